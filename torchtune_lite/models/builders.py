@@ -1,0 +1,95 @@
+"""Builds any family's decoder from its sizes, plain or with adapters."""
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+
+from torch import nn
+
+from torchtune_lite.modules import DecoderConfig, TransformerDecoder
+from torchtune_lite.peft import DoRALinear, LoRALinear, fits_nf4, freeze_base, upcast_state_dict
+
+log = logging.getLogger("torchtune_lite")
+
+ATTN_MODULES = ("q_proj", "k_proj", "v_proj", "output_proj")
+MLP_MODULES = ("w1", "w2", "w3")
+
+
+def plain_linear(name: str, in_dim: int, out_dim: int) -> nn.Module:
+    """Makes an ordinary projection."""
+    return nn.Linear(in_dim, out_dim, bias=False)
+
+
+def decoder(config: DecoderConfig) -> TransformerDecoder:
+    """Builds a decoder in which every parameter is trained."""
+    return TransformerDecoder(config, plain_linear)
+
+
+def lora_decoder(
+    config: DecoderConfig,
+    lora_attn_modules: Sequence[str],
+    apply_lora_to_mlp: bool = False,
+    apply_lora_to_output: bool = False,
+    lora_rank: int = 8,
+    lora_alpha: float = 16,
+    lora_dropout: float = 0.0,
+    use_dora: bool = False,
+    quantize_base: bool = False,
+    quantize_unsupported: str = "error",
+) -> TransformerDecoder:
+    """Builds a frozen decoder with trained adapters on the projections named.
+
+    `lora_attn_modules` are any of q_proj, k_proj, v_proj, output_proj; `apply_lora_to_mlp` adds w1, w2, w3 and `apply_lora_to_output`
+    the output projection. `use_dora` trains magnitudes too. With `quantize_base`, exactly the adapted projections are kept in
+    NF4, the output projection excepted; one whose `in_dim · out_dim` is no multiple of 16,384 is an error, or with
+    `quantize_unsupported: skip` stays as it is, with one warning that lists all of them.
+    """
+    unknown = sorted(set(lora_attn_modules) - set(ATTN_MODULES))
+    if unknown:
+        raise ValueError(f"lora_attn_modules has {', '.join(unknown)}; allowed are {', '.join(ATTN_MODULES)}")
+    if quantize_unsupported not in ("error", "skip"):
+        raise ValueError(f"quantize_unsupported is {quantize_unsupported!r}; allowed are error, skip")
+    if lora_rank < 1:
+        raise ValueError(f"lora_rank {lora_rank} must be at least 1")
+    mlp = MLP_MODULES if apply_lora_to_mlp else ()
+    adapted = {*lora_attn_modules, *mlp, *(("output",) if apply_lora_to_output else ())}
+    if not adapted:
+        raise ValueError("no projection carries an adapter; name some in lora_attn_modules or set apply_lora_to_mlp")
+    adapter = DoRALinear if use_dora else LoRALinear
+    misfits: dict[str, str] = {}
+
+    def linear(name: str, in_dim: int, out_dim: int) -> nn.Module:
+        if name not in adapted:
+            return plain_linear(name, in_dim, out_dim)
+        quantize = quantize_base and name != "output"
+        if quantize and not fits_nf4(in_dim, out_dim):
+            misfits[name] = f"{name} ({in_dim} -> {out_dim})"
+            quantize = False
+        return adapter(in_dim, out_dim, lora_rank, lora_alpha, lora_dropout, quantize_base=quantize)
+
+    model = TransformerDecoder(config, linear)
+    if misfits:
+        problem = f"NF4 needs in_dim * out_dim divisible by 16384, which {', '.join(misfits.values())} are not"
+        if quantize_unsupported == "error":
+            raise ValueError(f"{problem}; set quantize_unsupported: skip to leave them unquantised, or quantize_base: False")
+        log.warning("%s; they stay unquantised", problem)
+    freeze_base(model)
+    if quantize_base:
+        model.register_state_dict_post_hook(upcast_state_dict)
+    return model
+
+
+def from_sizes(build: Callable[..., TransformerDecoder]) -> Callable[..., TransformerDecoder]:
+    """Turns `build(config, ...)` into a builder whose keywords are the fields of `DecoderConfig` and the rest of its own."""
+    sizes = [f.name for f in fields(DecoderConfig)]
+
+    def builder(**kwargs: object) -> TransformerDecoder:
+        config = DecoderConfig(**{name: kwargs.pop(name) for name in sizes if name in kwargs})
+        return build(config, **kwargs)
+
+    own = list(inspect.signature(build).parameters.values())[1:]
+    both = [*inspect.signature(DecoderConfig).parameters.values(), *own]
+    builder.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in both])
+    builder.__doc__ = build.__doc__
+    return builder

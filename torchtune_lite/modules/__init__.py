@@ -1,0 +1,23 @@
+"""The decoder and its loss; knows no model family, adapter or file format."""
+
+from torchtune_lite.modules.attention import attention
+from torchtune_lite.modules.kv_cache import KVCache
+from torchtune_lite.modules.transformer import (
+    DecoderConfig,
+    FeedForward,
+    MultiHeadAttention,
+    RotaryPositionalEmbeddings,
+    TransformerDecoder,
+    TransformerSelfAttentionLayer,
+)
+
+__all__ = [
+    "DecoderConfig",
+    "FeedForward",
+    "KVCache",
+    "MultiHeadAttention",
+    "RotaryPositionalEmbeddings",
+    "TransformerDecoder",
+    "TransformerSelfAttentionLayer",
+    "attention",
+]

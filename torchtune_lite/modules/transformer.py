@@ -1,0 +1,185 @@
+"""The Llama decoder, whole: sizes, rotary positions, attention, feed-forward, layer, model.
+
+Llama 2 (arXiv 2307.09288): pre-norm with RMSNorm (arXiv 1910.07467), rotary positions (RoPE, arXiv 2104.09864), SwiGLU
+(arXiv 2002.05202), grouped-query attention (arXiv 2305.13245).
+
+b batch, s sequence, d embed_dim, h num_heads, k num_kv_heads, e head_dim, f intermediate_dim, v vocab_size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from torchtune_lite.modules.attention import attention
+from torchtune_lite.modules.kv_cache import KVCache
+
+LinearFactory = Callable[[str, int, int], nn.Module]
+"""`linear(name, in_dim, out_dim)` makes the projection of that name: the one seam for adapters and quantisation."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The sizes of a decoder. `intermediate_dim` None is Llama's rule: 8/3 embed_dim, rounded up to a multiple of 256."""
+
+    vocab_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    embed_dim: int
+    max_seq_len: int
+    intermediate_dim: int | None = None
+    attn_dropout: float = 0.0
+    norm_eps: float = 1e-5
+    rope_base: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        if self.intermediate_dim is None:
+            object.__setattr__(self, "intermediate_dim", -(int(8 * self.embed_dim / 3) // -256) * 256)
+        if self.embed_dim % (2 * self.num_heads):
+            raise ValueError(f"embed_dim {self.embed_dim} is not an even multiple of num_heads {self.num_heads}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.embed_dim // self.num_heads
+
+
+class RotaryPositionalEmbeddings(nn.Module):
+    """Turns pairs (i, i + e/2) of each head by position · base^(-2i/e): the half-split layout of Hugging Face.
+
+    The angles are computed in float32 once per forward pass and shared by all layers; there is no table to size or to load.
+    """
+
+    def __init__(self, head_dim: int, base: float) -> None:
+        super().__init__()
+        self.head_dim, self.base = head_dim, base
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Gives cosine and sine, `[b or 1, 1, s, e/2]` each, of `positions [b or 1, s] int64`."""
+        exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32) / self.head_dim
+        angles = positions[:, None, :, None].float() * self.base**-exponents
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Applies the rotation `rope` to `x [b, h, s, e]`."""
+    cos, sin = rope
+    x1, x2 = x.chunk(2, dim=-1)
+    return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], dim=-1)
+
+
+class MultiHeadAttention(nn.Module):
+    """Causal self-attention whose heads share keys and values in groups."""
+
+    def __init__(self, config: DecoderConfig, linear: LinearFactory) -> None:
+        super().__init__()
+        d, kv_dim = config.embed_dim, config.num_kv_heads * config.head_dim
+        self.head_dim, self.attn_dropout = config.head_dim, config.attn_dropout
+        self.q_proj = linear("q_proj", d, d)
+        self.k_proj = linear("k_proj", d, kv_dim)
+        self.v_proj = linear("v_proj", d, kv_dim)
+        self.output_proj = linear("output_proj", d, d)
+        self.kv_cache: KVCache | None = None
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
+        """Mixes `x [b, s, d]` over the sequence; `mask` as in `attention`."""
+        q, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = rotate(q, rope), rotate(k, rope)
+        if self.kv_cache is not None:
+            k, v = self.kv_cache.update(k, v)
+        y = attention(q, k, v, mask, self.attn_dropout if self.training else 0.0)
+        return self.output_proj(y.transpose(1, 2).flatten(2))  # [b, s, d]
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [b, h or k, s, e]
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: `w2(silu(w1 x) · w3 x)`."""
+
+    def __init__(self, config: DecoderConfig, linear: LinearFactory) -> None:
+        super().__init__()
+        d, f = config.embed_dim, config.intermediate_dim
+        self.w1 = linear("w1", d, f)
+        self.w2 = linear("w2", f, d)
+        self.w3 = linear("w3", d, f)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `x [b, s, d]` to `[b, s, d]`."""
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class TransformerSelfAttentionLayer(nn.Module):
+    """One layer: attention, then feed-forward, each on normed input and added to the residual stream."""
+
+    def __init__(self, config: DecoderConfig, linear: LinearFactory) -> None:
+        super().__init__()
+        self.sa_norm = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
+        self.attn = MultiHeadAttention(config, linear)
+        self.mlp_norm = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
+        self.mlp = FeedForward(config, linear)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
+        """Maps `x [b, s, d]` to `[b, s, d]`."""
+        h = x + self.attn(self.sa_norm(x), rope, mask)
+        return h + self.mlp(self.mlp_norm(h))
+
+
+class TransformerDecoder(nn.Module):
+    """A decoder-only language model of the given sizes, every projection made by `linear`.
+
+    `activation_checkpointing` (default False) recomputes each layer in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(self, config: DecoderConfig, linear: LinearFactory) -> None:
+        super().__init__()
+        self.config = config
+        self.activation_checkpointing = False
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.embed_dim)
+        self.rope = RotaryPositionalEmbeddings(config.head_dim, config.rope_base)
+        self.layers = nn.ModuleList(TransformerSelfAttentionLayer(config, linear) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
+        self.output = linear("output", config.embed_dim, config.vocab_size)
+
+    def forward(
+        self, tokens: Tensor, *, input_pos: Tensor | None = None, mask: Tensor | None = None, skip_output: bool = False
+    ) -> Tensor:
+        """Gives the logits `[b, s, v]` of `tokens [b, s] int64`, or with `skip_output` the normed hidden states `[b, s, d]`.
+
+        `input_pos [b or 1, s]` are the positions (default 0, 1, …, after what a KV cache holds); `mask` as in `attention`.
+        Raises ValueError for more positions than max_seq_len.
+        """
+        if input_pos is None:
+            cache = self.layers[0].attn.kv_cache
+            start = cache.length if cache is not None else 0
+            if start + tokens.shape[1] > self.config.max_seq_len:
+                raise ValueError(f"{start + tokens.shape[1]} tokens exceed max_seq_len {self.config.max_seq_len}")
+            input_pos = torch.arange(start, start + tokens.shape[1], device=tokens.device)[None]
+        h = self.tok_embeddings(tokens)
+        rope = self.rope(input_pos, h.dtype)
+        for layer in self.layers:
+            if self.activation_checkpointing and self.training:
+                h = checkpoint(layer, h, rope, mask, use_reentrant=False)
+            else:
+                h = layer(h, rope, mask)
+        h = self.norm(h)
+        return h if skip_output else self.output(h)
+
+    def setup_caches(self, batch_size: int, max_seq_len: int) -> None:
+        """Gives every layer an empty KV cache for `max_seq_len` positions, in the dtype and on the device of the embedding."""
+        weight, c = self.tok_embeddings.weight, self.config
+        for layer in self.layers:
+            layer.attn.kv_cache = KVCache(
+                batch_size, max_seq_len, c.num_kv_heads, c.head_dim, weight.dtype, weight.device
+            )
+
+    def delete_caches(self) -> None:
+        """Frees the KV caches; the model then sees each sequence whole again."""
+        for layer in self.layers:
+            layer.attn.kv_cache = None

@@ -1,0 +1,19 @@
+"""Parameter-efficient fine-tuning: adapters over frozen, if wished 4-bit, projections; knows no model family."""
+
+from torchtune_lite.peft.dora import DoRALinear
+from torchtune_lite.peft.lora import LoRALinear
+from torchtune_lite.peft.nf4 import dequantize, fits_nf4, is_quantized, quantize, upcast_state_dict
+from torchtune_lite.peft.state import adapter_modules, adapter_state, freeze_base
+
+__all__ = [
+    "DoRALinear",
+    "LoRALinear",
+    "adapter_modules",
+    "adapter_state",
+    "dequantize",
+    "fits_nf4",
+    "freeze_base",
+    "is_quantized",
+    "quantize",
+    "upcast_state_dict",
+]
