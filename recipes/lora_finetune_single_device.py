@@ -139,7 +139,7 @@ class LoRAFinetuneRecipeSingleDevice:
             for window in islice(windows, self.steps_per_epoch - done):
                 start = time.perf_counter()
                 num_tokens = data.num_label_tokens(window)
-                loss = sum(self.forward_backward(batch, num_tokens) for batch in window)
+                loss = float(sum(self.forward_backward(batch, num_tokens) for batch in window))
                 grad_norm = torch.nn.utils.clip_grad_norm_(self.params, cfg.clip_grad_norm or math.inf)
                 training.check_finite(self.global_step + 1, loss=loss, grad_norm=grad_norm)
                 self.optimizer.step()
@@ -162,11 +162,11 @@ class LoRAFinetuneRecipeSingleDevice:
             bar.close()
             self.save_checkpoint(f"epoch_{epoch}")
 
-    def forward_backward(self, batch: dict[str, torch.Tensor], num_tokens: int) -> float:
+    def forward_backward(self, batch: dict[str, torch.Tensor], num_tokens: int) -> torch.Tensor:
         """Adds the gradient of one micro-batch; returns its share of the mean loss over the step's `num_tokens` label tokens."""
         loss = self.loss_sum(batch) / max(num_tokens, 1)
         loss.backward()
-        return loss.item()
+        return loss.detach()
 
     def loss_sum(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Sums the loss over the label tokens of `batch` (`tokens`, `labels [b, s]`)."""

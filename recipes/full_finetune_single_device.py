@@ -1,0 +1,223 @@
+"""Fine-tunes every weight of a model, on one device.
+
+    tune run full_finetune_single_device --config llama2/7B_full_single_device checkpointer.checkpoint_dir=/models/llama2-7b
+    tune cp full_finetune_single_device my_recipe.py     # then change it, and: tune run my_recipe.py --config ...
+
+Writes under output_dir: `epoch_N/` and `step_N/` (the model, ready for transformers, with what a resume needs in `resume/`),
+`metrics.jsonl`, `config.yaml`, and at the end `loss_curve.png`.
+"""
+
+import math
+import sys
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from torchtune_lite import checkpoint, config, data, datasets, training, utils
+
+
+@dataclass
+class Settings:
+    """The top-level keys of this recipe's YAML; `Any` is a `_component_`."""
+
+    output_dir: str
+
+    model: Any = config.component()  # sizes left out come from the checkpoint
+    tokenizer: Any = config.component()
+    checkpointer: Any = config.component()
+    resume_from_checkpoint: bool | str = False  # True: the newest checkpoint in output_dir; or a checkpoint folder
+    save_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch only
+
+    dataset: Any = config.component("tokenizer")  # one, or a list of them to concatenate
+    dataset_val: Any = config.component("tokenizer", default=None)  # null: no validation
+    run_val_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch
+    batch_size: int = config.key(2, minimum=1)  # sequences in a micro-batch
+    batch_size_val: int | None = config.key(None, minimum=1)  # null: batch_size
+    shuffle: bool = True  # a new order each epoch, a function of seed and epoch
+    seed: int | None = None  # null: drawn and logged
+
+    epochs: int = config.key(1, minimum=1)
+    max_steps_per_epoch: int | None = config.key(None, minimum=1)  # optimizer steps; null: the whole data set
+    gradient_accumulation_steps: int = config.key(1, minimum=1)  # micro-batches in an optimizer step
+    clip_grad_norm: float | None = config.key(None, above=0)  # largest norm of the gradient; null: not clipped, but logged
+    loss: Any = config.component(default={"_component_": "torchtune_lite.modules.loss.LinearCrossEntropyLoss"})
+    optimizer: Any = config.component("params")
+    lr_scheduler: Any = config.component("optimizer", "num_training_steps", default=None)  # null: constant
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1; a device that is not there is an error
+    dtype: str = config.key("bf16", choices=("fp32", "bf16"))  # of weights and computation
+    enable_activation_checkpointing: bool = False  # True: recomputes activations, less memory, about a third slower
+
+    metric_logger: Any = config.component(default=None)  # beside metrics.jsonl, which is always written
+    log_every_n_steps: int = config.key(1, minimum=1)  # optimizer steps
+    log_peak_memory_stats: bool = True
+    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))
+
+
+class FullFinetuneRecipeSingleDevice:
+    """Trains all weights of a model.
+
+    The loss of an optimizer step is the mean over the label tokens of all its micro-batches, so that neither padding nor
+    `gradient_accumulation_steps` changes the gradient. The last, shorter window of an epoch is stepped like any other.
+    """
+
+    def __init__(self, cfg: Settings) -> None:
+        self.cfg = cfg
+        self.log = utils.get_logger(cfg.log_level)
+        self.device = utils.get_device(cfg.device)
+        self.dtype = training.get_dtype(cfg.dtype, self.device)
+        self.seed = training.set_seed(cfg.seed)
+        self.output_dir = Path(cfg.output_dir)
+        self.global_step = 0  # optimizer steps done; the position in the data follows from it
+
+    def setup(self) -> None:
+        """Builds data, model, optimizer and loggers, cheapest checks first, and restores a checkpoint to resume from."""
+        cfg = self.cfg
+        resume_from = checkpoint.resume_folder(self.output_dir, cfg.resume_from_checkpoint)
+        self.checkpointer = config.instantiate(cfg.checkpointer)
+        self.tokenizer = config.instantiate(cfg.tokenizer)
+        with torch.device("meta"):  # shapes only: the weights come one by one from the checkpoint
+            self.model = config.instantiate(cfg.model, defaults=self.checkpointer.decoder_args)
+        data.check_vocabulary(self.tokenizer, self.model.config.vocab_size)
+        self.batches = self._batches(cfg.dataset, cfg.batch_size, cfg.shuffle)
+        self.batches_val = self._batches(cfg.dataset_val, cfg.batch_size_val or cfg.batch_size, shuffle=False)
+        self.steps_per_epoch = math.ceil(len(self.batches) / cfg.gradient_accumulation_steps)
+        if cfg.max_steps_per_epoch is not None:
+            self.steps_per_epoch = min(self.steps_per_epoch, cfg.max_steps_per_epoch)
+        self.total_steps = self.steps_per_epoch * cfg.epochs
+
+        self.checkpointer.load(self.model, device=self.device, dtype=self.dtype)
+        self.model.activation_checkpointing = cfg.enable_activation_checkpointing
+        self.log.info(training.parameter_summary(self.model))
+        self.params = [p for p in self.model.parameters() if p.requires_grad]
+        self.loss_fn = config.instantiate(cfg.loss)
+        self.optimizer = config.instantiate(cfg.optimizer, self.params)
+        self.lr_scheduler = config.instantiate(
+            cfg.lr_scheduler, self.optimizer, num_training_steps=self.total_steps
+        ) or training.get_constant_schedule_with_warmup(self.optimizer, num_warmup_steps=0)
+
+        if resume_from is not None:
+            progress = checkpoint.restore(resume_from, self.model, self.optimizer, self.lr_scheduler)
+            self.global_step, self.seed = progress["global_step"], progress["seed"]
+            self.batches.seed = self.seed
+            self.log.info("resuming from %s after step %d of %d", resume_from, self.global_step, self.total_steps)
+        config.save(cfg, self.output_dir)
+        self.metrics = training.MetricLoggers(
+            self.output_dir, config.instantiate(cfg.metric_logger), resumed_step=self.global_step
+        )
+        self.metrics.log_config(config.to_dict(cfg))
+
+    def _batches(self, node: Any, batch_size: int, shuffle: bool) -> data.Batches | None:
+        if node is None:
+            return None
+        return data.Batches(
+            datasets.concatenated(config.instantiate(node, self.tokenizer)),
+            batch_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            pad_id=self.tokenizer.pad_id,
+            vocab_size=self.model.config.vocab_size,
+        )
+
+    def train(self) -> None:
+        """Runs the epochs that are left: group, forward and backward, clip, step, schedule, count, log, save."""
+        cfg = self.cfg
+        self.model.train()
+        for epoch in range(self.global_step // self.steps_per_epoch, cfg.epochs):
+            done = self.global_step % self.steps_per_epoch
+            batches = self.batches.epoch(epoch, start=done * cfg.gradient_accumulation_steps)
+            windows = data.windows(batches, cfg.gradient_accumulation_steps)
+            bar = tqdm(total=self.steps_per_epoch, initial=done, desc=f"epoch {epoch}", unit="step")
+            for window in islice(windows, self.steps_per_epoch - done):
+                start = time.perf_counter()
+                num_tokens = data.num_label_tokens(window)
+                loss = float(sum(self.forward_backward(batch, num_tokens) for batch in window))
+                grad_norm = torch.nn.utils.clip_grad_norm_(self.params, cfg.clip_grad_norm or math.inf)
+                training.check_finite(self.global_step + 1, loss=loss, grad_norm=grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+                lr = self.lr_scheduler.get_last_lr()[0]
+                self.lr_scheduler.step()
+                self.global_step += 1
+                done += 1
+
+                speed = sum(batch["tokens"].numel() for batch in window) / (time.perf_counter() - start)
+                bar.set_postfix_str(f"loss {loss:.4f}, {speed:,.0f} tokens/s", refresh=False)
+                bar.update()
+                if self.global_step % cfg.log_every_n_steps == 0:
+                    self.log_step(epoch, loss=loss, lr=lr, grad_norm=grad_norm, tokens_per_second=speed)
+                last = done == self.steps_per_epoch
+                if last if cfg.run_val_every_n_steps is None else self.global_step % cfg.run_val_every_n_steps == 0:
+                    self.validate(epoch)
+                if cfg.save_every_n_steps and self.global_step % cfg.save_every_n_steps == 0 and not last:
+                    self.save_checkpoint(f"step_{self.global_step}")
+            bar.close()
+            self.save_checkpoint(f"epoch_{epoch}")
+
+    def forward_backward(self, batch: dict[str, torch.Tensor], num_tokens: int) -> torch.Tensor:
+        """Adds the gradient of one micro-batch; returns its share of the mean loss over the step's `num_tokens` label tokens."""
+        loss = self.loss_sum(batch) / max(num_tokens, 1)
+        loss.backward()
+        return loss.detach()
+
+    def loss_sum(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Sums the loss over the label tokens of `batch` (`tokens`, `labels [b, s]`)."""
+        tokens, labels = batch["tokens"].to(self.device), batch["labels"].to(self.device)
+        hidden = self.model(tokens, skip_output=True)  # [b, s, d]
+        return self.loss_fn(self.model.output, hidden, labels)
+
+    @torch.no_grad()
+    def validate(self, epoch: int) -> None:
+        """Logs the mean loss over the label tokens of `dataset_val`."""
+        if self.batches_val is None:
+            return
+        self.model.eval()
+        total, num_tokens = 0.0, 0
+        for batch in self.batches_val.epoch(0):
+            total += self.loss_sum(batch).item()
+            num_tokens += data.num_label_tokens([batch])
+        self.model.train()
+        val_loss = total / max(num_tokens, 1)
+        self.metrics.log_dict({"epoch": epoch, "val_loss": val_loss}, step=self.global_step)
+        self.log.info("step %d: val_loss %.4f", self.global_step, val_loss)
+
+    def log_step(self, epoch: int, **values: Any) -> None:
+        """Logs the numbers of one optimizer step, and the peak of memory since the last time."""
+        if self.cfg.log_peak_memory_stats:
+            values |= training.peak_memory(self.device)
+        self.metrics.log_dict({"epoch": epoch, **{k: float(v) for k, v in values.items()}}, step=self.global_step)
+
+    def save_checkpoint(self, name: str) -> None:
+        """Publishes the checkpoint folder `name` under output_dir, whole or not at all."""
+        progress = {"global_step": self.global_step, "seed": self.seed}
+        self.checkpointer.save(
+            self.output_dir / name,
+            self.model,
+            state=checkpoint.gather(self.model, self.optimizer, self.lr_scheduler, progress),
+        )
+        self.log.info("saved %s", self.output_dir / name)
+
+    def cleanup(self) -> None:
+        """Closes the loggers and draws the loss curve."""
+        self.metrics.close()
+        training.plot_loss_curve(self.output_dir)
+
+
+@config.parse(Settings)
+def recipe_main(cfg: Settings) -> None:
+    """Runs the recipe."""
+    recipe = FullFinetuneRecipeSingleDevice(cfg)
+    recipe.setup()
+    try:
+        recipe.train()
+    finally:
+        recipe.cleanup()
+
+
+if __name__ == "__main__":
+    sys.exit(recipe_main())

@@ -1,0 +1,90 @@
+"""Continues a prompt with a model, on one device.
+
+    tune run generate --config generation checkpointer.checkpoint_dir=runs/demo/epoch_0 prompt.user="Tell me a joke."
+    tune cp generate my_recipe.py     # then change it, and: tune run my_recipe.py --config ...
+
+Prints the continuation on stdout; everything else goes to stderr.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from torchtune_lite import config, data, generation, training, utils
+
+
+@dataclass
+class Settings:
+    """The top-level keys of this recipe's YAML; `Any` is a `_component_` but for the prompt."""
+
+    model: Any = config.component()  # sizes left out come from the checkpoint
+    tokenizer: Any = config.component()
+    checkpointer: Any = config.component()
+
+    prompt: Any = config.key()  # a text to continue, or {system: …, user: …} through the tokenizer's prompt template
+    max_new_tokens: int = config.key(300, minimum=1)
+    temperature: float = config.key(0.6, minimum=0)  # 0: always the likeliest token
+    top_k: int | None = config.key(300, minimum=1)  # draw from the k likeliest; null: from all
+    seed: int | None = None  # null: drawn
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1; a device that is not there is an error
+    dtype: str = config.key("bf16", choices=("fp32", "bf16"))
+    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))
+
+
+class GenerateRecipe:
+    """Loads a model and continues one prompt."""
+
+    def __init__(self, cfg: Settings) -> None:
+        self.cfg = cfg
+        self.log = utils.get_logger(cfg.log_level)
+        self.device = utils.get_device(cfg.device)
+        self.dtype = training.get_dtype(cfg.dtype, self.device)
+
+    def setup(self) -> None:
+        """Builds tokenizer and model and reads the checkpoint."""
+        checkpointer = config.instantiate(self.cfg.checkpointer)
+        self.tokenizer = config.instantiate(self.cfg.tokenizer)
+        with torch.device("meta"):
+            self.model = config.instantiate(self.cfg.model, defaults=checkpointer.decoder_args)
+        data.check_vocabulary(self.tokenizer, self.model.config.vocab_size)
+        checkpointer.load(self.model, device=self.device, dtype=self.dtype)
+
+    def prompt_tokens(self) -> list[int]:
+        """Encodes the prompt: a plain text as it is, a mapping of roles as messages."""
+        prompt = self.cfg.prompt
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt, add_bos=True, add_eos=False)
+        messages = [data.Message(role=role, content=text) for role, text in prompt.items() if text is not None]
+        return self.tokenizer.tokenize_messages(messages, add_eos=False)[0]
+
+    def generate(self) -> None:
+        """Prints the continuation."""
+        cfg, start = self.cfg, time.perf_counter()
+        [tokens] = generation.generate(
+            self.model,
+            [self.prompt_tokens()],
+            max_new_tokens=cfg.max_new_tokens,
+            stop_tokens=self.tokenizer.stop_tokens,
+            temperature=cfg.temperature,
+            top_k=cfg.top_k,
+            seed=cfg.seed,
+        )
+        seconds = time.perf_counter() - start
+        print(self.tokenizer.decode(tokens))
+        self.log.info("%d tokens in %.2f s (%.1f tokens/s)", len(tokens), seconds, len(tokens) / seconds)
+
+
+@config.parse(Settings)
+def recipe_main(cfg: Settings) -> None:
+    """Runs the recipe."""
+    recipe = GenerateRecipe(cfg)
+    recipe.setup()
+    recipe.generate()
+
+
+if __name__ == "__main__":
+    sys.exit(recipe_main())
