@@ -1,0 +1,92 @@
+"""Learning-rate schedules with linear warm-up: each returns a `LambdaLR` that is stepped once per optimizer step.
+
+The factor rises from 0 at the first step to 1 at step `num_warmup_steps` (0: no warm-up). The recipe passes `optimizer`
+and `num_training_steps`, the optimizer steps of the whole run over all epochs; past them the last factor stays.
+"""
+
+import math
+from collections.abc import Callable
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from torchtune_lite.errors import ConfigError
+
+
+def get_cosine_schedule_with_warmup(
+    optimizer: Optimizer,
+    num_warmup_steps: int,
+    num_training_steps: int,
+    num_cycles: float = 0.5,
+    last_epoch: int = -1,
+) -> LambdaLR:
+    """Follows a cosine down to 0; `num_cycles` counts its waves (0.5: from 1 to 0 once)."""
+
+    def factor(progress: float) -> float:
+        return max(0.0, 0.5 * (1.0 + math.cos(2.0 * math.pi * num_cycles * progress)))
+
+    return _with_warmup(optimizer, num_warmup_steps, num_training_steps, factor, last_epoch)
+
+
+def get_linear_schedule_with_warmup(
+    optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int, last_epoch: int = -1
+) -> LambdaLR:
+    """Falls in a straight line to 0."""
+    return _with_warmup(optimizer, num_warmup_steps, num_training_steps, lambda progress: 1.0 - progress, last_epoch)
+
+
+def get_constant_schedule_with_warmup(
+    optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int, last_epoch: int = -1
+) -> LambdaLR:
+    """Stays at the optimizer's rate."""
+    return _with_warmup(optimizer, num_warmup_steps, num_training_steps, lambda progress: 1.0, last_epoch)
+
+
+def get_wsd_schedule(
+    optimizer: Optimizer,
+    num_warmup_steps: int,
+    num_training_steps: int,
+    num_decay_steps: int,
+    min_lr_ratio: float = 0.0,
+    last_epoch: int = -1,
+) -> LambdaLR:
+    """Warms up, stays stable, then falls in a straight line to `min_lr_ratio` over the last `num_decay_steps`.
+
+    Source: the warmup-stable-decay schedule of MiniCPM (arXiv 2404.06395, section 4), with the linear decay of
+    arXiv 2405.18392 in place of its exponential one.
+    """
+    num_stable_steps = num_training_steps - num_warmup_steps - num_decay_steps
+    if num_decay_steps < 0 or num_stable_steps < 0:
+        raise ConfigError(
+            f"lr_scheduler.num_decay_steps: {num_decay_steps} and num_warmup_steps: {num_warmup_steps} must fit into "
+            f"the {num_training_steps} optimizer steps of this run; lower them or train longer"
+        )
+
+    def factor(progress: float) -> float:
+        steps_left = (1.0 - progress) * (num_training_steps - num_warmup_steps)
+        return min_lr_ratio + (1.0 - min_lr_ratio) * min(1.0, steps_left / max(1, num_decay_steps))
+
+    return _with_warmup(optimizer, num_warmup_steps, num_training_steps, factor, last_epoch)
+
+
+def _with_warmup(
+    optimizer: Optimizer,
+    num_warmup_steps: int,
+    num_training_steps: int,
+    factor: Callable[[float], float],
+    last_epoch: int,
+) -> LambdaLR:
+    """Precedes `factor`, a function of the progress 0..1 through the steps after the warm-up, by the linear warm-up."""
+    if not 0 <= num_warmup_steps <= num_training_steps:
+        raise ConfigError(
+            f"lr_scheduler.num_warmup_steps: {num_warmup_steps} does not fit into the {num_training_steps} optimizer "
+            "steps of this run; choose at least 0 and at most that many, or train longer"
+        )
+
+    def lr_lambda(step: int) -> float:
+        if step < num_warmup_steps:
+            return step / num_warmup_steps
+        progress = (step - num_warmup_steps) / max(1, num_training_steps - num_warmup_steps)
+        return factor(min(1.0, progress))
+
+    return LambdaLR(optimizer, lr_lambda, last_epoch)

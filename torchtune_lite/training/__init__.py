@@ -1,0 +1,41 @@
+"""What a run needs besides its model and data: dtype, seed, memory, schedules, metrics."""
+
+from torchtune_lite.training import lr_schedulers, metric_logging
+from torchtune_lite.training.environment import get_dtype, set_seed
+from torchtune_lite.training.loss_curve import plot_loss_curve
+from torchtune_lite.training.lr_schedulers import (
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+    get_wsd_schedule,
+)
+from torchtune_lite.training.memory import parameter_summary, peak_memory, reset_peak_memory
+from torchtune_lite.training.metric_logging import (
+    DiskLogger,
+    MetricLoggerInterface,
+    MetricLoggers,
+    StdoutLogger,
+    TensorBoardLogger,
+    WandBLogger,
+)
+
+__all__ = [
+    "DiskLogger",
+    "MetricLoggerInterface",
+    "MetricLoggers",
+    "StdoutLogger",
+    "TensorBoardLogger",
+    "WandBLogger",
+    "get_constant_schedule_with_warmup",
+    "get_cosine_schedule_with_warmup",
+    "get_dtype",
+    "get_linear_schedule_with_warmup",
+    "get_wsd_schedule",
+    "lr_schedulers",
+    "metric_logging",
+    "parameter_summary",
+    "peak_memory",
+    "plot_loss_curve",
+    "reset_peak_memory",
+    "set_seed",
+]

@@ -1,0 +1,91 @@
+"""A run in one picture, drawn from its `metrics.jsonl`."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchtune_lite.training.metrics_file import FILE_NAME, read_metrics
+from torchtune_lite.utils import get_logger
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Series = tuple[list[int], list[float]]  # steps, values
+TRAIN, VALIDATION, QUIET = "#2f6db5", "#d9622b", "#7a7a7a"
+
+
+def plot_loss_curve(output_dir: str | Path) -> Path | None:
+    """Draws `loss_curve.png` beside `metrics.jsonl`: training and validation loss, learning rate, tokens per second.
+
+    Returns None, with one log line that says why, where there is no loss to draw or matplotlib is not installed.
+    """
+    folder = Path(output_dir)
+    rows = read_metrics(folder / FILE_NAME) if (folder / FILE_NAME).exists() else []
+    if not series(rows, "loss")[0]:
+        get_logger().info(f"loss curve not drawn: {folder / FILE_NAME} has no loss")
+        return None
+    try:
+        figure = draw(rows)
+    except ImportError:
+        get_logger().info("loss curve not drawn: matplotlib is missing; run `pip install torchtune_lite[plot]`")
+        return None
+    path = folder / "loss_curve.png"
+    figure.savefig(path, dpi=160)
+    return path
+
+
+def series(rows: list[dict[str, Any]], name: str) -> Series:
+    """Returns the steps at which a metric was logged and its values, nan where the file says null."""
+    points = [(row["step"], row[name]) for row in rows if name in row]
+    return [step for step, _ in points], [math.nan if value is None else value for _, value in points]
+
+
+def smoothed(values: list[float]) -> list[float]:
+    """Returns the exponential moving average over about a fortieth of the curve, passing over nans."""
+    decay = 1.0 - 2.0 / (max(len(values) / 40, 4) + 1.0)
+    total = weight = 0.0
+    averages = []
+    for value in values:
+        if not math.isnan(value):
+            total, weight = decay * total + value, decay * weight + 1.0
+        averages.append(total / weight if weight else math.nan)
+    return averages
+
+
+def draw(rows: list[dict[str, Any]]) -> "Figure":
+    """Lays out the figure: the losses above, learning rate and throughput small below, all over optimizer steps."""
+    from matplotlib.figure import Figure  # no pyplot: no window, no global state, PNG through Agg
+
+    figure = Figure(figsize=(8.4, 6.0), layout="constrained", facecolor="white")
+    grid = figure.add_gridspec(2, 2, height_ratios=(2.6, 1))
+
+    losses = figure.add_subplot(grid[0, :])
+    steps, values = series(rows, "loss")
+    losses.plot(steps, values, color=TRAIN, alpha=0.25, linewidth=1.0)
+    losses.plot(steps, smoothed(values), color=TRAIN, linewidth=2.0, label="train (smoothed)")
+    steps, values = series(rows, "val_loss")
+    if steps:
+        losses.plot(steps, values, color=VALIDATION, linewidth=1.2, marker="o", markersize=5, label="validation")
+        losses.annotate(f"{values[-1]:.3f}", (steps[-1], values[-1]), (0, 8), textcoords="offset points", ha="center",
+                        color=VALIDATION, fontsize=9)  # fmt: skip
+    losses.legend(frameon=False, loc="upper right")
+
+    _dress(losses, "loss")
+    for column, (name, title) in enumerate((("lr", "learning rate"), ("tokens_per_second", "tokens / s"))):
+        axes = figure.add_subplot(grid[1, column], sharex=losses)
+        axes.plot(*series(rows, name), color=QUIET, linewidth=1.3)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("optimizer step")
+        _dress(axes, title)
+    return figure
+
+
+def _dress(axes: Any, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color="#333333")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#bbbbbb")
+    axes.tick_params(colors="#555555", labelsize=9)
+    axes.grid(axis="y", color="#e8e8e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.02)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)

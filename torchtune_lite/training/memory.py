@@ -1,0 +1,63 @@
+"""What a run takes: its parameters and its peak memory."""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+GIB = 1024**3
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+def parameter_summary(model: nn.Module) -> str:
+    """Says how much of the model is trained: `trainable params 4,194,304 of 6,742,609,920 (0.06 %)`."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    total = sum(size for size, _ in sizes)
+    trainable = sum(size for size, requires_grad in sizes if requires_grad)
+    return f"trainable params {trainable:,} of {total:,} ({trainable / max(1, total):.2%})".replace("%", " %")
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Returns the peaks since `reset_peak_memory`, in GiB, by metric name.
+
+    CUDA: what the allocator's tensors took (`alloc`), what it held from the driver (`reserved`), and its blocks not yet
+    free for use again (`active`). Elsewhere: the resident set of the process.
+    """
+    if device.type != "cuda":
+        return {"peak_memory_resident": _peak_resident_bytes() / GIB}
+    stats = torch.cuda.memory_stats(device)
+    return {
+        "peak_memory_active": stats.get("active_bytes.all.peak", 0) / GIB,
+        "peak_memory_alloc": stats.get("allocated_bytes.all.peak", 0) / GIB,
+        "peak_memory_reserved": stats.get("reserved_bytes.all.peak", 0) / GIB,
+    }
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Starts `peak_memory` anew from what is held now.
+
+    A resident set can be reset on Linux only; elsewhere, or with a read-only /proc, its peak is the whole process's.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        CLEAR_REFS.write_text("5")  # proc(5): resets VmHWM
+    except OSError:
+        pass
+
+
+def _peak_resident_bytes() -> int:
+    """Reads VmHWM, which can be reset, where /proc has it; otherwise `ru_maxrss`, which cannot."""
+    try:
+        for line in STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource  # absent on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
