@@ -36,9 +36,10 @@ def get_linear_schedule_with_warmup(
 
 
 def get_constant_schedule_with_warmup(
-    optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int, last_epoch: int = -1
+    optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int | None = None, last_epoch: int = -1
 ) -> LambdaLR:
-    """Stays at the optimizer's rate."""
+    """Stays at the optimizer's rate; without `num_training_steps` the warm-up is not checked against the run's length."""
+    num_training_steps = num_warmup_steps if num_training_steps is None else num_training_steps
     return _with_warmup(optimizer, num_warmup_steps, num_training_steps, lambda progress: 1.0, last_epoch)
 
 

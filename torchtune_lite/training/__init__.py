@@ -18,6 +18,7 @@ from torchtune_lite.training.metric_logging import (
     TensorBoardLogger,
     WandBLogger,
 )
+from torchtune_lite.training.step import check_finite
 
 __all__ = [
     "DiskLogger",
@@ -26,6 +27,7 @@ __all__ = [
     "StdoutLogger",
     "TensorBoardLogger",
     "WandBLogger",
+    "check_finite",
     "get_constant_schedule_with_warmup",
     "get_cosine_schedule_with_warmup",
     "get_dtype",

@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from torchtune_lite.training.metrics_file import FILE_NAME, read_metrics
 from torchtune_lite.utils import get_logger
 
@@ -41,15 +43,16 @@ def series(rows: list[dict[str, Any]], name: str) -> Series:
 
 
 def smoothed(values: list[float]) -> list[float]:
-    """Returns the exponential moving average over about a fortieth of the curve, passing over nans."""
-    decay = 1.0 - 2.0 / (max(len(values) / 40, 4) + 1.0)
-    total = weight = 0.0
-    averages = []
-    for value in values:
-        if not math.isnan(value):
-            total, weight = decay * total + value, decay * weight + 1.0
-        averages.append(total / weight if weight else math.nan)
-    return averages
+    """Returns the mean over a centred window of a twenty-fifth of the curve, narrower at its ends, without nans."""
+    curve = np.array(values)
+    finite = ~np.isnan(curve)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, curve, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    at = np.arange(len(curve))
+    reach = np.minimum(max(2, len(curve) // 50), np.minimum(at, at[::-1]))
+    first, end = at - reach, at + reach + 1
+    with np.errstate(invalid="ignore"):  # a window of nans only
+        return ((sums[end] - sums[first]) / (counts[end] - counts[first])).tolist()
 
 
 def draw(rows: list[dict[str, Any]]) -> "Figure":
@@ -70,17 +73,18 @@ def draw(rows: list[dict[str, Any]]) -> "Figure":
                         color=VALIDATION, fontsize=9)  # fmt: skip
     losses.legend(frameon=False, loc="upper right")
 
-    _dress(losses, "loss")
-    for column, (name, title) in enumerate((("lr", "learning rate"), ("tokens_per_second", "tokens / s"))):
+    _dress(losses, "loss", "{x:g}")
+    panels = (("lr", "learning rate", "{x:.1e}"), ("tokens_per_second", "tokens / s", "{x:,.0f}"))
+    for column, (name, title, ticks) in enumerate(panels):
         axes = figure.add_subplot(grid[1, column], sharex=losses)
         axes.plot(*series(rows, name), color=QUIET, linewidth=1.3)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("optimizer step")
-        _dress(axes, title)
+        _dress(axes, title, ticks)
     return figure
 
 
-def _dress(axes: Any, title: str) -> None:
+def _dress(axes: Any, title: str, ticks: str) -> None:
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color="#333333")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#bbbbbb")
@@ -88,4 +92,4 @@ def _dress(axes: Any, title: str) -> None:
     axes.grid(axis="y", color="#e8e8e8", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.margins(x=0.02)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)
+    axes.yaxis.set_major_formatter(ticks)

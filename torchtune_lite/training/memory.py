@@ -1,5 +1,6 @@
 """What a run takes: its parameters and its peak memory."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -43,20 +44,16 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:
+    with contextlib.suppress(OSError):
         CLEAR_REFS.write_text("5")  # proc(5): resets VmHWM
-    except OSError:
-        pass
 
 
 def _peak_resident_bytes() -> int:
     """Reads VmHWM, which can be reset, where /proc has it; otherwise `ru_maxrss`, which cannot."""
-    try:
+    with contextlib.suppress(OSError):
         for line in STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    except OSError:
-        pass
     import resource  # absent on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

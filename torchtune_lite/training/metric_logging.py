@@ -159,7 +159,7 @@ class MetricLoggers(MetricLoggerInterface):
     """Writes `metrics.jsonl` in `output_dir` and hands every metric on to `loggers`, none of which can stop training.
 
     A logger that fails is reported in one warning and left out after its third failure; the metrics stay in the file.
-    `resume_step` is the step a resumed run goes on from (None: a fresh start).
+    `resumed_step` is the step after which a resumed run goes on (0: a fresh start).
     """
 
     max_failures = 3
@@ -169,10 +169,10 @@ class MetricLoggers(MetricLoggerInterface):
         output_dir: str | Path,
         loggers: Sequence[MetricLoggerInterface] | MetricLoggerInterface | None = None,
         *,
-        resume_step: int | None = None,
+        resumed_step: int = 0,
     ) -> None:
         try:
-            self._file = MetricsFile(output_dir, resume_step=resume_step)
+            self._file = MetricsFile(output_dir, resumed_step=resumed_step)
         except OSError as error:
             raise ConfigError(f"output_dir: cannot write to {output_dir} ({error.strerror}); choose another") from error
         if loggers is None:

@@ -42,18 +42,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class MetricsFile:
     """Appends to `metrics.jsonl` in `folder`, flushing each line.
 
-    The file holds one run. A fresh start (`resume_step` None) sets an earlier run's file aside as `metrics-1.jsonl`
-    (`-2`, …); a resumed run goes on in the file, cut back to the rows up to `resume_step`.
+    The file holds one run. A fresh start (`resumed_step` 0) sets an earlier run's file aside as `metrics-1.jsonl`
+    (`-2`, …); a resumed run goes on in the file, cut back to the rows up to `resumed_step`.
     """
 
-    def __init__(self, folder: str | Path, *, resume_step: int | None = None) -> None:
+    def __init__(self, folder: str | Path, *, resumed_step: int = 0) -> None:
         self.path = Path(folder) / FILE_NAME
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            if resume_step is None:
-                self._set_aside()
+            if resumed_step:
+                self._cut_back(resumed_step)
             else:
-                self._cut_back(resume_step)
+                self._set_aside()
         self._file = self.path.open("a", encoding="utf-8")
 
     def log_dict(self, payload: Mapping[str, Scalar], step: int) -> None:

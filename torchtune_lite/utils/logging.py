@@ -2,15 +2,16 @@
 
 import logging
 import sys
+from contextlib import nullcontext
 from typing import TextIO
 
 from torchtune_lite.errors import ConfigError
 
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+LEVELS = ("DEBUG", "INFO", "WARNING", "WARN", "ERROR")
 
 
 class _StderrHandler(logging.StreamHandler):
-    """Writes to whatever `sys.stderr` is at the moment of the message, so that redirecting it works."""
+    """Writes to whatever `sys.stderr` is at the moment of the message, above a tqdm progress bar where one is shown."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -19,6 +20,11 @@ class _StderrHandler(logging.StreamHandler):
     @property
     def stream(self) -> TextIO:
         return sys.stderr
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm = sys.modules.get("tqdm")  # not imported: without it there is no bar
+        with tqdm.tqdm.external_write_mode(sys.stderr) if tqdm else nullcontext():
+            super().emit(record)
 
 
 def get_logger(level: str | None = None) -> logging.Logger:

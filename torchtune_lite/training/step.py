@@ -1,0 +1,22 @@
+"""What holds for every optimizer step."""
+
+import math
+from typing import SupportsFloat
+
+from torchtune_lite.errors import TuneError
+
+
+class NonFiniteError(TuneError):
+    """A step whose loss or gradient is nan or infinite."""
+
+    exit_code = 6
+
+
+def check_finite(step: int, **values: SupportsFloat) -> None:
+    """Raises NonFiniteError when a value of `step` is nan or infinite: call it before the optimizer, which would spread it."""
+    wrong = [f"{name} is {float(value)}" for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        raise NonFiniteError(
+            f"step {step}: {' and '.join(wrong)}; the weights and the last checkpoint are as before it. "
+            "Lower optimizer.lr, set clip_grad_norm, or look at the data of this step"
+        )
