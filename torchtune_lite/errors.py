@@ -1,7 +1,7 @@
 """What a user did that cannot work, said in one line, with the exit code that scripts can test."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -33,6 +33,19 @@ class SaveError(TuneError):
     """A checkpoint that could not be written."""
 
     exit_code = 5
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Returns `"; did you mean 'x'?"` for the nearest of the known names, or nothing when none is near."""
+    from difflib import get_close_matches  # not needed by a command that succeeds
+
+    nearest = get_close_matches(str(given), list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+
+
+def warn(message: str) -> None:
+    """Prints one line on stderr about something that does not stop the run."""
+    print(f"tune: warning: {message}", file=sys.stderr)
 
 
 @contextmanager

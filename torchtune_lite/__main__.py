@@ -1,0 +1,3 @@
+from torchtune_lite.cli.main import main
+
+main()

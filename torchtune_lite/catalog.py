@@ -1,0 +1,91 @@
+"""Finds the recipes and configs that come with the package by listing their two folders."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from torchtune_lite.errors import ConfigError, did_you_mean
+
+# Names torchtune uses for what is one script here, whatever the number of devices.
+ALIASES = {
+    "full_finetune_distributed": "full_finetune_single_device",
+    "lora_finetune_distributed": "lora_finetune_single_device",
+    "dev/generate_v2": "generate",
+}
+
+
+class Recipe(NamedTuple):
+    """A script that `tune run` starts, with the names of its configs and its aliases; both are empty for a user's own file."""
+
+    name: str
+    path: Path
+    configs: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+
+def folder(name: str) -> Path:
+    """Returns `recipes` or `configs`: inside the installed package, or at the top of the repository."""
+    package = Path(__file__).resolve().parent
+    return package / name if (package / name).is_dir() else package.parent / name
+
+
+def recipe_key(config: Path) -> str | None:
+    """Returns the recipe that a config says it is for, read as plain text; None when its first key is another."""
+    for line in config.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.strip() and not line.startswith(("#", "---")):
+            match = re.match(r"recipe:\s*[\"']?([^\s\"'#]+)", line)
+            return match and match[1]
+    return None
+
+
+def configs() -> dict[str, Path]:
+    """Returns every config by name, such as `llama2/7B_qlora_single_device`."""
+    root = folder("configs")
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+
+
+def recipes() -> list[Recipe]:
+    """Returns every recipe with its configs, both sorted by name."""
+    served = {name: recipe_key(path) for name, path in configs().items()}
+    return [
+        Recipe(
+            name=path.stem,
+            path=path,
+            configs=tuple(config for config, recipe in served.items() if recipe == path.stem),
+            aliases=tuple(alias for alias, recipe in ALIASES.items() if recipe == path.stem),
+        )
+        for path in sorted(folder("recipes").glob("[!_]*.py"))
+    ]
+
+
+def find_recipe(name_or_path: str | Path) -> Recipe:
+    """Returns the recipe of that name or alias, or the user's own script at that path.
+
+    Raises `ConfigError` with the nearest names when there is neither.
+    """
+    known = {name: recipe for recipe in recipes() for name in (recipe.name, *recipe.aliases)}
+    if str(name_or_path) in known:
+        return known[str(name_or_path)]
+    path = Path(name_or_path)
+    if path.suffix == ".py" and path.is_file():
+        return Recipe(path.stem, path.resolve())
+    raise ConfigError(_not_found("recipe", name_or_path, known))
+
+
+def find_config(name_or_path: str | Path) -> Path:
+    """Returns the path of the config of that name, or the user's own file at that path.
+
+    Raises `ConfigError` with the nearest names when there is neither.
+    """
+    known = configs()
+    if str(name_or_path) in known:
+        return known[str(name_or_path)]
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    raise ConfigError(_not_found("config", name_or_path, known))
+
+
+def _not_found(kind: str, given: str | Path, known: dict) -> str:
+    name = re.sub(r"\.(py|ya?ml)$", "", str(given))
+    return f"there is no {kind} '{given}'{did_you_mean(name, known)} ('tune ls' shows all)"

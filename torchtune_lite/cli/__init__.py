@@ -1,0 +1,1 @@
+"""The command `tune`: one file per verb, each with `configure(parser)` and `main(args)`."""

@@ -1,0 +1,69 @@
+"""Reads the verb and hands over to its file; nothing else is imported, so that every command answers at once."""
+
+import argparse
+import importlib
+import sys
+from typing import NoReturn
+
+from torchtune_lite import __version__, errors
+
+VERBS = {
+    "ls": "list the recipes and their configs",
+    "cp": "clone a recipe or a config, to edit it",
+    "cat": "print a config",
+    "run": "run a recipe with a config",
+    "validate": "check a config without running it",
+}
+
+HELP = f"""\
+usage: tune [--debug] VERB ...
+
+Fine-tuning of language models with PyTorch code that people can read.
+
+{"".join(f"  {verb:<10}{does}{chr(10)}" for verb, does in VERBS.items())}
+  tune VERB --help   what the verb takes
+  --version          print the version
+  --debug            show the whole traceback of an error
+
+  tune cp llama2/7B_qlora_single_device my.yaml
+  tune run lora_finetune_single_device --config my.yaml model.lora_rank=16
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line like every other error's."""
+
+    def error(self, message: str) -> NoReturn:
+        raise errors.ConfigError(f"{message} ('{self.prog} --help' shows what it takes)")
+
+
+def main() -> None:
+    """Runs `tune` with the arguments of this process."""
+    words = sys.argv[1:]
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    with errors.reporting(debug):
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(HELP, end="")
+        elif words[0] == "--version":
+            print(f"torchtune_lite {__version__}")
+        else:
+            start(*words, debug=debug)
+
+
+def start(verb: str, *words: str, debug: bool = False) -> None:
+    """Runs one verb with the words that follow it.
+
+    Raises `ConfigError` when the verb or its arguments cannot be understood.
+    """
+    if verb not in VERBS:
+        raise errors.ConfigError(f"there is no 'tune {verb}'{errors.did_you_mean(verb, VERBS)} ('tune --help' lists the verbs)")
+    module = importlib.import_module(f"torchtune_lite.cli.{verb}")
+    parser = Parser(
+        prog=f"tune {verb}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.configure(parser)
+    module.main(parser.parse_args(words, argparse.Namespace(debug=debug)))

@@ -1,0 +1,68 @@
+"""Run a recipe with a config.
+
+  tune run lora_finetune_single_device --config my.yaml model.lora_rank=16
+  tune run my_recipe.py --config my.yaml '~lr_scheduler' seed=null
+
+key=value sets a key of the config, at any depth (optimizer.lr=1e-4, dataset.0.source=a.jsonl, tasks=[a,b]);
+~key removes one. 'tune run RECIPE --help' says what the recipe does.
+"""
+
+import ast
+import os
+import re
+import runpy
+import sys
+from argparse import REMAINDER, ArgumentParser, Namespace
+
+from torchtune_lite import catalog
+from torchtune_lite.errors import ConfigError
+
+TORCHRUN = re.compile(
+    r"--(nproc|nnodes|node|rdzv|standalone|max[_-]restarts|monitor[_-]interval|start[_-]method|role|module|no[_-]python"
+    r"|run[_-]path|log[_-]dir|redirects|tee|local[_-]|master[_-])"
+)
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Declares the arguments of `tune run`; the recipe reads what follows its name."""
+    parser.add_argument("words", nargs=REMAINDER, metavar="RECIPE --config CONFIG key=value ...")
+
+
+def main(args: Namespace) -> None:
+    """Runs the recipe's script as `__main__`, as `python recipe.py --config …` would."""
+    for word in args.words:
+        if TORCHRUN.match(word):
+            raise ConfigError(f"'{word}': a run uses one device; leave the arguments of torchrun out")
+    if not args.words or args.words[0].startswith("-") or "=" in args.words[0]:
+        raise ConfigError("name the recipe first: tune run RECIPE --config CONFIG key=value ... ('tune ls' shows all)")
+
+    name, *rest = args.words
+    recipe = catalog.find_recipe(name)
+    if "--help" in rest or "-h" in rest:
+        print(ast.get_docstring(ast.parse(recipe.path.read_text(encoding="utf-8"))) or f"{name} has no docstring")
+        return
+    check_config(name, recipe, rest)
+    sys.argv = [str(recipe.path), *rest, *(["--debug"] if args.debug else [])]
+    if is_own_script(name):
+        sys.path.insert(0, str(recipe.path.parent))
+    runpy.run_path(str(recipe.path), run_name="__main__")
+
+
+def is_own_script(name: str) -> bool:
+    """Tells a user's script, given by its path, from a recipe of the catalogue."""
+    return name.endswith(".py")
+
+
+def check_config(name: str, recipe: catalog.Recipe, words: list[str]) -> None:
+    """Raises `ConfigError` when no config is given, or one that says it is for another recipe.
+
+    A user's own script takes any config.
+    """
+    given = [value for word, value in zip(words, words[1:] + [""], strict=True) if word == "--config"]
+    given += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    if not given or not given[-1]:
+        choose = " or ".join(recipe.configs) or "a YAML file"
+        raise ConfigError(f"{name} needs a config: --config {choose}")
+    key = catalog.recipe_key(catalog.find_config(given[-1]))
+    if key and not is_own_script(name) and key not in (recipe.name, *recipe.aliases):
+        raise ConfigError(f"config '{given[-1]}' is for {key}, not {name}; run 'tune run {key} --config {given[-1]}'")
