@@ -1,7 +1,6 @@
 """Builds any family's decoder from its sizes, plain or with adapters."""
 
 import inspect
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
@@ -9,8 +8,7 @@ from torch import nn
 
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
 from torchtune_lite.peft import DoRALinear, LoRALinear, fits_nf4, freeze_base, upcast_state_dict
-
-log = logging.getLogger("torchtune_lite")
+from torchtune_lite.utils import get_logger
 
 ATTN_MODULES = ("q_proj", "k_proj", "v_proj", "output_proj")
 MLP_MODULES = ("w1", "w2", "w3")
@@ -73,7 +71,7 @@ def lora_decoder(
         problem = f"NF4 needs in_dim * out_dim divisible by 16384, which {', '.join(misfits.values())} are not"
         if quantize_unsupported == "error":
             raise ValueError(f"{problem}; set quantize_unsupported: skip to leave them unquantised, or quantize_base: False")
-        log.warning("%s; they stay unquantised", problem)
+        get_logger().warning("%s; they stay unquantised", problem)
     freeze_base(model)
     if quantize_base:
         model.register_state_dict_post_hook(upcast_state_dict)
