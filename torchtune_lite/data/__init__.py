@@ -1,0 +1,53 @@
+"""From rows to tensors: messages, prompt templates, tokenizers, samples, batches."""
+
+from torchtune_lite.data.batches import Batches, num_label_tokens, padded_collate_sft, windows
+from torchtune_lite.data.messages import (
+    AlpacaToMessages,
+    InputOutputToMessages,
+    Message,
+    OpenAIToMessages,
+    ShareGPTToMessages,
+    validate_messages,
+)
+from torchtune_lite.data.packed import refuse_packed
+from torchtune_lite.data.rows import Rows
+from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, SFTDataset
+from torchtune_lite.data.sources import load_rows
+from torchtune_lite.data.templates import (
+    ChatMLTemplate,
+    GrammarErrorCorrectionTemplate,
+    Llama2ChatTemplate,
+    PromptTemplate,
+    QuestionAnswerTemplate,
+    SummarizeTemplate,
+)
+from torchtune_lite.data.text import ColumnText, TextTokens
+from torchtune_lite.data.tokenizers import SentencePieceTokenizer, check_vocabulary
+
+__all__ = [
+    "CROSS_ENTROPY_IGNORE_IDX",
+    "AlpacaToMessages",
+    "Batches",
+    "ChatMLTemplate",
+    "ColumnText",
+    "GrammarErrorCorrectionTemplate",
+    "InputOutputToMessages",
+    "Llama2ChatTemplate",
+    "Message",
+    "OpenAIToMessages",
+    "PromptTemplate",
+    "QuestionAnswerTemplate",
+    "Rows",
+    "SFTDataset",
+    "SentencePieceTokenizer",
+    "ShareGPTToMessages",
+    "SummarizeTemplate",
+    "TextTokens",
+    "check_vocabulary",
+    "load_rows",
+    "num_label_tokens",
+    "padded_collate_sft",
+    "refuse_packed",
+    "validate_messages",
+    "windows",
+]

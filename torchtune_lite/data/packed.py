@@ -1,0 +1,9 @@
+"""Packing: several samples in one row of a batch."""
+
+from torchtune_lite.errors import ConfigError
+
+
+def refuse_packed(packed: bool) -> None:
+    """Raises ConfigError for `packed: True`."""
+    if packed:
+        raise ConfigError("dataset.packed=True: samples can't be packed yet; set dataset.packed=False, batches are padded")

@@ -1,0 +1,28 @@
+"""Rows: what a source gives, each with the place it came from."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torchtune_lite.errors import DataError
+
+Row = dict[str, Any]
+
+
+class Rows:
+    """Rows by index. `name` says where they come from, `where(i)` where row i stands (`train.jsonl:143`)."""
+
+    def __init__(self, name: str, rows: Sequence[Row], where: Callable[[int], str]) -> None:
+        self.name, self._rows, self.where = name, rows, where
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self._rows[index]
+
+
+def raise_problems(problems: Sequence[str], shown: int = 3) -> None:
+    """Raises one DataError for all of `problems`, the first `shown` in words and the others counted; returns if there are none."""
+    if problems:
+        more = f"; and {len(problems) - shown:,} more" if len(problems) > shown else ""
+        raise DataError("; ".join(problems[:shown]) + more)

@@ -1,0 +1,119 @@
+"""Sources: from what a YAML names (files, a hub data set) to rows."""
+
+import glob
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torchtune_lite.data.json_files import read_json
+from torchtune_lite.data.rows import Row, Rows
+from torchtune_lite.errors import DataError
+
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".arrow", ".gz", ".zst", ".zip")
+
+_SLICE = re.compile(r"(?P<name>\w+)(\[((?P<start>-?\d+)(?P<start_percent>%)?)?:((?P<stop>-?\d+)(?P<stop_percent>%)?)?\])?")
+
+
+def load_rows(
+    source: str,
+    *,
+    data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    field: str | None = None,
+    name: str | None = None,
+    split: str = "train",
+    filter_fn: Callable[[Row], bool] | None = None,
+) -> Rows:
+    """Reads the rows of a source.
+
+    `source`: a path to a .json or .jsonl file; or `json` with the paths or patterns in `data_files` (a mapping gives them by split)
+    and, for a file that is one object, the `field` that holds its rows; or a data set of the Hugging Face hub with its configuration
+    `name`, loaded by the library `datasets`. `split`: `train`, or a part as `train[:95%]`, `train[100:]`. `filter_fn` keeps the
+    rows for which it is true. Raises DataError for whatever can't be read, and for 0 samples.
+    """
+    if source == "json" or _is_local(source):
+        if source != "json":
+            data_files = _checked_path(source)
+        elif data_files is None:
+            raise DataError("source: json needs data_files, the path of a .json or .jsonl file")
+        rows = _local_rows(data_files, field, split)
+    else:
+        rows = _hub_rows(source, {"name": name, "data_files": data_files, "field": field}, split)
+    if filter_fn is not None:
+        rows = _selected(rows, [i for i in range(len(rows)) if filter_fn(rows[i])])
+    if not len(rows):
+        raise DataError(f"{rows.name}: 0 samples in split={split!r}" + " after filter_fn" * (filter_fn is not None))
+    return rows
+
+
+def _is_local(source: str) -> bool:
+    return source.endswith(JSON_SUFFIXES + OTHER_SUFFIXES) or Path(source).expanduser().exists()
+
+
+def _checked_path(source: str) -> str:
+    if source.endswith(OTHER_SUFFIXES):
+        raise DataError(f"source {source}: only .json and .jsonl files are read; convert it")
+    return source
+
+
+def _local_rows(data_files: Any, field: str | None, split: str) -> Rows:
+    parts = _SLICE.fullmatch(split)
+    if not parts:
+        raise DataError(f"split={split!r} is neither a name nor a part such as train[:95%] or train[100:]")
+    files = data_files if isinstance(data_files, Mapping) else {"train": data_files}
+    if parts["name"] not in files:
+        raise DataError(f"split={split!r}: the local files have {', '.join(files)}; map others in data_files: {{name: path}}")
+    patterns = files[parts["name"]]
+    rows: list[Row] = []
+    places: list[str] = []
+    paths = [path for pattern in ([patterns] if isinstance(patterns, str) else patterns) for path in _matches(pattern)]
+    for path in paths:
+        more_rows, more_places = read_json(path, field)
+        rows += more_rows
+        places += more_places
+    name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
+    every = Rows(name, rows, places.__getitem__)
+    part = _slice(parts, len(rows))
+    return every if len(part) == len(rows) else _selected(every, part)
+
+
+def _matches(pattern: str) -> list[Path]:
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        raise DataError(f"data file {pattern} is a folder; name the files in it, e.g. {path / '*.jsonl'}")
+    paths = [path] if path.exists() else sorted(map(Path, glob.glob(str(path))))
+    if not paths:
+        raise DataError(f"no file matches {pattern!r} (cwd {Path.cwd()})")
+    return paths
+
+
+def _slice(parts: re.Match, length: int) -> range:
+    """The rows that a split such as `train[10%:]` means; percentages round to the nearest row, bounds outside are cut, as `datasets` does."""
+    percent = parts["start_percent"] or parts["stop_percent"]
+
+    def bound(text: str | None, default: int) -> int:
+        value = default if text is None else round(int(text) * length / 100) if percent else int(text)
+        return min(max(value + length, 0) if value < 0 else value, length)
+
+    return range(bound(parts["start"], 0), bound(parts["stop"], length))
+
+
+def _selected(rows: Rows, indices: Sequence[int]) -> Rows:
+    return Rows(rows.name, [rows[i] for i in indices], lambda i: rows.where(indices[i]))
+
+
+def _hub_rows(source: str, options: Mapping[str, Any], split: str) -> Rows:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise DataError(
+            f"source {source!r} is no local file, and data from the Hugging Face hub comes through the library 'datasets': "
+            "pip install datasets, or give a file (source: json, data_files: PATH)"
+        ) from None
+    try:
+        data = load_dataset(source, split=split, **{key: value for key, value in options.items() if value is not None})
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"source {source!r}: the library 'datasets' cannot load it ({reason})") from error
+    return Rows(source, data, lambda i: f"{source}[{i}]")

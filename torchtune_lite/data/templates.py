@@ -1,0 +1,82 @@
+"""Prompt templates: text put around the messages of each role, tokenised as ordinary text."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torchtune_lite import config
+from torchtune_lite.data.messages import ROLES, Message
+from torchtune_lite.errors import ConfigError
+
+Template = Callable[[list[Message]], list[Message]]
+
+
+class PromptTemplate:
+    """Puts a prefix before and a suffix after the messages of each role in `template`; other roles stay as they are.
+
+    `template`: role → (prefix, suffix), "" for nothing. The text around an assistant message is in the loss as the message is.
+    """
+
+    def __init__(self, template: Mapping[str, Sequence[str]]) -> None:
+        for role, affixes in template.items():
+            if role not in ROLES:
+                raise ConfigError(f"prompt_template.{role}: the roles are {', '.join(ROLES)}")
+            if isinstance(affixes, str) or not isinstance(affixes, Sequence) or len(affixes) != 2:
+                raise ConfigError(f"prompt_template.{role} must be [prefix, suffix], with '' for nothing; got {affixes!r}")
+        self.template = {role: (prefix or "", suffix or "") for role, (prefix, suffix) in template.items()}
+
+    def __call__(self, messages: list[Message]) -> list[Message]:
+        return [_wrap(message, *self.template.get(message.role, ("", ""))) for message in messages]
+
+
+class Llama2ChatTemplate:
+    """Llama 2's chat form: `[INST] <<SYS>>\\n{system}\\n<</SYS>>\\n\\n{user} [/INST] {assistant}`.
+
+    Deviates from Meta's code as torchtune does: every user turn repeats the system prompt, not the first one alone.
+    """
+
+    def __call__(self, messages: list[Message]) -> list[Message]:
+        system: list[dict[str, Any]] = []
+        turns = []
+        for message in messages:
+            if message.role == "system":
+                system = _wrap(message, "<<SYS>>\n", "\n<</SYS>>\n\n").content
+            elif message.role == "user":
+                turns.append(_wrap(replace(message, content=system + message.content), "[INST] ", " [/INST] "))
+            else:
+                turns.append(message)
+        return turns
+
+
+class ChatMLTemplate(PromptTemplate):
+    """ChatML, tags as text; an empty last answer stays open, for the model to write it."""
+
+    def __init__(self) -> None:
+        end = "<|im_end|>\n"
+        super().__init__({role: (f"<|im_start|>{role}\n", end) for role in ("system", "user", "assistant")})
+
+    def __call__(self, messages: list[Message]) -> list[Message]:
+        *turns, last = messages
+        if last.role != "assistant" or last.text_content:
+            return super().__call__(messages)
+        return super().__call__(turns) + [_wrap(last, self.template["assistant"][0], "")]
+
+
+QuestionAnswerTemplate = partial(PromptTemplate, {"user": ("Question: ", "\n\nAnswer: ")})
+SummarizeTemplate = partial(PromptTemplate, {"user": ("Summarize this dialogue:\n", "\n---\nSummary:\n")})
+GrammarErrorCorrectionTemplate = partial(
+    PromptTemplate, {"user": ("Correct this to standard English: ", "\n---\nCorrected: ")}
+)
+
+
+def get_prompt_template(given: str | Mapping[str, Sequence[str]] | Template | None) -> Template | None:
+    """Makes a template from what a YAML can say: a dotted path, a mapping role → [prefix, suffix], or null for none."""
+    if isinstance(given, str):
+        return config.instantiate({"_component_": given})
+    return PromptTemplate(given) if isinstance(given, Mapping) else given
+
+
+def _wrap(message: Message, prefix: str, suffix: str) -> Message:
+    before, after = ([{"type": "text", "content": text}] if text else [] for text in (prefix, suffix))
+    return replace(message, content=before + message.content + after)
