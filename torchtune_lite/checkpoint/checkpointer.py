@@ -1,0 +1,149 @@
+"""What the checkpointers of all layouts have in common: a folder in, a folder out."""
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from torchtune_lite.checkpoint.adapter import load_adapter, write_adapter
+from torchtune_lite.checkpoint.model_weights import base_parameters, check_finite, check_weights, load_weights
+from torchtune_lite.checkpoint.store import publish
+from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
+from torchtune_lite.models import FAMILIES, Family
+from torchtune_lite.peft import adapter_modules
+
+if TYPE_CHECKING:
+    from torchtune_lite.checkpoint.resume import TrainingState
+
+COPIED = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+    "generation_config.json",
+    "LICENSE*",
+    "USE_POLICY*",
+)
+"""Small files of the base that a checkpoint made from it needs as well."""
+
+
+class Checkpointer(ABC):
+    """Reads a base model from `checkpoint_dir` and writes checkpoint folders.
+
+    `checkpoint_files` are names in that folder or torchtune's `{filename_format, max_filename}`; by default, what it
+    holds. `model_type` is a key of `models.FAMILIES`. `adapter_checkpoint` is a folder in PEFT's layout, loaded onto
+    the base. `output_dir` and `recipe_checkpoint` are torchtune's; here the recipe's `output_dir` and
+    `resume_from_checkpoint` decide.
+
+    `decoder_args` has the sizes that the checkpoint gives, as arguments of `DecoderConfig`.
+    """
+
+    family: Family
+    decoder_args: dict[str, Any]
+
+    def __init__(
+        self,
+        checkpoint_dir: str | Path,
+        checkpoint_files: Sequence[str] | Mapping[str, str] | None = None,
+        model_type: str | None = None,
+        output_dir: str | Path | None = None,
+        adapter_checkpoint: str | Path | None = None,
+        recipe_checkpoint: str | None = None,
+    ) -> None:
+        self.checkpoint_dir = Path(checkpoint_dir)
+        self.checkpoint_files = checkpoint_files
+        self.adapter_checkpoint = adapter_checkpoint and Path(adapter_checkpoint)
+        if not self.checkpoint_dir.is_dir():
+            raise CheckpointError(f"checkpointer.checkpoint_dir {checkpoint_dir} is no folder")
+        if output_dir is not None and Path(output_dir).resolve() == self.checkpoint_dir.resolve():
+            raise ConfigError(
+                f"checkpointer.output_dir {output_dir} is checkpoint_dir; choose another folder to write to"
+            )
+        if recipe_checkpoint is not None:
+            raise ConfigError(
+                "checkpointer.recipe_checkpoint is not read; name a checkpoint folder in resume_from_checkpoint"
+            )
+        if model_type is not None and model_type not in FAMILIES:
+            raise ConfigError(f"checkpointer.model_type {model_type!r} is unknown; allowed are {', '.join(FAMILIES)}")
+        self._open(FAMILIES.get(model_type))
+
+    @abstractmethod
+    def _open(self, family: Family | None) -> None:
+        """Sets `family` (the one given, if any), `decoder_args` and whatever `_weights` needs; reads no weight."""
+
+    @abstractmethod
+    def _weights(self) -> dict[str, Weight]:
+        """Lists the weights of the checkpoint by our names, in our layout; a name unknown to the family stays."""
+
+    @abstractmethod
+    def _their_name(self, name: str) -> str:
+        """Gives the checkpoint's name of our parameter `name`."""
+
+    @abstractmethod
+    def _write_model(self, folder: Path, model: nn.Module) -> None:
+        """Writes the merged model and what a reader of the layout needs besides the files in `COPIED`."""
+
+    def load(self, model: nn.Module, *, device: torch.device | str, dtype: torch.dtype) -> None:
+        """Fills `model`, usually built on the meta device, one tensor at a time, and makes its adapters.
+
+        Adapters start fresh, or from `adapter_checkpoint`. Names, shapes and dtypes are checked before the first
+        value is read: CheckpointError lists what does not fit, and the model is then as it was.
+        """
+        self._check_sizes(model)
+        weights = self._weights()
+        check_weights(
+            {self._their_name(name): param for name, param in base_parameters(model).items()},
+            {self._their_name(name): weight for name, weight in weights.items()},
+            self.checkpoint_dir,
+        )
+        load_weights(model, weights, device=device, dtype=dtype)
+        for module in adapter_modules(model).values():
+            module.init_adapter()
+        if self.adapter_checkpoint:
+            load_adapter(model, self.adapter_checkpoint, self.family)
+
+    def save(
+        self, folder: Path | str, model: nn.Module, *, adapter_only: bool = False, state: "TrainingState | None" = None
+    ) -> None:
+        """Publishes `folder`, which must not exist: the merged model, the adapter in `adapter/`, `state` in `resume/`.
+
+        `adapter_only` leaves out the merged model and its config.json. Weights are merged in the dtype of the model,
+        into the dequantised base where that is NF4: the function that was trained. SaveError when the folder cannot
+        be written, or a trained weight is NaN or infinite.
+        """
+        adapted = bool(adapter_modules(model))
+        if adapter_only and not adapted:
+            raise SaveError("save_adapter_weights_only is set, but the model has no adapter")
+        check_finite(model)
+        with publish(folder) as draft:
+            if adapted:
+                write_adapter(draft / "adapter", model, self.family, base=self.checkpoint_dir)
+            if not adapter_only:
+                self._write_model(draft, model)
+            for pattern in COPIED:
+                for file in filter(Path.is_file, self.checkpoint_dir.glob(pattern)):
+                    shutil.copyfile(file, draft / file.name)
+            if state is not None:
+                state.write(draft / "resume", self.family)
+
+    def _check_sizes(self, model: nn.Module) -> None:
+        # max_seq_len bounds the input and is the run's own choice
+        theirs = {name: value for name, value in self.decoder_args.items() if name != "max_seq_len"}
+        misfits = [
+            f"{name} {value}, the model has {ours}"
+            for name, value in theirs.items()
+            if (ours := getattr(model.config, name)) != value
+        ]
+        if misfits:
+            family = self.family.name.lower()
+            raise CheckpointError(
+                f"checkpoint {self.checkpoint_dir} has {'; '.join(misfits)}; use _component_: torchtune_lite.models."
+                f"{family}.{family} (or lora_{family}), which takes its sizes from the checkpoint"
+            )

@@ -1,0 +1,90 @@
+"""Which files of a checkpoint folder hold the weights, and what those hold."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torchtune_lite.checkpoint.safetensors_stream import read_safetensors
+from torchtune_lite.checkpoint.torch_stream import read_torch
+from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON file whose top is an object; CheckpointError where it is missing or something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: must hold an object, has a {type(content).__name__}")
+    return content
+
+
+def listed_files(folder: Path, names: Sequence[str] | Mapping[str, str]) -> list[Path]:
+    """Gives the files that `checkpoint_files` names: a list, or torchtune's `{filename_format, max_filename}`.
+
+    `{filename_format: model-{}-of-{}.safetensors, max_filename: "00002"}` are the two files 00001 and 00002 of 00002.
+    """
+    if isinstance(names, Mapping):
+        try:
+            last, pattern = str(names["max_filename"]), names["filename_format"]
+            names = [pattern.format(f"{i:0{len(last)}}", last) for i in range(1, int(last) + 1)]
+        except (KeyError, ValueError, IndexError) as error:
+            raise CheckpointError(
+                f"checkpointer.checkpoint_files is {dict(names)}; give a list of files, or filename_format with "
+                'two {} and max_filename as a quoted number such as "00002"'
+            ) from error
+    return _existing([folder / name for name in names], "checkpointer.checkpoint_files")
+
+
+def hf_weight_files(folder: Path) -> list[Path]:
+    """Finds the weights in a Hugging Face folder: safetensors, else .bin; what an index names, else what is there."""
+    for index, single, pattern in (
+        (INDEX, "model.safetensors", "*.safetensors"),
+        ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model*.bin"),
+    ):
+        if (folder / index).exists():
+            return _existing(_indexed(folder / index), index)
+        if (folder / single).exists():
+            return [folder / single]
+        if files := sorted(file for file in folder.glob(pattern) if not file.name.startswith("adapter_")):
+            return files
+    raise CheckpointError(f"{folder}: has no weights (model*.safetensors or pytorch_model*.bin)")
+
+
+def _indexed(index: Path) -> list[Path]:
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise CheckpointError(f"{index}: weight_map must map weights to files")
+    names = sorted(set(shards.values()))
+    if outside := [name for name in names if Path(name).name != name or "\\" in name]:
+        raise CheckpointError(f"{index}: names files outside its folder: {', '.join(outside)}")
+    return [index.parent / name for name in names]
+
+
+def _existing(files: list[Path], named_by: str) -> list[Path]:
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise CheckpointError(
+            f"{files[0].parent}: {len(missing)} of {len(files)} files named by {named_by} are missing: "
+            f"{', '.join(missing)} (interrupted download?)"
+        )
+    return files
+
+
+def read_files(files: Sequence[Path]) -> dict[str, dict[str, Weight]]:
+    """Lists the weights of each file, by file name and weight name; CheckpointError where two files have the same."""
+    found: dict[str, dict[str, Weight]] = {}
+    holder: dict[str, str] = {}
+    for file in files:
+        found[file.name] = read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
+        for name in found[file.name]:
+            if name in holder:
+                raise CheckpointError(f"{file.parent}: {name} is both in {holder[name]} and in {file.name}")
+            holder[name] = file.name
+    return found

@@ -1,0 +1,93 @@
+"""Checkpoints in the layout of Hugging Face: config.json and safetensors, whole or in shards."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from torchtune_lite.checkpoint.checkpointer import Checkpointer
+from torchtune_lite.checkpoint.files import INDEX, hf_weight_files, listed_files, read_files, read_json
+from torchtune_lite.checkpoint.model_weights import merged_weights
+from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
+from torchtune_lite.checkpoint.store import write_json
+from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.errors import CheckpointError
+from torchtune_lite.models import FAMILIES, Family
+
+
+class FullModelHFCheckpointer(Checkpointer):
+    """Reads and writes folders that `transformers.AutoModelForCausalLM.from_pretrained` loads as they are.
+
+    Reads safetensors, or `pytorch_model*.bin` without running code; writes safetensors, divided into files as the
+    base is. Arguments are those of `Checkpointer`.
+    """
+
+    def _open(self, family: Family | None) -> None:
+        self._config = read_json(self.checkpoint_dir / "config.json")
+        self.family = family or self._find_family()
+        if (kind := self._config.get("model_type")) != self.family.hf_model_type:
+            raise CheckpointError(
+                f"{self.checkpoint_dir}/config.json is of a {kind!r} model, not of {self.family.name}"
+            )
+        if "quantization_config" in self._config:
+            raise CheckpointError(f"{self.checkpoint_dir} is a quantised export; load an fp32, bf16 or fp16 checkpoint")
+        try:
+            self.decoder_args = self.family.decoder_args(self._config)
+        except KeyError as error:
+            raise CheckpointError(f"{self.checkpoint_dir}/config.json lacks {error}") from error
+        except ValueError as error:
+            raise CheckpointError(f"{self.checkpoint_dir}: {error}") from error
+        given = self.checkpoint_files
+        self._files = listed_files(self.checkpoint_dir, given) if given else hf_weight_files(self.checkpoint_dir)
+        self._shard_of: dict[str, str] = {}
+
+    def _find_family(self) -> Family:
+        kind = self._config.get("model_type")
+        for family in FAMILIES.values():
+            if family.hf_model_type == kind:
+                return family
+        known = sorted({family.hf_model_type for family in FAMILIES.values()})
+        raise CheckpointError(
+            f"{self.checkpoint_dir}/config.json has model_type {kind!r}; known are {', '.join(known)}"
+        )
+
+    def _weights(self) -> dict[str, Weight]:
+        found = {}
+        for file, weights in read_files(self._files).items():
+            for theirs, weight in weights.items():
+                if name := self.family.from_hf(theirs):
+                    found[name] = weight
+                    self._shard_of[theirs] = file
+        return found
+
+    def _their_name(self, name: str) -> str:
+        return self.family.to_hf(name)
+
+    def _write_model(self, folder: Path, model: nn.Module) -> None:
+        write_hf_model(folder, model, self.family, self._config, self._shard_of)
+
+
+def write_hf_model(
+    folder: Path, model: nn.Module, family: Family, config: dict[str, Any], shard_of: dict[str, str] | None = None
+) -> None:
+    """Writes the merged weights of `model`, and `config` with their dtype.
+
+    `shard_of` gives the file of each weight by its Hugging Face name; without it, or with one file, it is
+    model.safetensors.
+    """
+    weights = {family.to_hf(name): weight for name, weight in merged_weights(model).items()}
+    files = sorted(set((shard_of or {}).values()))
+    if len(files) > 1:
+        names = {
+            file: file.replace("pytorch_model", "model").removesuffix(".bin").removesuffix(".safetensors")
+            for file in files
+        }
+        weight_map = {name: f"{names[shard_of[name]]}.safetensors" for name in weights}
+        total_size = sum(weight.num_bytes for weight in weights.values())
+        write_json(folder / INDEX, {"metadata": {"total_size": total_size}, "weight_map": weight_map})
+    else:
+        weight_map = dict.fromkeys(weights, "model.safetensors")
+    for file in sorted(set(weight_map.values())):
+        write_safetensors(folder / file, {name: weight for name, weight in weights.items() if weight_map[name] == file})
+    dtype = str(model.tok_embeddings.weight.dtype).removeprefix("torch.")
+    write_json(folder / "config.json", {**config, "dtype": dtype, "torch_dtype": dtype})  # transformers 5; 4

@@ -1,0 +1,89 @@
+"""Between a model and weights by our names: reading them in and giving them out, one tensor at a time."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.errors import CheckpointError, SaveError
+from torchtune_lite.peft import adapter_modules, adapter_state, dequantize, is_quantized, quantize
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def some(names: Iterable[str], limit: int = 3) -> str:
+    """Shortens a list for a message: `a, b, c and 9 more`."""
+    names = list(names)
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Weight], source: object) -> None:
+    """Raises CheckpointError with every weight of `given` that is missing, too much, of another shape, or quantised."""
+    problems = []
+    if missing := [name for name in expected if name not in given]:
+        problems.append(f"{len(missing)} weights are missing ({some(missing)})")
+    if unexpected := [name for name in given if name not in expected]:
+        problems.append(f"{len(unexpected)} are not the model's ({some(unexpected)})")
+    both = {name: (tuple(expected[name].shape), given[name]) for name in expected if name in given}
+    if misfits := [
+        f"{name}: {weight.shape}, the model's is {shape}"
+        for name, (shape, weight) in both.items()
+        if weight.shape != shape
+    ]:
+        problems.append(f"{len(misfits)} have another shape ({some(misfits)})")
+    if dtypes := sorted(
+        {str(weight.dtype).removeprefix("torch.") for weight in given.values() if weight.dtype not in FLOATS}
+    ):
+        problems.append(f"weights are {', '.join(dtypes)} (a quantised export?); load an fp32, bf16 or fp16 checkpoint")
+    if problems:
+        raise CheckpointError(f"{source} does not fit: {'; '.join(problems)}")
+
+
+def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Gives the parameters of `model` that are no adapter's, by name."""
+    adapters = adapter_state(model)
+    return {name: param for name, param in model.named_parameters() if name not in adapters}
+
+
+def load_weights(
+    model: nn.Module, weights: Mapping[str, Weight], *, device: torch.device | str, dtype: torch.dtype
+) -> None:
+    """Fills the base parameters of `model` with checked `weights`: each read, cast, moved, quantised and dropped.
+
+    Those are quantised that the model has in NF4. A parameter on the meta device is replaced, `requires_grad` kept;
+    one that exists is overwritten in place.
+    """
+    for name, param in base_parameters(model).items():
+        value = weights[name].read().to(device=device, dtype=dtype, copy=True)
+        if is_quantized(param):
+            value = quantize(value)
+        if param.is_meta:
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, nn.Parameter(value, requires_grad=param.requires_grad))
+        else:
+            param.data.copy_(value)
+
+
+def merged_weights(model: nn.Module) -> dict[str, Weight]:
+    """Gives the weights with the adapters merged in and NF4 dequantised, each computed when it is read."""
+
+    def weight(param: Tensor, read: Callable[[], Tensor]) -> Weight:
+        return Weight(param.dtype, tuple(param.shape), read)
+
+    merged = {f"{name}.weight": module.merged_weight for name, module in adapter_modules(model).items()}
+    return {
+        name: weight(param, merged.get(name, lambda param=param: dequantize(param.detach())))
+        for name, param in base_parameters(model).items()
+    }
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raises SaveError when a trained parameter holds NaN or infinity."""
+    trained = {name: param.detach() for name, param in model.named_parameters() if param.requires_grad}
+    broken = [name for name, param in trained.items() if not torch.stack(param.aminmax()).isfinite().all()]
+    if broken:
+        raise SaveError(
+            f"not saved: {len(broken)} trained weights are NaN or infinite ({some(broken)}); "
+            "go back to an earlier checkpoint"
+        )

@@ -1,0 +1,204 @@
+"""What a run needs to go on as if it had not stopped: trained weights, optimizer, schedule, progress, random numbers.
+
+In `resume/` of a checkpoint folder, without pickle: `optimizer.safetensors` has the optimizer's tensors as
+`<parameter>/<key>`, in their own dtype, `rng.json` the random states, `trainer.json` the rest. The trained weights
+are the folder's `adapter/`, or for a model without adapters the folder's own weights, both in the dtype of training.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from torchtune_lite.checkpoint.adapter import load_adapter
+from torchtune_lite.checkpoint.files import read_json
+from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer
+from torchtune_lite.checkpoint.model_weights import some
+from torchtune_lite.checkpoint.rng import rng_state, set_rng_state
+from torchtune_lite.checkpoint.safetensors_stream import read_safetensors, write_safetensors
+from torchtune_lite.checkpoint.store import published, write_json
+from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.errors import CheckpointError, ConfigError
+from torchtune_lite.models import FAMILIES, Family
+from torchtune_lite.peft import adapter_modules
+
+log = logging.getLogger("torchtune_lite")
+
+FORMAT = 1
+OPTIMIZER, TRAINER, RNG = "optimizer.safetensors", "trainer.json", "rng.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The state of a run between two optimizer steps; `tensors` are the optimizer's own, live ones."""
+
+    tensors: dict[str, Tensor]
+    trainer: dict[str, Any]
+    rng: dict[str, Any]
+
+    def write(self, folder: Path, family: Family) -> None:
+        """Writes the state to a new folder, one tensor at a time; `family` names the weights that lie beside it."""
+        folder.mkdir()
+        write_safetensors(folder / OPTIMIZER, {name: Weight.of(tensor) for name, tensor in self.tensors.items()})
+        write_json(folder / TRAINER, {"format": FORMAT, "family": family.name, **self.trainer})
+        (folder / RNG).write_text(json.dumps(self.rng))
+
+
+def gather(
+    model: nn.Module, optimizer: Optimizer, lr_scheduler: LRScheduler | None, progress: dict[str, Any]
+) -> TrainingState:
+    """Collects the state of a run; `progress` is the recipe's, with `global_step`: the optimizer steps done."""
+    names = {param: name for name, param in model.named_parameters()}
+    entries = {
+        f"{names[param]}/{key}": value for param, state in optimizer.state.items() for key, value in state.items()
+    }
+    return TrainingState(
+        tensors={name: value for name, value in entries.items() if isinstance(value, Tensor)},
+        trainer={
+            "progress": progress,
+            "trained": _trained(model),
+            "optimizer": {
+                "class": type(optimizer).__name__,
+                "groups": [
+                    {**_options(group), "params": [names[param] for param in group["params"]]}
+                    for group in optimizer.param_groups
+                ],
+                "values": {name: value for name, value in entries.items() if not isinstance(value, Tensor)},
+            },
+            "lr_scheduler": lr_scheduler and lr_scheduler.state_dict(),
+        },
+        rng=rng_state(),
+    )
+
+
+def _trained(model: nn.Module) -> dict[str, list]:
+    """Says which parameters are trained, with dtype and shape."""
+    return {
+        name: [str(param.dtype).removeprefix("torch."), list(param.shape)]
+        for name, param in model.named_parameters()
+        if param.requires_grad
+    }
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value.item() if isinstance(value, Tensor) else value for key, value in group.items() if key != "params"
+    }
+
+
+def restore(
+    folder: Path | str, model: nn.Module, optimizer: Optimizer, lr_scheduler: LRScheduler | None
+) -> dict[str, Any]:
+    """Puts a run back to where it was saved in `folder` and returns its progress.
+
+    `model` has its base loaded, optimizer and schedule are new. All is checked before anything is changed:
+    CheckpointError lists what differs. The random states are set last; draw nothing between this call and the first
+    batch.
+    """
+    folder = Path(folder)
+    trainer = read_json(folder / "resume" / TRAINER)
+    if trainer.get("format") != FORMAT:
+        raise CheckpointError(f"{folder}: resume state has format {trainer.get('format')}, this version reads {FORMAT}")
+    tensors = read_safetensors(folder / "resume" / OPTIMIZER)
+    rng = read_json(folder / "resume" / RNG)
+    _check(folder, trainer, model, optimizer, lr_scheduler)
+
+    family = FAMILIES[trainer["family"]]
+    if adapter_modules(model):
+        load_adapter(model, folder / "adapter", family)
+    else:
+        weight = model.tok_embeddings.weight
+        FullModelHFCheckpointer(folder, model_type=family.name).load(model, device=weight.device, dtype=weight.dtype)
+    _restore_optimizer(optimizer, dict(model.named_parameters()), trainer["optimizer"], tensors)
+    if lr_scheduler is not None:
+        lr_scheduler.load_state_dict(trainer["lr_scheduler"])
+    set_rng_state(rng)
+    return trainer["progress"]
+
+
+def _check(
+    folder: Path, trainer: dict[str, Any], model: nn.Module, optimizer: Optimizer, lr_scheduler: LRScheduler | None
+) -> None:
+    saved, ours = trainer["trained"], _trained(model)
+    problems = [
+        f"{name} was {_parameter(saved.get(name))}, is {_parameter(ours.get(name))}"
+        for name in {**saved, **ours}
+        if saved.get(name) != ours.get(name)
+    ]
+    problems = [some(problems)] if problems else []
+    if (kind := trainer["optimizer"]["class"]) != type(optimizer).__name__:
+        problems.append(f"the optimizer was {kind}, is {type(optimizer).__name__}")
+    names = {param: name for name, param in model.named_parameters()}
+    groups = [[names[param] for param in group["params"]] for group in optimizer.param_groups]
+    if not problems and groups != [group["params"] for group in trainer["optimizer"]["groups"]]:
+        problems.append("the optimizer's parameter groups were others")
+    if (trainer["lr_scheduler"] is None) != (lr_scheduler is None):
+        problems.append("lr_scheduler was " + ("not set" if lr_scheduler else "set") + ", and now it is the other way")
+    if problems:
+        raise CheckpointError(f"{folder} cannot be resumed with this config: {'; '.join(problems)}")
+
+
+def _parameter(entry: list | None) -> str:
+    return f"{entry[0]} {entry[1]}" if entry else "not trained"
+
+
+def _restore_optimizer(
+    optimizer: Optimizer, params: dict[str, nn.Parameter], saved: dict[str, Any], tensors: dict[str, Weight]
+) -> None:
+    """Sets state and options directly; `Optimizer.load_state_dict` would cast moments to the parameters' dtype."""
+    for group, old in zip(optimizer.param_groups, saved["groups"], strict=True):
+        for key, new in _options(group).items():
+            if key in old and isinstance(new, tuple):
+                old[key] = tuple(old[key])
+            if key in old and key not in ("lr", "initial_lr") and old[key] != new:
+                log.warning("resuming with optimizer.%s %s as saved, not %s", key, old[key], new)
+        group.update({key: value for key, value in old.items() if key != "params"})
+    options = {param: group for group in optimizer.param_groups for param in group["params"]}
+    optimizer.state.clear()
+    for name, value in [*saved["values"].items(), *tensors.items()]:
+        owner, _, key = name.rpartition("/")
+        param = params[owner]
+        if isinstance(value, Weight):
+            counter = not value.shape and not (options[param].get("capturable") or options[param].get("fused"))
+            value = value.read().to(device="cpu" if counter else param.device, copy=True)
+        optimizer.state[param][key] = value
+
+
+def resume_folder(output_dir: Path | str, resume_from_checkpoint: bool | str) -> Path | None:
+    """Chooses what to resume from: the newest checkpoint in `output_dir` (True), the one named, or None (False).
+
+    ConfigError for a new run in an `output_dir` that holds checkpoints already, which would be mixed with its own.
+    """
+    if isinstance(resume_from_checkpoint, str):
+        if not (Path(resume_from_checkpoint) / "resume" / TRAINER).is_file():
+            raise CheckpointError(
+                f"resume_from_checkpoint {resume_from_checkpoint} is no checkpoint folder with a resume/ in it"
+            )
+        return Path(resume_from_checkpoint)
+    if not resume_from_checkpoint:
+        if found := [folder.name for folder in published(output_dir)]:
+            raise ConfigError(
+                f"output_dir {output_dir} holds another run ({some(found)}); set resume_from_checkpoint: True to go on "
+                "with it, or choose a new output_dir"
+            )
+        return None
+    newest = latest(output_dir)
+    if newest is None:
+        log.warning(
+            "resume_from_checkpoint is set, but %s holds no checkpoint to resume from: a new run starts", output_dir
+        )
+    return newest
+
+
+def latest(output_dir: Path | str) -> Path | None:
+    """Finds the checkpoint in `output_dir` with the most optimizer steps done; None where none has a resume state."""
+
+    def age(folder: Path) -> tuple[int, int]:
+        return read_json(folder / "resume" / TRAINER)["progress"]["global_step"], folder.stat().st_mtime_ns
+
+    return max((f for f in published(output_dir) if (f / "resume" / TRAINER).is_file()), key=age, default=None)

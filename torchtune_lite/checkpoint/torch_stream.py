@@ -1,0 +1,51 @@
+"""PyTorch's own files (.pth, .bin), one tensor at a time and without running the code that a pickle may hold."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from torchtune_lite.checkpoint.safetensors_stream import damage
+from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.errors import CheckpointError
+
+
+def read_torch(path: Path) -> dict[str, Weight]:
+    """Lists the tensors of a file by name; their values stay mapped from it.
+
+    CheckpointError for a file that is damaged, older than PyTorch 1.6, needs code to run, or is no dictionary of
+    tensors.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: needs code to be run, which is refused; get it as safetensors") from error
+    except (RuntimeError, ValueError, EOFError) as error:
+        problem = damage(path) if path.stat().st_size < 1024 else None
+        raise CheckpointError(
+            f"{path}: {problem or 'is truncated, or no PyTorch file of version 1.6 or later'}"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path}: is no plain dictionary of tensors")
+    return {name: Weight.of(tensor) for name, tensor in content.items()}
+
+
+def write_torch(path: Path, weights: Mapping[str, Weight]) -> None:
+    """Writes `weights` as `torch.save` of a dictionary would, each read when its turn comes and dropped after it.
+
+    A file without values is saved first; then the values are put where its storages lie. The zip checksums, which
+    PyTorch does not look at, stay those of the empty file.
+    """
+    with FakeTensorMode():
+        blank = {name: torch.empty(weight.shape, dtype=weight.dtype) for name, weight in weights.items()}
+    with torch.serialization.skip_data(materialize_fake_tensors=True):
+        torch.save(blank, path)
+    with FakeTensorMode():
+        places = {name: t.untyped_storage()._checkpoint_offset for name, t in torch.load(path).items()}
+    with open(path, "r+b") as file:
+        for name, weight in weights.items():
+            file.seek(places[name])
+            file.write(weight.read_bytes())
