@@ -146,7 +146,7 @@ class FullFinetuneRecipeSingleDevice:
                 self.global_step += 1
                 done += 1
 
-                speed = sum(batch["tokens"].numel() for batch in window) / (time.perf_counter() - start)
+                speed = self.num_real_tokens(window) / (time.perf_counter() - start)
                 bar.set_postfix_str(f"loss {loss:.4f}, {speed:,.0f} tokens/s", refresh=False)
                 bar.update()
                 if self.global_step % cfg.log_every_n_steps == 0:
@@ -158,6 +158,10 @@ class FullFinetuneRecipeSingleDevice:
                     self.save_checkpoint(f"step_{self.global_step}")
             bar.close()
             self.save_checkpoint(f"epoch_{epoch}")
+
+    def num_real_tokens(self, window: list[dict[str, torch.Tensor]]) -> int:
+        """Counts the tokens of `window` that are no padding."""
+        return sum(int((batch["tokens"] != self.tokenizer.pad_id).sum()) for batch in window)
 
     def forward_backward(self, batch: dict[str, torch.Tensor], num_tokens: int) -> torch.Tensor:
         """Adds the gradient of one micro-batch; returns its share of the mean loss over the step's `num_tokens` label tokens."""

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 
 from torch import nn
 
@@ -79,15 +78,23 @@ def lora_decoder(
 
 
 def from_sizes(build: Callable[..., TransformerDecoder]) -> Callable[..., TransformerDecoder]:
-    """Turns `build(config, ...)` into a builder whose keywords are the fields of `DecoderConfig` and the rest of its own."""
-    sizes = [f.name for f in fields(DecoderConfig)]
+    """Turns `build(config, ...)` into a builder whose keywords are the fields of `DecoderConfig` and the rest of its own.
+
+    A size left out is None, for a recipe to fill in from the checkpoint; ValueError names those still missing.
+    """
+    sizes = inspect.signature(DecoderConfig).parameters
 
     def builder(**kwargs: object) -> TransformerDecoder:
+        missing = [name for name, size in sizes.items() if size.default is size.empty and kwargs.get(name) is None]
+        if missing:
+            raise ValueError(f"sizes are missing: {', '.join(missing)}")
         config = DecoderConfig(**{name: kwargs.pop(name) for name in sizes if name in kwargs})
         return build(config, **kwargs)
 
-    own = list(inspect.signature(build).parameters.values())[1:]
-    both = [*inspect.signature(DecoderConfig).parameters.values(), *own]
+    both = [
+        *(size.replace(default=None) if size.default is size.empty else size for size in sizes.values()),
+        *list(inspect.signature(build).parameters.values())[1:],
+    ]
     builder.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in both])
     builder.__doc__ = build.__doc__
     return builder

@@ -4,8 +4,11 @@
 `llama2`, `lora_llama2` and `qlora_llama2` take the sizes as arguments; a recipe fills those left out from the checkpoint.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 
+from torchtune_lite.data import Llama2ChatTemplate as Llama2ChatTemplate
+from torchtune_lite.data import SentencePieceTokenizer
 from torchtune_lite.models.builders import decoder, from_sizes, lora_decoder
 from torchtune_lite.models.family import Family
 from torchtune_lite.modules import DecoderConfig
@@ -64,3 +67,12 @@ lora_llama2_70b = partial(lora_decoder, _70B)
 qlora_llama2_7b = partial(lora_decoder, _7B, quantize_base=True)
 qlora_llama2_13b = partial(lora_decoder, _13B, quantize_base=True)
 qlora_llama2_70b = partial(lora_decoder, _70B, quantize_base=True)
+
+
+def llama2_tokenizer(
+    path: str,
+    max_seq_len: int | None = None,
+    prompt_template: str | Mapping[str, Sequence[str]] | None = "torchtune_lite.models.llama2.Llama2ChatTemplate",
+) -> SentencePieceTokenizer:
+    """Reads Llama 2's tokenizer.model; messages are put in its `[INST]` form unless `prompt_template` is null."""
+    return SentencePieceTokenizer(path, max_seq_len, prompt_template)

@@ -1,5 +1,6 @@
 """What a run needs besides its model and data: dtype, seed, memory, schedules, metrics."""
 
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer
 from torchtune_lite.training import lr_schedulers, metric_logging
 from torchtune_lite.training.environment import get_dtype, set_seed
 from torchtune_lite.training.loss_curve import plot_loss_curve
@@ -22,6 +23,8 @@ from torchtune_lite.training.step import check_finite
 
 __all__ = [
     "DiskLogger",
+    "FullModelHFCheckpointer",
+    "FullModelMetaCheckpointer",
     "MetricLoggerInterface",
     "MetricLoggers",
     "StdoutLogger",

@@ -1,0 +1,90 @@
+"""A tiny random Llama, a tokenizer and data, for running the recipes as a user runs them."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+import transformers
+
+WORDS = "red green blue big small old new cat dog bird fish tree house river runs sleeps sings jumps under over near".split()
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A checkpoint folder in HF layout with its tokenizer, and data sets of `input` and `output`."""
+
+    checkpoint: Path
+    train: Path
+    val: Path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    folder = tmp_path_factory.mktemp("tiny")
+    rng = random.Random(0)
+    rows = []
+    for _ in range(37):
+        words = rng.choices(WORDS, k=rng.randint(3, 9))
+        rows.append({"input": " ".join(words), "output": " ".join(sorted(words))})
+    (folder / "text.txt").write_text("\n".join(f"{r['input']} {r['output']}" for r in rows))
+    for name, part in (("train", rows[:29]), ("val", rows[29:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    checkpoint = folder / "base"
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=128,
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=128,
+            bos_token_id=1,
+            eos_token_id=2,
+            initializer_range=0.2,  # far from zero, so that a wrong sum shows
+        )
+    )
+    model.save_pretrained(checkpoint)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text.txt"),
+        model_prefix=str(checkpoint / "tokenizer"),
+        vocab_size=100,
+        model_type="bpe",
+        minloglevel=2,
+    )
+    return Tiny(checkpoint, folder / "train.jsonl", folder / "val.jsonl")
+
+
+@pytest.fixture
+def tune(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `tune` in a process of its own, from a folder of its own."""
+
+    def run(*args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [sys.executable, "-m", "torchtune_lite", *map(str, args)],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        if check:
+            assert result.returncode == 0, result.stderr
+        return result
+
+    return run
+
+
+def metrics(output_dir: Path, name: str) -> list[float]:
+    """Reads the values of one metric, in order."""
+    lines = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())
+    return [line[name] for line in lines if name in line]

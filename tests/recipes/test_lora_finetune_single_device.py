@@ -1,0 +1,170 @@
+"""The LoRA recipe: what it writes against transformers and PEFT, its resume, and its answers to bad input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from tests.recipes.conftest import Tiny, metrics
+from torchtune_lite import checkpoint
+from torchtune_lite.models.llama2 import lora_llama2
+
+
+@pytest.fixture
+def config_file(tiny: Tiny, tmp_path: Path) -> Path:
+    path = tmp_path / "lora.yaml"
+    path.write_text(f"""
+output_dir: {tmp_path}/out
+model:
+  _component_: torchtune_lite.models.llama2.lora_llama2
+  lora_attn_modules: [q_proj, v_proj]
+  apply_lora_to_mlp: True
+  lora_rank: 4
+  lora_alpha: 8
+tokenizer:
+  _component_: torchtune_lite.models.llama2.llama2_tokenizer
+  path: {tiny.checkpoint}/tokenizer.model
+  prompt_template: null
+checkpointer:
+  _component_: torchtune_lite.training.FullModelHFCheckpointer
+  checkpoint_dir: {tiny.checkpoint}
+dataset:
+  _component_: torchtune_lite.datasets.instruct_dataset
+  source: {tiny.train}
+batch_size: 4
+gradient_accumulation_steps: 3
+seed: 7
+epochs: 2
+clip_grad_norm: 1.0
+optimizer: {{_component_: torch.optim.AdamW, lr: 1.0e-2}}
+device: cpu
+dtype: fp32
+""")
+    return path
+
+
+TOKENS = torch.arange(3, 43).reshape(2, 20)
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_merged_model_adapter_in_peft_and_live_model_agree(tiny, tune, config_file, tmp_path, use_dora):
+    tune("run", "lora_finetune_single_device", "--config", config_file, f"model.use_dora={use_dora}")
+    losses = metrics(tmp_path / "out", "loss")
+    assert len(losses) == 6 and losses[-1] < losses[0]
+    folder = tmp_path / "out" / "epoch_1"
+
+    checkpointer = checkpoint.FullModelHFCheckpointer(tiny.checkpoint)
+    with torch.device("meta"):
+        live = lora_llama2(
+            **checkpointer.decoder_args,
+            lora_attn_modules=["q_proj", "v_proj"],
+            apply_lora_to_mlp=True,
+            lora_rank=4,
+            lora_alpha=8,
+            use_dora=use_dora,
+        )
+    checkpointer.load(live, device=torch.device("cpu"), dtype=torch.float32)
+    trained = load_file(folder / "adapter" / "adapter_model.safetensors")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny.checkpoint, dtype=torch.float32)
+    adapted = peft.PeftModel.from_pretrained(base, folder / "adapter")
+    merged = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        expected = adapted(TOKENS).logits
+        torch.testing.assert_close(merged(TOKENS).logits, expected, rtol=0, atol=1e-4)
+        assert (live(TOKENS) - expected).abs().max() > 0.1, "training changed nothing: this test could not fail"
+        checkpoint.load_adapter(live, folder / "adapter", checkpointer.family)
+        torch.testing.assert_close(live(TOKENS), expected, rtol=0, atol=1e-4)
+    assert any("lora_B" in name for name in trained)
+
+
+def test_qlora_saves_the_function_it_trained(tiny, tune, config_file, tmp_path):
+    result = tune("run", "lora_finetune_single_device", "--config", config_file, "model.quantize_base=True")
+    assert "trainable params" in result.stderr + result.stdout
+    base = load_file(tiny.checkpoint / "model.safetensors")
+    merged = load_file(tmp_path / "out" / "epoch_1" / "model.safetensors")
+    assert merged.keys() == base.keys()
+    assert {t.dtype for t in merged.values()} == {torch.float32}
+    name = "model.layers.0.self_attn.{}.weight"
+    torch.testing.assert_close(merged[name.format("k_proj")], base[name.format("k_proj")], rtol=0, atol=0)
+    assert not torch.equal(merged[name.format("q_proj")], base[name.format("q_proj")])
+
+
+def test_resume_continues_as_if_never_stopped(tune, config_file, tmp_path):
+    recipe = ("run", "lora_finetune_single_device", "--config", config_file, "model.lora_dropout=0.1")
+    recipe += ("model.quantize_base=True", "save_adapter_weights_only=True")
+    tune(*recipe)
+    parts = tmp_path / "parts"
+    tune(*recipe, f"output_dir={parts}", "save_every_n_steps=2")
+    for folder in parts.iterdir():
+        if folder.is_dir() and folder.name != "step_2":
+            shutil.rmtree(folder)
+    tune(*recipe, f"output_dir={parts}", "resume_from_checkpoint=True")
+    assert metrics(parts, "loss") == metrics(tmp_path / "out", "loss")
+    expected, resumed = (
+        load_file(d / "epoch_1" / "adapter" / "adapter_model.safetensors") for d in (tmp_path / "out", parts)
+    )
+    for name, value in expected.items():
+        assert torch.equal(value, resumed[name]), name
+    assert not (parts / "epoch_1" / "model.safetensors").exists()
+
+
+def test_every_step_is_logged_with_its_numbers(tune, config_file, tmp_path):
+    tune("run", "lora_finetune_single_device", "--config", config_file, "dtype=bf16", "max_steps_per_epoch=2")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert [line["epoch"] for line in lines] == [0, 0, 1, 1]
+    for line in lines:
+        assert {"loss", "lr", "grad_norm", "tokens_per_second"} <= line.keys()
+        assert any(name.startswith("peak_memory") for name in line)
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "words"),
+    [
+        ("optimizer.learning_rate=1e-3", 2, ["learning_rate", "optimizer"]),
+        ("bach_size=2", 2, ["bach_size", "batch_size"]),
+        ("batch_size=0", 2, ["batch_size", "at least 1"]),
+        ("model.lora_attn_modules=[q_prj]", 2, ["q_prj", "q_proj"]),
+        ("model.num_layers=3", 4, ["num_layers", "3", "2"]),
+        ("checkpointer.checkpoint_dir=/nowhere", 4, ["/nowhere"]),
+        ("dataset.source=/nowhere.jsonl", 3, ["/nowhere.jsonl"]),
+        ("device=cuda", 2, ["cuda", "cpu"]),
+    ],
+)
+def test_bad_input_is_one_line(tune, config_file, tmp_path, override, code, words):
+    if override == "device=cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    result = tune("run", "lora_finetune_single_device", "--config", config_file, override, check=False)
+    assert result.returncode == code, result.stderr
+    [line] = [line for line in result.stderr.splitlines() if "error" in line]
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "out").exists(), "something was written"
+
+
+def test_tokenizer_larger_than_the_embedding_is_refused(tiny, tune, config_file, tmp_path):
+    small = tmp_path / "small"
+    config = transformers.LlamaConfig.from_pretrained(tiny.checkpoint)
+    config.vocab_size = 90
+    transformers.LlamaForCausalLM(config).save_pretrained(small)
+    result = tune("run", "lora_finetune_single_device", "--config", config_file,
+                  f"checkpointer.checkpoint_dir={small}", check=False)  # fmt: skip
+    assert result.returncode == 3
+    assert "100" in result.stderr and "90" in result.stderr
+
+
+def test_malformed_data_names_file_and_line(tiny, tune, config_file, tmp_path):
+    lines = tiny.train.read_text().splitlines()
+    lines[4] = lines[4][:-3]
+    (tmp_path / "bad.jsonl").write_text("\n".join(lines))
+    result = tune("run", "lora_finetune_single_device", "--config", config_file,
+                  f"dataset.source={tmp_path}/bad.jsonl", check=False)  # fmt: skip
+    assert result.returncode == 3
+    assert "bad.jsonl:5" in result.stderr
+    assert "Traceback" not in result.stderr
