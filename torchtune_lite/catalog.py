@@ -15,7 +15,7 @@ ALIASES = {
 
 
 class Recipe(NamedTuple):
-    """A script that `tune run` starts, with the names of its configs and its aliases; both are empty for a user's own file."""
+    """A script that `tune run` starts, with the names of its configs and its aliases: none for a user's own script."""
 
     name: str
     path: Path

@@ -2,6 +2,8 @@
 
   tune cp llama2/7B_qlora_single_device my.yaml
   tune cp lora_finetune_single_device .
+
+In a folder the copy keeps its name; a missing suffix is added.
 """
 
 import os
@@ -19,7 +21,7 @@ def configure(parser: ArgumentParser) -> None:
     """Declares the arguments of `tune cp`."""
     parser.add_argument("name", help="name of a recipe or config ('tune ls' shows all)")
     parser.add_argument("destination", nargs="?", default=".", help="file or folder (default: the working directory)")
-    parser.add_argument("--type", choices=("recipe", "config"), help="which one, where a recipe and a config share the name")
+    parser.add_argument("--type", choices=tuple(SUFFIXES), help="which one, where a recipe and a config share the name")
     parser.add_argument("--make-parents", action="store_true", help="make the folders that are missing")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--force", action="store_true", help="write over an existing file")

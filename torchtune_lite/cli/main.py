@@ -57,7 +57,8 @@ def start(verb: str, *words: str, debug: bool = False) -> None:
     Raises `ConfigError` when the verb or its arguments cannot be understood.
     """
     if verb not in VERBS:
-        raise errors.ConfigError(f"there is no 'tune {verb}'{errors.did_you_mean(verb, VERBS)} ('tune --help' lists the verbs)")
+        nearest = errors.did_you_mean(verb, VERBS)
+        raise errors.ConfigError(f"there is no 'tune {verb}'{nearest} ('tune --help' lists the verbs)")
     module = importlib.import_module(f"torchtune_lite.cli.{verb}")
     parser = Parser(
         prog=f"tune {verb}",

@@ -8,7 +8,6 @@ key=value sets a key of the config, at any depth (optimizer.lr=1e-4, dataset.0.s
 """
 
 import ast
-import os
 import re
 import runpy
 import sys

@@ -1,6 +1,8 @@
 """Check a config without running it: every key, component and argument, before any weight is read.
 
   tune validate my.yaml optimizer.lr=1e-4
+
+Whether files and checkpoints exist, only a run finds out.
 """
 
 from argparse import ArgumentParser, Namespace

@@ -1,0 +1,7 @@
+"""From a YAML file and `key=value` words to a recipe's checked `Settings` and its components. Imports no torch."""
+
+from torchtune_lite.config.components import instantiate
+from torchtune_lite.config.parse import load, parse, settings_of
+from torchtune_lite.config.settings import component, key, save, to_dict
+
+__all__ = ["component", "instantiate", "key", "load", "parse", "save", "settings_of", "to_dict"]

@@ -1,0 +1,97 @@
+"""A YAML file as plain values, with the line each key came from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from torchtune_lite.errors import ConfigError
+
+KeyPath = tuple[str, ...]
+
+
+@dataclass
+class Document:
+    """A config on its way to the settings: `origins` says for a key path where it was written, for messages."""
+
+    name: str
+    values: dict[str, Any]
+    origins: dict[KeyPath, str]
+
+    def place(self, path: KeyPath) -> str:
+        """Returns `my.yaml:41` or `override 'lr=1'`, of the key itself or of the nearest key above it."""
+        while path and path not in self.origins:
+            path = path[:-1]
+        return self.origins.get(path, self.name)
+
+
+def read(path: Path, name: str | None = None) -> Document:
+    """Reads a YAML file; interpolations such as `${output_dir}` stay unresolved. `name` is what messages call the file.
+
+    Raises `ConfigError` with the line for whatever makes the file unreadable: syntax, tabs, duplicate keys, no mapping.
+    """
+    name = name or str(path)
+    name = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if not isinstance(root, yaml.MappingNode):
+            found = "the file is empty" if root is None else f"found a {root.id}"
+            raise ConfigError(f"{name}: {found}; a config is a mapping of key: value")
+        origins, problems = {}, []
+        for key_path, line, problem in _walk(root, (), set()):
+            if problem:
+                problems.append(f"{name}:{line}: {problem}")
+            origins[key_path] = f"{name}:{line}"
+        if problems:
+            raise ConfigError("\n  ".join(problems))
+        values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except OSError as error:
+        raise ConfigError(f"cannot read {name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(_explain(name, error)) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{name}: nested too deeply to be a config") from error
+    return Document(name, values, origins)
+
+
+def _explain(name: str, error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"{place}: {'found a tab; YAML needs spaces' if repr(chr(9)) in problem else problem}"
+
+
+def _walk(node: yaml.Node, path: KeyPath, seen: set[int]) -> Iterator[tuple[KeyPath, int, str]]:
+    """Yields each key path with its line and what is wrong there, if anything. An anchor's content is visited once."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        first: dict[str, int] = {}
+        for key, value in node.value:
+            line, text = key.start_mark.line + 1, str(key.value)
+            duplicate = f"duplicate key '{text}' (first in line {first[text]})" if text in first else ""
+            first.setdefault(text, line)
+            yield (*path, text), line, duplicate or _surprise(value)
+            yield from _walk(value, (*path, text), seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*path, str(index)), value.start_mark.line + 1, _surprise(value)
+            yield from _walk(value, (*path, str(index)), seen)
+
+
+def _surprise(node: yaml.Node) -> str:
+    """Names a number that YAML 1.1 reads otherwise than it looks: `1:30` as 90, `010` as 8."""
+    number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+    if number and (":" in node.value or (node.value.isdecimal() and len(node.value) > 1 and node.value[0] == "0")):
+        return f"YAML reads {node.value} as another number; quote it: '{node.value}'"
+    return ""

@@ -1,0 +1,71 @@
+"""`${output_dir}`, `${oc.env:HOME}`, `${asset:NAME}`: texts in a config that stand for something else."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from torchtune_lite.config.document import Document, KeyPath
+from torchtune_lite.errors import ConfigError, did_you_mean
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+class Unresolved:
+    """Stands where an interpolation failed, so that its value is not complained about a second time."""
+
+
+def asset(name: str) -> str:
+    """Returns the absolute path of a file or folder that comes with the package."""
+    if not (ASSETS / name).exists():
+        known = [path.relative_to(ASSETS).as_posix() for path in ASSETS.rglob("*")]
+        raise ConfigError(f"the package has no asset '{name}'{did_you_mean(name, known)}")
+    return str(ASSETS / name)
+
+
+# OmegaConf 2.4 renames the function.
+getattr(OmegaConf, "register_resolver", OmegaConf.register_new_resolver)("asset", asset, replace=True)
+
+
+def resolve(document: Document) -> list[str]:
+    """Replaces the interpolations of a document by what they stand for; returns one line for each that fails."""
+    problems: list[str] = []
+
+    def plain(node: Any, path: KeyPath) -> Any:
+        if OmegaConf.is_dict(node):
+            return {key: value(node, key, (*path, str(key))) for key in node}
+        if OmegaConf.is_list(node):
+            return [value(node, index, (*path, str(index))) for index in range(len(node))]
+        return node
+
+    def value(node: Any, key: Any, path: KeyPath) -> Any:
+        try:
+            return plain(node[key], path)
+        except OmegaConfBaseException as error:
+            problems.append(f"{document.place(path)}: {_explain(error, '.'.join(path), document)}")
+            return Unresolved()
+
+    try:
+        document.values = plain(OmegaConf.create(document.values), ())
+    except RecursionError as error:
+        raise ConfigError(f"{document.name}: interpolations refer to each other in a circle") from error
+    return problems
+
+
+def _explain(error: OmegaConfBaseException, key: str, document: Document) -> str:
+    if isinstance(error, MissingMandatoryValue):
+        return f"'{key}' has no value yet; set {key}=..."
+    if isinstance(error, InterpolationKeyError) and (name := re.search(r"'(.+)' not found", str(error))):
+        known = list(_keys(document.values, ()))
+        return f"'{key}' refers to '${{{name[1]}}}', which is no key{did_you_mean(name[1], known)}"
+    return f"'{key}': {str(error.__cause__ or error).splitlines()[0]}"
+
+
+def _keys(node: Any, path: KeyPath) -> Iterator[str]:
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield ".".join((*path, str(key)))
+        yield from _keys(value, (*path, str(key)))

@@ -1,0 +1,124 @@
+"""What a recipe's `Settings` dataclass declares, and the check of a config against it."""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from omegaconf import OmegaConf
+
+from torchtune_lite.config import components, hints
+from torchtune_lite.config.document import Document, KeyPath
+from torchtune_lite.config.interpolation import Unresolved
+from torchtune_lite.errors import did_you_mean
+
+MISSING = dataclasses.MISSING
+S = TypeVar("S")
+
+
+def key(
+    default: Any = MISSING,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+) -> Any:
+    """Declares a key, required without a default, that is at least `minimum`, more than `above`, one of `choices`."""
+    return _field(default, {"minimum": minimum, "above": above, "choices": choices})
+
+
+def component(*given: str, default: Any = MISSING, partial: bool = False) -> Any:
+    """Declares a key that holds a `_component_` or a list of them; with `default=None` it may be left out.
+
+    `given` are the arguments that the recipe passes itself. With `partial`, those that the config leaves out may come from
+    `instantiate(..., defaults=...)`, so that only there a missing one is an error.
+    """
+    return _field(default, {"component": components.Slot(given, partial)})
+
+
+def _field(default: Any, metadata: dict[str, Any]) -> Any:
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: default, kw_only=True, metadata=metadata)
+    return dataclasses.field(default=default, kw_only=True, metadata=metadata)
+
+
+def names(cls: type) -> list[str]:
+    """Returns the keys that the settings `cls` have."""
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def build(cls: type[S], document: Document) -> tuple[S | None, list[str]]:
+    """Makes the settings from a document; returns None with one line per problem where there is any.
+
+    Keys that start with `x_` are the user's own, for interpolations.
+    """
+    values, known = document.values, names(cls)
+    problems = [
+        f"{document.place((name,))}: unknown key '{name}'{did_you_mean(name, known)}"
+        for name in map(str, values)
+        if name not in known and not name.startswith("x_")
+    ]
+    types, made = get_type_hints(cls), {}
+    for field in dataclasses.fields(cls):
+        if field.name in values:
+            value = values[field.name]
+        elif field.default is not MISSING or field.default_factory is not MISSING:
+            value = field.default if field.default is not MISSING else field.default_factory()
+        else:
+            problems.append(f"{document.name}: the key '{field.name}' is missing")
+            continue
+        if slot := field.metadata.get("component"):
+            value = {"_component_": value} if isinstance(value, str) else value
+            if value is None and field.default is not None:
+                problems.append(f"{document.place((field.name,))}: '{field.name}' needs a _component_, not null")
+            problems += components.check(value, (field.name,), document, slot)
+        else:
+            problems += _check_value(value, types[field.name], field, document)
+        made[field.name] = _located(value, (field.name,), document)
+    return (None if problems else cls(**made)), problems
+
+
+def _check_value(value: Any, hint: Any, field: dataclasses.Field, document: Document) -> list[str]:
+    rules, problem = field.metadata, ""
+    if not hints.fits(value, hint):
+        problem = f"expected {hints.describe(hint)}, got {hints.shown(value)}"
+    elif rules.get("choices") and value not in rules["choices"] and not isinstance(value, Unresolved):
+        choices = [str(choice) for choice in rules["choices"]]
+        problem = f"expected {' or '.join(choices)}, got {hints.shown(value)}{did_you_mean(str(value), choices)}"
+    elif isinstance(value, int | float) and rules.get("minimum") is not None and not value >= rules["minimum"]:
+        problem = f"expected at least {rules['minimum']}, got {value}"
+    elif isinstance(value, int | float) and rules.get("above") is not None and not value > rules["above"]:
+        problem = f"expected more than {rules['above']}, got {value}"
+    nested = components.check_nested(value, (field.name,), document)
+    return [f"{document.place((field.name,))}: '{field.name}': {problem}", *nested] if problem else nested
+
+
+def _located(value: Any, path: KeyPath, document: Document) -> Any:
+    """Copies a value so that each component in it knows the place and key it was written at."""
+    if isinstance(value, list):
+        return [_located(each, (*path, str(index)), document) for index, each in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    copy = {name: _located(each, (*path, str(name)), document) for name, each in value.items()}
+    return components.Component(copy, f"{document.place(path)}: '{'.'.join(path)}'") if "_component_" in copy else copy
+
+
+def to_dict(cfg: Any) -> dict[str, Any]:
+    """Returns settings as plain dicts, lists and scalars: the config in effect."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: plain(each) for name, each in value.items()}
+        return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+    return {name: plain(getattr(cfg, name)) for name in names(type(cfg))}
+
+
+def save(cfg: Any, folder: str | Path) -> Path:
+    """Writes the config in effect to `config.yaml` in `folder`, so that the run can be repeated with it."""
+    path = Path(folder) / "config.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recipe = Path(inspect.getfile(type(cfg))).stem
+    path.write_text(OmegaConf.to_yaml({"recipe": recipe, **to_dict(cfg)}), encoding="utf-8")
+    return path

@@ -1,0 +1,53 @@
+"""Keys of torchtune's configs that are not served here: its YAML files run as they are where that changes nothing."""
+
+from collections.abc import Container
+from typing import Any
+
+from torchtune_lite.config.document import Document
+from torchtune_lite.errors import warn
+
+ANY = object()
+
+# key: (the values that mean "off" besides false, null and enabled: false; what to do instead of turning it on)
+UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "ac_mode": (("full",), "use enable_activation_checkpointing: True"),
+    "ac_option": ((1,), "use enable_activation_checkpointing: True"),
+    "collate_fn": (("torchtune.data.padded_collate_sft",), "change the batches in a recipe of your own ('tune cp')"),
+    "compile": ((), "call torch.compile in a recipe of your own ('tune cp')"),
+    "cudnn_deterministic_mode": ((), "set a seed; runs on the CPU repeat exactly"),
+    "custom_sharded_layers": ((ANY,), ""),
+    "enable_activation_offloading": ((), "use enable_activation_checkpointing: True and a smaller batch_size"),
+    "enable_async_checkpointing": ((), "use save_every_n_steps and save_adapter_weights_only: True"),
+    "enable_fp8_training": ((), "use dtype: bf16"),
+    "enable_kv_cache": ((True,), "the cache is always on; remove the key"),
+    "fp8_recipe_name": ((ANY,), ""),
+    "fsdp": ((ANY,), ""),
+    "fsdp_cpu_offload": ((), "a run uses one device; use QLoRA to save its memory"),
+    "fsdp_reshard_after_forward": ((ANY,), ""),
+    "low_cpu_ram": ((True,), "weights are always read one at a time; remove the key"),
+    "optimizer_in_bwd": ((), "use gradient_accumulation_steps with a smaller batch_size, or LoRA"),
+    "output_dir": ((ANY,), ""),
+    "profiler": ((), "use torch.profiler in a recipe of your own ('tune cp')"),
+    "quantizer": ((), "use a qlora_ model builder"),
+    "tensor_parallel_dim": ((1,), "a run uses one device"),
+    "tensor_parallel_plan": ((ANY,), ""),
+}
+
+
+def drop(document: Document, served: Container[str]) -> list[str]:
+    """Takes out the keys of the table that the recipe does not serve: those that are off with one warning for all.
+
+    Returns one line for each that is on.
+    """
+    off, problems = [], []
+    for key in [key for key in document.values if key in UNSUPPORTED and key not in served]:
+        value = document.values.pop(key)
+        also_off, instead = UNSUPPORTED[key]
+        disabled = isinstance(value, dict) and not value.get("enabled", True)
+        if not value or disabled or value in also_off or ANY in also_off:
+            off.append(key)
+        else:
+            problems.append(f"{document.place((key,))}: '{key}' is not served here; {instead}")
+    if off:
+        warn(f"{document.name}: without effect here: {', '.join(off)}")
+    return problems
