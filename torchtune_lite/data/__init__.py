@@ -12,7 +12,7 @@ from torchtune_lite.data.messages import (
 from torchtune_lite.data.packed import refuse_packed
 from torchtune_lite.data.rows import Rows
 from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, SFTDataset
-from torchtune_lite.data.sources import load_rows
+from torchtune_lite.data.sources import DataFiles, Filter, load_rows
 from torchtune_lite.data.templates import (
     ChatMLTemplate,
     GrammarErrorCorrectionTemplate,
@@ -30,6 +30,8 @@ __all__ = [
     "Batches",
     "ChatMLTemplate",
     "ColumnText",
+    "DataFiles",
+    "Filter",
     "GrammarErrorCorrectionTemplate",
     "InputOutputToMessages",
     "Llama2ChatTemplate",

@@ -32,7 +32,8 @@ def padded_collate_sft(
 class Batches:
     """Micro-batches of `batch_size` samples on the CPU; the last of an epoch may be smaller.
 
-    `vocab_size` is the number of the model's embeddings: a token id beyond it raises DataError naming its row; None checks nothing.
+    `vocab_size` is the number of the model's embeddings: a token id beyond it raises DataError naming its row; None
+    checks nothing.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class Batches:
         if self.vocab_size is None or tokens.max() < self.vocab_size:
             return
         row = int(tokens.amax(1).argmax())
+        where = getattr(self.dataset, "where", "sample {}".format)(indices[row])
         raise DataError(
-            f"{self.dataset.where(indices[row])}: token id {int(tokens[row].max()):,} is beyond the model's {self.vocab_size:,} "
-            "embeddings; use the tokenizer that came with the checkpoint"
+            f"{where}: token id {int(tokens[row].max()):,} is beyond the model's {self.vocab_size:,} embeddings; "
+            "use the tokenizer that came with the checkpoint"
         )
 
 

@@ -18,8 +18,9 @@ Found = Iterator[tuple[str, Any]]
 def read_json(path: Path, field: str | None = None) -> tuple[list[Row], list[str]]:
     """Reads the rows of a file and the place of each (`train.jsonl:143`).
 
-    A file that starts with `[` is an array, any other has one object a line. Blank lines, a byte-order mark and CRLF are allowed.
-    `field` reads the array under that key of a file that is one object. Raises DataError naming the lines that are no JSON object.
+    A file that starts with `[` is an array, any other has one object a line. Blank lines, a byte-order mark and CRLF
+    are allowed. `field` reads the array under that key of a file that is one object. Raises DataError naming the lines
+    that are no JSON object.
     """
     text = _read_text(path)
     if field is not None:
@@ -51,7 +52,9 @@ def _read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; unpack or convert the file") from None
+        raise DataError(
+            f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; unpack or convert the file"
+        ) from None
 
 
 def _lines(path: Path, text: str) -> Found:
@@ -101,7 +104,9 @@ def _refuse_one_object(path: Path, text: str) -> None:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return
-    raise DataError(f"{path} is one object, not rows; name the key that holds its list with field (has: {', '.join(value)})")
+    raise DataError(
+        f"{path} is one object, not rows; name the key that holds its list with field (has: {', '.join(value)})"
+    )
 
 
 def _invalid(path: Path, error: Exception, line: int | None = None) -> str:

@@ -1,7 +1,7 @@
 """Messages: the common form of every sample, and the transforms that make them from a row's columns.
 
-A transform maps a row (a dict) to `{"messages": list[Message]}`. A row it can't use raises DataError naming the column or message;
-the data set puts the file and line before it.
+A transform maps a row (a dict) to `{"messages": list[Message]}`. A row it can't use raises DataError naming the column
+or message; the data set puts the file and line before it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,8 +32,8 @@ ALPACA_PROMPT_WITH_INPUT = (
 class Message:
     """One turn of a conversation.
 
-    `content` is text, kept as parts `{"type": "text", "content": …}`: a template adds parts, and each part is tokenised by itself.
-    `masked` leaves the message out of the loss. `ipython` marks a tool call, `eot` the end of a turn.
+    `content` is text, kept as parts `{"type": "text", "content": …}`: a template adds parts, and each part is tokenised
+    by itself. `masked` leaves the message out of the loss. `ipython` marks a tool call, `eot` the end of a turn.
     """
 
     role: str
@@ -45,8 +45,8 @@ class Message:
     def __post_init__(self) -> None:
         if self.role not in ROLES:
             raise DataError(f"role={self.role!r} is not one of {', '.join(ROLES)}")
-        if isinstance(self.content, str):
-            self.content = [{"type": "text", "content": self.content}]
+        if not isinstance(self.content, list):
+            self.content = [{"type": "text", "content": check_text(self.content, "content")}]
 
     @property
     def text_content(self) -> str:
@@ -55,9 +55,9 @@ class Message:
 
 
 def validate_messages(messages: Sequence[Message]) -> None:
-    """Checks that the turns make a conversation: at least two, the system prompt first, each answer after a question or a tool.
+    """Raises DataError unless the turns make a conversation, naming the first message out of place.
 
-    Raises DataError naming the first message out of place.
+    There must be two at least, the system prompt first, each answer after a question or a tool's answer.
     """
     if len(messages) < 2:
         raise DataError(f"has {len(messages)} messages; a conversation needs a question and an answer")
@@ -66,38 +66,38 @@ def validate_messages(messages: Sequence[Message]) -> None:
         if message.role == "system" and i > 0:
             raise DataError(f"messages[{i}] is a system prompt; only the first message can be one")
         if message.role == "user" and before == "user":
-            raise DataError(f"messages[{i}] is the second user message in a row; join the two or put an answer between them")
+            raise DataError(f"messages[{i}] is the second user message in a row; join the two or answer the first")
         if message.role == "assistant" and before in (None, "system", "assistant"):
             raise DataError(f"messages[{i}] is an assistant message that no user message precedes")
         before = message.role
 
 
 class AlpacaToMessages:
-    """Makes the Alpaca prompt and its answer from the columns `instruction`, `input` (may be missing or empty) and `output`.
+    """Makes the Alpaca prompt and its answer from the columns `instruction`, `input` and `output`.
 
-    `column_map` gives the file's own names for any of the three.
+    `input` may be missing or empty. `column_map` gives the file's own names for any of the three.
     """
 
     def __init__(self, train_on_input: bool = True, column_map: Mapping[str, str] | None = None) -> None:
-        check_column_map(column_map, allowed=("instruction", "input", "output"))
-        self.train_on_input, self.column_map = train_on_input, dict(column_map or {})
+        self.train_on_input = train_on_input
+        self.column_map = checked_column_map(column_map, ("instruction", "input", "output"))
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, list[Message]]:
         instruction = self._text(row, "instruction")
-        if row.get(self.column_map.get("input", "input")):
+        if row.get(self.column_map["input"]):
             prompt = ALPACA_PROMPT_WITH_INPUT.format(instruction=instruction, input=self._text(row, "input"))
         else:
             prompt = ALPACA_PROMPT.format(instruction=instruction)
         return {"messages": _question_and_answer(prompt, self._text(row, "output"), self.train_on_input)}
 
     def _text(self, row: Mapping[str, Any], name: str) -> str:
-        return column_text(row, self.column_map.get(name, name), f"column_map.{name}")
+        return column_text(row, self.column_map[name], f"column_map.{name}")
 
 
 class InputOutputToMessages:
     """Makes a question and an answer from the columns `input` and `output`.
 
-    `column_map` gives the file's own names, both of them. `new_system_prompt`: put before the question; None for none.
+    `column_map` gives the file's own names for either. `new_system_prompt`: put before the question; None for none.
     """
 
     def __init__(
@@ -106,12 +106,11 @@ class InputOutputToMessages:
         column_map: Mapping[str, str] | None = None,
         new_system_prompt: str | None = None,
     ) -> None:
-        check_column_map(column_map, allowed=("input", "output"), required=("input", "output"))
         self.train_on_input, self.new_system_prompt = train_on_input, new_system_prompt
-        self.column_map = dict(column_map or {"input": "input", "output": "output"})
+        self.column_map = checked_column_map(column_map, ("input", "output"))
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, list[Message]]:
-        question, answer = (column_text(row, self.column_map[k], f"column_map.{k}") for k in ("input", "output"))
+        question, answer = (column_text(row, column, f"column_map.{name}") for name, column in self.column_map.items())
         messages = _question_and_answer(question, answer, self.train_on_input)
         return {"messages": _system(self.new_system_prompt) + messages}
 
@@ -119,8 +118,8 @@ class InputOutputToMessages:
 class ConversationToMessages:
     """Makes the messages of one conversation, all of whose assistant turns are in the loss.
 
-    A row's `column` is a list of messages; `role_key` and `content_key` name the role and text of each, `roles` maps the file's roles.
-    `new_system_prompt` replaces the conversation's own system prompt; None keeps it.
+    A row's `column` is a list of messages; `role_key` and `content_key` name the role and text of each, `roles` maps
+    the file's roles. `new_system_prompt` replaces the conversation's own system prompt; None keeps it.
     """
 
     style: str
@@ -136,9 +135,9 @@ class ConversationToMessages:
         if not isinstance(turns, list):
             raise DataError(f"column {self.column!r} must be a list of messages, got {_kind(turns)}")
         messages = [self._message(turn, f"{self.column}[{i}]") for i, turn in enumerate(turns)]
+        validate_messages(messages)
         if self.new_system_prompt is not None:
             messages = _system(self.new_system_prompt) + [m for m in messages if m.role != "system"]
-        validate_messages(messages)
         return {"messages": messages}
 
     def _message(self, turn: Any, where: str) -> Message:
@@ -180,23 +179,20 @@ class OpenAIToMessages(ConversationToMessages):
         return {"type": "text", "content": check_text(part.get("text"), f"{where}.text")}
 
 
-def check_column_map(
-    column_map: Mapping[str, str] | None, *, allowed: Sequence[str], required: Sequence[str] = ()
-) -> None:
-    """Raises ConfigError where a given `column_map` has a key that isn't allowed or lacks a required one."""
-    if column_map is None:
-        return
-    unknown = [str(key) for key in column_map if key not in allowed]
-    missing = [key for key in required if key not in column_map]
-    if unknown or missing:
-        wrong = [f"has unknown {', '.join(unknown)}"] * bool(unknown) + [f"lacks {', '.join(missing)}"] * bool(missing)
-        raise ConfigError(f"column_map {' and '.join(wrong)}; its keys are {', '.join(allowed)}, its values your columns")
+def checked_column_map(column_map: Mapping[str, str] | None, names: Sequence[str]) -> dict[str, str]:
+    """Gives the file's column for each of `names`: itself where `column_map` has none; ConfigError for another key."""
+    unknown = [str(name) for name in column_map or () if name not in names]
+    if unknown:
+        raise ConfigError(f"column_map has unknown keys {', '.join(unknown)}; its keys are {', '.join(names)}")
+    return {name: (column_map or {}).get(name, name) for name in names}
 
 
 def column_value(row: Mapping[str, Any], column: str, setting: str) -> Any:
     """Reads a column; DataError lists the columns there are and names the `setting` that chooses another."""
     if column not in row:
-        raise DataError(f"missing column {column!r} (has: {', '.join(map(str, row))}); name yours with {setting}")
+        raise DataError(
+            f"missing column {column!r} (has: {', '.join(map(str, row))}); set {setting} to the one that is meant"
+        )
     return row[column]
 
 

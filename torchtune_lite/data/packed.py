@@ -6,4 +6,4 @@ from torchtune_lite.errors import ConfigError
 def refuse_packed(packed: bool) -> None:
     """Raises ConfigError for `packed: True`."""
     if packed:
-        raise ConfigError("dataset.packed=True: samples can't be packed yet; set dataset.packed=False, batches are padded")
+        raise ConfigError("packed=True: samples can't be packed yet; set packed=False, batches are then padded")

@@ -22,7 +22,7 @@ class Rows:
 
 
 def raise_problems(problems: Sequence[str], shown: int = 3) -> None:
-    """Raises one DataError for all of `problems`, the first `shown` in words and the others counted; returns if there are none."""
+    """Raises one DataError for all problems, those after the first `shown` counted only; returns if there are none."""
     if problems:
         more = f"; and {len(problems) - shown:,} more" if len(problems) > shown else ""
         raise DataError("; ".join(problems[:shown]) + more)

@@ -17,16 +17,20 @@ log = get_logger()
 class SFTDataset:
     """Samples `{"tokens", "labels"}`, two lists of the same length, made from rows on first use and then kept.
 
-    `prepare` maps a row to a sample with `messages` or `text`; it is tried on every row at once, so that a bad one is found before any
-    weight is read. `tokenize` maps that sample to `tokens`, `mask` (True: no loss) and, optionally, `truncated`.
+    `prepare` maps a row to a sample with `messages` or `text`; it is tried on every row at once, so that a bad one is
+    found before any weight is read. `tokenize` maps that sample to `tokens`, `mask` (True: no loss) and, optionally,
+    `truncated`.
 
-    A sample without any label token stays in (it adds 0 to the loss); that all samples are so is an error. Samples cut to
-    `max_seq_len` and samples without labels are counted: one warning at the first, one with the totals when every sample has been used,
-    so a run that ends within its first epoch reports the first alone.
+    A sample without any label token stays in (it adds 0 to the loss); that all samples are so is an error. Samples cut
+    to `max_seq_len` and samples without labels are counted: one warning at the first, one with the totals when every
+    sample has been used, so a run that ends within its first epoch reports the first alone.
     """
 
     def __init__(
-        self, rows: Rows, prepare: Callable[[Row], Mapping[str, Any]], tokenize: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+        self,
+        rows: Rows,
+        prepare: Callable[[Row], Mapping[str, Any]],
+        tokenize: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     ) -> None:
         self.rows = rows
         self._prepare, self._tokenize = prepare, tokenize
@@ -64,30 +68,35 @@ class SFTDataset:
 
     def _report_totals(self) -> None:
         if self._truncated or self._unlabelled:
+            cut, unlabelled = (f"{n:,} ({n / len(self):.1%})" for n in (self._truncated, self._unlabelled))
             log.warning(
-                f"{self.rows.name}: of {len(self):,} samples {self._truncated:,} ({self._truncated / len(self):.1%}) are cut to "
-                f"max_seq_len, {self._unlabelled:,} ({self._unlabelled / len(self):.1%}) have no token in the loss"
+                f"{self.rows.name}: of {len(self):,} samples {cut} are cut to max_seq_len, "
+                f"{unlabelled} have no token in the loss"
             )
 
     def _check_rows(self) -> None:
-        problems, empty = [], []
+        rows_by_problem: dict[str, list[int]] = {}
+        empty = []
         for i in range(len(self)):
             try:
                 if _has_empty_text(self._prepare(self.rows[i])):
                     empty.append(i)
             except DataError as error:
-                problems.append(f"{self.where(i)}: {error}")
-        raise_problems(problems)
+                rows_by_problem.setdefault(str(error), []).append(i)
+        raise_problems([f"{self._where_all(rows)}: {problem}" for problem, rows in rows_by_problem.items()])
         if empty:
-            log.warning(f"{self.rows.name}: {len(empty):,} samples have an empty text, the first at {self.where(empty[0])}")
+            log.warning(f"{self._where_all(empty)}: an empty text, trained on as it is")
 
     def _check_labels(self) -> None:
         """Looks for one sample with a label, nearly always the first; those looked at are kept."""
-        if not any(label != CROSS_ENTROPY_IGNORE_IDX for i in range(len(self)) for label in self[i]["labels"]):
+        if not any(_has_label(self[i]["labels"]) for i in range(len(self))):
             raise DataError(
-                f"{self.rows.name}: none of the {len(self):,} samples has a token in the loss; raise tokenizer.max_seq_len if it cuts "
-                "the answers off, or set train_on_input=True"
+                f"{self.rows.name}: none of the {len(self):,} samples has a token in the loss; raise "
+                "tokenizer.max_seq_len if it cuts the answers off, or set train_on_input=True"
             )
+
+    def _where_all(self, indices: Sequence[int]) -> str:
+        return self.where(indices[0]) + (f" and {len(indices) - 1:,} more" if len(indices) > 1 else "")
 
 
 def shifted_labels(tokens: Sequence[int], mask: Sequence[bool]) -> list[int]:

@@ -13,31 +13,41 @@ from torchtune_lite.errors import DataError
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".arrow", ".gz", ".zst", ".zip")
 
-_SLICE = re.compile(r"(?P<name>\w+)(\[((?P<start>-?\d+)(?P<start_percent>%)?)?:((?P<stop>-?\d+)(?P<stop_percent>%)?)?\])?")
+DataFiles = str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
+"""A path or pattern, several, or a mapping split → those."""
+
+Filter = Callable[[Row], bool]
+
+_SLICE = re.compile(
+    r"(?P<name>\w+)(\[((?P<start>-?\d+)(?P<start_percent>%)?)?:((?P<stop>-?\d+)(?P<stop_percent>%)?)?\])?"
+)
 
 
 def load_rows(
     source: str,
     *,
-    data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    data_files: DataFiles = None,
     field: str | None = None,
     name: str | None = None,
     split: str = "train",
-    filter_fn: Callable[[Row], bool] | None = None,
+    filter_fn: Filter | None = None,
 ) -> Rows:
     """Reads the rows of a source.
 
-    `source`: a path to a .json or .jsonl file; or `json` with the paths or patterns in `data_files` (a mapping gives them by split)
-    and, for a file that is one object, the `field` that holds its rows; or a data set of the Hugging Face hub with its configuration
-    `name`, loaded by the library `datasets`. `split`: `train`, or a part as `train[:95%]`, `train[100:]`. `filter_fn` keeps the
-    rows for which it is true. Raises DataError for whatever can't be read, and for 0 samples.
+    `source`: a path to a .json or .jsonl file; or `json` with the paths or patterns in `data_files` (a mapping gives
+    them by split) and, for a file that is one object, the `field` that holds its rows; or a data set of the Hugging
+    Face hub with its configuration `name`, loaded by the library `datasets`. `split`: `train`, or a part as
+    `train[:95%]`, `train[100:]`. `filter_fn` keeps the rows for which it is true. Raises DataError for whatever can't
+    be read, and for 0 samples.
     """
-    if source == "json" or _is_local(source):
-        if source != "json":
-            data_files = _checked_path(source)
-        elif data_files is None:
+    if source == "json":
+        if data_files is None:
             raise DataError("source: json needs data_files, the path of a .json or .jsonl file")
         rows = _local_rows(data_files, field, split)
+    elif _is_local(source):
+        if data_files is not None:
+            raise DataError(f"source {source} is a file itself; leave out data_files, or set source: json")
+        rows = _local_rows(source, field, split)
     else:
         rows = _hub_rows(source, {"name": name, "data_files": data_files, "field": field}, split)
     if filter_fn is not None:
@@ -51,23 +61,21 @@ def _is_local(source: str) -> bool:
     return source.endswith(JSON_SUFFIXES + OTHER_SUFFIXES) or Path(source).expanduser().exists()
 
 
-def _checked_path(source: str) -> str:
-    if source.endswith(OTHER_SUFFIXES):
-        raise DataError(f"source {source}: only .json and .jsonl files are read; convert it")
-    return source
-
-
 def _local_rows(data_files: Any, field: str | None, split: str) -> Rows:
     parts = _SLICE.fullmatch(split)
     if not parts:
         raise DataError(f"split={split!r} is neither a name nor a part such as train[:95%] or train[100:]")
     files = data_files if isinstance(data_files, Mapping) else {"train": data_files}
     if parts["name"] not in files:
-        raise DataError(f"split={split!r}: the local files have {', '.join(files)}; map others in data_files: {{name: path}}")
+        raise DataError(
+            f"split={split!r}: local files have only {', '.join(files)}; data_files: {{name: path}} names more"
+        )
     patterns = files[parts["name"]]
+    paths = [path for pattern in ([patterns] if isinstance(patterns, str) else patterns) for path in _matches(pattern)]
+    if not paths:
+        raise DataError("data_files is an empty list; name at least one file")
     rows: list[Row] = []
     places: list[str] = []
-    paths = [path for pattern in ([patterns] if isinstance(patterns, str) else patterns) for path in _matches(pattern)]
     for path in paths:
         more_rows, more_places = read_json(path, field)
         rows += more_rows
@@ -80,6 +88,8 @@ def _local_rows(data_files: Any, field: str | None, split: str) -> Rows:
 
 def _matches(pattern: str) -> list[Path]:
     path = Path(pattern).expanduser()
+    if path.suffix in OTHER_SUFFIXES:
+        raise DataError(f"data file {pattern}: only .json and .jsonl files are read; convert or unpack it")
     if path.is_dir():
         raise DataError(f"data file {pattern} is a folder; name the files in it, e.g. {path / '*.jsonl'}")
     paths = [path] if path.exists() else sorted(map(Path, glob.glob(str(path))))
@@ -89,7 +99,7 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _slice(parts: re.Match, length: int) -> range:
-    """The rows that a split such as `train[10%:]` means; percentages round to the nearest row, bounds outside are cut, as `datasets` does."""
+    """Gives the rows that `train[10%:]` means, as `datasets` does: rounded to the nearest row, bounds outside cut."""
     percent = parts["start_percent"] or parts["stop_percent"]
 
     def bound(text: str | None, default: int) -> int:
@@ -108,8 +118,8 @@ def _hub_rows(source: str, options: Mapping[str, Any], split: str) -> Rows:
         from datasets import load_dataset
     except ImportError:
         raise DataError(
-            f"source {source!r} is no local file, and data from the Hugging Face hub comes through the library 'datasets': "
-            "pip install datasets, or give a file (source: json, data_files: PATH)"
+            f"source {source!r} is no local file, and data from the Hugging Face hub comes through the library "
+            "'datasets': pip install datasets, or give a file (source: json, data_files: PATH)"
         ) from None
     try:
         data = load_dataset(source, split=split, **{key: value for key, value in options.items() if value is not None})

@@ -15,7 +15,8 @@ Template = Callable[[list[Message]], list[Message]]
 class PromptTemplate:
     """Puts a prefix before and a suffix after the messages of each role in `template`; other roles stay as they are.
 
-    `template`: role → (prefix, suffix), "" for nothing. The text around an assistant message is in the loss as the message is.
+    `template`: role → (prefix, suffix), "" for nothing. The text around an assistant message is in the loss as the
+    message is.
     """
 
     def __init__(self, template: Mapping[str, Sequence[str]]) -> None:
@@ -23,7 +24,7 @@ class PromptTemplate:
             if role not in ROLES:
                 raise ConfigError(f"prompt_template.{role}: the roles are {', '.join(ROLES)}")
             if isinstance(affixes, str) or not isinstance(affixes, Sequence) or len(affixes) != 2:
-                raise ConfigError(f"prompt_template.{role} must be [prefix, suffix], with '' for nothing; got {affixes!r}")
+                raise ConfigError(f"prompt_template.{role} must be [prefix, suffix], '' for nothing; got {affixes!r}")
         self.template = {role: (prefix or "", suffix or "") for role, (prefix, suffix) in template.items()}
 
     def __call__(self, messages: list[Message]) -> list[Message]:
@@ -73,7 +74,10 @@ GrammarErrorCorrectionTemplate = partial(
 def get_prompt_template(given: str | Mapping[str, Sequence[str]] | Template | None) -> Template | None:
     """Makes a template from what a YAML can say: a dotted path, a mapping role → [prefix, suffix], or null for none."""
     if isinstance(given, str):
-        return config.instantiate({"_component_": given})
+        try:
+            return config.instantiate({"_component_": given})
+        except ConfigError as error:
+            raise ConfigError(f"prompt_template: {error}") from error
     return PromptTemplate(given) if isinstance(given, Mapping) else given
 
 

@@ -15,8 +15,8 @@ class SentencePieceTokenizer:
     """A SentencePiece model (`tokenizer.model`) with BOS before each exchange and EOS after each answer.
 
     `max_seq_len` cuts a sample's tokens, EOS staying last; None never cuts. `prompt_template`: a dotted path, a mapping
-    role → [prefix, suffix], a template object, or None for the bare messages. `pad_id` is 0 where the model has no padding piece.
-    Raises DataError for a file that is missing or no SentencePiece model, or one without BOS and EOS.
+    role → [prefix, suffix], a template object, or None for the bare messages. `pad_id` is 0 where the model has no
+    padding piece. Raises DataError for a file that is missing or no SentencePiece model, or one without BOS and EOS.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class SentencePieceTokenizer:
         prompt_template: str | Mapping[str, Sequence[str]] | Template | None = None,
     ) -> None:
         if max_seq_len is not None and max_seq_len < 2:
-            raise ConfigError(f"tokenizer.max_seq_len={max_seq_len} must be at least 2: a token and the one that follows")
+            raise ConfigError(f"tokenizer.max_seq_len={max_seq_len} must be at least 2: a token and its label")
         self.path, self.max_seq_len = str(path), max_seq_len
         self.prompt_template = get_prompt_template(prompt_template)
         self._model = _load(Path(path).expanduser())
@@ -42,7 +42,7 @@ class SentencePieceTokenizer:
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
     ) -> list[int]:
-        """Encodes text; `trim_leading_whitespace` encodes it as the middle of a line, without the piece that starts a text."""
+        """Encodes text; `trim_leading_whitespace` leaves out the space that SentencePiece puts before a text."""
         if trim_leading_whitespace and self._keeps_whitespace:
             ids = self._model.encode("\n" + text)[self._newline :]
         else:
@@ -50,14 +50,15 @@ class SentencePieceTokenizer:
         return [self.bos_id] * add_bos + ids + [self.eos_id] * add_eos
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Gives the text of token ids, without BOS and EOS."""
-        return self._model.decode(list(token_ids))
+        """Gives the text of token ids, without BOS, EOS and ids beyond the vocabulary, which a padded embedding has."""
+        return self._model.decode([token for token in token_ids if token < self.vocab_size])
 
     def tokenize_messages(self, messages: list[Message], *, add_eos: bool = True) -> tuple[list[int], list[bool]]:
         """Gives the tokens of a conversation and, for each, whether it is left out of the loss.
 
-        Each part of a message is encoded by itself, without the spaces at its end, as torchtune does. `add_eos=False` for a prompt
-        that the model continues. With `max_seq_len` and `add_eos` the last token is always EOS, masked as the last message kept.
+        Each part of a message is encoded by itself, without the spaces at its end, as torchtune does. `add_eos=False`
+        for a prompt that the model continues. With `max_seq_len` and `add_eos` the last token is always EOS, masked as
+        the last message kept.
         """
         tokens, mask, _ = self._tokenize(messages, add_eos)
         return tokens, mask
@@ -77,10 +78,11 @@ class SentencePieceTokenizer:
         starts, after_space = True, False
         for message in messages:
             ids = [self.bos_id] if starts else []
+            trim = not starts and not after_space
             text = ""
             for part in message.content:
                 text = part["content"]
-                ids += self.encode(text.rstrip(" "), False, False, trim_leading_whitespace=not starts and not after_space)
+                ids += self.encode(text.rstrip(" "), add_bos=False, add_eos=False, trim_leading_whitespace=trim)
             after_space = text.endswith(" ")
             starts = message.role == "assistant"
             if starts and add_eos:

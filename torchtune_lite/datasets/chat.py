@@ -1,9 +1,16 @@
 """Conversations of several turns."""
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torchtune_lite.data import OpenAIToMessages, SFTDataset, ShareGPTToMessages, load_rows, refuse_packed
+from torchtune_lite.data import (
+    DataFiles,
+    Filter,
+    OpenAIToMessages,
+    SFTDataset,
+    ShareGPTToMessages,
+    load_rows,
+    refuse_packed,
+)
 from torchtune_lite.errors import ConfigError
 
 STYLES = {transform.style: transform for transform in (OpenAIToMessages, ShareGPTToMessages)}
@@ -15,20 +22,20 @@ def chat_dataset(
     source: str,
     conversation_column: str,
     conversation_style: str,
-    data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    data_files: DataFiles = None,
     field: str | None = None,
     name: str | None = None,
     split: str = "train",
     train_on_input: bool = False,
     new_system_prompt: str | None = None,
     packed: bool = False,
-    filter_fn: Callable[[dict[str, Any]], bool] | None = None,
+    filter_fn: Filter | None = None,
 ) -> SFTDataset:
     """Builds a data set from the conversations in one column; the assistant's turns are in the loss.
 
-    `conversation_style`: `openai` (role, content) or `sharegpt` (from, value). `source`, `data_files`, `field`, `name`, `split` and
-    `filter_fn` are those of `data.load_rows`. `train_on_input` puts every turn in the loss. `new_system_prompt` replaces the
-    conversations' own; None keeps it.
+    `conversation_style`: `openai` (role, content) or `sharegpt` (from, value). `source`, `data_files`, `field`, `name`,
+    `split` and `filter_fn` are those of `data.load_rows`. `train_on_input` puts every turn in the loss.
+    `new_system_prompt` replaces the conversations' own; None keeps it.
     """
     refuse_packed(packed)
     if conversation_style not in STYLES:

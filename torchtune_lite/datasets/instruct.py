@@ -1,16 +1,16 @@
 """Questions and answers in two columns."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from torchtune_lite.data import InputOutputToMessages, SFTDataset, load_rows, refuse_packed
+from torchtune_lite.data import DataFiles, Filter, InputOutputToMessages, SFTDataset, load_rows, refuse_packed
 
 
 def instruct_dataset(
     tokenizer: Any,
     *,
     source: str,
-    data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    data_files: DataFiles = None,
     field: str | None = None,
     name: str | None = None,
     split: str = "train",
@@ -18,12 +18,12 @@ def instruct_dataset(
     train_on_input: bool = False,
     new_system_prompt: str | None = None,
     packed: bool = False,
-    filter_fn: Callable[[dict[str, Any]], bool] | None = None,
+    filter_fn: Filter | None = None,
 ) -> SFTDataset:
-    """Builds a data set from the columns `input` (the question) and `output` (the answer), or those that `column_map` names.
+    """Builds a data set from the columns `input` and `output`, or those that `column_map` names.
 
-    `source`, `data_files`, `field`, `name`, `split` and `filter_fn` are those of `data.load_rows`. `train_on_input` puts the
-    question in the loss too. `new_system_prompt`: a system prompt for every sample; None for none.
+    `source`, `data_files`, `field`, `name`, `split` and `filter_fn` are those of `data.load_rows`. `train_on_input`
+    puts the question in the loss too. `new_system_prompt`: a system prompt for every sample; None for none.
     """
     refuse_packed(packed)
     rows = load_rows(source, data_files=data_files, field=field, name=name, split=split, filter_fn=filter_fn)

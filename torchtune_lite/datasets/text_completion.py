@@ -1,9 +1,8 @@
 """Plain text, every token in the loss."""
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torchtune_lite.data import ColumnText, SFTDataset, TextTokens, load_rows, refuse_packed
+from torchtune_lite.data import ColumnText, DataFiles, Filter, SFTDataset, TextTokens, load_rows, refuse_packed
 
 
 def text_completion_dataset(
@@ -14,16 +13,16 @@ def text_completion_dataset(
     packed: bool = False,
     split_across_pack: bool = True,
     split: str = "train",
-    filter_fn: Callable[[dict[str, Any]], bool] | None = None,
+    filter_fn: Filter | None = None,
     *,
-    data_files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    data_files: DataFiles = None,
     field: str | None = None,
     name: str | None = None,
 ) -> SFTDataset:
     """Builds a data set from a column of text, without any template.
 
-    `source`, `data_files`, `field`, `name`, `split` and `filter_fn` are those of `data.load_rows`. A text longer than the
-    tokenizer's `max_seq_len` is cut. `split_across_pack` has no effect without packing.
+    `source`, `data_files`, `field`, `name`, `split` and `filter_fn` are those of `data.load_rows`. A text longer than
+    the tokenizer's `max_seq_len` is cut. `split_across_pack` has no effect without packing.
     """
     refuse_packed(packed)
     rows = load_rows(source, data_files=data_files, field=field, name=name, split=split, filter_fn=filter_fn)
