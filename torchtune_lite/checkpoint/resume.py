@@ -63,17 +63,24 @@ def gather(
             "progress": progress,
             "trained": _trained(model),
             "optimizer": {
-                "class": type(optimizer).__name__,
+                "class": _class(optimizer),
                 "groups": [
                     {**_options(group), "params": [names[param] for param in group["params"]]}
                     for group in optimizer.param_groups
                 ],
                 "values": {name: value for name, value in entries.items() if not isinstance(value, Tensor)},
             },
-            "lr_scheduler": lr_scheduler and lr_scheduler.state_dict(),
+            "lr_scheduler": {
+                "class": _class(lr_scheduler),
+                "state": lr_scheduler.state_dict() if lr_scheduler is not None else None,
+            },
         },
         rng=rng_state(),
     )
+
+
+def _class(thing: object) -> str | None:
+    return None if thing is None else type(thing).__name__
 
 
 def _trained(model: nn.Module) -> dict[str, list]:
@@ -104,6 +111,8 @@ def restore(
     trainer = read_json(folder / "resume" / TRAINER)
     if trainer.get("format") != FORMAT:
         raise CheckpointError(f"{folder}: resume state has format {trainer.get('format')}, this version reads {FORMAT}")
+    if trainer["family"] not in FAMILIES:
+        raise CheckpointError(f"{folder} is of a {trainer['family']} model; known are {', '.join(FAMILIES)}")
     tensors = read_safetensors(folder / "resume" / OPTIMIZER)
     rng = read_json(folder / "resume" / RNG)
     _check(folder, trainer, model, optimizer, lr_scheduler)
@@ -116,7 +125,7 @@ def restore(
         FullModelHFCheckpointer(folder, model_type=family.name).load(model, device=weight.device, dtype=weight.dtype)
     _restore_optimizer(optimizer, dict(model.named_parameters()), trainer["optimizer"], tensors)
     if lr_scheduler is not None:
-        lr_scheduler.load_state_dict(trainer["lr_scheduler"])
+        lr_scheduler.load_state_dict(trainer["lr_scheduler"]["state"])
     set_rng_state(rng)
     return trainer["progress"]
 
@@ -131,14 +140,14 @@ def _check(
         if saved.get(name) != ours.get(name)
     ]
     problems = [some(problems)] if problems else []
-    if (kind := trainer["optimizer"]["class"]) != type(optimizer).__name__:
-        problems.append(f"the optimizer was {kind}, is {type(optimizer).__name__}")
+    if (kind := trainer["optimizer"]["class"]) != _class(optimizer):
+        problems.append(f"the optimizer was {kind}, is {_class(optimizer)}")
     names = {param: name for name, param in model.named_parameters()}
     groups = [[names[param] for param in group["params"]] for group in optimizer.param_groups]
     if not problems and groups != [group["params"] for group in trainer["optimizer"]["groups"]]:
         problems.append("the optimizer's parameter groups were others")
-    if (trainer["lr_scheduler"] is None) != (lr_scheduler is None):
-        problems.append("lr_scheduler was " + ("not set" if lr_scheduler else "set") + ", and now it is the other way")
+    if (kind := trainer["lr_scheduler"]["class"]) != _class(lr_scheduler):
+        problems.append(f"the lr_scheduler was {kind}, is {_class(lr_scheduler)}")
     if problems:
         raise CheckpointError(f"{folder} cannot be resumed with this config: {'; '.join(problems)}")
 
@@ -155,7 +164,7 @@ def _restore_optimizer(
         for key, new in _options(group).items():
             if key in old and isinstance(new, tuple):
                 old[key] = tuple(old[key])
-            if key in old and key not in ("lr", "initial_lr") and old[key] != new:
+            if key in old and key != "lr" and old[key] != new:
                 log.warning("resuming with optimizer.%s %s as saved, not %s", key, old[key], new)
         group.update({key: value for key, value in old.items() if key != "params"})
     options = {param: group for group in optimizer.param_groups for param in group["params"]}

@@ -1,0 +1,70 @@
+"""A small random Llama of transformers, with grouped-query attention, as a checkpoint folder."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from torchtune_lite.models import llama2
+
+
+@pytest.fixture(scope="session")
+def hf_base(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Gives `dir`, `model` (float32), `tokens` and their `logits`; weights are large, so that any mistake shows."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=96,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+        initializer_range=0.15,
+    )
+    model = LlamaForCausalLM(config).eval()
+    for name, param in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(param, 0.5, 1.5)
+    folder = tmp_path_factory.mktemp("base")
+    model.save_pretrained(folder)
+    (folder / "tokenizer.model").write_bytes(b"not read here")
+    tokens = torch.randint(0, 96, (2, 24))
+    with torch.no_grad():
+        return SimpleNamespace(dir=folder, model=model, tokens=tokens, logits=model(tokens).logits)
+
+
+@pytest.fixture
+def build():
+    """Builds our model for a checkpointer and fills it; with `adapters`, a LoRA model whose update is not zero."""
+
+    def build(checkpointer, *, dtype=torch.float32, max_seq_len=64, **adapters):
+        args = {"max_seq_len": max_seq_len, **checkpointer.decoder_args}
+        with torch.device("meta"):
+            model = llama2.lora_llama2(**args, **adapters) if adapters else llama2.llama2(**args)
+        checkpointer.load(model, device="cpu", dtype=dtype)
+        if adapters:
+            generator = torch.Generator().manual_seed(1)
+            for param in model.parameters():
+                if param.requires_grad:
+                    param.data += 0.1 * torch.randn(param.shape, generator=generator).to(dtype)
+        return model.eval()
+
+    return build
+
+
+@pytest.fixture
+def logits():
+    """Gives the float32 logits of our model, or of the folder of one through transformers."""
+
+    @torch.no_grad()
+    def logits(model_or_folder, tokens):
+        if isinstance(model_or_folder, Path):
+            return AutoModelForCausalLM.from_pretrained(model_or_folder, dtype=torch.float32)(tokens).logits
+        return model_or_folder(tokens)
+
+    return logits

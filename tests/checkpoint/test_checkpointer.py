@@ -1,0 +1,126 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from torchtune_lite.checkpoint import FullModelHFCheckpointer
+from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
+from torchtune_lite.models import llama2
+
+LORA = {"lora_attn_modules": ["q_proj"]}
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_lora_checkpoint_keeps_the_adapter_apart(hf_base, build, tmp_path: Path):
+    checkpointer = FullModelHFCheckpointer(hf_base.dir)
+    checkpointer.save(tmp_path / "out", build(checkpointer, **LORA))
+    adapter = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
+    small = ["generation_config.json", "tokenizer.model"]
+    assert contents(tmp_path / "out") == sorted([*adapter, *small, "config.json", "model.safetensors"])
+    checkpointer.save(tmp_path / "small", build(checkpointer, **LORA), adapter_only=True)
+    assert contents(tmp_path / "small") == sorted([*adapter, *small])
+
+
+def test_what_cannot_be_saved(hf_base, build, tmp_path: Path):
+    checkpointer = FullModelHFCheckpointer(hf_base.dir)
+    model = build(checkpointer)
+    with pytest.raises(SaveError, match="has no adapter"):
+        checkpointer.save(tmp_path / "out", model, adapter_only=True)
+    model.norm.weight.data[0] = float("nan")
+    with pytest.raises(SaveError, match="norm.weight"):
+        checkpointer.save(tmp_path / "out", model)
+    assert not list(tmp_path.iterdir())
+    model.norm.weight.data[0] = 1
+    (tmp_path / "out").mkdir()
+    with pytest.raises(SaveError, match="not overwritten"):
+        checkpointer.save(tmp_path / "out", model)
+
+
+def test_sizes_are_compared_field_by_field(hf_base):
+    checkpointer = FullModelHFCheckpointer(hf_base.dir)
+    with torch.device("meta"):
+        model = llama2.llama2(**{**checkpointer.decoder_args, "num_layers": 3, "norm_eps": 1e-5, "max_seq_len": 8})
+    with pytest.raises(CheckpointError) as error:
+        checkpointer.load(model, device="cpu", dtype=torch.float32)
+    message = str(error.value)
+    assert "has num_layers 2, the model has 3; norm_eps 1e-06, the model has 1e-05; use _component_: " in message
+    assert "torchtune_lite.models.llama2.llama2 (or lora_llama2)" in message
+    assert all(param.is_meta for param in model.parameters())
+
+
+def damaged(hf_base, folder: Path, change) -> None:
+    shutil.copytree(hf_base.dir, folder)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("lm_head.weight"), "1 weights are missing .lm_head.weight"),
+        (lambda w: w.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(1)}), "not the model's .*q_proj.bias"),
+        (
+            lambda w: w.update({"model.norm.weight": torch.ones(64)}),
+            r"model.norm.weight: \(64,\), the model's is \(128,\)",
+        ),
+        (lambda w: w.update({"lm_head.weight": torch.ones(96, 128, dtype=torch.int8)}), "weights are int8"),
+        (
+            lambda w: w.update({"lm_head.weight": torch.ones(96, 128).to(torch.float8_e4m3fn)}),
+            "weights are float8_e4m3fn",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_leave_the_model_untouched(hf_base, tmp_path: Path, change, message: str):
+    damaged(hf_base, tmp_path / "base", change)
+    checkpointer = FullModelHFCheckpointer(tmp_path / "base")
+    with torch.device("meta"):
+        model = llama2.llama2(**checkpointer.decoder_args)
+    with pytest.raises(CheckpointError, match=message) as error:
+        checkpointer.load(model, device="cpu", dtype=torch.float32)
+    assert "\n" not in str(error.value) and all(param.is_meta for param in model.parameters())
+
+
+def test_a_truncated_file_leaves_the_model_untouched(hf_base, tmp_path: Path):
+    shutil.copytree(hf_base.dir, tmp_path / "base")
+    os.truncate(tmp_path / "base" / "model.safetensors", 5000)
+    checkpointer = FullModelHFCheckpointer(tmp_path / "base")
+    with torch.device("meta"):
+        model = llama2.llama2(**checkpointer.decoder_args)
+    with pytest.raises(CheckpointError, match="model.safetensors: is truncated: 5,000 of"):
+        checkpointer.load(model, device="cpu", dtype=torch.float32)
+    assert all(param.is_meta for param in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"checkpoint_dir": "absent"}, CheckpointError, "checkpoint_dir absent is no folder"),
+        ({"model_type": "LAMA2"}, ConfigError, "model_type 'LAMA2' is unknown; allowed are LLAMA2"),
+        ({"recipe_checkpoint": "recipe_state.pt"}, ConfigError, "resume_from_checkpoint"),
+        ({"checkpoint_files": ["no.safetensors"]}, CheckpointError, "no.safetensors"),
+        ({"output_dir": "."}, ConfigError, "output_dir . is checkpoint_dir"),
+    ],
+)
+def test_arguments_that_cannot_work(hf_base, monkeypatch, arguments: dict, error: type, message: str):
+    monkeypatch.chdir(hf_base.dir)
+    with pytest.raises(error, match=message):
+        FullModelHFCheckpointer(**{"checkpoint_dir": hf_base.dir, **arguments})
+
+
+def test_saved_folders_can_be_trained_on(hf_base, build, logits, tmp_path: Path):
+    checkpointer = FullModelHFCheckpointer(hf_base.dir)
+    model = build(checkpointer, **LORA)
+    checkpointer.save(tmp_path / "one", model)
+    again = FullModelHFCheckpointer(tmp_path / "one", output_dir=tmp_path / "run")
+    merged = build(again)
+    again.save(tmp_path / "two", merged)
+    torch.testing.assert_close(logits(merged, hf_base.tokens), logits(model, hf_base.tokens), rtol=0, atol=1e-4)
+    assert json.loads((tmp_path / "two" / "config.json").read_text())["dtype"] == "float32"

@@ -1,0 +1,118 @@
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from torchtune_lite.checkpoint.safetensors_stream import DTYPES, read_safetensors, write_safetensors
+from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.errors import CheckpointError
+
+TENSORS = {
+    "odd": torch.randn(7).bfloat16(),
+    "a/µ": torch.randn(3, 5),
+    "scalar": torch.tensor(3, dtype=torch.int64),
+    "empty": torch.empty(0, 4),
+    "view": torch.randn(4, 6).t(),
+    "flags": torch.tensor([True, False, True]),
+}
+
+
+def test_a_written_file_is_read_by_safetensors(tmp_path: Path):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {name: Weight.of(tensor) for name, tensor in TENSORS.items()})
+    read = load_file(path)
+    assert read.keys() == TENSORS.keys()
+    assert all(torch.equal(read[name], TENSORS[name]) and read[name].dtype == TENSORS[name].dtype for name in TENSORS)
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_a_file_of_safetensors_is_read(tmp_path: Path):
+    path = tmp_path / "x.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in TENSORS.items()}, path)
+    for name, weight in read_safetensors(path).items():
+        assert (weight.dtype, weight.shape) == (TENSORS[name].dtype, tuple(TENSORS[name].shape))
+        assert torch.equal(weight.read(), TENSORS[name])
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_every_dtype_goes_there_and_back(tmp_path: Path, dtype: torch.dtype):
+    tensor = torch.tensor([0, 1, 0, 1]).to(dtype)
+    write_safetensors(tmp_path / "x.safetensors", {"x": Weight.of(tensor)})
+    back = read_safetensors(tmp_path / "x.safetensors")["x"].read()
+    assert back.dtype == dtype and torch.equal(back.view(torch.uint8), tensor.view(torch.uint8))
+
+
+def test_tensors_are_read_one_after_the_other_while_writing(tmp_path: Path):
+    path, sizes = tmp_path / "x.safetensors", []
+
+    def weight(index: int) -> Weight:
+        return Weight(torch.uint8, (100_000,), lambda: sizes.append(path.stat().st_size) or torch.zeros(100_000).byte())
+
+    write_safetensors(path, {f"{i}": weight(i) for i in range(4)})
+    assert len(sizes) == 4 and sizes == sorted(set(sizes))  # the file had grown between two reads
+
+
+def test_mode_follows_the_umask_and_nothing_is_overwritten(tmp_path: Path):
+    old = os.umask(0o027)
+    try:
+        write_safetensors(tmp_path / "x.safetensors", {})
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "x.safetensors").stat().st_mode) == 0o640
+    with pytest.raises(FileExistsError):
+        write_safetensors(tmp_path / "x.safetensors", {})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git-lfs pointer"),
+        (b"<!DOCTYPE html><html>403</html>", "web page"),
+        (b"PK\x03\x04" + bytes(100), "PyTorch file"),
+        (b"\xff" * 8 + b"{}", "HeaderTooLarge|header too large"),
+        (b"{}", "x.safetensors"),
+    ],
+)
+def test_a_file_that_is_something_else(tmp_path: Path, content: bytes, message: str):
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_safetensors(tmp_path / "x.safetensors")
+
+
+def test_a_truncated_file_says_how_much_is_there(tmp_path: Path):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"x": Weight.of(torch.zeros(1000))})
+    size = path.stat().st_size
+    os.truncate(path, size - 100)
+    with pytest.raises(CheckpointError, match=f"truncated: {size - 100:,} of {size:,} bytes"):
+        read_safetensors(path)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in KiB on Linux only")
+def test_a_file_passes_through_the_memory_of_one_tensor(tmp_path: Path):
+    script = f"""
+import resource, torch
+from pathlib import Path
+from torchtune_lite.checkpoint.safetensors_stream import read_safetensors, write_safetensors
+from torchtune_lite.checkpoint.weights import Weight
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+path = Path({str(tmp_path / "x.safetensors")!r})
+size = 4 << 20
+write_safetensors(path.with_name("warm-up"), {{"x": Weight.of(torch.ones(4))}})
+before = peak()
+full = lambda i: Weight(torch.float32, (size,), lambda: torch.full((size,), float(i)))
+write_safetensors(path, {{f"{{i}}": full(i) for i in range(16)}})
+for i, weight in read_safetensors(path).items():
+    assert weight.read().sum() == int(i) * size
+print(peak() - before)
+"""
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert int(out) < 2 * 16 + 64  # MiB; the file has 256
