@@ -30,8 +30,8 @@ class Component(dict):
 def instantiate(node: Any, *args: Any, defaults: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
     """Builds the `_component_` that `node` names, of a list each; None stays None.
 
-    `args` and `kwargs` come from the recipe; `defaults` fill what the config leaves out and the component has. Components
-    among the arguments are built first. Whatever the component rejects becomes a `ConfigError` that names its key.
+    `args` and `kwargs` come from the recipe; `defaults` fill what the config leaves out and the component has. Nested
+    components are built first. Whatever the component rejects becomes a `ConfigError` that names its key.
     """
     if node is None:
         return None
@@ -125,7 +125,8 @@ def _misfit(name: str, value: Any, parameters: Mapping[str, inspect.Parameter], 
         return f"gets '{name}' from the recipe; remove it here"
     if name not in parameters:
         known = [each for each in parameters if each not in slot.given]
-        return "" if _open(parameters) else f"has no argument '{name}'{did_you_mean(name, known)}"
+        instead = did_you_mean(name, known) or f" (it has: {', '.join(known)})"
+        return "" if _open(parameters) else f"has no argument '{name}'{instead}"
     hint, default = parameters[name].annotation, parameters[name].default
     if hint is EMPTY or isinstance(hint, str) or value == default or hints.fits(value, hint):
         return ""

@@ -128,12 +128,12 @@ def _contents(found: Any, part: str = "") -> str:
     if not isinstance(found, ModuleType):
         return ""
     own = found.__name__.partition(".")[0]
-    names = [
+    defined = [
         name
         for name, each in vars(found).items()
-        if not name.startswith("_") and _is_component(each) and (_module_of(each) or "").partition(".")[0] == own
+        if _is_component(each) and (_module_of(each) or "").partition(".")[0] == own
     ]
-    names += [each.name for each in pkgutil.iter_modules(getattr(found, "__path__", []))]
-    names = sorted(set(names))
+    modules = [each.name for each in pkgutil.iter_modules(getattr(found, "__path__", []))]
+    names = sorted(name for name in {*defined, *modules} if not name.startswith("_"))
     listed = f" (it has: {', '.join(names)})" if 0 < len(names) <= MOST_NAMES else ""
     return did_you_mean(part, names) + listed if part else listed

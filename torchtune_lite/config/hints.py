@@ -37,7 +37,12 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, dict) and all(fits(each, args[1]) for each in value.values() if len(args) == 2)
     if issubclass(kind, Iterable) and kind.__module__ in ("builtins", "typing", "collections.abc"):
         return isinstance(value, list) and _items_fit(value, kind, args)
-    return not kind.__module__.startswith("torch.") and kind.__module__ != "torch"
+    return not _unwritable(kind)
+
+
+def _unwritable(kind: Any) -> bool:
+    """Tells the classes, tensors above all, that no YAML value can stand for."""
+    return isinstance(kind, type) and kind.__module__.partition(".")[0] == "torch"
 
 
 def _items_fit(value: list, kind: type, args: tuple) -> bool:
@@ -52,7 +57,7 @@ def describe(hint: Any) -> str:
     if origin is Annotated:
         return describe(args[0])
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(each) for each in args))
+        return " or ".join(dict.fromkeys(describe(each) for each in args if not _unwritable(each)))
     if origin is Literal:
         return " or ".join(str(each) for each in args)
     if hint in (None, type(None)):

@@ -61,7 +61,8 @@ def _explain(error: OmegaConfBaseException, key: str, document: Document) -> str
     if isinstance(error, InterpolationKeyError) and (name := re.search(r"'(.+)' not found", str(error))):
         known = list(_keys(document.values, ()))
         return f"'{key}' refers to '${{{name[1]}}}', which is no key{did_you_mean(name[1], known)}"
-    return f"'{key}': {str(error.__cause__ or error).splitlines()[0]}"
+    reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
+    return f"'{key}': {reason.strip(chr(34))}"
 
 
 def _keys(node: Any, path: KeyPath) -> Iterator[str]:

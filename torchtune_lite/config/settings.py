@@ -31,7 +31,7 @@ def key(
 def component(*given: str, default: Any = MISSING, partial: bool = False) -> Any:
     """Declares a key that holds a `_component_` or a list of them; with `default=None` it may be left out.
 
-    `given` are the arguments that the recipe passes itself. With `partial`, those that the config leaves out may come from
+    `given` are the arguments that the recipe passes. With `partial`, those that the config leaves out may come from
     `instantiate(..., defaults=...)`, so that only there a missing one is an error.
     """
     return _field(default, {"component": components.Slot(given, partial)})
@@ -85,7 +85,7 @@ def _check_value(value: Any, hint: Any, field: dataclasses.Field, document: Docu
         problem = f"expected {hints.describe(hint)}, got {hints.shown(value)}"
     elif rules.get("choices") and value not in rules["choices"] and not isinstance(value, Unresolved):
         choices = [str(choice) for choice in rules["choices"]]
-        problem = f"expected {' or '.join(choices)}, got {hints.shown(value)}{did_you_mean(str(value), choices)}"
+        problem = f"expected {' or '.join(choices)}, got {hints.shown(value)}"
     elif isinstance(value, int | float) and rules.get("minimum") is not None and not value >= rules["minimum"]:
         problem = f"expected at least {rules['minimum']}, got {value}"
     elif isinstance(value, int | float) and rules.get("above") is not None and not value > rules["above"]:

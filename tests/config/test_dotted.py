@@ -1,0 +1,89 @@
+import functools
+import sys
+
+import pytest
+import torch
+
+from torchtune_lite.config import dotted
+from torchtune_lite.errors import ConfigError
+
+
+@pytest.fixture
+def own(folder):
+    """A module of the user's in the working directory."""
+    (folder / "own_rows.py").write_text(
+        "import os\nfrom json import loads\nfrom functools import partial\n"
+        "def rows(n): return n\nclass Rows: ...\nten = partial(rows, 10)\nnumber = 3\n"
+    )
+    (folder / "own_broken.py").write_text("import no_such_library\n")
+    yield folder
+    for name in ("own_rows", "own_broken"):
+        sys.modules.pop(name, None)
+
+
+def test_classes_functions_and_partials_are_found(own):
+    assert dotted.find("torch.optim.AdamW") is torch.optim.AdamW
+    assert dotted.find("torch.nn.functional.cross_entropy") is torch.nn.functional.cross_entropy
+    assert dotted.find("own_rows.rows")(3) == 3
+    assert isinstance(dotted.find("own_rows.ten"), functools.partial)
+    assert str(own) not in sys.path
+
+
+def test_torchtune_in_front_means_this_package():
+    from torchtune_lite.config import hints
+
+    assert dotted.find("torchtune.config.hints.fits") is hints.fits
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "os.system",
+        "subprocess.run",
+        "builtins.eval",
+        "logging.os.system",
+        "torch.load",
+        "torch.hub.load",
+        "torch.os.system",
+        "torch.nn.modules.module.torch.load",
+        "torch.nn.modules.module.warnings.sys.exit",
+        "torchtune_lite.catalog.re.compile",
+        "torchtune_lite.catalog.Path",
+        "own_rows.os.system",
+        "own_rows.loads",
+        "own_rows.partial",
+        "numpy.load",
+        "pytest.main",
+    ],
+)
+def test_nothing_else_can_be_named_not_even_through_an_allowed_module(path, own):
+    with pytest.raises(ConfigError, match=f"'{path}' is not an allowed component; allowed are torchtune_lite"):
+        dotted.find(path)
+
+
+def test_a_package_that_is_not_allowed_is_not_even_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    with pytest.raises(ConfigError):
+        dotted.find("this.d")
+    assert "this" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("AdamW", "_component_ is 'AdamW'; expected a dotted path such as torch.optim.AdamW"),
+        ("torch..AdamW", "_component_ is 'torch..AdamW'"),
+        (3, "_component_ is 3"),
+        ("torch.optim.AdamWW", r"cannot find 'AdamWW' in torch.optim; did you mean 'AdamW'\?"),
+        ("torchtune.config.hint.fits", r"cannot find 'hint' in torchtune_lite.config; did you mean 'hints'\?"),
+        ("own_rows.row", r"cannot find 'row' in own_rows; did you mean 'rows'\? \(it has: Rows, rows, ten\)"),
+        ("own_rows.Rows.x", "cannot find 'x' in own_rows.Rows"),
+        ("own_rows.number", "'own_rows.number' is neither a class nor a function"),
+        ("torch.optim", r"'torch.optim' is neither a class nor a function"),
+        ("own_broken.rows", "cannot import own_broken: No module named 'no_such_library'"),
+    ],
+)
+def test_what_cannot_be_found_is_answered_with_what_there_is(path, message, own):
+    with pytest.raises(ConfigError, match=message) as error:
+        dotted.find(path)
+    assert "\n" not in str(error.value)

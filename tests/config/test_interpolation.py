@@ -1,0 +1,58 @@
+import pytest
+
+from torchtune_lite.config import interpolation
+from torchtune_lite.config.document import Document
+from torchtune_lite.errors import ConfigError
+
+
+def resolve(values, origins=()):
+    doc = Document("my.yaml", values, dict(origins))
+    return interpolation.resolve(doc), doc.values
+
+
+def test_references_stand_for_their_values_at_any_depth(monkeypatch):
+    monkeypatch.setenv("WHERE", "/data")
+    values = {
+        "out": "runs",
+        "log": {"dir": "${out}/logs"},
+        "xs": ["${log.dir}", 1],
+        "m": "${log}",
+        "e": "${oc.env:WHERE}",
+    }
+    assert resolve(values) == (
+        [],
+        {
+            "out": "runs",
+            "log": {"dir": "runs/logs"},
+            "xs": ["runs/logs", 1],
+            "m": {"dir": "runs/logs"},
+            "e": "/data",
+        },
+    )
+
+
+def test_every_failing_reference_is_listed_with_its_line():
+    problems, _ = resolve(
+        {"output_dir": "x", "a": "${output_dirr}", "b": {"c": "${oc.env:NO_SUCH_VARIABLE}"}, "d": "???"},
+        {("a",): "my.yaml:2", ("b", "c"): "my.yaml:4"},
+    )
+    assert problems[0] == "my.yaml:2: 'a' refers to '${output_dirr}', which is no key; did you mean 'output_dir'?"
+    assert problems[1].startswith("my.yaml:4: 'b.c': Environment variable 'NO_SUCH_VARIABLE' not found")
+    assert problems[2] == "my.yaml: 'd' has no value yet; set d=..."
+
+
+@pytest.mark.parametrize("values", [{"a": "${b}", "b": "${a}"}, {"a": {"b": "${a}"}}])
+def test_a_circle_is_an_error_not_a_crash(values):
+    try:
+        problems, _ = resolve(values)
+    except ConfigError as error:
+        problems = [str(error)]
+    assert len(problems) >= 1
+
+
+def test_an_asset_is_a_path_inside_the_package(tmp_path, monkeypatch):
+    (tmp_path / "tokenizer.model").write_text("")
+    monkeypatch.setattr(interpolation, "ASSETS", tmp_path)
+    assert resolve({"path": "${asset:tokenizer.model}"}) == ([], {"path": str(tmp_path / "tokenizer.model")})
+    problems, _ = resolve({"path": "${asset:tokeniser.model}"})
+    assert problems == ["my.yaml: 'path': the package has no asset 'tokeniser.model'; did you mean 'tokenizer.model'?"]

@@ -1,0 +1,90 @@
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from torchtune_lite import config
+from torchtune_lite.errors import ConfigError
+
+
+@dataclass
+class Settings:
+    output_dir: str
+    optimizer: Any = config.component("params")
+    epochs: int = config.key(1, minimum=1)
+
+
+@pytest.fixture(autouse=True)
+def yaml(folder):
+    (folder / "my.yaml").write_text(
+        "recipe: some_recipe\noutput_dir: x\noptimizer:\n  _component_: torch.optim.AdamW\n  lr: 1e-3\ncompile: False\n"
+    )
+
+
+@config.parse(Settings)
+def recipe_main(cfg):
+    if cfg.epochs == 13:
+        raise ConfigError("no luck")
+    return cfg
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["recipe.py", *words])
+    return recipe_main()
+
+
+@pytest.mark.parametrize("words", [["--config", "my.yaml", "epochs=2"], ["epochs=2", "--debug", "--config=my.yaml"]])
+def test_the_command_line_becomes_settings(words, monkeypatch):
+    assert config.to_dict(run(monkeypatch, *words)) == {
+        "output_dir": "x",
+        "optimizer": {"_component_": "torch.optim.AdamW", "lr": 1e-3},
+        "epochs": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name a config with --config"),
+        (["--config"], "name a config with --config"),
+        (["--config", "no.yaml"], "there is no config 'no.yaml'"),
+        (["--config", "my.yaml", "epochs=13"], "no luck"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words, message, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit:
+        run(monkeypatch, *words)
+    assert exit.value.code == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]
+    assert line.startswith(f"tune: error: {message}")
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    with pytest.raises(ConfigError):
+        run(monkeypatch, "--debug", "--config", "no.yaml")
+
+
+def test_all_problems_come_at_once(folder):
+    words = ["optimizer.lrr=1", "epoch=3", "epochs=0", "--lr", "~outputdir", "output_dir=${x}", "compile=true"]
+    with pytest.raises(ConfigError) as error:
+        config.load("my.yaml", words, Settings)
+    first, *problems = str(error.value).splitlines()
+    assert first == "7 problems:"
+    words = ["--lr", "~outputdir", "output_dir", "compile", "epoch=3", "optimizer.lrr", "epochs=0"]
+    for word, problem in zip(words, problems, strict=True):
+        assert f"override '{word}" in problem
+
+
+def test_settings_are_read_from_a_script_without_running_it(folder):
+    (folder / "mine.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass\nclass Settings:\n    seed: int | None = None\n"
+        "if __name__ == '__main__':\n    raise SystemExit(1)\n"
+    )
+    (folder / "small.yaml").write_text("seed: 3\n")
+    assert config.load("small.yaml", [], config.settings_of(folder / "mine.py")).seed == 3
+    (folder / "other.py").write_text("x = 1\n")
+    with pytest.raises(ConfigError, match="has no class Settings"):
+        config.settings_of(folder / "other.py")

@@ -1,0 +1,92 @@
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from torchtune_lite.config import document, settings
+from torchtune_lite.config.settings import component, key
+
+
+@dataclass
+class Settings:
+    output_dir: str
+    epochs: int = key(1, minimum=1)
+    optimizer: Any = component("params")
+    clip: float | None = key(None, above=0)
+    dtype: str = key("bf16", choices=("fp32", "bf16"))
+    loss: Any = component(default={"_component_": "torch.nn.CrossEntropyLoss"})
+    dataset: Any = component(default=None)
+    prompt: Any = key(None)
+
+
+OPTIMIZER = "optimizer: {_component_: torch.optim.AdamW, lr: 1e-3}\n"
+
+
+def build(folder, text):
+    (folder / "my.yaml").write_text(text)
+    return settings.build(Settings, document.read(folder / "my.yaml", "my.yaml"))
+
+
+def test_values_and_defaults(folder):
+    made, problems = build(folder, f"output_dir: x\nepochs: 2\n{OPTIMIZER}x_mine: 1\n")
+    assert problems == []
+    assert (made.output_dir, made.epochs, made.clip, made.dtype, made.dataset) == ("x", 2, None, "bf16", None)
+    assert made.loss == {"_component_": "torch.nn.CrossEntropyLoss"}
+    assert made.optimizer == {"_component_": "torch.optim.AdamW", "lr": 1e-3}
+    assert made.optimizer.where == "my.yaml:3: 'optimizer'"
+
+
+def test_a_dotted_path_alone_is_a_component_without_arguments(folder):
+    made, problems = build(folder, "output_dir: x\noptimizer: torch.optim.SGD\n")
+    assert problems == []
+    assert made.optimizer == {"_component_": "torch.optim.SGD"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ouput_dir: x\n", "my.yaml:3: unknown key 'ouput_dir'; did you mean 'output_dir'?"),
+        ("epochs: 1.5\n", "my.yaml:3: 'epochs': expected int, got float 1.5"),
+        ("epochs: true\n", "my.yaml:3: 'epochs': expected int, got true"),
+        ("epochs: null\n", "my.yaml:3: 'epochs': expected int, got null"),
+        ("epochs: 0\n", "my.yaml:3: 'epochs': expected at least 1, got 0"),
+        ("clip: 0\n", "my.yaml:3: 'clip': expected more than 0, got 0"),
+        ("clip: .nan\n", "my.yaml:3: 'clip': expected more than 0, got nan"),
+        ("clip: None\n", "my.yaml:3: 'clip': expected float or null, got text 'None'"),
+        ("dtype: fp16\n", "my.yaml:3: 'dtype': expected fp32 or bf16, got text 'fp16'"),
+        ("loss: null\n", "my.yaml:3: 'loss' needs a _component_, not null"),
+        ("dataset: {source: x}\n", "my.yaml:3: 'dataset' needs a _component_, got mapping {'source': 'x'}"),
+        ("prompt: {_component_: os.system}\n", "my.yaml:3: 'prompt': 'os.system' is not an allowed component"),
+    ],
+)
+def test_each_wrong_value_is_named_with_its_line(text, message, folder):
+    made, [problem] = build(folder, f"output_dir: x\n{OPTIMIZER}{text}")
+    assert made is None
+    assert problem.startswith(message)
+
+
+def test_missing_keys_are_all_named(folder):
+    assert build(folder, "epochs: 1\n")[1] == [
+        "my.yaml: the key 'output_dir' is missing",
+        "my.yaml: the key 'optimizer' is missing",
+    ]
+
+
+def test_a_default_is_not_shared(folder):
+    first, _ = build(folder, f"output_dir: x\n{OPTIMIZER}")
+    first.loss["reduction"] = "sum"
+    second, _ = build(folder, f"output_dir: x\n{OPTIMIZER}")
+    assert second.loss == {"_component_": "torch.nn.CrossEntropyLoss"}
+
+
+def test_the_config_in_effect_is_saved_and_builds_the_same_settings(folder):
+    made, _ = build(folder, f"output_dir: x\n{OPTIMIZER}prompt: {{user: 'a: b', lines: [1, [2]]}}\n")
+    path = settings.save(made, folder / "new/run")
+    assert path == folder / "new/run/config.yaml"
+    assert path.read_text().startswith("recipe: test_settings\n")
+    doc = document.read(path)
+    doc.values.pop("recipe")
+    again, problems = settings.build(Settings, doc)
+    assert problems == []
+    assert settings.to_dict(again) == settings.to_dict(made) == doc.values
+    assert type(settings.to_dict(made)["optimizer"]) is dict

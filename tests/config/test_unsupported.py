@@ -1,0 +1,42 @@
+import pytest
+
+from torchtune_lite.config import unsupported
+from torchtune_lite.config.document import Document
+
+
+def drop(values, served=()):
+    doc = Document("their.yaml", values, {("compile",): "their.yaml:9"})
+    return unsupported.drop(doc, served), doc.values
+
+
+def test_keys_that_are_off_go_with_one_warning(capsys):
+    values = {
+        "seed": 1,
+        "compile": False,
+        "profiler": {"_component_": "torchtune.training.setup_torch_profiler", "enabled": False},
+        "low_cpu_ram": True,
+        "quantizer": None,
+    }
+    assert drop(values) == ([], {"seed": 1})
+    assert capsys.readouterr().err == (
+        "tune: warning: their.yaml: without effect here: compile, profiler, low_cpu_ram, quantizer\n"
+    )
+
+
+def test_a_key_that_is_on_is_an_error_that_says_what_to_do(capsys):
+    problems, rest = drop({"compile": True})
+    assert problems == [
+        "their.yaml:9: 'compile' is not served here; call torch.compile in a recipe of your own ('tune cp')"
+    ]
+    assert rest == {}
+    assert capsys.readouterr().err == ""
+
+
+def test_a_recipe_that_serves_a_key_keeps_it():
+    assert drop({"compile": True}, served=["compile"]) == ([], {"compile": True})
+
+
+@pytest.mark.parametrize("key", unsupported.UNSUPPORTED)
+def test_every_key_has_a_value_that_is_off_or_an_advice(key):
+    also_off, instead = unsupported.UNSUPPORTED[key]
+    assert instead or unsupported.ANY in also_off

@@ -1,0 +1,68 @@
+"""What several packages' tests share: a tokenizer whose tokens are single characters, files of rows, the log."""
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+
+SENTENCES = [
+    "the quick brown fox jumps over the lazy dog\nTHE QUICK BROWN FOX JUMPS OVER THE LAZY DOG",
+    "[INST] <<SYS>>\n0123456789\n<</SYS>> [/INST] # : . , ' ? ! { } | é 市",
+]
+
+
+@pytest.fixture(scope="session")
+def char_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece model of characters: a piece is a character, a space is ▁, one stands before each text."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES),
+        model_writer=model,
+        model_type="char",
+        vocab_size=200,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    path.write_bytes(model.getvalue())
+    return path
+
+
+@pytest.fixture(scope="session")
+def spell(char_model: Path) -> Callable[[list[int]], str]:
+    """Writes ids of `char_model` out: ⟨ for BOS, ⟩ for EOS, · for the label -100."""
+    model = sentencepiece.SentencePieceProcessor(model_file=str(char_model))
+    marks = {model.bos_id(): "⟨", model.eos_id(): "⟩", -100: "·"}
+    return lambda ids: "".join(marks[i] if i in marks else model.id_to_piece(i) for i in ids)
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Callable[..., str]:
+    """Writes rows to a file, one a line, and gives its path."""
+
+    def write(rows: list[Any], name: str = "rows.jsonl") -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def log_lines() -> Iterator[list[str]]:
+    """The messages of the package's logger."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("torchtune_lite")
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
