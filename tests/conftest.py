@@ -1,4 +1,4 @@
-"""What several packages' tests share: a tokenizer whose tokens are single characters, files of rows, the log."""
+"""What several packages' tests share: a folder, a tokenizer of single characters, files of rows, the log, GPUs."""
 
 import io
 import json
@@ -14,6 +14,13 @@ SENTENCES = [
     "the quick brown fox jumps over the lazy dog\nTHE QUICK BROWN FOX JUMPS OVER THE LAZY DOG",
     "[INST] <<SYS>>\n0123456789\n<</SYS>> [/INST] # : . , ' ? ! { } | é 市",
 ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +73,15 @@ def log_lines() -> Iterator[list[str]]:
     logger.addHandler(handler)
     yield lines
     logger.removeHandler(handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what needs a GPU where there is none."""
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    if not needing:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason="torch finds no CUDA device"))
