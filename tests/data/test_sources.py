@@ -1,0 +1,120 @@
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from torchtune_lite.data import load_rows
+from torchtune_lite.errors import DataError
+
+
+def numbers(rows):
+    return [rows[i]["n"] for i in range(len(rows))]
+
+
+@pytest.fixture
+def ten(jsonl):
+    return jsonl([{"n": n} for n in range(10)])
+
+
+@pytest.mark.parametrize(
+    "split, expected",
+    [
+        ("train", range(10)),
+        ("train[:3]", range(3)),
+        ("train[8:]", range(8, 10)),
+        ("train[2:4]", range(2, 4)),
+        ("train[-2:]", range(8, 10)),
+        ("train[:-7]", range(3)),
+        ("train[:95%]", range(10)),  # 9.5 rounds to the even number, as in `datasets`
+        ("train[85%:]", range(8, 10)),
+        ("train[-20%:]", range(8, 10)),
+        ("train[:99]", range(10)),
+    ],
+)
+def test_split_takes_a_part(ten, split, expected):
+    assert numbers(load_rows("json", data_files=ten, split=split)) == list(expected)
+
+
+@pytest.mark.parametrize("split", ["train[3:3]", "train[99:]", "train[5:2]"])
+def test_an_empty_part_is_an_error(ten, split):
+    with pytest.raises(DataError, match=r"rows.jsonl: 0 samples in split='train\["):
+        load_rows(ten, split=split)
+
+
+@pytest.mark.parametrize("split", ["train+test", "train[1]", "train[:5.5%]", "[:5]", ""])
+def test_a_split_that_is_no_part_is_an_error(ten, split):
+    with pytest.raises(DataError, match="is neither a name nor a part"):
+        load_rows(ten, split=split)
+
+
+def test_a_part_keeps_the_places_of_its_rows(ten):
+    rows = load_rows(ten, split="train[4:]", filter_fn=lambda row: row["n"] % 2)
+    assert numbers(rows) == [5, 7, 9]
+    assert [rows.where(i) for i in range(3)] == [f"{ten}:{line}" for line in (6, 8, 10)]
+
+
+def test_one_file_several_a_pattern_and_files_by_split(jsonl, tmp_path):
+    a, b = jsonl([{"n": 1}, {"n": 2}], "a.jsonl"), jsonl([{"n": 3}], "b.jsonl")
+    for files in ([a, b], [b, a]):
+        rows = load_rows("json", data_files=files)
+        assert sorted(numbers(rows)) == [1, 2, 3]
+        assert numbers(rows)[0] == (1 if files[0] == a else 3)
+        assert rows.where(2) == (f"{b}:1" if files[0] == a else f"{a}:2")
+        assert rows.name == f"{files[0]} and 1 more files"
+    assert numbers(load_rows("json", data_files=str(tmp_path / "*.jsonl"))) == [1, 2, 3]
+    assert numbers(load_rows(str(tmp_path / "[b].jsonl"))) == [3]
+    assert numbers(load_rows("json", data_files={"train": a, "val": [b]}, split="val")) == [3]
+
+
+def test_a_path_is_relative_to_the_working_directory(jsonl, tmp_path, monkeypatch):
+    jsonl([{"n": 1}], "rows.json")
+    monkeypatch.chdir(tmp_path)
+    rows = load_rows("rows.json")
+    assert numbers(rows) == [1] and rows.where(0) == "rows.json:1"
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"source": "json"}, "source: json needs data_files"),
+        ({"source": "json", "data_files": []}, "data_files is an empty list"),
+        ({"source": "no/such.jsonl"}, r"no file matches 'no/such.jsonl' \(cwd /"),
+        ({"source": "json", "data_files": "no/*.jsonl"}, r"no file matches 'no/\*.jsonl'"),
+        ({"source": "rows.csv"}, "only .json and .jsonl files are read"),
+        ({"source": "json", "data_files": "rows.jsonl.gz"}, "convert or unpack"),
+        ({"source": "folder"}, "is a folder; name the files in it"),
+        ({"source": "rows.jsonl", "data_files": "rows.jsonl"}, "is a file itself"),
+        ({"source": "rows.jsonl", "split": "test"}, "split='test': local files have only train"),
+        ({"source": "rows.jsonl", "filter_fn": lambda row: False}, "0 samples in split='train' after filter_fn"),
+    ],
+)
+def test_says_what_is_wrong_with_a_source(jsonl, tmp_path, monkeypatch, given, message):
+    jsonl([{"n": 1}])
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=message) as error:
+        load_rows(**given)
+    assert "\n" not in str(error.value)
+
+
+def test_a_hub_name_needs_the_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match="'tatsu-lab/alpaca' is no local file, .* pip install datasets"):
+        load_rows("tatsu-lab/alpaca")
+
+
+def test_a_hub_name_goes_to_the_library_with_what_was_given(monkeypatch):
+    asked = []
+
+    def load_dataset(source, **options):
+        asked.append((source, options))
+        if source == "a/broken":
+            raise ConnectionError("no route\nto the hub")
+        return [{"n": 1}, {"n": 2}]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    rows = load_rows("a/b", name="main", split="test[:2]", filter_fn=lambda row: row["n"] == 2)
+    assert asked == [("a/b", {"split": "test[:2]", "name": "main"})]
+    assert numbers(rows) == [2] and rows.where(0) == "a/b[1]"
+    with pytest.raises(DataError, match=r"'a/broken': the library 'datasets' cannot load it \(no route\)$"):
+        load_rows("a/broken")

@@ -1,0 +1,23 @@
+import pytest
+
+from torchtune_lite.data import ColumnText, SentencePieceTokenizer, TextTokens
+from torchtune_lite.errors import DataError
+
+
+@pytest.mark.parametrize(
+    "max_seq_len, add_eos, expected",
+    [(None, True, "⟨▁abc▁⟩"), (None, False, "⟨▁abc▁"), (8, True, "⟨▁abc▁⟩"), (7, True, "⟨▁abc▁"), (4, True, "⟨▁a")],
+)
+def test_text_is_cut_one_below_the_limit_and_never_masked(char_model, spell, max_seq_len, add_eos, expected):
+    sample = TextTokens(SentencePieceTokenizer(char_model, max_seq_len), add_eos)({"text": "abc "})
+    assert spell(sample["tokens"]) == expected
+    assert sample["mask"] == [False] * len(expected)
+    assert sample["truncated"] is (max_seq_len in (7, 4))
+
+
+def test_reads_a_column():
+    assert ColumnText("body")({"body": "x", "id": 1}) == {"text": "x"}
+    with pytest.raises(DataError, match=r"missing column 'text' \(has: body\); set column to"):
+        ColumnText("text")({"body": "x"})
+    with pytest.raises(DataError, match="column 'text' must be text, got float"):
+        ColumnText("text")({"text": 1.5})
