@@ -40,13 +40,18 @@ def test_a_meta_model_is_filled_cast_and_quantised():
     assert model[0].lora_a.weight.is_meta  # the adapter is not the base's
 
 
-def test_an_existing_parameter_is_filled_in_place_and_shares_nothing():
+def test_a_filled_model_shares_nothing_with_the_file():
+    source, model = torch.ones(2, 2), nn.Linear(2, 2, bias=False, device="meta")
+    load_weights(model, {"weight": Weight.of(source)}, device="cpu", dtype=torch.float32)
+    source.zero_()
+    assert model.weight.sum() == 4
+
+
+def test_an_existing_parameter_is_filled_in_place():
     model, source = nn.Linear(2, 2, bias=False), torch.ones(2, 2)
     param = model.weight
     load_weights(model, {"weight": Weight.of(source)}, device="cpu", dtype=torch.float32)
     assert model.weight is param and torch.equal(param, source)
-    source.zero_()
-    assert param.sum() == 4
 
 
 def test_merged_weights_are_computed_when_read():

@@ -1,3 +1,4 @@
+import json
 import os
 import stat
 import subprocess
@@ -31,6 +32,15 @@ def test_a_written_file_is_read_by_safetensors(tmp_path: Path):
     assert all(torch.equal(read[name], TENSORS[name]) and read[name].dtype == TENSORS[name].dtype for name in TENSORS)
     with safe_open(path, "pt") as file:
         assert file.metadata() == {"format": "pt"}
+
+
+def test_every_value_is_aligned(tmp_path: Path):
+    write_safetensors(tmp_path / "x", {name: Weight.of(tensor) for name, tensor in TENSORS.items()})
+    content = (tmp_path / "x").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    starts = {name: header[name]["data_offsets"][0] + 8 + length for name in TENSORS}
+    assert all(start % TENSORS[name].element_size() == 0 for name, start in starts.items())
 
 
 def test_a_file_of_safetensors_is_read(tmp_path: Path):
