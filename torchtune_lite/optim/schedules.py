@@ -22,8 +22,8 @@ def get_cosine_schedule_with_warmup(
 ) -> LambdaLR:
     """Follows a cosine down to 0; `num_cycles` counts its waves (0.5: from 1 to 0 once)."""
 
-    def factor(progress: float) -> float:
-        return max(0.0, 0.5 * (1.0 + math.cos(2.0 * math.pi * num_cycles * progress)))
+    def factor(done: int, left: int) -> float:
+        return max(0.0, 0.5 * (1.0 + math.cos(2.0 * math.pi * num_cycles * done / (done + left))))
 
     return _with_warmup(optimizer, num_warmup_steps, num_training_steps, factor, last_epoch)
 
@@ -32,15 +32,19 @@ def get_linear_schedule_with_warmup(
     optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int, last_epoch: int = -1
 ) -> LambdaLR:
     """Falls in a straight line to 0."""
-    return _with_warmup(optimizer, num_warmup_steps, num_training_steps, lambda progress: 1.0 - progress, last_epoch)
+
+    def factor(done: int, left: int) -> float:
+        return left / (done + left)
+
+    return _with_warmup(optimizer, num_warmup_steps, num_training_steps, factor, last_epoch)
 
 
 def get_constant_schedule_with_warmup(
     optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int | None = None, last_epoch: int = -1
 ) -> LambdaLR:
-    """Stays at the optimizer's rate; without `num_training_steps` the warm-up is not checked against the run's length."""
+    """Stays at the optimizer's rate; None: a run of unknown length, its warm-up is not checked."""
     num_training_steps = num_warmup_steps if num_training_steps is None else num_training_steps
-    return _with_warmup(optimizer, num_warmup_steps, num_training_steps, lambda progress: 1.0, last_epoch)
+    return _with_warmup(optimizer, num_warmup_steps, num_training_steps, lambda done, left: 1.0, last_epoch)
 
 
 def get_wsd_schedule(
@@ -63,9 +67,8 @@ def get_wsd_schedule(
             f"the {num_training_steps} optimizer steps of this run; lower them or train longer"
         )
 
-    def factor(progress: float) -> float:
-        steps_left = (1.0 - progress) * (num_training_steps - num_warmup_steps)
-        return min_lr_ratio + (1.0 - min_lr_ratio) * min(1.0, steps_left / max(1, num_decay_steps))
+    def factor(done: int, left: int) -> float:
+        return 1.0 if left >= num_decay_steps else min_lr_ratio + (1.0 - min_lr_ratio) * left / num_decay_steps
 
     return _with_warmup(optimizer, num_warmup_steps, num_training_steps, factor, last_epoch)
 
@@ -74,10 +77,10 @@ def _with_warmup(
     optimizer: Optimizer,
     num_warmup_steps: int,
     num_training_steps: int,
-    factor: Callable[[float], float],
+    factor: Callable[[int, int], float],
     last_epoch: int,
 ) -> LambdaLR:
-    """Precedes `factor`, a function of the progress 0..1 through the steps after the warm-up, by the linear warm-up."""
+    """Lets the linear warm-up precede `factor`, a function of the steps done since it and the steps left."""
     if not 0 <= num_warmup_steps <= num_training_steps:
         raise ConfigError(
             f"lr_scheduler.num_warmup_steps: {num_warmup_steps} does not fit into the {num_training_steps} optimizer "
@@ -87,7 +90,7 @@ def _with_warmup(
     def lr_lambda(step: int) -> float:
         if step < num_warmup_steps:
             return step / num_warmup_steps
-        progress = (step - num_warmup_steps) / max(1, num_training_steps - num_warmup_steps)
-        return factor(min(1.0, progress))
+        step = min(step, num_training_steps)
+        return factor(step - num_warmup_steps, num_training_steps - step) if step > num_warmup_steps else 1.0
 
     return LambdaLR(optimizer, lr_lambda, last_epoch)

@@ -1,5 +1,9 @@
-"""What a run needs besides its model and data: dtype, seed, memory, schedules, metrics."""
+"""What a run needs besides its model and data: dtype, seed, memory, schedules, metrics.
 
+The checkpointers of `torchtune_lite.checkpoint` are here too, where torchtune's dotted paths put them.
+"""
+
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer
 from torchtune_lite.training import lr_schedulers, metric_logging
 from torchtune_lite.training.environment import get_dtype, set_seed

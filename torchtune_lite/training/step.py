@@ -13,7 +13,7 @@ class NonFiniteError(TuneError):
 
 
 def check_finite(step: int, **values: SupportsFloat) -> None:
-    """Raises NonFiniteError when a value of `step` is nan or infinite: call it before the optimizer, which would spread it."""
+    """Raises NonFiniteError when a value of `step` is nan or infinite, before the optimizer spreads it."""
     wrong = [f"{name} is {float(value)}" for name, value in values.items() if not math.isfinite(value)]
     if wrong:
         raise NonFiniteError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from torchtune_lite.errors import ConfigError
@@ -24,19 +25,19 @@ def get_device(device: str = "auto") -> torch.device:
         get_logger().info(f"device: auto chose {chosen.type} ({name})")
         return chosen
 
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
         raise ConfigError(f"device: {device!r} is not known; choose auto, cpu, cuda, cuda:N or mps")
-    if kind == "cuda":
-        _check_cuda(device, int(index or 0))
-    if kind == "mps" and not torch.backends.mps.is_available():
+    if device.startswith("cuda"):
+        _check_cuda(device)
+    if device == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device: mps needs a Mac with Apple silicon; set device: cpu or device: auto")
     return torch.device(device)
 
 
-def _check_cuda(device: str, index: int) -> None:
+def _check_cuda(device: str) -> None:
     import torch
 
+    index = torch.device(device).index or 0
     if torch.version.cuda is None and torch.version.hip is None:
         reason = f"this torch ({torch.__version__}) is built without CUDA; install a CUDA build from pytorch.org"
     elif not torch.cuda.is_available():

@@ -1,0 +1,50 @@
+"""One logger, plain lines on stderr, a level that a config can set."""
+
+import logging
+import re
+
+import pytest
+from tqdm import tqdm
+
+from torchtune_lite.errors import ConfigError
+from torchtune_lite.utils import get_logger
+
+
+@pytest.fixture(autouse=True)
+def restore_level():
+    yield
+    get_logger("INFO")
+
+
+def test_a_message_is_one_plain_line(capsys):
+    get_logger().info("resuming from %s", "epoch_0")
+    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO resuming from epoch_0\n", capsys.readouterr().err)
+
+
+def test_the_level_holds_until_it_is_set_again(capsys):
+    get_logger("warning")
+    get_logger().info("quiet")
+    get_logger().warning("loud")
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_configured_root_logger_does_not_repeat_messages(capsys):
+    handler = logging.StreamHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        get_logger().warning("once")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert capsys.readouterr().err.count("once") == 1
+
+
+def test_a_message_does_not_tear_the_progress_bar(capsys):
+    with tqdm(total=2, desc="epoch 0"):
+        get_logger().info("saved")
+    lines = re.split(r"[\r\n]", capsys.readouterr().err)
+    assert any(re.fullmatch(r"\d\d:\d\d:\d\d INFO saved", line) for line in lines)
+
+
+def test_an_unknown_level_names_the_key_and_the_choices():
+    with pytest.raises(ConfigError, match="log_level: 'LOUD' .* DEBUG, INFO"):
+        get_logger("LOUD")
