@@ -4,7 +4,6 @@ The checkpointers of `torchtune_lite.checkpoint` are here too, where torchtune's
 """
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer
 from torchtune_lite.training import lr_schedulers, metric_logging
 from torchtune_lite.training.environment import get_dtype, set_seed
 from torchtune_lite.training.loss_curve import plot_loss_curve
