@@ -8,6 +8,7 @@ key=value sets a key of the config, at any depth (optimizer.lr=1e-4, dataset.0.s
 """
 
 import ast
+import os
 import re
 import runpy
 import sys
@@ -44,6 +45,7 @@ def main(args: Namespace) -> None:
     sys.argv = [str(recipe.path), *rest, *(["--debug"] if args.debug else [])]
     if is_own_script(name):
         sys.path.insert(0, str(recipe.path.parent))
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # else OpenMP's threads burn the cores that a busy neighbour waits for
     runpy.run_path(str(recipe.path), run_name="__main__")
 
 
