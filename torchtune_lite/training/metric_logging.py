@@ -214,7 +214,7 @@ def _start_offline(wandb: ModuleType, arguments: dict[str, Any], reason: Excepti
     """Starts the run offline, or returns None where even that fails, and says so in one warning."""
     try:
         run = wandb.init(**arguments | {"mode": "offline"})
-        instead = f"logging offline in {run.dir}: send the run later with `wandb sync`"
+        instead = f"logging offline: send the run later with `wandb sync {Path(run.dir).parent}`"
     except Exception:
         run = None
         instead = "training goes on without it, the metrics are in metrics.jsonl"
