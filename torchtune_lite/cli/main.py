@@ -67,4 +67,6 @@ def start(verb: str, *words: str, debug: bool = False) -> None:
         allow_abbrev=False,
     )
     module.configure(parser)
+    if verb == "run" and words and words[0] not in ("-h", "--help"):
+        words = ("--", *words)  # the recipe reads them, dashes included
     module.main(parser.parse_args(words, argparse.Namespace(debug=debug)))

@@ -12,7 +12,7 @@ import os
 import re
 import runpy
 import sys
-from argparse import REMAINDER, ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace
 
 from torchtune_lite import catalog
 from torchtune_lite.errors import ConfigError
@@ -25,7 +25,7 @@ TORCHRUN = re.compile(
 
 def configure(parser: ArgumentParser) -> None:
     """Declares the arguments of `tune run`; the recipe reads what follows its name."""
-    parser.add_argument("words", nargs=REMAINDER, metavar="RECIPE --config CONFIG key=value ...")
+    parser.add_argument("words", nargs="*", metavar="RECIPE --config CONFIG key=value ...")
 
 
 def main(args: Namespace) -> None:
@@ -45,7 +45,9 @@ def main(args: Namespace) -> None:
     sys.argv = [str(recipe.path), *rest, *(["--debug"] if args.debug else [])]
     if is_own_script(name):
         sys.path.insert(0, str(recipe.path.parent))
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # else OpenMP's threads burn the cores that a busy neighbour waits for
+    os.environ.setdefault(
+        "GOMP_SPINCOUNT", "2000"
+    )  # else OpenMP's threads burn the cores that a busy neighbour waits for
     runpy.run_path(str(recipe.path), run_name="__main__")
 
 
@@ -59,11 +61,12 @@ def check_config(name: str, recipe: catalog.Recipe, words: list[str]) -> None:
 
     A user's own script takes any config.
     """
-    given = [value for word, value in zip(words, words[1:] + [""], strict=True) if word == "--config"]
-    given += [word.partition("=")[2] for word in words if word.startswith("--config=")]
-    if not given or not given[-1]:
+    from torchtune_lite.config.parse import read_words
+
+    given, _ = read_words(words)
+    if not given:
         choose = " or ".join(recipe.configs) or "a YAML file"
         raise ConfigError(f"{name} needs a config: --config {choose}")
-    key = catalog.recipe_key(catalog.find_config(given[-1]))
+    key = catalog.recipe_key(catalog.find_config(given))
     if key and not is_own_script(name) and key not in (recipe.name, *recipe.aliases):
-        raise ConfigError(f"config '{given[-1]}' is for {key}, not {name}; run 'tune run {key} --config {given[-1]}'")
+        raise ConfigError(f"config '{given}' is for {key}, not {name}; run 'tune run {key} --config {given}'")

@@ -28,6 +28,8 @@ def parse(cls: type[S]) -> Callable[[Callable[[S], Any]], Callable[[], Any]]:
             words = sys.argv[1:]
             with errors.reporting("--debug" in words):
                 config, changes = read_words([word for word in words if word != "--debug"])
+                if not config:
+                    raise ConfigError("name a config with --config ('tune ls' shows all), or the path of a YAML file")
                 return recipe_main(load(config, changes, cls))
 
         return command
@@ -36,7 +38,7 @@ def parse(cls: type[S]) -> Callable[[Callable[[S], Any]], Callable[[], Any]]:
 
 
 def read_words(words: Sequence[str]) -> tuple[str, list[str]]:
-    """Splits a command line into the config after `--config` and the overrides."""
+    """Splits a command line into the config after `--config`, empty where there is none, and the overrides."""
     config, changes, rest = "", [], iter(words)
     for word in rest:
         if word == "--config":
@@ -45,8 +47,6 @@ def read_words(words: Sequence[str]) -> tuple[str, list[str]]:
             config = word.removeprefix("--config=")
         else:
             changes.append(word)
-    if not config:
-        raise ConfigError("name a config with --config ('tune ls' shows all), or give the path of a YAML file")
     return config, changes
 
 

@@ -1,0 +1,49 @@
+# Any Python from 3.10 on: make setup PYTHON=python3.12
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo demo-base test lint format bench clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(STAMP)  ## make .venv and install the package with what demo and test need
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "make: Python 3.10 or later is needed; name one: make setup PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt setuptools
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev,plot]'
+	@touch $@
+
+demo: $(STAMP)  ## fine-tune the embedded model with QLoRA, and show what it learnt
+	WANDB_MODE=offline $(BIN)/tune run exact_match_eval --config demo/address_eval
+	WANDB_MODE=offline $(BIN)/tune run lora_finetune_single_device --config demo/address_qlora
+	WANDB_MODE=offline $(BIN)/tune run exact_match_eval --config demo/address_eval \
+	  checkpointer.checkpoint_dir=runs/demo/address_qlora/epoch_0
+
+demo-base: $(STAMP)  ## make the embedded model anew, from its corpus on
+	$(BIN)/python -m torchtune_lite.assets.make_base start --out work/demo_base
+	$(BIN)/tune run full_finetune_single_device --config demo/base
+	$(BIN)/python -m torchtune_lite.assets.make_base keep work/demo_base/run/epoch_0 --out torchtune_lite/assets/base
+
+test: $(STAMP)  ## run the whole default test suite
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## put the code into the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## time the start of the command line
+	$(BIN)/python benchmarks/cli_start.py
+
+clean:  ## remove runs, caches and build output; .venv stays
+	rm -rf runs work wandb build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,60 @@
+"""A small catalogue of recipes and configs, and `tune` in this process."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from torchtune_lite import catalog
+from torchtune_lite.cli.main import start
+
+TRAIN = '''"""Adds up numbers."""
+
+import sys
+from dataclasses import dataclass
+
+from torchtune_lite import config
+
+
+@dataclass
+class Settings:
+    steps: int = config.key(1, minimum=1)
+    name: str | None = None
+
+
+@config.parse(Settings)
+def recipe_main(cfg):
+    print("ran", __name__, cfg)
+
+
+if __name__ == "__main__":
+    sys.exit(recipe_main())
+'''
+FILES = {
+    "recipes/full_finetune_single_device.py": TRAIN,
+    "recipes/generate.py": '"""Talks."""\n',
+    "recipes/both.py": "",
+    "configs/both.yaml": "recipe: both\n",
+    "configs/tiny/1M_full.yaml": "# three\n# header\n# lines\nrecipe: full_finetune_single_device\nsteps: 2\nname: n\n",
+}
+
+
+@pytest.fixture
+def shipped(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path_factory.mktemp("shipped")
+    for name, text in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    monkeypatch.setattr(catalog, "folder", lambda name: root / name)
+    return root
+
+
+@pytest.fixture
+def tune(shipped: Path, folder: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """Runs a verb in an empty working directory and gives what it prints."""
+
+    def run(*words: str, debug: bool = False) -> str:
+        start(*words, debug=debug)
+        return capsys.readouterr().out
+
+    return run

@@ -1,0 +1,71 @@
+import subprocess
+import sys
+
+import pytest
+
+from torchtune_lite import __version__
+from torchtune_lite.cli import main
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["tune", *words])
+    main.main()
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
+def test_help_names_every_verb(words, monkeypatch, capsys):
+    run(monkeypatch, *words)
+    out = capsys.readouterr().out
+    assert all(f"\n  {verb} " in out for verb in main.VERBS)
+
+
+@pytest.mark.parametrize("verb", main.VERBS)
+def test_every_verb_has_its_help(verb, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit:
+        run(monkeypatch, verb, "--help")
+    assert exit.value.code == 0
+    assert f"usage: tune {verb}" in capsys.readouterr().out
+
+
+def test_version(monkeypatch, capsys):
+    run(monkeypatch, "--version")
+    assert capsys.readouterr().out == f"torchtune_lite {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["vlaidate"], "there is no 'tune vlaidate'; did you mean 'validate'? ('tune --help' lists the verbs)"),
+        (["cat"], "the following arguments are required: config ('tune cat --help' shows what it takes)"),
+        (["ls", "--sort"], "unrecognized arguments: --sort ('tune ls --help' shows what it takes)"),
+        (["cp", "x", "--typ", "recipe"], "unrecognized arguments: --typ"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words, message, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit:
+        run(monkeypatch, *words)
+    assert exit.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"tune: error: {message}")
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    with pytest.raises(main.errors.ConfigError):
+        run(monkeypatch, "--debug", "nonsense")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["ls"], ["cp", "generate"]])
+def test_no_library_is_loaded_for_what_runs_no_model(words, folder):
+    code = (
+        "import sys; from torchtune_lite.cli.main import main\n"
+        f"sys.argv = ['tune', *{words}]\nmain()\n"
+        "print(sorted({'torch', 'omegaconf', 'yaml', 'numpy', 'wandb'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+
+
+def test_the_module_is_the_command(folder):
+    done = subprocess.run([sys.executable, "-m", "torchtune_lite", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"torchtune_lite {__version__}\n")

@@ -1,0 +1,65 @@
+"""Every config that is shipped: readable, accepted by its recipe, and of the model it names."""
+
+import math
+import re
+
+import pytest
+import torch
+
+from torchtune_lite import catalog, config
+
+CONFIGS = catalog.configs()
+
+# Parameters as published, and (embed_dim, key and value width, intermediate_dim, layers).
+PUBLISHED = {
+    "llama2_7b": (6_738_415_616, (4096, 4096, 11_008, 32)),
+    "llama2_13b": (13_015_864_320, (5120, 5120, 13_824, 40)),
+    "llama2_70b": (68_976_648_192, (8192, 1024, 28_672, 80)),
+}
+VOCABULARY = 32_000
+
+
+def load(name):
+    return config.load(name, [], config.settings_of(catalog.find_recipe(catalog.recipe_key(CONFIGS[name])).path))
+
+
+def adapter_size(model, sizes):
+    """Parameters of the adapters, r · (in + out) for each projection, from the published widths alone."""
+    d, kv, m, layers = sizes
+    widths = {"q_proj": d + d, "k_proj": d + kv, "v_proj": d + kv, "output_proj": d + d}
+    each = sum(widths[name] for name in model["lora_attn_modules"])
+    each += 3 * (d + m) if model.get("apply_lora_to_mlp") else 0
+    output = d + VOCABULARY if model.get("apply_lora_to_output") else 0
+    return model.get("lora_rank", 8) * (each * layers + output)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_is_accepted_by_the_recipe_it_names(name, folder):
+    load(name)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_says_what_it_is_what_it_needs_and_how_to_run_it(name):
+    what, memory, run, key = CONFIGS[name].read_text().splitlines()[:4]
+    assert what.startswith("# ")
+    assert memory.startswith("# Memory: ")
+    assert "MEASURED" not in memory, "a placeholder: measure it"
+    recipe = catalog.recipe_key(CONFIGS[name])
+    assert re.match(rf"# Run: tune run {recipe} --config {name}\b", run)
+    assert key == f"recipe: {recipe}"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_its_model_has_the_published_number_of_parameters(name, folder):
+    model = load(name).model
+    builder = model["_component_"].rpartition(".")[2]
+    size = re.sub("^q?lora_", "", builder)
+    if size not in PUBLISHED:
+        pytest.skip(f"the sizes of {builder} come from the checkpoint")
+    published, sizes = PUBLISHED[size]
+    with torch.device("meta"):
+        parameters = dict(config.instantiate(model).named_parameters())
+    adapters = adapter_size(model, sizes) if builder != size else 0
+    assert sum(math.prod(p.shape) for p in parameters.values()) == published + adapters
+    if adapters:
+        assert sum(p.numel() for p in parameters.values() if p.requires_grad) == adapters

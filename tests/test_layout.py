@@ -1,0 +1,135 @@
+"""The rules of the tree: who imports whom, how long a file may be, a test for each file, loops that stay alike."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "torchtune_lite"
+LIBRARY = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+
+BASE = {"errors", "utils", "config", "catalog"}
+BUILDING = {"modules", "optim", "peft", "data"}
+RUNNING = BASE | BUILDING | {"datasets", "models"}
+MAY_IMPORT = {
+    "__init__": set(),
+    "__main__": {"cli"},
+    "errors": set(),
+    "utils": BASE,
+    "config": BASE,
+    "catalog": BASE,
+    "modules": BASE,
+    "optim": BASE,
+    "peft": BASE | {"modules", "optim"},
+    "data": BASE,
+    "datasets": BASE | {"data"},
+    "models": BASE | BUILDING,
+    "checkpoint": RUNNING,
+    "rlhf": RUNNING,
+    "generation": RUNNING,
+    "training": RUNNING | {"checkpoint"},
+    "cli": BASE,
+    "assets": RUNNING,  # the scripts that make what it holds
+}
+NO_TORCH = {"__init__", "__main__", "errors", "config", "catalog", "cli"}
+OWNED = {"torchao": {"peft"}, "sentencepiece": {"data", "assets"}, "omegaconf": {"config", "cli"}, "yaml": {"config"}}
+OPTIONAL = {"wandb", "matplotlib", "tensorboard", "tokenizers", "huggingface_hub", "lm_eval", "pyarrow", "transformers"}
+
+BUDGETS = {PACKAGE / "modules/transformer.py": 400}
+ALIKE = (
+    "__init__",
+    "setup",
+    "_batches",
+    "train",
+    "num_real_tokens",
+    "forward_backward",
+    "loss_sum",
+    "validate",
+    "log_step",
+    "cleanup",
+)
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def part_of(path: Path) -> str:
+    """The package of the library, or the file at its top, that a file belongs to."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Each dotted name that is imported, with its line; `from a import b` as `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name)
+def test_a_file_imports_only_what_its_rank_may(path):
+    part, tree = part_of(path), ast.parse(path.read_text())
+    assert part in MAY_IMPORT, f"{part} has no rank; add it to MAY_IMPORT"
+    for imported, line in imports(tree):
+        top, _, rest = imported.partition(".")
+        where = f"{name(path)}:{line}: imports {imported}"
+        assert top not in OWNED or part in OWNED[top], f"{where}, which is for {OWNED.get(top)}"
+        assert top != "torch" or part not in NO_TORCH, f"{where}: a command that runs no model must not"
+        if top == "torchtune_lite" and rest.partition(".")[0] != part and rest != "__version__":
+            assert rest.partition(".")[0] in MAY_IMPORT[part], where
+            assert part != "checkpoint" or not rest.startswith("models.llama"), f"{where}: families through FAMILIES"
+
+
+@pytest.mark.parametrize("path", LIBRARY + RECIPES, ids=name)
+def test_an_optional_library_is_imported_where_it_is_used(path):
+    for node in ast.parse(path.read_text()).body:
+        for imported, line in imports(node) if isinstance(node, ast.Import | ast.ImportFrom) else ():
+            assert imported.partition(".")[0] not in OPTIONAL, f"{name(path)}:{line}: import {imported} in the function"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_recipe_imports_public_names_only(path):
+    for imported, line in imports(ast.parse(path.read_text())):
+        parts = imported.split(".")
+        where = f"{name(path)}:{line}: imports {imported}"
+        assert parts[0] != "recipes" and not (parts[0] == "torchtune_lite" and "recipes" in parts), where
+        assert parts[0] != "torchtune_lite" or (len(parts) <= 3 and not parts[-1].startswith("_")), where
+
+
+@pytest.mark.parametrize("path", LIBRARY + RECIPES, ids=name)
+def test_a_file_keeps_its_line_budget(path):
+    assert len(path.read_text().splitlines()) <= BUDGETS.get(path, 300)
+
+
+@pytest.mark.parametrize("path", LIBRARY + RECIPES, ids=name)
+def test_a_file_with_code_has_its_test(path):
+    defines = any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.parse(path.read_text()).body)
+    if path.stem in ("__init__", "__main__") or not defines:
+        return
+    folder = path.parent.relative_to(PACKAGE if path in LIBRARY else ROOT)
+    test = ROOT / "tests" / folder / f"test_{path.stem}.py"
+    assert test.is_file(), f"{name(path)} needs {name(test)}"
+
+
+@pytest.mark.parametrize("function", ALIKE)
+def test_the_finetuning_recipes_share_their_loop(function):
+    """The loop is copied on purpose; a change in one recipe belongs in the other, or off this list with a reason."""
+    found = {}
+    for recipe in ("lora_finetune_single_device", "full_finetune_single_device"):
+        tree = ast.parse((ROOT / "recipes" / f"{recipe}.py").read_text())
+        [method] = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function]
+        body = method.body[1:] if ast.get_docstring(method) else method.body
+        found[recipe] = [ast.unparse(method.args), *map(ast.unparse, body)]
+    assert found["lora_finetune_single_device"] == found["full_finetune_single_device"]
+
+
+def test_every_package_is_in_the_wheel():
+    folders = {path.parent.relative_to(ROOT) for path in LIBRARY}
+    packages = {".".join(folder.parts) for folder in folders} | {"torchtune_lite.recipes", "torchtune_lite.configs"}
+    listed = (ROOT / "pyproject.toml").read_text().partition("packages = [")[2].partition("]")[0]
+    assert packages == {line.strip(' ",') for line in listed.splitlines() if line.strip()}
