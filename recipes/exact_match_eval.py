@@ -1,9 +1,10 @@
-"""Scores a model by exact match: the share of rows that it answers greedily with exactly the expected text, on one device.
+"""Scores a model by exact match: the share of rows whose answer is exactly the expected text, on one device.
 
     tune run exact_match_eval --config demo/address_eval checkpointer.checkpoint_dir=runs/demo/qlora/epoch_0
     tune cp exact_match_eval my_recipe.py     # then change it, and: tune run my_recipe.py --config ...
 
-Prints a few rows with their answers and the score; writes `exact_match.json` in output_dir: the score and every row's answer.
+Answers greedily. Prints a few rows with their answers, then the score; writes `exact_match.json` in output_dir: the
+score and every row's answer.
 """
 
 import json
@@ -45,7 +46,7 @@ class Settings:
 
 
 class ExactMatchEvalRecipe:
-    """Answers the rows of a file with a model and counts the answers that equal the expected text, spaces around it aside."""
+    """Answers the rows of a file and counts the answers that equal the expected text, spaces around it aside."""
 
     def __init__(self, cfg: Settings) -> None:
         self.cfg = cfg

@@ -4,8 +4,8 @@
     tune run full_finetune_single_device --config demo/base
     python -m torchtune_lite.assets.make_base keep work/demo_base/run/epoch_0 --out torchtune_lite/assets/base
 
-`start` writes `corpus.jsonl`, rows of documents (`corpus.py`) that nearly fill a sequence, and `start/`, a checkpoint in HF
-layout with random weights. `keep` copies the trained model's files, its weights in bfloat16.
+`start` writes `corpus.jsonl`, rows of documents (`corpus.py`) that nearly fill a sequence, and `start/`, a checkpoint
+in HF layout with random weights. `keep` copies the trained model's files, its weights in bfloat16.
 """
 
 import argparse
@@ -53,10 +53,11 @@ def write_start(folder: Path, tokenizer: SentencePieceProcessor, seed: int) -> N
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {family.to_hf(name): tensor for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    hf_config = family.hf_config(config) | {"dtype": "float32", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+    special = {"bos_token_id": tokenizer.bos_id(), "eos_token_id": tokenizer.eos_id(), "pad_token_id": None}
+    hf_config = family.hf_config(config) | special | {"dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n")
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    tokenizer_config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, **special}
+    pieces = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer_config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, **pieces}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n")
     shutil.copy(TOKENIZER, folder)
 
@@ -82,10 +83,11 @@ def main() -> None:
         command.add_argument("--out", type=Path, required=True, help="folder to write to")
     args = parser.parse_args()
     if args.command == "keep":
-        return keep(args.trained, args.out)
-    tokenizer = SentencePieceProcessor(str(TOKENIZER))
-    write_start(args.out / "start", tokenizer, args.seed)
-    write_corpus(args.out / "corpus.jsonl", tokenizer, args.rows, Random(args.seed))
+        keep(args.trained, args.out)
+    else:
+        tokenizer = SentencePieceProcessor(str(TOKENIZER))
+        write_start(args.out / "start", tokenizer, args.seed)
+        write_corpus(args.out / "corpus.jsonl", tokenizer, args.rows, Random(args.seed))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m torchtune_lite.assets.make_tokenizer --out torchtune_lite/assets/base
 
-Every Chinese character is a piece of its own, so that copying a span is copying its pieces; English words merge as usual, JSON's
-joints and the tags of Llama 2's template are one piece each, and anything else falls back to bytes.
+Every Chinese character is a piece of its own, so that copying a span is copying its pieces; English words merge as
+usual, JSON's joints and the tags of Llama 2's template are one piece each, and anything else falls back to bytes.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from random import Random
 
 import sentencepiece
 
-from torchtune_lite.assets.corpus import ASCII, HAN, WORDS, document
+from torchtune_lite.assets.corpus import ASCII, DICTIONARY, HAN, document
 
 JOINTS = ["[INST]", "[/INST]", '{"', '":▁"', '",▁"', '"}']  # ▁ is SentencePiece's space
 VOCABULARY = 1152
@@ -28,7 +28,7 @@ def main() -> None:
     documents = [document(rng) for _ in range(20_000)]
     characters = sorted(set("".join(documents)) | set(HAN) | set(ASCII) | {chr(code) for code in range(33, 127)})
     # English words and single characters only: Chinese characters never stand side by side here, so they never merge.
-    lines = [f'"{word}" {word}' for word in WORDS] * 10 + characters
+    lines = [f'"{word}" {word}' for word in DICTIONARY] * 10 + characters
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
