@@ -1,0 +1,78 @@
+"""The chunked loss against cross-entropy over all logits: value, gradients, and how much it projects."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+from torchtune_lite.modules.loss import CEWithChunkedOutputLoss, LinearCrossEntropyLoss
+
+B, S, D, V = 3, 10, 16, 50
+
+
+def problem(keep, dtype=torch.float32):
+    """An output projection, hidden states and labels of which the share `keep` counts."""
+    torch.manual_seed(0)
+    output = nn.Linear(D, V, bias=False, dtype=dtype)
+    hidden = torch.randn(B, S, D, dtype=dtype, requires_grad=True)
+    labels = torch.randint(0, V, (B, S))
+    labels[torch.rand(B, S) >= keep] = -100
+    return output, hidden, labels
+
+
+def value_and_gradients(loss, output, hidden):
+    return loss, *torch.autograd.grad(loss, [hidden, output.weight])
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 1024])
+@pytest.mark.parametrize("keep", [1.0, 0.4, 0.05])
+def test_value_and_gradients_are_those_of_cross_entropy(keep, chunk_size):
+    output, hidden, labels = problem(keep)
+    assert (labels != -100).any()
+    dense = F.cross_entropy(output(hidden).flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+    expected = value_and_gradients(dense, output, hidden)
+    ours = value_and_gradients(LinearCrossEntropyLoss(chunk_size)(output, hidden, labels), output, hidden)
+    for found, wanted in zip(ours, expected, strict=True):
+        assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_without_any_label_the_loss_is_zero_and_so_are_the_gradients():
+    output, hidden, labels = problem(keep=0.0)
+    loss, *gradients = value_and_gradients(LinearCrossEntropyLoss()(output, hidden, labels), output, hidden)
+    assert loss.item() == 0.0
+    assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in gradients)
+
+
+def test_only_rows_with_a_label_are_projected_and_never_more_than_a_chunk():
+    output, hidden, labels = problem(keep=0.5)
+    num_labels = int((labels != -100).sum())
+    rows = []
+    output.register_forward_hook(lambda module, inputs, logits: rows.append(len(logits)))
+    LinearCrossEntropyLoss(chunk_size=4)(output, hidden, labels)
+    assert sum(rows) == num_labels
+    assert max(rows) == 4
+
+
+def test_the_softmax_of_a_bf16_model_is_float32():
+    output, hidden, labels = problem(keep=1.0, dtype=torch.bfloat16)
+    loss = LinearCrossEntropyLoss(chunk_size=8)(output, hidden, labels)
+    exact = F.cross_entropy(output(hidden).float().flatten(0, 1), labels.flatten(), reduction="sum")
+    assert loss.dtype == torch.float32
+    assert_close(loss, exact, atol=0, rtol=1e-5)
+
+
+def test_another_ignore_index_is_honoured():
+    output, hidden, labels = problem(keep=0.5)
+    expected = LinearCrossEntropyLoss()(output, hidden, labels)
+    labels[labels == -100] = 7_777
+    assert_close(LinearCrossEntropyLoss(ignore_index=7_777)(output, hidden, labels), expected)
+
+
+def test_a_chunk_without_rows_is_an_error():
+    with pytest.raises(ValueError, match="chunk_size 0 must be at least 1"):
+        LinearCrossEntropyLoss(chunk_size=0)
+
+
+def test_torchtunes_older_name_is_the_same_loss():
+    assert CEWithChunkedOutputLoss is LinearCrossEntropyLoss
