@@ -82,3 +82,12 @@ def test_a_missing_matplotlib_names_the_extra(run, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert plot_loss_curve(run) is None
     assert "torchtune_lite[plot]" in capsys.readouterr().err
+
+
+def test_bars_fall_with_the_loss_and_fit_a_terminal():
+    falling = loss_curve.bars([1 / step for step in range(1, 400)])
+    assert len(falling) == 40
+    assert falling[0] == "█" and falling[-1] == "▁"
+    assert list(falling) == sorted(falling, reverse=True)
+    assert loss_curve.bars([2.0, math.nan, 2.0]) == "▁▁▁"
+    assert loss_curve.bars([math.nan]) == ""

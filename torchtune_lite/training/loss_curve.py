@@ -14,18 +14,22 @@ if TYPE_CHECKING:
 
 Series = tuple[list[int], list[float]]  # steps, values
 TRAIN, VALIDATION, QUIET = "#2f6db5", "#d9622b", "#7a7a7a"
+BARS = "▁▂▃▄▅▆▇█"
 
 
 def plot_loss_curve(output_dir: str | Path) -> Path | None:
     """Draws `loss_curve.png` beside `metrics.jsonl`: training and validation loss, learning rate, tokens per second.
 
-    Returns None, with one log line that says why, where there is no loss to draw or matplotlib is not installed.
+    Logs the training loss as a line of bars as well, for those who see only a terminal. Returns None, with one log line
+    that says why, where there is no loss to draw or matplotlib is not installed.
     """
     folder = Path(output_dir)
     rows = read_metrics(folder / FILE_NAME) if (folder / FILE_NAME).exists() else []
     if not series(rows, "loss")[0]:
         get_logger().info(f"loss curve not drawn: {folder / FILE_NAME} has no loss")
         return None
+    losses = series(rows, "loss")[1]
+    get_logger().info(f"loss {losses[0]:.3f} {bars(losses)} {losses[-1]:.3f}")
     try:
         figure = draw(rows)
     except ImportError:
@@ -33,6 +37,7 @@ def plot_loss_curve(output_dir: str | Path) -> Path | None:
         return None
     path = folder / "loss_curve.png"
     figure.savefig(path, dpi=160)
+    get_logger().info(f"drew {path}")
     return path
 
 
@@ -53,6 +58,14 @@ def smoothed(values: list[float]) -> list[float]:
     first, end = at - reach, at + reach + 1
     with np.errstate(invalid="ignore"):  # a window of nans only
         return ((sums[end] - sums[first]) / (counts[end] - counts[first])).tolist()
+
+
+def bars(values: list[float], width: int = 40) -> str:
+    """Returns the smoothed curve as at most `width` characters, the highest bar for the largest value."""
+    curve = [value for value in smoothed(values) if math.isfinite(value)]
+    points = [curve[i * len(curve) // width] for i in range(width)] if len(curve) > width else curve
+    low, span = min(points, default=0.0), max(points, default=0.0) - min(points, default=0.0)
+    return "".join(BARS[round((value - low) / (span or 1.0) * (len(BARS) - 1))] for value in points)
 
 
 def draw(rows: list[dict[str, Any]]) -> "Figure":
