@@ -1,12 +1,12 @@
 """Fine-tunes adapters (LoRA, QLoRA, DoRA) on a frozen base model, on one device.
 
-    tune run lora_finetune_single_device --config llama2/7B_qlora_single_device checkpointer.checkpoint_dir=/models/llama2-7b
+    tune run lora_finetune_single_device --config llama2/7B_qlora_single_device checkpointer.checkpoint_dir=/models/7b
     tune cp lora_finetune_single_device my_recipe.py     # then change it, and: tune run my_recipe.py --config ...
 
 Which method it is, the model builder decides: `lora_llama2_7b`, `qlora_llama2_7b`, or either with `use_dora: True`.
 
-Writes under output_dir: `epoch_N/` and `step_N/` (the merged model, ready for transformers, with the adapter in `adapter/` and what a
-resume needs in `resume/`), `metrics.jsonl`, `config.yaml`, and at the end `loss_curve.png`.
+Writes under output_dir: `epoch_N/` and `step_N/` (the merged model, ready for transformers, with the adapter in
+`adapter/` and what a resume needs in `resume/`), `metrics.jsonl`, `config.yaml`, and at the end `loss_curve.png`.
 """
 
 import math
@@ -47,7 +47,7 @@ class Settings:
     epochs: int = config.key(1, minimum=1)
     max_steps_per_epoch: int | None = config.key(None, minimum=1)  # optimizer steps; null: the whole data set
     gradient_accumulation_steps: int = config.key(1, minimum=1)  # micro-batches in an optimizer step
-    clip_grad_norm: float | None = config.key(None, above=0)  # largest norm of the gradient; null: not clipped, but logged
+    clip_grad_norm: float | None = config.key(None, above=0)  # largest norm; null: not clipped, but logged
     loss: Any = config.component(default={"_component_": "torchtune_lite.modules.loss.LinearCrossEntropyLoss"})
     optimizer: Any = config.component("params")
     lr_scheduler: Any = config.component("optimizer", "num_training_steps", default=None)  # null: constant
@@ -65,8 +65,9 @@ class Settings:
 class LoRAFinetuneRecipeSingleDevice:
     """Trains the adapters of a model whose base stays frozen.
 
-    The loss of an optimizer step is the mean over the label tokens of all its micro-batches, so that neither padding nor
-    `gradient_accumulation_steps` changes the gradient. The last, shorter window of an epoch is stepped like any other.
+    The loss of an optimizer step is the mean over the label tokens of all its micro-batches, so that neither padding
+    nor `gradient_accumulation_steps` changes the gradient. The last, shorter window of an epoch is stepped like any
+    other.
     """
 
     def __init__(self, cfg: Settings) -> None:
@@ -79,7 +80,7 @@ class LoRAFinetuneRecipeSingleDevice:
         self.global_step = 0  # optimizer steps done; the position in the data follows from it
 
     def setup(self) -> None:
-        """Builds data, model, optimizer and loggers, cheapest checks first, and restores a checkpoint to resume from."""
+        """Builds data, model, optimizer and loggers, cheapest checks first; restores the checkpoint to resume from."""
         cfg = self.cfg
         resume_from = checkpoint.resume_folder(self.output_dir, cfg.resume_from_checkpoint)
         self.checkpointer = config.instantiate(cfg.checkpointer)
@@ -167,7 +168,7 @@ class LoRAFinetuneRecipeSingleDevice:
         return sum(int((batch["tokens"] != self.tokenizer.pad_id).sum()) for batch in window)
 
     def forward_backward(self, batch: dict[str, torch.Tensor], num_tokens: int) -> torch.Tensor:
-        """Adds the gradient of one micro-batch; returns its share of the mean loss over the step's `num_tokens` label tokens."""
+        """Adds the gradient of one micro-batch; returns its share of the loss over the step's `num_tokens` labels."""
         loss = self.loss_sum(batch) / max(num_tokens, 1)
         loss.backward()
         return loss.detach()

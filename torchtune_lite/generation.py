@@ -24,11 +24,12 @@ def generate(
     top_k: int | None = None,
     seed: int | None = None,
 ) -> list[list[int]]:
-    """Continues each of `prompts` (token ids, none empty) and returns the new ids alone, cut before the first stop token.
+    """Continues each of `prompts` (token ids, none empty); returns the new ids alone, cut before the first stop token.
 
-    `temperature` 0.0 takes the likeliest token; above, tokens are drawn from the softmax, from the `top_k` likeliest (None: all).
-    `seed` makes the draw repeatable and leaves the global generator alone. Prompts of different lengths are padded on the left,
-    which no token sees. Raises TuneError when prompt and continuation exceed the model's max_seq_len.
+    `temperature` 0.0 takes the likeliest token; above, tokens are drawn from the softmax, from the `top_k` likeliest
+    (None: all). `seed` makes the draw repeatable and leaves the global generator alone. Prompts of different lengths
+    are padded on the left, which no token sees. Raises TuneError when prompt and continuation exceed the model's
+    max_seq_len.
     """
     device = model.tok_embeddings.weight.device
     lengths = [len(prompt) for prompt in prompts]
@@ -67,7 +68,7 @@ def generate(
 
 
 def _mask(slots: Tensor, padding: Tensor) -> Tensor:
-    """Lets the queries at `slots` see what came before them and is no padding: bool `[b, 1, s, t]`; padding sees itself."""
+    """Lets queries at `slots` see what came before and is no padding, bool `[b, 1, s, t]`; padding sees itself."""
     keys = torch.arange(int(slots[-1]) + 1, device=slots.device)
     causal = keys <= slots[:, None]  # [s, t]
     real = keys >= padding[:, None]  # [b, t]

@@ -14,7 +14,27 @@ import sentencepiece
 import torch
 import transformers
 
-WORDS = "red green blue big small old new cat dog bird fish tree house river runs sleeps sings jumps under over near".split()
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "big",
+    "small",
+    "cat",
+    "dog",
+    "bird",
+    "fish",
+    "tree",
+    "house",
+    "river",
+    "runs",
+    "sleeps",
+    "sings",
+    "jumps",
+    "under",
+    "over",
+    "near",
+]
 
 
 @dataclass(frozen=True)

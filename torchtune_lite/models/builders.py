@@ -37,10 +37,10 @@ def lora_decoder(
 ) -> TransformerDecoder:
     """Builds a frozen decoder with trained adapters on the projections named.
 
-    `lora_attn_modules` are any of q_proj, k_proj, v_proj, output_proj; `apply_lora_to_mlp` adds w1, w2, w3 and `apply_lora_to_output`
-    the output projection. `use_dora` trains magnitudes too. With `quantize_base`, exactly the adapted projections are kept in
-    NF4, the output projection excepted; one whose `in_dim · out_dim` is no multiple of 16,384 is an error, or with
-    `quantize_unsupported: skip` stays as it is, with one warning that lists all of them.
+    `lora_attn_modules` are any of q_proj, k_proj, v_proj, output_proj; `apply_lora_to_mlp` adds w1, w2, w3 and
+    `apply_lora_to_output` the output projection. `use_dora` trains magnitudes too. With `quantize_base`, exactly the
+    adapted projections are kept in NF4, the output projection excepted; one whose `in_dim · out_dim` is no multiple of
+    16,384 is an error, or with `quantize_unsupported: skip` stays as it is, with one warning that lists all of them.
     """
     unknown = sorted(set(lora_attn_modules) - set(ATTN_MODULES))
     if unknown:
@@ -69,7 +69,8 @@ def lora_decoder(
     if misfits:
         problem = f"NF4 needs in_dim * out_dim divisible by 16384, which {', '.join(misfits.values())} are not"
         if quantize_unsupported == "error":
-            raise ValueError(f"{problem}; set quantize_unsupported: skip to leave them unquantised, or quantize_base: False")
+            instead = "set quantize_unsupported: skip to leave them unquantised, or quantize_base: False"
+            raise ValueError(f"{problem}; {instead}")
         get_logger().warning("%s; they stay unquantised", problem)
     freeze_base(model)
     if quantize_base:
@@ -78,7 +79,7 @@ def lora_decoder(
 
 
 def from_sizes(build: Callable[..., TransformerDecoder]) -> Callable[..., TransformerDecoder]:
-    """Turns `build(config, ...)` into a builder whose keywords are the fields of `DecoderConfig` and the rest of its own.
+    """Turns `build(config, ...)` into a builder that takes the fields of `DecoderConfig` as keywords of its own.
 
     A size left out is None, for a recipe to fill in from the checkpoint; ValueError names those still missing.
     """

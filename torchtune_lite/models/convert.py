@@ -1,7 +1,7 @@
 """Between our parameter names and layout and those of checkpoints.
 
-Ours is the half-split rotary layout of Hugging Face, so an HF checkpoint is only renamed. Meta's checkpoints interleave the two
-halves of each head, so the rows of q and k are permuted, here and nowhere else.
+Ours is the half-split rotary layout of Hugging Face, so an HF checkpoint is only renamed. Meta's checkpoints interleave
+the two halves of each head, so the rows of q and k are permuted, here and nowhere else.
 
 h heads (of q, or kv heads of k), e head width.
 """

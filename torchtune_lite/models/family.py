@@ -13,8 +13,9 @@ from torchtune_lite.modules import DecoderConfig
 class Family:
     """One family as a table. In names, `{}` stands for the number of the layer.
 
-    `hf_keys` and `meta_keys` map our parameter names to a checkpoint's; `ignored_keys` stand in checkpoints and carry nothing.
-    `hf_fixed` are the values that an HF config.json must have, or leave out, for this decoder to compute the same function.
+    `hf_keys` and `meta_keys` map our parameter names to a checkpoint's; `ignored_keys` stand in checkpoints and carry
+    nothing. `hf_fixed` are the values that an HF config.json must have, or leave out, for this decoder to compute the
+    same function.
     """
 
     name: str
@@ -34,11 +35,11 @@ class Family:
         return rename(self.meta_keys, name) or name
 
     def from_hf(self, name: str) -> str | None:
-        """Gives our name of the Hugging Face parameter `name`, None for one to ignore; an unknown one passes as it is."""
+        """Gives our name of the Hugging Face parameter `name`, None for one to ignore; an unknown one stays."""
         return None if name.endswith(self.ignored_keys) else rename(self._from_hf_keys, name) or name
 
     def from_meta(self, name: str) -> str | None:
-        """Gives our name of Meta's parameter `name`, None for one to ignore; an unknown one passes as it is."""
+        """Gives our name of Meta's parameter `name`, None for one to ignore; an unknown one stays."""
         return None if name.endswith(self.ignored_keys) else rename(self._from_meta_keys, name) or name
 
     @cached_property
@@ -50,7 +51,7 @@ class Family:
         return {theirs: ours for ours, theirs in self.meta_keys.items()}
 
     def decoder_args(self, hf_config: Mapping[str, Any]) -> dict[str, Any]:
-        """Reads the fields of `DecoderConfig` from a config.json; ValueError names what this decoder does not compute."""
+        """Reads the fields of `DecoderConfig` from a config.json; ValueError names what is not computed here."""
         for key, value in self.hf_fixed.items():
             if hf_config.get(key, value) != value:
                 raise ValueError(f"config.json has {key} {hf_config[key]!r}; {self.name} models here have {value!r}")
@@ -70,7 +71,7 @@ class Family:
         }
 
     def decoder_args_meta(self, params: Mapping[str, Any], vocab_size: int, intermediate_dim: int) -> dict[str, Any]:
-        """Reads the fields of `DecoderConfig` from Meta's params.json, which leaves those two sizes to the weights' shapes."""
+        """Reads the fields of `DecoderConfig` from Meta's params.json, which leaves two to the weights' shapes."""
         return {
             "vocab_size": vocab_size,
             "num_layers": params["n_layers"],

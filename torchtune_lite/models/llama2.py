@@ -1,7 +1,8 @@
 """Llama 2 (Touvron et al., arXiv 2307.09288): sizes, checkpoint names, builders.
 
-`llama2_7b` is the plain model, `lora_llama2_7b` has adapters on a frozen base, `qlora_llama2_7b` keeps the adapted projections in NF4.
-`llama2`, `lora_llama2` and `qlora_llama2` take the sizes as arguments; a recipe fills those left out from the checkpoint.
+`llama2_7b` is the plain model, `lora_llama2_7b` has adapters on a frozen base, `qlora_llama2_7b` keeps the adapted
+projections in NF4. `llama2`, `lora_llama2` and `qlora_llama2` take the sizes as arguments; a recipe fills those left
+out from the checkpoint.
 """
 
 from collections.abc import Mapping, Sequence

@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """Attends `q [b, h, s, e]` to `k, v [b, k, t, e]`, giving `[b, h, s, e]`; kv heads are shared by groups of h/k heads.
+    """Attends `q [b, h, s, e]` to `k, v [b, k, t, e]`, giving `[b, h, s, e]`; h/k heads share a kv head.
 
-    `mask` is a bool `[b or 1, 1, s, t]`, True where a query may look. Without one, attention is causal and the queries are
-    the last s of the t positions, so that a prefix in a KV cache is seen whole.
+    `mask` is a bool `[b or 1, 1, s, t]`, True where a query may look. Without one, attention is causal and the queries
+    are the last s of the t positions, so that a prefix in a KV cache is seen whole.
     """
     s, t = q.shape[2], k.shape[2]
     if mask is None and 1 < s < t:

@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 class LinearCrossEntropyLoss(nn.Module):
     """Cross-entropy summed over the label tokens, with the output projection inside it.
 
-    Only the rows of the hidden states that have a label are projected, `chunk_size` rows at a time, and each chunk's logits are
-    recomputed in the backward pass: at most `chunk_size · v` logits exist at once. Softmax and sum are in float32.
-    The sum, not the mean: the caller divides by the label tokens of the whole optimizer step.
+    Only the rows of the hidden states that have a label are projected, `chunk_size` rows at a time, and each chunk's
+    logits are recomputed in the backward pass: at most `chunk_size · v` logits exist at once. Softmax and sum are in
+    float32. The sum, not the mean: the caller divides by the label tokens of the whole optimizer step.
     """
 
     def __init__(self, chunk_size: int = 1024, ignore_index: int = -100) -> None:
@@ -24,7 +24,7 @@ class LinearCrossEntropyLoss(nn.Module):
         self.chunk_size, self.ignore_index = chunk_size, ignore_index
 
     def forward(self, output: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Sums the loss of `output(hidden [b, s, d])` against `labels [b, s] int64`; a float32 scalar, 0 without any label."""
+        """Sums the loss of `output(hidden [b, s, d])` against `labels [b, s] int64`: float32, 0 without any label."""
         rows = (labels != self.ignore_index).flatten().nonzero().squeeze(1)
         hidden, labels = hidden.flatten(0, 1)[rows], labels.flatten()[rows]  # [n, d], [n]
         if len(rows) <= self.chunk_size:

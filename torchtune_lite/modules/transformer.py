@@ -23,7 +23,10 @@ LinearFactory = Callable[[str, int, int], nn.Module]
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The sizes of a decoder. `intermediate_dim` None is Llama's rule: 8/3 embed_dim, rounded up to a multiple of 256."""
+    """The sizes of a decoder.
+
+    `intermediate_dim` None is Llama's rule: 8/3 embed_dim, rounded up to a multiple of 256.
+    """
 
     vocab_size: int
     num_layers: int
@@ -53,7 +56,8 @@ class DecoderConfig:
 class RotaryPositionalEmbeddings(nn.Module):
     """Turns pairs (i, i + e/2) of each head by position · base^(-2i/e): the half-split layout of Hugging Face.
 
-    The angles are computed in float32 once per forward pass and shared by all layers; there is no table to size or to load.
+    The angles are computed in float32 once per forward pass and shared by all layers; there is no table to size or to
+    load.
     """
 
     def __init__(self, head_dim: int, base: float) -> None:
@@ -134,7 +138,8 @@ class TransformerSelfAttentionLayer(nn.Module):
 class TransformerDecoder(nn.Module):
     """A decoder-only language model of the given sizes, every projection made by `linear`.
 
-    `activation_checkpointing` (default False) recomputes each layer in the backward pass instead of keeping its activations.
+    `activation_checkpointing` (default False) recomputes each layer in the backward pass instead of keeping its
+    activations.
     """
 
     def __init__(self, config: DecoderConfig, linear: LinearFactory) -> None:
@@ -150,10 +155,10 @@ class TransformerDecoder(nn.Module):
     def forward(
         self, tokens: Tensor, *, input_pos: Tensor | None = None, mask: Tensor | None = None, skip_output: bool = False
     ) -> Tensor:
-        """Gives the logits `[b, s, v]` of `tokens [b, s] int64`, or with `skip_output` the normed hidden states `[b, s, d]`.
+        """Gives the logits `[b, s, v]` of `tokens [b, s] int64`, with `skip_output` the normed states `[b, s, d]`.
 
-        `input_pos [b or 1, s]` are the positions (default 0, 1, …, after what a KV cache holds); `mask` as in `attention`.
-        Raises ValueError for more positions than max_seq_len.
+        `input_pos [b or 1, s]` are the positions (default 0, 1, …, after what a KV cache holds); `mask` as in
+        `attention`. Raises ValueError for more positions than max_seq_len.
         """
         if input_pos is None:
             cache = self.layers[0].attn.kv_cache
@@ -172,7 +177,7 @@ class TransformerDecoder(nn.Module):
         return h if skip_output else self.output(h)
 
     def setup_caches(self, batch_size: int, max_seq_len: int) -> None:
-        """Gives every layer an empty KV cache for `max_seq_len` positions, in the dtype and on the device of the embedding."""
+        """Gives every layer an empty KV cache for `max_seq_len` positions, in the dtype and device of the embedding."""
         weight, c = self.tok_embeddings.weight, self.config
         for layer in self.layers:
             layer.attn.kv_cache = KVCache(

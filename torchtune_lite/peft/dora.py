@@ -11,14 +11,16 @@ from torchtune_lite.peft.lora import LoRALinear
 
 
 class DoRALinear(LoRALinear):
-    """A frozen projection whose magnitude and direction are trained apart: `y = m / ‖W + s B A‖ · (W x + s B A dropout(x))`, s = alpha / r.
+    """A frozen projection whose magnitude and direction are trained apart.
 
-    The norm is taken per output row and carries no gradient (section 4.3). m starts as ‖W‖, so that training starts at the base
-    model. Arguments are those of `LoRALinear`.
+    `y = m / ‖W + s B A‖ · (W x + s B A dropout(x))`, s = alpha / r.
+
+    The norm is taken per output row and carries no gradient (section 4.3). m starts as ‖W‖, so that training starts at
+    the base model. Arguments are those of `LoRALinear`.
     """
 
     def init_adapter(self) -> None:
-        """Makes fresh adapter parameters; the magnitude is the row norm of the base weight, which must be loaded by then."""
+        """Makes fresh adapter parameters; the magnitude is the row norm of the base weight, which must be loaded."""
         super().init_adapter()
         self.magnitude = nn.Parameter(self._norm())
 

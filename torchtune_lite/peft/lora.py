@@ -15,8 +15,8 @@ from torchtune_lite.peft.nf4 import dequantize, quantize
 class LoRALinear(nn.Module):
     """A frozen projection with a trained update: `y = W x + (alpha / r) · B A dropout(x)` (section 4.1).
 
-    A starts as U(-1/√in, 1/√in) and B as zero, so that training starts at the base model (the authors' code; the paper says
-    Gaussian). `dropout` 0.0 is off. With `quantize_base`, W is kept in NF4 (QLoRA) and dequantised in each pass;
+    A starts as U(-1/√in, 1/√in) and B as zero, so that training starts at the base model (the authors' code; the paper
+    says Gaussian). `dropout` 0.0 is off. With `quantize_base`, W is kept in NF4 (QLoRA) and dequantised in each pass;
     `in_dim · out_dim` must then be divisible by 16,384, else ValueError.
     """
 
@@ -53,7 +53,7 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
-        """Gives `W + (alpha / r) · B A [out, in]`, summed in float32, in W's dtype; W is the dequantised one where it is NF4."""
+        """Gives `W + (alpha / r) · B A [out, in]`, summed in float32, in W's dtype; an NF4 W is dequantised."""
         return self._merged_float32().to(self.weight.dtype)
 
     def _merged_float32(self) -> Tensor:

@@ -1,6 +1,7 @@
-"""4-bit NormalFloat weights (QLoRA, arXiv 2305.14314, section 3), stored as torchao's `NF4Tensor`: the only file that knows torchao.
+"""4-bit NormalFloat weights (QLoRA, arXiv 2305.14314, section 3), stored as torchao's `NF4Tensor`.
 
-torchao is imported when the first weight is quantised; its import costs more than everything else a LoRA run needs.
+This file alone knows torchao, and imports it when the first weight is quantised: that import takes longer than all
+others of a LoRA run.
 """
 
 import importlib
@@ -32,7 +33,7 @@ def fits_nf4(in_dim: int, out_dim: int) -> bool:
 
 
 def quantize(weight: Tensor) -> Tensor:
-    """Quantises `weight [out_dim, in_dim]` to an `NF4Tensor` that remembers its dtype; ValueError where the shape does not fit.
+    """Quantises `weight [out_dim, in_dim]` to an `NF4Tensor` that remembers its dtype; ValueError for a misfit.
 
     Codes are torchao's: nearest of 16 levels times the largest magnitude of 64 weights, those scales stored as int8.
     """
@@ -47,12 +48,12 @@ def is_quantized(tensor: Tensor) -> bool:
 
 
 def dequantize(tensor: Tensor) -> Tensor:
-    """Gives the values of `tensor` as a plain tensor in the dtype it was quantised from; a plain tensor passes as it is."""
+    """Gives the values of `tensor` as a plain tensor in the dtype it was quantised from; a plain one stays."""
     return tensor.get_original_weight() if is_quantized(tensor) else tensor
 
 
 def upcast_state_dict(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict) -> None:
-    """State-dict post hook: returns each NF4 weight in its original dtype on the CPU, and leaves the live model quantised."""
+    """State-dict post hook: returns NF4 weights in their original dtype on the CPU; the live model stays quantised."""
     for name, value in state_dict.items():
         if is_quantized(value):
             state_dict[name] = dequantize(value).cpu()
