@@ -23,8 +23,8 @@ def test_pieces_come_back_joined():
 
 def test_one_position_too_many_is_an_error_and_changes_nothing():
     filled = cache(max_seq_len=4)
-    piece = torch.ones(2, 3, 3, 4)
-    filled.update(piece, piece)
-    with pytest.raises(ValueError, match="holds 4 positions, 6 are needed"):
-        filled.update(piece, piece)
+    three, two = torch.ones(2, 3, 3, 4), torch.ones(2, 3, 2, 4)
+    filled.update(three, three)
+    with pytest.raises(ValueError, match="holds 4 positions, 5 are needed"):
+        filled.update(two, two)
     assert filled.length == 3
