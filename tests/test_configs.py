@@ -2,11 +2,13 @@
 
 import math
 import re
+from dataclasses import fields
 
 import pytest
 import torch
 
 from torchtune_lite import catalog, config
+from torchtune_lite.errors import did_you_mean
 
 CONFIGS = catalog.configs()
 
@@ -63,3 +65,13 @@ def test_its_model_has_the_published_number_of_parameters(name, folder):
     assert sum(math.prod(p.shape) for p in parameters.values()) == published + adapters
     if adapters:
         assert sum(p.numel() for p in parameters.values() if p.requires_grad) == adapters
+
+
+@pytest.mark.parametrize("recipe", catalog.recipes(), ids=lambda recipe: recipe.name)
+def test_a_slip_in_any_key_is_answered_with_the_key(recipe):
+    keys = [field.name for field in fields(config.settings_of(recipe.path))]
+    for key in keys:
+        for i in range(len(key)):
+            doubled, swapped = key[: i + 1] + key[i:], key[:i] + key[i + 1 : i + 2] + key[i] + key[i + 2 :]
+            for slip in {key[:i] + key[i + 1 :], doubled, swapped} - set(keys):
+                assert did_you_mean(slip, keys) == f"; did you mean '{key}'?"

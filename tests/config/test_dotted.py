@@ -12,7 +12,7 @@ from torchtune_lite.errors import ConfigError
 def own(folder):
     """A module of the user's in the working directory."""
     (folder / "own_rows.py").write_text(
-        "import os\nfrom json import loads\nfrom functools import partial\n"
+        "import json\nimport os\nfrom json import loads\nfrom functools import partial\n"
         "def rows(n): return n\nclass Rows: ...\nten = partial(rows, 10)\nnumber = 3\n"
     )
     (folder / "own_broken.py").write_text("import no_such_library\n")
@@ -61,11 +61,21 @@ def test_nothing_else_can_be_named_not_even_through_an_allowed_module(path, own)
         dotted.find(path)
 
 
-def test_a_package_that_is_not_allowed_is_not_even_imported(monkeypatch):
-    monkeypatch.delitem(sys.modules, "this", raising=False)
-    with pytest.raises(ConfigError):
-        dotted.find("this.d")
-    assert "this" not in sys.modules
+@pytest.mark.parametrize(("path", "module"), [("this.d", "this"), ("own_rows.json.tool.main", "json.tool")])
+def test_a_module_that_is_not_allowed_is_not_even_imported(path, module, own, monkeypatch):
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(ConfigError, match="not an allowed component"):
+        dotted.find(path)
+    assert module not in sys.modules
+
+
+def test_what_is_installed_in_an_environment_in_the_working_directory_is_not_the_users_own(folder, monkeypatch):
+    installed = folder / ".venv/lib/site-packages"
+    installed.mkdir(parents=True)
+    (installed / "foreign_rows.py").write_text("def rows(): ...\n")
+    monkeypatch.syspath_prepend(installed)
+    with pytest.raises(ConfigError, match="'foreign_rows.rows' is not an allowed component"):
+        dotted.find("foreign_rows.rows")
 
 
 @pytest.mark.parametrize(
