@@ -23,7 +23,7 @@ demo: $(STAMP)  ## fine-tune the embedded model with QLoRA, and show what it lea
 	WANDB_MODE=offline $(BIN)/tune run exact_match_eval --config demo/address_eval
 	WANDB_MODE=offline $(BIN)/tune run lora_finetune_single_device --config demo/address_qlora
 	WANDB_MODE=offline $(BIN)/tune run exact_match_eval --config demo/address_eval \
-	  checkpointer.checkpoint_dir=runs/demo/address_qlora/epoch_0
+	  checkpointer.checkpoint_dir=runs/demo/qlora/epoch_0
 
 demo-base: $(STAMP)  ## make the embedded model anew, from its corpus on
 	$(BIN)/python -m torchtune_lite.assets.make_base start --out work/demo_base
