@@ -1,0 +1,144 @@
+"""What the builders put under each projection, and what they refuse."""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from torchtune_lite.models.builders import ATTN_MODULES, MLP_MODULES, decoder, from_sizes, lora_decoder
+from torchtune_lite.modules import DecoderConfig
+from torchtune_lite.peft import DoRALinear, LoRALinear, adapter_modules, adapter_state, is_quantized
+
+CONFIG = DecoderConfig(
+    vocab_size=100, num_layers=2, num_heads=4, num_kv_heads=4, embed_dim=128, max_seq_len=16, intermediate_dim=256
+)
+MISFITS = DecoderConfig(
+    vocab_size=100, num_layers=2, num_heads=4, num_kv_heads=2, embed_dim=128, max_seq_len=16, intermediate_dim=320
+)
+EVERYTHING = {"lora_attn_modules": ATTN_MODULES, "apply_lora_to_mlp": True, "apply_lora_to_output": True}
+
+
+def projections(model, names):
+    """The full names of the projections called `names` in every layer."""
+    return {name for name, _ in model.named_modules() if name.rpartition(".")[2] in names}
+
+
+def test_a_plain_decoder_is_trained_whole():
+    model = decoder(CONFIG)
+    assert adapter_modules(model) == {}
+    assert all(param.requires_grad for param in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "adapted"),
+    [
+        ({"lora_attn_modules": ["q_proj", "v_proj"]}, {"q_proj", "v_proj"}),
+        ({"lora_attn_modules": ["k_proj"], "apply_lora_to_mlp": True}, {"k_proj", *MLP_MODULES}),
+        ({"lora_attn_modules": [], "apply_lora_to_output": True}, {"output"}),
+        (EVERYTHING, {*ATTN_MODULES, *MLP_MODULES, "output"}),
+    ],
+    ids=["q and v", "k and mlp", "output", "everything"],
+)
+@pytest.mark.parametrize("quantize_base", [False, True])
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_exactly_the_projections_named_are_adapted_trained_and_quantised(arguments, adapted, use_dora, quantize_base):
+    model = lora_decoder(CONFIG, **arguments, use_dora=use_dora, quantize_base=quantize_base)
+    adapters = adapter_modules(model)
+    assert set(adapters) == projections(model, adapted)
+    assert {type(adapter) for adapter in adapters.values()} == {DoRALinear if use_dora else LoRALinear}
+    trained = {name for name, param in model.named_parameters() if param.requires_grad}
+    assert trained == set(adapter_state(model))
+    quantised = {name.removesuffix(".weight") for name, param in model.named_parameters() if is_quantized(param)}
+    assert quantised == (projections(model, adapted - {"output"}) if quantize_base else set())
+
+
+def test_the_types_under_an_adapted_and_a_plain_projection():
+    attn = lora_decoder(CONFIG, ["q_proj", "v_proj"], quantize_base=True).layers[0].attn
+    assert [type(proj.weight).__name__ for proj in (attn.q_proj, attn.k_proj)] == ["NF4Tensor", "Parameter"]
+
+
+def test_rank_alpha_and_dropout_reach_every_adapter():
+    model = lora_decoder(CONFIG, **EVERYTHING, lora_rank=3, lora_alpha=12, lora_dropout=0.25)
+    assert {(a.rank, a.alpha, a.scaling, a.dropout.p) for a in adapter_modules(model).values()} == {(3, 12, 4.0, 0.25)}
+
+
+def test_a_fresh_lora_model_is_its_base():
+    torch.manual_seed(0)
+    model = lora_decoder(CONFIG, **EVERYTHING).eval()
+    base = decoder(CONFIG).eval()
+    base.load_state_dict({k: v for k, v in model.state_dict().items() if k not in adapter_state(model)})
+    tokens = torch.randint(0, 100, (2, 12))
+    assert torch.equal(model(tokens), base(tokens))
+
+
+def test_every_projection_that_does_not_fit_nf4_is_named_once():
+    with pytest.raises(ValueError) as caught:
+        lora_decoder(MISFITS, ["q_proj", "k_proj"], apply_lora_to_mlp=True, quantize_base=True)
+    message = str(caught.value)
+    for part in ("16384", "k_proj (128 -> 64)", "w1 (128 -> 320)", "w2 (320 -> 128)", "quantize_unsupported: skip"):
+        assert message.count(part) == 1, part
+    assert "q_proj" not in message
+
+
+def test_projections_that_do_not_fit_may_be_left_unquantised_with_one_warning(log_lines):
+    model = lora_decoder(MISFITS, ["q_proj", "k_proj"], quantize_base=True, quantize_unsupported="skip")
+    attn = model.layers[1].attn
+    assert is_quantized(attn.q_proj.weight) and not is_quantized(attn.k_proj.weight)
+    assert isinstance(attn.k_proj, LoRALinear)
+    assert len(log_lines) == 1 and "k_proj (128 -> 64)" in log_lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"lora_attn_modules": ["q_proj", "w1", "o_proj"]},
+            "lora_attn_modules has o_proj, w1; allowed are q_proj, k_proj",
+        ),
+        ({"lora_attn_modules": []}, "no projection carries an adapter"),
+        ({"lora_attn_modules": ["q_proj"], "lora_rank": 0}, "lora_rank 0 must be at least 1"),
+        ({"lora_attn_modules": ["q_proj"], "quantize_unsupported": "no"}, "'no'; allowed are error, skip"),
+    ],
+)
+def test_arguments_that_cannot_work(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        lora_decoder(CONFIG, **arguments)
+
+
+def test_a_builder_from_sizes_takes_the_fields_of_the_config_and_its_own():
+    build = from_sizes(lora_decoder)
+    model = build(
+        vocab_size=100,
+        num_layers=1,
+        num_heads=4,
+        num_kv_heads=2,
+        embed_dim=32,
+        max_seq_len=16,
+        norm_eps=1e-6,
+        lora_attn_modules=["q_proj"],
+        lora_rank=2,
+    )
+    assert model.config == DecoderConfig(100, 1, 4, 2, 32, 16, norm_eps=1e-6)
+    assert adapter_modules(model)["layers.0.attn.q_proj"].rank == 2
+
+
+def test_its_signature_says_what_it_takes():
+    parameters = inspect.signature(from_sizes(lora_decoder)).parameters
+    assert parameters["vocab_size"].default is None  # for a recipe to fill in
+    assert parameters["norm_eps"].default == 1e-5
+    assert parameters["lora_attn_modules"].default is inspect.Parameter.empty
+    assert "config" not in parameters
+
+
+def test_all_missing_sizes_are_named():
+    with pytest.raises(ValueError, match="sizes are missing: num_layers, embed_dim, max_seq_len"):
+        from_sizes(decoder)(vocab_size=100, num_layers=None, num_heads=4, num_kv_heads=4)
+
+
+def test_a_quantised_model_has_no_full_precision_weight_on_meta():
+    with torch.device("meta"):
+        model = lora_decoder(CONFIG, ["q_proj"], quantize_base=True)
+    weight = model.layers[0].attn.q_proj.weight
+    assert is_quantized(weight) and weight.device.type == "meta"
+    assert isinstance(model.layers[0].attn.k_proj, nn.Linear)

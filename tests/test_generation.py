@@ -1,0 +1,122 @@
+"""Generation against transformers' and against itself: batch and single, cached and whole, seeded and not."""
+
+from collections import Counter
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from torchtune_lite.errors import TuneError
+from torchtune_lite.generation import generate
+from torchtune_lite.models.builders import decoder
+from torchtune_lite.models.llama2 import LLAMA2
+from torchtune_lite.modules import DecoderConfig
+
+PROMPTS = [[1, 5, 9, 40], [1, 7], [1, 33, 2, 8, 19, 60, 4]]
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=48,
+        initializer_range=0.3,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def model(theirs):
+    ours = decoder(DecoderConfig(**LLAMA2.decoder_args(theirs.config.to_dict()))).eval()
+    ours.load_state_dict({LLAMA2.from_hf(name): value for name, value in theirs.state_dict().items()})
+    return ours
+
+
+@pytest.fixture(scope="module")
+def greedy(model):
+    """The 20 likeliest tokens after each prompt, one prompt at a time."""
+    return [generate(model, [prompt], max_new_tokens=20)[0] for prompt in PROMPTS]
+
+
+def test_the_likeliest_tokens_are_those_of_transformers(theirs, greedy):
+    for prompt, found in zip(PROMPTS, greedy, strict=True):
+        out = theirs.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False, pad_token_id=0)
+        assert found == out[0, len(prompt) :].tolist()
+        assert len(set(found)) > 3  # not one token over and over
+
+
+def test_a_batch_of_unlike_lengths_gives_what_each_prompt_gives_alone(model, greedy):
+    assert generate(model, PROMPTS, max_new_tokens=20) == greedy
+
+
+def test_each_row_ends_before_its_first_stop_token(model, greedy):
+    stops = [greedy[0][6], greedy[1][3]]
+    expected = []
+    for row in greedy:
+        ends = [row.index(stop) for stop in stops if stop in row]
+        expected.append(row[: min(ends, default=len(row))])
+    assert generate(model, PROMPTS, max_new_tokens=20, stop_tokens=stops) == expected
+    assert len({len(row) for row in expected}) > 1
+
+
+def test_generation_ends_when_every_row_has_stopped(model, greedy):
+    calls = []
+    hook = model.norm.register_forward_hook(lambda *_: calls.append(1))
+    generate(model, PROMPTS[:1], max_new_tokens=20, stop_tokens=[greedy[0][2]])
+    hook.remove()
+    assert len(calls) == greedy[0].index(greedy[0][2]) + 1
+
+
+def test_a_seed_repeats_the_draw_and_leaves_the_global_generator_alone(model):
+    draw = {"max_new_tokens": 12, "temperature": 1.5}
+    state = torch.get_rng_state()
+    first = generate(model, PROMPTS, seed=1, **draw)
+    assert generate(model, PROMPTS, seed=1, **draw) == first
+    assert generate(model, PROMPTS, seed=2, **draw) != first
+    assert generate(model, PROMPTS, **draw) != generate(model, PROMPTS, **draw)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.5, None), (2.0, 5)])
+@torch.no_grad()
+def test_tokens_are_drawn_from_the_softmax_of_the_likeliest(model, temperature, top_k):
+    draws = 4000
+    rows = generate(model, [PROMPTS[0]] * draws, max_new_tokens=1, temperature=temperature, top_k=top_k, seed=0)
+    counts = Counter(token for row in rows for token in row)
+    logits = model(torch.tensor([PROMPTS[0]]))[0, -1] / temperature
+    if top_k is not None:
+        logits[logits.argsort(descending=True)[top_k:]] = -torch.inf
+    expected = logits.softmax(dim=0)
+    found = torch.tensor([counts[token] / draws for token in range(64)])
+    assert (found - expected).abs().max() < 4 * 0.5 / draws**0.5  # four standard deviations at most
+    assert (found[expected == 0] == 0).all()
+
+
+def test_the_likeliest_of_one_is_the_greedy_choice(model, greedy):
+    assert generate(model, PROMPTS, max_new_tokens=20, temperature=1.0, top_k=1) == greedy
+
+
+def test_the_model_is_left_as_it_was(model):
+    model.train()
+    generate(model, PROMPTS, max_new_tokens=2)
+    assert model.training and all(layer.attn.kv_cache is None for layer in model.layers)
+    model.eval()
+    generate(model, PROMPTS, max_new_tokens=2)
+    assert not model.training
+
+
+def test_more_than_the_model_can_hold_is_an_error(model):
+    assert len(generate(model, [PROMPTS[2]], max_new_tokens=41)[0]) == 41
+    with pytest.raises(TuneError, match="7 tokens and max_new_tokens 42 exceed the model's max_seq_len 48"):
+        generate(model, PROMPTS, max_new_tokens=42)
+
+
+def test_no_new_tokens_are_no_tokens(model):
+    assert generate(model, PROMPTS, max_new_tokens=0) == [[], [], []]
