@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from torchtune_lite.errors import ConfigError
+from torchtune_lite.utils import get_logger
 
 
 def get_cosine_schedule_with_warmup(
@@ -42,7 +43,7 @@ def get_linear_schedule_with_warmup(
 def get_constant_schedule_with_warmup(
     optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int | None = None, last_epoch: int = -1
 ) -> LambdaLR:
-    """Stays at the optimizer's rate; None: a run of unknown length, its warm-up is not checked."""
+    """Stays at the optimizer's rate; `num_training_steps` None is a run of unknown length."""
     num_training_steps = num_warmup_steps if num_training_steps is None else num_training_steps
     return _with_warmup(optimizer, num_warmup_steps, num_training_steps, lambda done, left: 1.0, last_epoch)
 
@@ -81,10 +82,12 @@ def _with_warmup(
     last_epoch: int,
 ) -> LambdaLR:
     """Lets the linear warm-up precede `factor`, a function of the steps done since it and the steps left."""
-    if not 0 <= num_warmup_steps <= num_training_steps:
-        raise ConfigError(
-            f"lr_scheduler.num_warmup_steps: {num_warmup_steps} does not fit into the {num_training_steps} optimizer "
-            "steps of this run; choose at least 0 and at most that many, or train longer"
+    if num_warmup_steps < 0:
+        raise ConfigError(f"lr_scheduler.num_warmup_steps: {num_warmup_steps} is less than 0, which is no warm-up")
+    if num_warmup_steps > num_training_steps:
+        get_logger().warning(
+            f"lr_scheduler.num_warmup_steps: {num_warmup_steps} is more than the {num_training_steps} optimizer steps of "
+            "this run, whose learning rate therefore never reaches optimizer.lr"
         )
 
     def lr_lambda(step: int) -> float:
