@@ -31,9 +31,9 @@ def own(folder):
     sys.modules.pop("own", None)
 
 
-def check(value, *given, partial=False):
+def check(value, *given):
     doc = Document("my.yaml", {"key": value}, {("key",): "my.yaml:1", ("key", "lr"): "my.yaml:3"})
-    return components.check(value, ("key",), doc, components.Slot(given, partial))
+    return components.check(value, ("key",), doc, given)
 
 
 def test_a_component_is_built_from_the_config_and_what_the_recipe_passes():
@@ -112,7 +112,6 @@ def test_missing_arguments_are_exact():
     [problem] = check({"_component_": "own.Box"})
     assert problem == "my.yaml:1: 'key' (own.Box) needs size"
     assert check({"_component_": "own.Box"}, "size") == []
-    assert check({"_component_": "own.Box"}, partial=True) == []
     [problem] = check({"_component_": "own.Box", "size": 1}, "tokenizer")
     assert "has no argument 'tokenizer', which the recipe passes" in problem
 

@@ -1,8 +1,8 @@
 """`_component_`: from a dotted path to an object, its arguments checked before and named when it fails."""
 
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from torchtune_lite.config import hints
 from torchtune_lite.config.document import Document, KeyPath
@@ -10,13 +10,6 @@ from torchtune_lite.config.dotted import find
 from torchtune_lite.errors import ConfigError, TuneError, did_you_mean
 
 EMPTY = inspect.Parameter.empty
-
-
-class Slot(NamedTuple):
-    """What a recipe adds to a component: the arguments it passes; `partial`: perhaps those the config leaves out."""
-
-    given: tuple[str, ...] = ()
-    partial: bool = False
 
 
 class Component(dict):
@@ -64,12 +57,15 @@ def _built(value: Any) -> Any:
     return value
 
 
-def check(value: Any, path: KeyPath, document: Document, slot: Slot) -> list[str]:
-    """Returns one line per problem of a component, or of each in a list, which is not built: path, arguments, types."""
+def check(value: Any, path: KeyPath, document: Document, given: Sequence[str]) -> list[str]:
+    """Returns one line per problem of a component, or of each in a list, which is not built: path, arguments, types.
+
+    `given` are the arguments that the recipe passes.
+    """
     if value is None or isinstance(value, hints.Unresolved):
         return []
     if isinstance(value, list):
-        return [line for i, each in enumerate(value) for line in check(each, (*path, str(i)), document, slot)]
+        return [line for i, each in enumerate(value) for line in check(each, (*path, str(i)), document, given)]
     key, place = ".".join(path), document.place(path)
     if not isinstance(value, dict) or "_component_" not in value:
         return [f"{place}: '{key}' needs a _component_, got {hints.shown(value)}"]
@@ -78,8 +74,8 @@ def check(value: Any, path: KeyPath, document: Document, slot: Slot) -> list[str
     except ConfigError as error:
         return [f"{document.place((*path, '_component_'))}: '{key}': {error}"]
     named = {name: each for name, each in value.items() if name != "_component_"}
-    found = [(place, problem) for problem in _missing(parameters, named, slot)]
-    found += [(document.place((*path, name)), _misfit(name, each, parameters, slot)) for name, each in named.items()]
+    found = [(place, problem) for problem in _missing(parameters, named, given)]
+    found += [(document.place((*path, name)), _misfit(name, each, parameters, given)) for name, each in named.items()]
     problems = [f"{place}: '{key}' ({value['_component_']}) {problem}" for place, problem in found if problem]
     return problems + [line for name, each in named.items() for line in check_nested(each, (*path, name), document)]
 
@@ -87,7 +83,7 @@ def check(value: Any, path: KeyPath, document: Document, slot: Slot) -> list[str
 def check_nested(value: Any, path: KeyPath, document: Document) -> list[str]:
     """Checks the components inside a value that need not be one itself."""
     if isinstance(value, dict) and "_component_" in value:
-        return check(value, path, document, Slot())
+        return check(value, path, document, ())
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [line for name, each in items for line in check_nested(each, (*path, str(name)), document)]
 
@@ -106,8 +102,10 @@ def _open(parameters: Mapping[str, inspect.Parameter]) -> bool:
     return any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
-def _missing(parameters: Mapping[str, inspect.Parameter], named: Mapping[str, Any], slot: Slot) -> Iterator[str]:
-    for name in slot.given:
+def _missing(
+    parameters: Mapping[str, inspect.Parameter], named: Mapping[str, Any], given: Sequence[str]
+) -> Iterator[str]:
+    for name in given:
         if name not in parameters and not _open(parameters):
             yield f"has no argument '{name}', which the recipe passes; wrap it in a function of your own"
     needed = [
@@ -115,16 +113,16 @@ def _missing(parameters: Mapping[str, inspect.Parameter], named: Mapping[str, An
         for name, each in parameters.items()
         if each.default is EMPTY and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
     ]
-    missing = [name for name in needed if name not in named and name not in slot.given]
-    if missing and not slot.partial:
+    missing = [name for name in needed if name not in named and name not in given]
+    if missing:
         yield f"needs {', '.join(missing)}"
 
 
-def _misfit(name: str, value: Any, parameters: Mapping[str, inspect.Parameter], slot: Slot) -> str:
-    if name in slot.given:
+def _misfit(name: str, value: Any, parameters: Mapping[str, inspect.Parameter], given: Sequence[str]) -> str:
+    if name in given:
         return f"gets '{name}' from the recipe; remove it here"
     if name not in parameters:
-        known = [each for each in parameters if each not in slot.given]
+        known = [each for each in parameters if each not in given]
         instead = did_you_mean(name, known) or f" (it has: {', '.join(known)})"
         return "" if _open(parameters) else f"has no argument '{name}'{instead}"
     hint, default = parameters[name].annotation, parameters[name].default

@@ -28,13 +28,12 @@ def key(
     return _field(default, {"minimum": minimum, "above": above, "choices": choices})
 
 
-def component(*given: str, default: Any = MISSING, partial: bool = False) -> Any:
+def component(*given: str, default: Any = MISSING) -> Any:
     """Declares a key that holds a `_component_` or a list of them; with `default=None` it may be left out.
 
-    `given` are the arguments that the recipe passes. With `partial`, those that the config leaves out may come from
-    `instantiate(..., defaults=...)`, so that only there a missing one is an error.
+    `given` are the arguments that the recipe passes.
     """
-    return _field(default, {"component": components.Slot(given, partial)})
+    return _field(default, {"component": given})
 
 
 def _field(default: Any, metadata: dict[str, Any]) -> Any:
@@ -68,11 +67,11 @@ def build(cls: type[S], document: Document) -> tuple[S | None, list[str]]:
         else:
             problems.append(f"{document.name}: the key '{field.name}' is missing")
             continue
-        if slot := field.metadata.get("component"):
+        if (given := field.metadata.get("component")) is not None:
             value = {"_component_": value} if isinstance(value, str) else value
             if value is None and field.default is not None:
                 problems.append(f"{document.place((field.name,))}: '{field.name}' needs a _component_, not null")
-            problems += components.check(value, (field.name,), document, slot)
+            problems += components.check(value, (field.name,), document, given)
         else:
             problems += _check_value(value, types[field.name], field, document)
         made[field.name] = _located(value, (field.name,), document)

@@ -86,8 +86,8 @@ def _with_warmup(
         raise ConfigError(f"lr_scheduler.num_warmup_steps: {num_warmup_steps} is less than 0, which is no warm-up")
     if num_warmup_steps > num_training_steps:
         get_logger().warning(
-            f"lr_scheduler.num_warmup_steps: {num_warmup_steps} is more than the {num_training_steps} optimizer steps of "
-            "this run, whose learning rate therefore never reaches optimizer.lr"
+            f"lr_scheduler.num_warmup_steps: {num_warmup_steps} is more than the {num_training_steps} optimizer steps "
+            "of this run, whose learning rate therefore never reaches optimizer.lr"
         )
 
     def lr_lambda(step: int) -> float:
