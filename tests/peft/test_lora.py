@@ -78,17 +78,20 @@ def test_a_starts_uniform_and_b_at_zero():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dropout_is_on_the_update_only_and_off_in_eval(kind):
-    x = torch.randn(3, 24)
-    module = trained(kind, 24, 16, rank=4, alpha=8, dropout=1.0)
+def test_dropout_is_on_the_input_of_the_update_only_and_off_in_eval(kind):
+    x = torch.randn(30, 24)
+    module = trained(kind, 24, 16, rank=4, alpha=8, dropout=0.5)
     without = trained(kind, 24, 16, rank=4, alpha=8)
     assert torch.equal(module.eval()(x), without(x))
-    without.lora_a.weight.data.zero_()  # the update dropped whole; DoRA's norm stays that of the whole weight
-    if kind is LoRALinear:
-        assert_close(module.train()(x), without(x))
-    else:
+    torch.manual_seed(1)
+    found = module.train()(x)
+    torch.manual_seed(1)
+    update = module.scaling * F.dropout(x, 0.5) @ module.lora_a.weight.T @ module.lora_b.weight.T
+    expected = F.linear(x, module.weight) + update
+    if kind is DoRALinear:
         norm = (module.weight + module.scaling * module.lora_b.weight @ module.lora_a.weight).norm(dim=1)
-        assert_close(module.train()(x), module.magnitude / norm * F.linear(x, module.weight))
+        expected = module.magnitude / norm * expected
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
