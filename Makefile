@@ -20,10 +20,18 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## fine-tune the embedded model with QLoRA, and show what it learnt
-	WANDB_MODE=offline $(BIN)/tune run exact_match_eval --config demo/address_eval
-	WANDB_MODE=offline $(BIN)/tune run lora_finetune_single_device --config demo/address_qlora
-	WANDB_MODE=offline $(BIN)/tune run exact_match_eval --config demo/address_eval \
+	rm -rf runs/demo
+	@echo; echo "== Before: the base model on 500 addresses it has not seen"
+	$(BIN)/tune run exact_match_eval --config demo/address_eval output_dir=runs/demo/before num_examples=1
+	@echo; echo "== QLoRA: adapters on a 4-bit base"
+	$(BIN)/tune run lora_finetune_single_device --config demo/address_qlora
+	@echo; echo "== After: the same 500 addresses"
+	$(BIN)/tune run exact_match_eval --config demo/address_eval output_dir=runs/demo/after \
 	  checkpointer.checkpoint_dir=runs/demo/qlora/epoch_0
+	@echo; echo "checkpoint    runs/demo/qlora/epoch_0 (merged; the adapter alone in adapter/)"
+	@echo "loss curve    runs/demo/qlora/loss_curve.png, drawn from metrics.jsonl beside it"
+	@echo "W&B offline   $$(ls -d runs/demo/qlora/wandb/offline-run-*)"
+	@echo "answers       runs/demo/before/exact_match.json, runs/demo/after/exact_match.json"
 
 demo-base: $(STAMP)  ## make the embedded model anew, from its corpus on
 	$(BIN)/python -m torchtune_lite.assets.make_base start --out work/demo_base
@@ -41,8 +49,9 @@ format: $(STAMP)  ## put the code into the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## time the start of the command line
+bench: $(STAMP)  ## measure the start of the command line, and the demo by QLoRA, LoRA and full fine-tuning
 	$(BIN)/python benchmarks/cli_start.py
+	$(BIN)/python benchmarks/demo_methods.py
 
 clean:  ## remove runs, caches and build output; .venv stays
 	rm -rf runs work wandb build dist *.egg-info .pytest_cache .ruff_cache
