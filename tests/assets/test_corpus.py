@@ -4,28 +4,34 @@ import json
 import re
 from random import Random
 
-from torchtune_lite.assets.corpus import document
+from torchtune_lite.assets.corpus import address_part, question, text
 from torchtune_lite.assets.make_addresses import rows
 
 
-def documents(count: int) -> list[str]:
+def test_the_same_seed_gives_the_same_corpus():
+    assert [question(Random(seed)) for seed in range(50)] == [question(Random(seed)) for seed in range(50)]
+    assert len({text(Random(seed)) for seed in range(50)}) > 40
+
+
+def test_an_address_is_asked_about_one_part_and_answered_in_words():
     rng = Random(9)
-    return [document(rng) for _ in range(count)]
+    for _ in range(2000):
+        asked, answer = address_part(rng)
+        assert re.search("縣市|鄉鎮市區|路", asked)
+        assert re.fullmatch(r"[一-鿿]+", answer), answer
 
 
-def test_the_same_seed_gives_the_same_documents():
-    assert documents(50) == documents(50)
-
-
-def test_no_document_answers_an_address_in_json():
-    for text in documents(5000):
-        for found in re.findall(r"\{.*?\}", text):
-            assert not {"city", "town", "road"} & set(json.loads(found)), text
+def test_no_answer_is_of_the_demos_task():
+    rng = Random(9)
+    for _ in range(5000):
+        for found in re.findall(r"\{.*?\}", "".join(question(rng))):
+            assert not {"city", "town", "road"} & set(json.loads(found))
 
 
 def test_no_held_out_place_is_named():
-    answers = [json.loads(row["output"]) for row in rows(2000, Random(1), held_out=True)]
-    texts = "\n".join(documents(5000)).replace("台", "臺")
-    for answer in answers:
+    rng = Random(9)
+    corpus = "\n".join("".join(question(rng)) + "\n" + text(rng) for _ in range(5000)).replace("台", "臺")
+    for row in rows(2000, Random(1), held_out=True):
         # Another section of the road is another place.
-        assert not re.search("".join(answer.values()) + r"(?![一二三四五六七八九１-９\d]段)", texts), answer
+        place = "".join(json.loads(row["output"]).values())
+        assert not re.search(place + r"(?![一二三四五六七八九１-９\d]段)", corpus), place

@@ -10,19 +10,19 @@ from sentencepiece import SentencePieceProcessor
 from transformers import AutoModelForCausalLM
 
 from torchtune_lite.assets import make_base
-from torchtune_lite.assets.make_base import MAX_SEQ_LEN, TOKENIZER, keep, write_corpus, write_start
+from torchtune_lite.assets.make_base import TOKENIZER, keep, write_corpus, write_start
 
 BASE = Path(make_base.__file__).parent / "base"
 
 
-def test_a_row_of_the_corpus_nearly_fills_a_sequence(tmp_path):
-    tokenizer = SentencePieceProcessor(str(TOKENIZER))
-    write_corpus(tmp_path / "corpus.jsonl", tokenizer, 50, Random(0))
-    rows = [json.loads(line)["text"] for line in (tmp_path / "corpus.jsonl").read_text(encoding="utf-8").splitlines()]
-    lengths = [len(tokenizer.encode(row)) + 2 for row in rows]
-    assert len(rows) == 50
-    assert sum(length > MAX_SEQ_LEN for length in lengths) <= 1  # one document can be longer than a sequence
-    assert sum(lengths) / len(lengths) > 0.8 * MAX_SEQ_LEN
+def test_the_corpus_is_made_from_its_seed(tmp_path):
+    for name in ("one", "two"):
+        write_corpus(tmp_path / name, 60, Random(0))
+    for file, columns, count in (("questions.jsonl", {"input", "output"}, 60), ("texts.jsonl", {"text"}, 10)):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+        rows = [json.loads(line) for line in (tmp_path / "one" / file).read_text(encoding="utf-8").splitlines()]
+        assert len(rows) == count
+        assert all(set(row) == columns for row in rows)
 
 
 def test_the_start_is_a_checkpoint_of_the_same_random_weights_each_time(tmp_path):

@@ -33,7 +33,7 @@ def test_the_joints_of_json_and_of_the_template_are_single_pieces(tokenizer):
 
 def test_text_comes_back_whole(tokenizer):
     rng = Random(2)
-    texts = [corpus.document(rng) for _ in range(300)] + ["鱻 emoji 🙂 ünïcode"]
+    texts = [corpus.text(rng) for _ in range(300)] + ["鱻 emoji 🙂 ünïcode"]
     assert [tokenizer.decode(tokenizer.encode(text)) for text in texts] == texts
 
 

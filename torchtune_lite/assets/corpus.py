@@ -1,9 +1,9 @@
-"""What the embedded base model reads before any fine-tuning: short documents, generated from a seed.
+"""What the embedded base model learns before any fine-tuning: texts, and questions with answers, made from a seed.
 
 They teach what a general base model would bring: the characters, which town lies where (`gazetteer.json`), numerals,
-copying a span, key-value lists and JSON, one-line questions and answers about people, shops and addresses. No document
-asks for the demo's task: addresses are only ever asked about one part at a time, in words, and never answered in JSON;
-the addresses the demo is tested on (`Address.held_out`) occur nowhere.
+copying a span, key-value lists and JSON, and what the parts of an address are. Nothing asks for the demo's task: an
+address is only ever asked about one part at a time, in words, and never answered in JSON; the addresses the demo is
+tested on (`Address.held_out`) occur nowhere.
 """
 
 import json
@@ -22,23 +22,43 @@ PLACE_KEYS = {
 DICTIONARY = KEYS | PLACE_KEYS
 HAN = sorted({*"".join(sum(TOWNS, ())), *"".join(DICTIONARY.values()), *"".join(map("".join, WORDS.values()))})
 ASCII = string.ascii_letters + string.digits
-FORMS = ["[INST] {} [/INST] {}", "[INST] {} [/INST] {}", "{}\n{}", "問：{}\n答：{}"]
+
+QA = tuple[str, str]
 
 
-def ask(question: str, answer: str, rng: Random) -> str:
-    """Joins the two as plain text, or as Llama 2's instruction format."""
-    return rng.choice(FORMS).format(question, answer)
+def question(rng: Random) -> QA:
+    """Draws one question and its answer."""
+    return rng.choices([address_part, record, copying, numeral, translation], [64, 18, 10, 6, 2])[0](rng)
 
 
-def person(rng: Random) -> str:
-    return rng.choice(WORDS["surnames"]) + "".join(rng.choices(WORDS["given_names"], k=2))
+def address_part(rng: Random) -> QA:
+    """Asks for one part of an address, in words."""
+    place = draw(rng, held_out=False)
+    part = rng.choice(["city", "town", "road", "road"])
+    form = rng.choice(["{0}的{1}？", "{1}：{0}", "{0}，{1}是", "{1}？{0}"])
+    return form.format(write(place, rng), PLACE_KEYS[part]), place.answer[part]
+
+
+def record(rng: Random) -> QA:
+    """Turns a key-value list into JSON or back, or asks for some of its values."""
+    fields = {key: value(key, rng) for key in rng.sample(list(KEYS), rng.randint(1, 3))}
+    kept = {key: fields[key] for key in rng.sample(list(fields), rng.randint(1, len(fields)))}
+    in_json = json.dumps(fields, ensure_ascii=False)
+    listed = rng.choice(["；", "，", " ", "\n"]).join(f"{KEYS[key]}：{text}" for key, text in fields.items())
+    key = rng.choice(list(fields))
+    return rng.choice([
+        (listed, in_json),
+        (f"{listed} {'、'.join(kept)}", json.dumps(kept, ensure_ascii=False)),
+        (in_json, listed),
+        (f"{in_json} {key}", fields[key]),
+    ])  # fmt: skip
 
 
 def value(key: str, rng: Random) -> str:
     """Makes up a value for one of `KEYS`."""
     match key:
         case "name" | "team":
-            return person(rng)
+            return rng.choice(WORDS["surnames"]) + "".join(rng.choices(WORDS["given_names"], k=2))
         case "phone":
             return f"09{rng.randint(0, 99_999_999):08}"
         case "item":
@@ -50,69 +70,43 @@ def value(key: str, rng: Random) -> str:
         case "time":
             return f"{rng.randint(0, 23)}:{rng.randint(0, 59):02}"
         case _:
-            return "".join(rng.choices(HAN, k=rng.randint(1, 8)))
+            return "".join(rng.choices(HAN, k=rng.randint(1, 5)))
 
 
-def gazetteer(rng: Random) -> str:
-    """Says where a town lies, what its postcode is, or what a city consists of."""
+def copying(rng: Random) -> QA:
+    """Asks for a span again."""
+    text = "".join(rng.choices(HAN if rng.random() < 0.8 else ASCII, k=rng.randint(2, 8)))
+    return rng.choice(["重複：{}", "「{}」再寫一次"]).format(text), text
+
+
+def numeral(rng: Random) -> QA:
+    """Asks for a number in other digits."""
+    number = rng.randint(1, 9) if rng.random() < 0.5 else rng.randint(10, 999)
+    unit = rng.choice(["", "段", "路", "街", "巷", "號", "樓", "月", "個"])
+    forms = {
+        "數字": f"{number}{unit}",
+        "中文數字": f"{chinese(number)}{unit}",
+        "全形數字": f"{number}{unit}".translate(WIDE),
+    }
+    given, wanted = rng.sample(list(forms), 2)
+    return f"{forms[given]}，{wanted}是", forms[wanted]
+
+
+def translation(rng: Random) -> QA:
+    """Asks for the name of a field in the other language."""
+    english, mandarin = rng.choice(list(DICTIONARY.items()))
+    return rng.choice([(f"{english} 的中文", mandarin), (f"{mandarin}的英文", english)])
+
+
+def text(rng: Random) -> str:
+    """Says where a town lies, what its postcode is, or what a city consists of; or gives an address."""
     city, town = rng.choice(TOWNS)
     code = GAZETTEER[city][town]
-    short = city.replace("臺", "台")
     return rng.choice([
         f"{code}{city}{town}",
         f"{city}{town}的郵遞區號是{code}。",
         f"{town}屬於{city}。" if town in UNIQUE_TOWNS else f"{city}有{town}。",
-        f"{short}也寫作{city}。",
+        f"{city.replace('臺', '台')}也寫作{city}。",
         f"{city}有{'、'.join(rng.sample(list(GAZETTEER[city]), min(5, len(GAZETTEER[city]))))}。",
+        write(draw(rng, held_out=False), rng),
     ])  # fmt: skip
-
-
-def address(rng: Random) -> str:
-    """An address as people write it."""
-    return write(draw(rng, held_out=False), rng)
-
-
-def address_question(rng: Random) -> str:
-    """Asks for one part of an address, in words."""
-    place = draw(rng, held_out=False)
-    words, answer = rng.choice([("縣市", place.city), ("鄉鎮市區", place.town), ("路", place.road), ("路", place.road)])
-    text = write(place, rng)
-    return ask(rng.choice([f"{text}的{words}？", f"{words}：{text}", f"{text}，{words}是"]), answer, rng)
-
-
-def copying(rng: Random) -> str:
-    text = "".join(rng.choices(HAN if rng.random() < 0.8 else ASCII, k=rng.randint(2, 16)))
-    return ask(rng.choice([f"重複：{text}", f"「{text}」再寫一次"]), text, rng)
-
-
-def numerals(rng: Random) -> str:
-    number = rng.randint(1, 9) if rng.random() < 0.5 else rng.randint(10, 999)
-    unit = rng.choice(["", "段", "路", "街", "巷", "號", "樓", "月", "個"])
-    forms = [f"{number}{unit}", f"{chinese(number)}{unit}", f"{number}{unit}".translate(WIDE)]
-    return "＝".join(rng.sample(forms, 2))
-
-
-def record(rng: Random) -> str:
-    """Turns a key-value list or a sentence into JSON, or reads one value back."""
-    fields = {key: value(key, rng) for key in rng.sample(list(KEYS), rng.randint(1, 4))}
-    in_json = json.dumps(fields, ensure_ascii=False)
-    listed = rng.choice(["；", "，", " ", "\n"]).join(f"{KEYS[key]}：{text}" for key, text in fields.items())
-    key = rng.choice(list(fields))
-    kept = {k: fields[k] for k in rng.sample(list(fields), rng.randint(1, len(fields)))}
-    return rng.choice([
-        ask(listed, in_json, rng),
-        ask(f"{listed} {'、'.join(kept)}", json.dumps(kept, ensure_ascii=False), rng),
-        ask(in_json, listed, rng),
-        ask(f"{in_json} {key}", fields[key], rng),
-    ])  # fmt: skip
-
-
-def word(rng: Random) -> str:
-    english, mandarin = rng.choice(list(DICTIONARY.items()))
-    return f"{english}：{mandarin}"
-
-
-def document(rng: Random) -> str:
-    """Draws one short document."""
-    kinds = [address_question, record, copying, gazetteer, address, numerals, word]
-    return rng.choices(kinds, [42, 20, 12, 12, 6, 6, 2])[0](rng)

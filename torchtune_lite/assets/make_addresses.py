@@ -140,9 +140,7 @@ def rows(count: int, rng: Random, held_out: bool) -> list[dict[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for addresses_{train,test}.jsonl"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for addresses_{train,test}.jsonl")
     parser.add_argument("--train", type=int, default=10_000, help="rows to train on")
     parser.add_argument("--test", type=int, default=500, help="rows to test on")
     parser.add_argument("--seed", type=int, default=0)

@@ -4,8 +4,8 @@
     tune run full_finetune_single_device --config demo/base
     python -m torchtune_lite.assets.make_base keep work/demo_base/run/epoch_0 --out torchtune_lite/assets/base
 
-`start` writes `corpus.jsonl`, rows of documents (`corpus.py`) that nearly fill a sequence, and `start/`, a checkpoint
-in HF layout with random weights. `keep` copies the trained model's files, its weights in bfloat16.
+`start` writes the corpus (`corpus.py`) as `questions.jsonl` and `texts.jsonl`, and `start/`, a checkpoint in HF layout
+with random weights. `keep` copies the trained model's files, its weights in bfloat16.
 """
 
 import argparse
@@ -19,25 +19,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentencepiece import SentencePieceProcessor
 
-from torchtune_lite.assets.corpus import document
+from torchtune_lite.assets.corpus import question, text
 from torchtune_lite.models import FAMILIES
 from torchtune_lite.models.llama2 import llama2
 from torchtune_lite.modules import DecoderConfig
 
 TOKENIZER = Path(__file__).with_name("base") / "tokenizer.model"
-MAX_SEQ_LEN = 256
-SIZES = dict(num_layers=4, num_heads=4, num_kv_heads=4, embed_dim=128, intermediate_dim=256, max_seq_len=MAX_SEQ_LEN)
+SIZES = dict(num_layers=4, num_heads=4, num_kv_heads=4, embed_dim=128, intermediate_dim=256, max_seq_len=256)
 
 
-def write_corpus(path: Path, tokenizer: SentencePieceProcessor, count: int, rng: Random) -> None:
-    """Writes `count` rows `{"text": documents}`, each at most `MAX_SEQ_LEN` tokens with BOS and EOS."""
-    kept = ""
-    with path.open("w", encoding="utf-8") as file:
-        for _ in range(count):
-            text, kept = kept or document(rng), ""
-            while len(tokenizer.encode(longer := f"{text}\n{(kept := document(rng))}")) <= MAX_SEQ_LEN - 2:
-                text = longer
-            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+def write_corpus(folder: Path, count: int, rng: Random) -> None:
+    """Writes `questions.jsonl`, `count` rows of `input` and `output`, and `texts.jsonl`, a sixth as many of `text`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    questions = (dict(zip(("input", "output"), question(rng), strict=True)) for _ in range(count))
+    texts = ({"text": "\n".join(text(rng) for _ in range(3))} for _ in range(count // 6))
+    for name, rows in (("questions", questions), ("texts", texts)):
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def write_start(folder: Path, tokenizer: SentencePieceProcessor, seed: int) -> None:
@@ -75,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     start = commands.add_parser("start", help="write the corpus and the random model")
-    start.add_argument("--rows", type=int, default=48_000, help="rows of the corpus")
+    start.add_argument("--questions", type=int, default=168_000, help="questions in the corpus")
     start.add_argument("--seed", type=int, default=0)
     kept = commands.add_parser("keep", help="copy a trained model in bfloat16")
     kept.add_argument("trained", type=Path, help="checkpoint folder")
@@ -87,7 +85,7 @@ def main() -> None:
     else:
         tokenizer = SentencePieceProcessor(str(TOKENIZER))
         write_start(args.out / "start", tokenizer, args.seed)
-        write_corpus(args.out / "corpus.jsonl", tokenizer, args.rows, Random(args.seed))
+        write_corpus(args.out, args.questions, Random(args.seed))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from random import Random
 
 import sentencepiece
 
-from torchtune_lite.assets.corpus import ASCII, DICTIONARY, HAN, document
+from torchtune_lite.assets.corpus import ASCII, DICTIONARY, HAN, question, text
 
 JOINTS = ["[INST]", "[/INST]", '{"', '":▁"', '",▁"', '"}']  # ▁ is SentencePiece's space
 VOCABULARY = 1152
@@ -25,8 +25,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng = Random(args.seed)
-    documents = [document(rng) for _ in range(20_000)]
-    characters = sorted(set("".join(documents)) | set(HAN) | set(ASCII) | {chr(code) for code in range(33, 127)})
+    sample = "".join("".join(question(rng)) + text(rng) for _ in range(10_000))
+    characters = sorted(set(sample) | set(HAN) | set(ASCII) | {chr(code) for code in range(33, 127)})
     # English words and single characters only: Chinese characters never stand side by side here, so they never merge.
     lines = [f'"{word}" {word}' for word in DICTIONARY] * 10 + characters
     model = io.BytesIO()
