@@ -198,6 +198,7 @@ class LoRAFinetuneRecipeSingleDevice:
         """Logs the numbers of one optimizer step, and the peak of memory since the last time."""
         if self.cfg.log_peak_memory_stats:
             values |= training.peak_memory(self.device)
+            training.reset_peak_memory(self.device)
         self.metrics.log_dict({"epoch": epoch, **{k: float(v) for k, v in values.items()}}, step=self.global_step)
 
     def save_checkpoint(self, name: str) -> None:

@@ -35,6 +35,12 @@ class SaveError(TuneError):
     exit_code = 5
 
 
+class NonFiniteError(TuneError):
+    """A step whose loss or gradient is nan or infinite."""
+
+    exit_code = 6
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the nearest of the known names, or nothing when none is near."""
     from difflib import get_close_matches  # not needed by a command that succeeds

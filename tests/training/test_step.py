@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from torchtune_lite.errors import NonFiniteError
 from torchtune_lite.training import check_finite
-from torchtune_lite.training.step import NonFiniteError
 
 
 def test_finite_values_pass():

@@ -3,13 +3,7 @@
 import math
 from typing import SupportsFloat
 
-from torchtune_lite.errors import TuneError
-
-
-class NonFiniteError(TuneError):
-    """A step whose loss or gradient is nan or infinite."""
-
-    exit_code = 6
+from torchtune_lite.errors import NonFiniteError
 
 
 def check_finite(step: int, **values: SupportsFloat) -> None:
