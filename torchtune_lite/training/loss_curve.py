@@ -77,7 +77,8 @@ def draw(rows: list[dict[str, Any]]) -> "Figure":
 
     losses = figure.add_subplot(grid[0, :])
     steps, values = series(rows, "loss")
-    losses.plot(steps, values, color=TRAIN, alpha=0.25, linewidth=1.0)
+    marker = "o" if len(steps) < 10 else None  # a line alone shows nothing of one or two points
+    losses.plot(steps, values, color=TRAIN, alpha=0.25, linewidth=1.0, marker=marker)
     losses.plot(steps, smoothed(values), color=TRAIN, linewidth=2.0, label="train (smoothed)")
     steps, values = series(rows, "val_loss")
     if steps:
@@ -90,7 +91,7 @@ def draw(rows: list[dict[str, Any]]) -> "Figure":
     panels = (("lr", "learning rate", "{x:.1e}"), ("tokens_per_second", "tokens / s", "{x:,.0f}"))
     for column, (name, title, ticks) in enumerate(panels):
         axes = figure.add_subplot(grid[1, column], sharex=losses)
-        axes.plot(*series(rows, name), color=QUIET, linewidth=1.3)
+        axes.plot(*series(rows, name), color=QUIET, linewidth=1.3, marker=marker)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("optimizer step")
         _dress(axes, title, ticks)
