@@ -104,6 +104,26 @@ def tune(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+def common_keys(tiny: Tiny, output_dir: Path) -> str:
+    """The YAML that the configs of both fine-tuning recipes share."""
+    return f"""
+output_dir: {output_dir}
+tokenizer:
+  _component_: torchtune_lite.models.llama2.llama2_tokenizer
+  path: {tiny.checkpoint}/tokenizer.model
+  prompt_template: null
+checkpointer:
+  _component_: torchtune_lite.training.FullModelHFCheckpointer
+  checkpoint_dir: {tiny.checkpoint}
+dataset:
+  _component_: torchtune_lite.datasets.instruct_dataset
+  source: {tiny.train}
+seed: 7
+device: cpu
+dtype: fp32
+"""
+
+
 def metrics(output_dir: Path, name: str) -> list[float]:
     """Reads the values of one metric, in order."""
     lines = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())

@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from tests.recipes.conftest import Tiny, metrics
+from tests.recipes.conftest import Tiny, common_keys, metrics
 from torchtune_lite.datasets import instruct_dataset
 from torchtune_lite.models.llama2 import llama2_tokenizer
 
@@ -18,29 +18,18 @@ from torchtune_lite.models.llama2 import llama2_tokenizer
 @pytest.fixture
 def config_file(tiny: Tiny, tmp_path: Path) -> Path:
     path = tmp_path / "full.yaml"
-    path.write_text(f"""
-output_dir: {tmp_path}/out
-model: {{_component_: torchtune_lite.models.llama2.llama2}}
-tokenizer:
-  _component_: torchtune_lite.models.llama2.llama2_tokenizer
-  path: {tiny.checkpoint}/tokenizer.model
-  prompt_template: null
-checkpointer:
-  _component_: torchtune_lite.training.FullModelHFCheckpointer
-  checkpoint_dir: {tiny.checkpoint}
-dataset:
-  _component_: torchtune_lite.datasets.instruct_dataset
-  source: {tiny.train}
+    path.write_text(
+        common_keys(tiny, tmp_path / "out")
+        + """
+model: {_component_: torchtune_lite.models.llama2.llama2}
 shuffle: False
 batch_size: 3
-seed: 7
-optimizer: {{_component_: torch.optim.AdamW, lr: 1.0e-3, weight_decay: 0.01}}
+optimizer: {_component_: torch.optim.AdamW, lr: 1.0e-3, weight_decay: 0.01}
 lr_scheduler:
   _component_: torchtune_lite.training.lr_schedulers.get_cosine_schedule_with_warmup
   num_warmup_steps: 3
-device: cpu
-dtype: fp32
-""")
+"""
+    )
     return path
 
 

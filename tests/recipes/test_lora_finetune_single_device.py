@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from tests.recipes.conftest import Tiny, metrics
+from tests.recipes.conftest import Tiny, common_keys, metrics
 from torchtune_lite import checkpoint
 from torchtune_lite.models.llama2 import lora_llama2
 
@@ -18,33 +18,22 @@ from torchtune_lite.models.llama2 import lora_llama2
 @pytest.fixture
 def config_file(tiny: Tiny, tmp_path: Path) -> Path:
     path = tmp_path / "lora.yaml"
-    path.write_text(f"""
-output_dir: {tmp_path}/out
+    path.write_text(
+        common_keys(tiny, tmp_path / "out")
+        + """
 model:
   _component_: torchtune_lite.models.llama2.lora_llama2
   lora_attn_modules: [q_proj, v_proj]
   apply_lora_to_mlp: True
   lora_rank: 4
   lora_alpha: 8
-tokenizer:
-  _component_: torchtune_lite.models.llama2.llama2_tokenizer
-  path: {tiny.checkpoint}/tokenizer.model
-  prompt_template: null
-checkpointer:
-  _component_: torchtune_lite.training.FullModelHFCheckpointer
-  checkpoint_dir: {tiny.checkpoint}
-dataset:
-  _component_: torchtune_lite.datasets.instruct_dataset
-  source: {tiny.train}
 batch_size: 4
 gradient_accumulation_steps: 3
-seed: 7
 epochs: 2
 clip_grad_norm: 1.0
-optimizer: {{_component_: torch.optim.AdamW, lr: 1.0e-2}}
-device: cpu
-dtype: fp32
-""")
+optimizer: {_component_: torch.optim.AdamW, lr: 1.0e-2}
+"""
+    )
     return path
 
 
