@@ -106,4 +106,5 @@ def _dress(axes: Any, title: str, ticks: str) -> None:
     axes.grid(axis="y", color="#e8e8e8", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.margins(x=0.02)
+    axes.locator_params(axis="x", integer=True)
     axes.yaxis.set_major_formatter(ticks)
