@@ -62,7 +62,7 @@ def write_start(folder: Path, tokenizer: SentencePieceProcessor, seed: int) -> N
 
 def keep(trained: Path, folder: Path) -> None:
     """Copies config, tokenizer and weights of `trained`, the weights in bfloat16."""
-    config = json.loads((trained / "config.json").read_text()) | {"dtype": "bfloat16"}
+    config = json.loads((trained / "config.json").read_text()) | {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     shutil.copy(trained / "tokenizer_config.json", folder)
     tensors = {name: tensor.bfloat16() for name, tensor in load_file(trained / "model.safetensors").items()}
