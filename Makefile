@@ -34,6 +34,7 @@ demo: $(STAMP)  ## fine-tune the embedded model with QLoRA, and show what it lea
 	@echo "answers       runs/demo/before/exact_match.json, runs/demo/after/exact_match.json"
 
 demo-base: $(STAMP)  ## make the embedded model anew, from its corpus on
+	rm -rf work/demo_base
 	$(BIN)/python -m torchtune_lite.assets.make_base start --out work/demo_base
 	$(BIN)/tune run full_finetune_single_device --config demo/base
 	$(BIN)/python -m torchtune_lite.assets.make_base keep work/demo_base/run/epoch_0 --out torchtune_lite/assets/base

@@ -1,7 +1,9 @@
+import os
 import sys
 
 import pytest
 
+from torchtune_lite.cli.run import set_environment
 from torchtune_lite.errors import ConfigError
 
 FULL, CONFIG = "full_finetune_single_device", "tiny/1M_full"
@@ -77,3 +79,16 @@ def test_the_recipes_own_errors_are_one_line_unless_debugging(tune, capsys):
     assert (out, err) == ("", "tune: error: override 'stpes=3': unknown key 'stpes'; did you mean 'steps'?\n")
     with pytest.raises(ConfigError):
         tune(*words, debug=True)
+
+
+def test_a_log_gets_few_lines_of_progress_and_a_users_own_settings_stay(monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "TQDM_MININTERVAL"):
+        monkeypatch.setenv(name, "to be restored")
+        monkeypatch.delenv(name)
+    set_environment()  # pytest's stderr is no terminal
+    assert (os.environ["GOMP_SPINCOUNT"], os.environ["TQDM_MININTERVAL"]) == ("2000", "10")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.delenv("TQDM_MININTERVAL")
+    set_environment()
+    assert os.environ["GOMP_SPINCOUNT"] == "7" and "TQDM_MININTERVAL" not in os.environ

@@ -56,6 +56,13 @@ def test_a_run_without_validation_has_no_validation_curve(tmp_path):
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["train (smoothed)"]
 
 
+@pytest.mark.parametrize(("end", "scale"), [(1.0, "linear"), (0.01, "log"), (0.0, "linear")])
+def test_a_loss_that_falls_by_orders_of_magnitude_has_a_log_axis(end, scale):
+    pytest.importorskip("matplotlib")
+    figure = loss_curve.draw([{"step": 1, "loss": 4.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": end}])
+    assert figure.axes[0].get_yscale() == scale
+
+
 def test_smoothing_keeps_a_straight_line_and_calms_a_noisy_one():
     line = [float(step) for step in range(100)]
     assert loss_curve.smoothed(line) == pytest.approx(line)

@@ -45,10 +45,15 @@ def main(args: Namespace) -> None:
     sys.argv = [str(recipe.path), *rest, *(["--debug"] if args.debug else [])]
     if is_own_script(name):
         sys.path.insert(0, str(recipe.path.parent))
-    os.environ.setdefault(
-        "GOMP_SPINCOUNT", "2000"
-    )  # else OpenMP's threads burn the cores that a busy neighbour waits for
+    set_environment()
     runpy.run_path(str(recipe.path), run_name="__main__")
+
+
+def set_environment() -> None:
+    """Sets what libraries read when they are imported; a user's own setting stays."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # else OpenMP's idle threads burn the cores that others wait for
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # seconds: a log wants few lines of progress
 
 
 def is_own_script(name: str) -> bool:

@@ -85,6 +85,8 @@ def draw(rows: list[dict[str, Any]]) -> "Figure":
         losses.plot(steps, values, color=VALIDATION, linewidth=1.2, marker="o", markersize=5, label="validation")
         losses.annotate(f"{values[-1]:.3f}", (steps[-1], values[-1]), (0, 8), textcoords="offset points", ha="center",
                         color=VALIDATION, fontsize=9)  # fmt: skip
+    if _falls_far(rows):
+        losses.set_yscale("log")
     losses.legend(frameon=False, loc="upper right")
 
     _dress(losses, "loss", "{x:g}")
@@ -96,6 +98,12 @@ def draw(rows: list[dict[str, Any]]) -> "Figure":
         axes.set_xlabel("optimizer step")
         _dress(axes, title, ticks)
     return figure
+
+
+def _falls_far(rows: list[dict[str, Any]]) -> bool:
+    """Tells whether the loss ends so far below its start that a linear axis would show a flat line at zero."""
+    curve = [value for value in smoothed(series(rows, "loss")[1]) if math.isfinite(value)]
+    return bool(curve) and 0 < 50 * curve[-1] < curve[0]
 
 
 def _dress(axes: Any, title: str, ticks: str) -> None:
