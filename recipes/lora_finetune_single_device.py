@@ -88,6 +88,7 @@ class LoRAFinetuneRecipeSingleDevice:
         with torch.device("meta"):  # shapes only: the weights come one by one from the checkpoint
             self.model = config.instantiate(cfg.model, defaults=self.checkpointer.decoder_args)
         data.check_vocabulary(self.tokenizer, self.model.config.vocab_size)
+        data.limit_length(self.tokenizer, self.model.config.max_seq_len)
         self.batches = self._batches(cfg.dataset, cfg.batch_size, cfg.shuffle)
         self.batches_val = self._batches(cfg.dataset_val, cfg.batch_size_val or cfg.batch_size, shuffle=False)
         self.steps_per_epoch = math.ceil(len(self.batches) / cfg.gradient_accumulation_steps)

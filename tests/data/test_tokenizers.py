@@ -1,7 +1,7 @@
 import pytest
 import sentencepiece
 
-from torchtune_lite.data import Message, SentencePieceTokenizer, check_vocabulary
+from torchtune_lite.data import Message, SentencePieceTokenizer, check_vocabulary, limit_length
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -111,3 +111,15 @@ def test_a_tokenizer_must_fit_the_embedding(char_model):
         DataError, match=f"{tokenizer.vocab_size} tokens but the model embeds {tokenizer.vocab_size - 1}"
     ):
         check_vocabulary(tokenizer, tokenizer.vocab_size - 1)
+
+
+def test_samples_are_cut_to_the_models_positions_unless_told_to_be_shorter(char_model):
+    tokenizer = SentencePieceTokenizer(char_model)
+    limit_length(tokenizer, 5)
+    tokens, _ = tokenizer.tokenize_messages([Message("user", "abc"), Message("assistant", "abc")])
+    assert len(tokens) == 5 and tokens[-1] == tokenizer.eos_id
+    tokenizer = SentencePieceTokenizer(char_model, max_seq_len=4)
+    limit_length(tokenizer, 5)
+    assert tokenizer.max_seq_len == 4
+    with pytest.raises(ConfigError, match="max_seq_len=4 is more than the model's 3 positions"):
+        limit_length(tokenizer, 3)

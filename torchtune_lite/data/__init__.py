@@ -22,7 +22,7 @@ from torchtune_lite.data.templates import (
     SummarizeTemplate,
 )
 from torchtune_lite.data.text import ColumnText, TextTokens
-from torchtune_lite.data.tokenizers import SentencePieceTokenizer, check_vocabulary
+from torchtune_lite.data.tokenizers import SentencePieceTokenizer, check_vocabulary, limit_length
 
 __all__ = [
     "CROSS_ENTROPY_IGNORE_IDX",
@@ -46,6 +46,7 @@ __all__ = [
     "SummarizeTemplate",
     "TextTokens",
     "check_vocabulary",
+    "limit_length",
     "load_rows",
     "num_label_tokens",
     "padded_collate_sft",

@@ -14,9 +14,10 @@ from torchtune_lite.errors import ConfigError, DataError
 class SentencePieceTokenizer:
     """A SentencePiece model (`tokenizer.model`) with BOS before each exchange and EOS after each answer.
 
-    `max_seq_len` cuts a sample's tokens, EOS staying last; None never cuts. `prompt_template`: a dotted path, a mapping
-    role → [prefix, suffix], a template object, or None for the bare messages. `pad_id` is 0 where the model has no
-    padding piece. Raises DataError for a file that is missing or no SentencePiece model, or one without BOS and EOS.
+    `max_seq_len` cuts a sample's tokens, EOS staying last; None does not, but a training recipe then sets the model's
+    limit. `prompt_template`: a dotted path, a mapping role → [prefix, suffix], a template object, or None for the bare
+    messages. `pad_id` is 0 where the model has no padding piece. Raises DataError for a file that is missing or no
+    SentencePiece model, or one without BOS and EOS.
     """
 
     def __init__(
@@ -105,6 +106,20 @@ def check_vocabulary(tokenizer: Any, vocab_size: int) -> None:
         raise DataError(
             f"tokenizer {getattr(tokenizer, 'path', '')} has {tokenizer.vocab_size:,} tokens but the model embeds "
             f"{vocab_size:,}; use the tokenizer that came with the checkpoint"
+        )
+
+
+def limit_length(tokenizer: Any, max_seq_len: int) -> None:
+    """Makes the tokenizer cut samples to the positions a model has, where it is not told to cut them shorter.
+
+    Raises ConfigError where it is told to leave them longer.
+    """
+    if tokenizer.max_seq_len is None:
+        tokenizer.max_seq_len = max_seq_len
+    elif tokenizer.max_seq_len > max_seq_len:
+        raise ConfigError(
+            f"tokenizer.max_seq_len={tokenizer.max_seq_len} is more than the model's {max_seq_len} positions; "
+            f"set it to {max_seq_len} or less"
         )
 
 
