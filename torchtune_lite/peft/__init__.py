@@ -2,18 +2,34 @@
 
 from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.lora import LoRALinear
-from torchtune_lite.peft.nf4 import dequantize, fits_nf4, is_quantized, quantize, upcast_state_dict
+from torchtune_lite.peft.nf4 import (
+    dequantize,
+    fits_nf4,
+    from_nf4_parts,
+    is_quantized,
+    nf4_parts,
+    num_bytes,
+    quantize,
+    upcast_state_dict,
+)
+from torchtune_lite.peft.nf4_codes import Parts
+from torchtune_lite.peft.nf4_linear import FrozenNF4Linear
 from torchtune_lite.peft.state import adapter_modules, adapter_state, freeze_base
 
 __all__ = [
     "DoRALinear",
+    "FrozenNF4Linear",
     "LoRALinear",
+    "Parts",
     "adapter_modules",
     "adapter_state",
     "dequantize",
     "fits_nf4",
     "freeze_base",
+    "from_nf4_parts",
     "is_quantized",
+    "nf4_parts",
+    "num_bytes",
     "quantize",
     "upcast_state_dict",
 ]

@@ -3,11 +3,13 @@
 r rank; W [out, in], A [r, in], B [out, r], magnitude m [out].
 """
 
+from collections.abc import Iterator
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchtune_lite.peft.lora import LoRALinear
+from torchtune_lite.peft.nf4_linear import linear
 
 
 class DoRALinear(LoRALinear):
@@ -19,10 +21,10 @@ class DoRALinear(LoRALinear):
     the base model. Arguments are those of `LoRALinear`.
     """
 
-    def init_adapter(self) -> None:
+    def init_adapter(self, dtype: torch.dtype | None = None) -> None:
         """Makes fresh adapter parameters; the magnitude is the row norm of the base weight, which must be loaded."""
-        super().init_adapter()
-        self.magnitude = nn.Parameter(self._norm())
+        super().init_adapter(dtype)
+        self.magnitude = nn.Parameter(self._norm(self.weight).to(self.lora_a.weight.dtype))
 
     def adapter_params(self) -> list[str]:
         """Names of the trained parameters within this module."""
@@ -30,12 +32,14 @@ class DoRALinear(LoRALinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `x [..., in]` to `[..., out]`."""
-        return self.magnitude / self._norm() * (F.linear(x, self.weight) + self._update(x))
+        scale = self.magnitude / self._norm(self.weight).to(self.magnitude.dtype)
+        return scale.to(x.dtype) * (linear(x, self.weight) + self._update(x))
 
     @torch.no_grad()
-    def _norm(self) -> Tensor:
-        return super()._merged_float32().norm(dim=1).to(self.weight.dtype)  # [out]
+    def _norm(self, base: Tensor) -> Tensor:
+        """Gives the length of each row of `base + (alpha / r) · B A`, `[out]` float32."""
+        return torch.cat([values.norm(dim=1) for _, values in super()._merged_tiles(base)])
 
-    def _merged_float32(self) -> Tensor:
-        direction = super()._merged_float32()
-        return (self.magnitude.float() / direction.norm(dim=1))[:, None] * direction
+    def _merged_tiles(self, base: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        for rows, values in super()._merged_tiles(base):
+            yield rows, values * (self.magnitude[rows].float() / values.norm(dim=1))[:, None]

@@ -4,12 +4,14 @@ r rank; W [out, in], A [r, in], B [out, r].
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchtune_lite.peft.nf4 import dequantize, quantize
+from torchtune_lite.peft.nf4 import quantize
+from torchtune_lite.peft.nf4_linear import linear, row_tiles
 
 
 class LoRALinear(nn.Module):
@@ -17,7 +19,8 @@ class LoRALinear(nn.Module):
 
     A starts as U(-1/√in, 1/√in) and B as zero, so that training starts at the base model (the authors' code; the paper
     says Gaussian). `dropout` 0.0 is off. With `quantize_base`, W is kept in NF4 (QLoRA) and dequantised in each pass;
-    `in_dim · out_dim` must then be divisible by 16,384, else ValueError.
+    `in_dim · out_dim` must then be divisible by 16,384, else ValueError. A and B may be kept in more precision than W;
+    the product is in that of x.
     """
 
     def __init__(
@@ -33,10 +36,10 @@ class LoRALinear(nn.Module):
         self.lora_b = nn.Linear(rank, out_dim, bias=False)
         self.init_adapter()
 
-    def init_adapter(self) -> None:
-        """Makes fresh adapter parameters on the device and in the dtype of the base weight."""
-        for linear in (self.lora_a, self.lora_b):
-            linear.to_empty(device=self.weight.device).to(self.weight.dtype)
+    def init_adapter(self, dtype: torch.dtype | None = None) -> None:
+        """Makes fresh adapter parameters on the device of the base weight, in its dtype unless another is given."""
+        for factor in (self.lora_a, self.lora_b):
+            factor.to_empty(device=self.weight.device).to(dtype or self.weight.dtype)
         nn.init.kaiming_uniform_(self.lora_a.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_b.weight)
 
@@ -46,16 +49,25 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `x [..., in]` to `[..., out]`."""
-        return F.linear(x, self.weight) + self._update(x)
+        return linear(x, self.weight) + self._update(x)
 
     def _update(self, x: Tensor) -> Tensor:
-        return self.scaling * self.lora_b(self.lora_a(self.dropout(x)))
+        h = F.linear(self.dropout(x), self.lora_a.weight.to(x.dtype))  # [..., r]
+        return self.scaling * F.linear(h, self.lora_b.weight.to(x.dtype))
 
     @torch.no_grad()
-    def merged_weight(self) -> Tensor:
-        """Gives `W + (alpha / r) · B A [out, in]`, summed in float32, in W's dtype; an NF4 W is dequantised."""
-        return self._merged_float32().to(self.weight.dtype)
+    def merged_weight(self, base: Tensor | None = None) -> Tensor:
+        """Gives `W + (alpha / r) · B A [out, in]`, summed in float32, in W's dtype; an NF4 W is dequantised.
 
-    def _merged_float32(self) -> Tensor:
-        update = self.lora_b.weight.float() @ self.lora_a.weight.float()
-        return dequantize(self.weight).float() + self.scaling * update
+        `base` takes the place of W. The result is the only tensor of that size that is made.
+        """
+        merged = torch.empty(self.weight.shape, dtype=self.weight.dtype, device=self.weight.device)
+        for rows, values in self._merged_tiles(self.weight if base is None else base):
+            merged[rows] = values
+        return merged
+
+    def _merged_tiles(self, base: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yields rows of the merged weight in float32."""
+        a = self.lora_a.weight.float()
+        for rows, values in row_tiles(base):
+            yield rows, torch.addmm(values.float(), self.lora_b.weight[rows].float(), a, alpha=self.scaling)

@@ -1,24 +1,28 @@
 """4-bit NormalFloat weights (QLoRA, arXiv 2305.14314, section 3), stored as torchao's `NF4Tensor`.
 
 This file alone knows torchao, and imports it when the first weight is quantised: that import takes longer than all
-others of a LoRA run.
+others of a LoRA run. `NF4Tensor` is the type of the parameters, so that whatever knows torchao knows them; the
+arithmetic on them is ours (`nf4_codes`, `nf4_linear`), many times faster and exact to the same bit.
 """
 
 import importlib
 import logging
+import os
 from functools import cache
 from types import ModuleType
 
+import torch
 from torch import Tensor, nn
 
-BLOCK_SIZE, SCALER_BLOCK_SIZE = 64, 256
-"""Weights that share a scale, and scales that share a second one (double quantisation)."""
+from torchtune_lite.peft import nf4_codes
+from torchtune_lite.peft.nf4_codes import BLOCK, SCALER_BLOCK, Parts
 
 
 @cache
 def _torchao() -> ModuleType:
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it warns of compiled kernels that NF4 has no use for
+    os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")  # and spends time on loading them
     try:
         return importlib.import_module("torchao.quantization.quantize_.workflows.nf4.nf4_tensor")  # 0.18 and later
     except ImportError:
@@ -29,27 +33,61 @@ def _torchao() -> ModuleType:
 
 def fits_nf4(in_dim: int, out_dim: int) -> bool:
     """Tells whether a weight of this shape fills whole blocks of scales: `in_dim · out_dim` divisible by 16,384."""
-    return in_dim * out_dim % (BLOCK_SIZE * SCALER_BLOCK_SIZE) == 0
+    return in_dim * out_dim % (BLOCK * SCALER_BLOCK) == 0
 
 
 def quantize(weight: Tensor) -> Tensor:
-    """Quantises `weight [out_dim, in_dim]` to an `NF4Tensor` that remembers its dtype; ValueError for a misfit.
+    """Quantises `weight [out_dim, in_dim]`, on its own device, to an `NF4Tensor` that remembers its dtype.
 
-    Codes are torchao's: nearest of 16 levels times the largest magnitude of 64 weights, those scales stored as int8.
+    The bits are those of torchao's `to_nf4`, but where that divides by zero (see `nf4_codes.encode`). Takes a few MB
+    beside the result. ValueError for a misfit in shape, and for NaN or infinity.
     """
     if not fits_nf4(weight.shape[1], weight.shape[0]):
         raise ValueError(f"a weight of shape {tuple(weight.shape)} is no multiple of 16,384 values, which NF4 needs")
-    return _torchao().to_nf4(weight.detach(), BLOCK_SIZE, SCALER_BLOCK_SIZE)
+    if weight.is_meta:
+        return from_nf4_parts(weight.shape, nf4_codes.blank(weight.numel(), weight.dtype, weight.device))
+    return from_nf4_parts(weight.shape, nf4_codes.encode(weight))
 
 
 def is_quantized(tensor: Tensor) -> bool:
     """Tells whether `tensor` is stored as NF4."""
-    return _torchao.cache_info().currsize > 0 and isinstance(tensor, _torchao().NF4Tensor)
+    return hasattr(tensor, "quantized_data")
 
 
 def dequantize(tensor: Tensor) -> Tensor:
     """Gives the values of `tensor` as a plain tensor in the dtype it was quantised from; a plain one stays."""
-    return tensor.get_original_weight() if is_quantized(tensor) else tensor
+    return nf4_codes.decode(nf4_parts(tensor), tuple(tensor.shape)) if is_quantized(tensor) else tensor
+
+
+def nf4_parts(tensor: Tensor) -> Parts:
+    """Gives the plain tensors that a quantised one is stored in."""
+    if (tensor.block_size, tensor.scaler_block_size) != (BLOCK, SCALER_BLOCK):
+        raise ValueError(f"NF4 with blocks of {tensor.block_size} is not supported; quantise in blocks of {BLOCK}")
+    return Parts(*(getattr(tensor, name) for name in Parts._fields))
+
+
+def from_nf4_parts(shape: torch.Size | tuple[int, ...], parts: Parts) -> Tensor:
+    """Makes an `NF4Tensor [out_dim, in_dim]` of its parts, which it keeps."""
+    torchao = _torchao()
+    dtype, device = parts.nf4.dtype, parts.nf4.device
+    meta = torchao.SubclassTensorArgs(torch.Size(shape), (shape[1], 1), 0, dtype, device, False)
+    return torchao.NF4Tensor(
+        meta,
+        BLOCK,
+        parts.quantized_scalers.numel(),
+        SCALER_BLOCK,
+        parts.quantized_scalers,
+        parts.quantization_factor,
+        parts.scaler_mean,
+        parts.quantized_data,
+        parts.nf4,
+    )
+
+
+def num_bytes(tensor: Tensor) -> int:
+    """Counts the bytes that `tensor` is stored in."""
+    stored = nf4_parts(tensor)[:-1] if is_quantized(tensor) else [tensor]  # all weights share the levels
+    return sum(part.numel() * part.itemsize for part in stored)
 
 
 def upcast_state_dict(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict) -> None:
