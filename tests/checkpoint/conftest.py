@@ -1,5 +1,6 @@
-"""A small random Llama of transformers, with grouped-query attention, as a checkpoint folder."""
+"""A small random Llama of transformers, with grouped-query attention, as a checkpoint folder; a memory meter."""
 
+import gc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from torchtune_lite.models import llama2
+from torchtune_lite.training import peak_memory, reset_peak_memory
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +70,22 @@ def logits():
         return model_or_folder(tokens)
 
     return logits
+
+
+@pytest.fixture
+def peak_bytes():
+    """Gives what a function takes of the host's memory at its peak, mapped files included."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("needs Linux's /proc to reset the peak")
+
+    def peak_bytes(function) -> int:
+        def peak() -> float:
+            return peak_memory(torch.device("cpu"))["peak_memory_resident"] * 1024**3
+
+        gc.collect()
+        reset_peak_memory(torch.device("cpu"))
+        before = peak()
+        function()
+        return round(peak() - before)
+
+    return peak_bytes

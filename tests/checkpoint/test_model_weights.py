@@ -1,11 +1,16 @@
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from torchtune_lite.checkpoint.model_weights import check_finite, check_weights, load_weights, merged_weights, some
+from torchtune_lite.checkpoint.safetensors_stream import read_safetensors, write_safetensors
+from torchtune_lite.checkpoint.torch_stream import read_torch, write_torch
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
-from torchtune_lite.peft import LoRALinear, is_quantized
+from torchtune_lite.peft import LoRALinear, is_quantized, num_bytes
 
 
 def test_some_shortens_a_list():
@@ -29,7 +34,7 @@ def test_a_meta_model_is_filled_cast_and_quantised():
         model = nn.Sequential(LoRALinear(128, 128, 2, 4, quantize_base=True), nn.Linear(128, 4))
     model[1].bias.requires_grad_(False)
     weights = {"0.weight": torch.randn(128, 128), "1.weight": torch.randn(4, 128), "1.bias": torch.randn(4)}
-    load_weights(model, {n: Weight.of(t) for n, t in weights.items()}, device="cpu", dtype=torch.bfloat16)
+    load_weights(model, {n: Weight.of(t) for n, t in weights.items()}, device="cpu", dtype=torch.bfloat16, source="x")
     assert is_quantized(model[0].weight) and not model[0].weight.is_meta and model[0].weight.dtype == torch.bfloat16
     assert torch.equal(model[1].weight, weights["1.weight"].bfloat16())
     assert (model[0].weight.requires_grad, model[1].weight.requires_grad, model[1].bias.requires_grad) == (
@@ -42,7 +47,7 @@ def test_a_meta_model_is_filled_cast_and_quantised():
 
 def test_a_filled_model_shares_nothing_with_the_file():
     source, model = torch.ones(2, 2), nn.Linear(2, 2, bias=False, device="meta")
-    load_weights(model, {"weight": Weight.of(source)}, device="cpu", dtype=torch.float32)
+    load_weights(model, {"weight": Weight.of(source)}, device="cpu", dtype=torch.float32, source="x")
     source.zero_()
     assert model.weight.sum() == 4
 
@@ -50,8 +55,47 @@ def test_a_filled_model_shares_nothing_with_the_file():
 def test_an_existing_parameter_is_filled_in_place():
     model, source = nn.Linear(2, 2, bias=False), torch.ones(2, 2)
     param = model.weight
-    load_weights(model, {"weight": Weight.of(source)}, device="cpu", dtype=torch.float32)
+    load_weights(model, {"weight": Weight.of(source)}, device="cpu", dtype=torch.float32, source="x")
     assert model.weight is param and torch.equal(param, source)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["0.weight", "1.weight"])
+def test_a_broken_base_weight_is_named(name: str, value: float):
+    with torch.device("meta"):
+        model = nn.Sequential(LoRALinear(128, 128, 2, 4, quantize_base=True), nn.Linear(128, 4, bias=False))
+    weights = {"0.weight": torch.randn(128, 128), "1.weight": torch.randn(4, 128)}
+    weights[name][-1, -1] = value
+    with pytest.raises(CheckpointError, match=f"base: {name} holds NaN or infinity"):
+        load_weights(
+            model, {n: Weight.of(t) for n, t in weights.items()}, device="cpu", dtype=torch.bfloat16, source="base"
+        )
+
+
+@pytest.mark.parametrize(("reads", "writes"), [(read_safetensors, write_safetensors), (read_torch, write_torch)])
+def test_loading_holds_two_tensors_beside_the_model(tmp_path: Path, peak_bytes, reads, writes):
+    num, shape = 4, (4096, 5120)  # large enough for malloc to give each back to the system
+    size = 2 * shape[0] * shape[1]  # in bfloat16
+    path = tmp_path / "x"
+    writes(path, {f"{i}.weight": Weight(torch.float32, shape, lambda: torch.ones(shape)) for i in range(num)})
+    mapped = 2 * size if reads is read_safetensors else path.stat().st_size  # torch.load maps its file to the end
+
+    def peak(weights: dict[str, Weight]) -> int:
+        with torch.device("meta"):
+            model = nn.Sequential(*(LoRALinear(shape[1], shape[0], 1, 1, quantize_base=True) for _ in range(num)))
+        return peak_bytes(lambda: load_weights(model, weights, device="cpu", dtype=torch.bfloat16, source=path)) - sum(
+            num_bytes(layer.weight) for layer in model
+        )
+
+    held = []
+
+    def kept(weight: Weight) -> Weight:
+        return replace(weight, read=lambda: held.append(weight.read().bfloat16()) or held[-1])
+
+    bound = mapped + 2 * size + 8_000_000
+    peak(reads(path))  # imports, tables
+    assert peak(reads(path)) < bound
+    assert peak({name: kept(weight) for name, weight in reads(path).items()}) > bound, "this test could not fail"
 
 
 def test_merged_weights_are_computed_when_read():

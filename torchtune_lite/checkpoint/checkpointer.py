@@ -103,7 +103,7 @@ class Checkpointer(ABC):
             {self._their_name(name): weight for name, weight in weights.items()},
             self.checkpoint_dir,
         )
-        load_weights(model, weights, device=device, dtype=dtype)
+        load_weights(model, weights, device=device, dtype=dtype, source=self.checkpoint_dir)
         for module in adapter_modules(model).values():
             module.init_adapter()
         if self.adapter_checkpoint:

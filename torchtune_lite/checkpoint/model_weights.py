@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
@@ -47,22 +48,45 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def load_weights(
-    model: nn.Module, weights: Mapping[str, Weight], *, device: torch.device | str, dtype: torch.dtype
+    model: nn.Module, weights: Mapping[str, Weight], *, device: torch.device | str, dtype: torch.dtype, source: object
 ) -> None:
-    """Fills the base parameters of `model` with checked `weights`: each read, cast, moved, quantised and dropped.
+    """Fills base parameters of `model` with checked `weights`: each read, cast, moved, quantised and dropped.
 
     Those are quantised that the model has in NF4. A parameter on the meta device is replaced, `requires_grad` kept;
-    one that exists is overwritten in place.
+    one that exists is overwritten in place. At most two full tensors are held beside what is mapped and the model.
+    CheckpointError names `source` and the weight that holds NaN or infinity; the model is then half filled.
     """
-    for name, param in base_parameters(model).items():
-        value = weights[name].read().to(device=device, dtype=dtype, copy=True)
-        if is_quantized(param):
-            value = quantize(value)
-        if param.is_meta:
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, nn.Parameter(value, requires_grad=param.requires_grad))
-        else:
-            param.data.copy_(value)
+    params = base_parameters(model)
+    for name, weight in tqdm(weights.items(), desc="loading", unit="tensor", delay=1, leave=False):
+        param = params[name]
+        try:
+            if is_quantized(param):
+                value = quantize(weight.read().to(device=device, dtype=dtype))
+            else:  # a copy where it becomes the parameter, which the file must not show through
+                value = weight.read().to(device=device, dtype=dtype, copy=param.is_meta)
+                _refuse_nonfinite(value)
+        except ValueError as error:
+            raise CheckpointError(f"{source}: {name} {error}; is the file damaged?") from error
+        set_parameter(model, name, value)
+
+
+def _refuse_nonfinite(value: Tensor) -> None:
+    if not _is_finite(value):
+        raise ValueError("holds NaN or infinity")
+
+
+def _is_finite(value: Tensor) -> bool:
+    return bool(torch.stack(value.aminmax()).isfinite().all())  # makes no tensor of that size
+
+
+def set_parameter(model: nn.Module, name: str, value: Tensor) -> None:
+    """Gives the parameter `name` its value: in place where it exists, as itself where it is on the meta device."""
+    param = model.get_parameter(name)
+    if not param.is_meta:
+        param.data.copy_(value)
+        return
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, nn.Parameter(value, requires_grad=param.requires_grad))
 
 
 def merged_weights(model: nn.Module) -> dict[str, Weight]:
@@ -81,7 +105,7 @@ def merged_weights(model: nn.Module) -> dict[str, Weight]:
 def check_finite(model: nn.Module) -> None:
     """Raises SaveError when a trained parameter holds NaN or infinity."""
     trained = {name: param.detach() for name, param in model.named_parameters() if param.requires_grad}
-    broken = [name for name, param in trained.items() if not torch.stack(param.aminmax()).isfinite().all()]
+    broken = [name for name, param in trained.items() if not _is_finite(param)]
     if broken:
         raise SaveError(
             f"not saved: {len(broken)} trained weights are NaN or infinite ({some(broken)}); "
