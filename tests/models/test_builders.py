@@ -1,10 +1,12 @@
 """What the builders put under each projection, and what they refuse."""
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from torchtune_lite.models.builders import ATTN_MODULES, MLP_MODULES, decoder, from_sizes, lora_decoder
 from torchtune_lite.modules import DecoderConfig
@@ -53,6 +55,28 @@ def test_exactly_the_projections_named_are_adapted_trained_and_quantised(argumen
     assert quantised == (projections(model, adapted - {"output"}) if quantize_base else set())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "quantised"),
+    [
+        ({"quantize_frozen": True}, {*ATTN_MODULES, *MLP_MODULES}),
+        ({"quantize_output": True}, {"q_proj", "output"}),
+        ({"quantize_frozen": True, "quantize_output": True}, {*ATTN_MODULES, *MLP_MODULES, "output"}),
+    ],
+    ids=["frozen", "output", "both"],
+)
+@pytest.mark.parametrize("adapt_output", [False, True])
+def test_what_carries_no_adapter_may_be_quantised_too(arguments, quantised, adapt_output):
+    config = replace(CONFIG, vocab_size=128)
+    model = lora_decoder(config, ["q_proj"], apply_lora_to_output=adapt_output, quantize_base=True, **arguments)
+    found = {name.removesuffix(".weight") for name, param in model.named_parameters() if is_quantized(param)}
+    assert found == projections(model, quantised)
+    assert {name for name, param in model.named_parameters() if param.requires_grad} == set(adapter_state(model))
+    tokens = torch.randint(0, 100, (2, 12))
+    dense = decoder(config)
+    dense.load_state_dict({name: value for name, value in model.state_dict().items() if "lora" not in name})
+    assert_close(model(tokens), dense(tokens))
+
+
 def test_the_types_under_an_adapted_and_a_plain_projection():
     attn = lora_decoder(CONFIG, ["q_proj", "v_proj"], quantize_base=True).layers[0].attn
     assert [type(proj.weight).__name__ for proj in (attn.q_proj, attn.k_proj)] == ["NF4Tensor", "Parameter"]
@@ -98,6 +122,7 @@ def test_projections_that_do_not_fit_may_be_left_unquantised_with_one_warning(lo
         ),
         ({"lora_attn_modules": []}, "no projection carries an adapter"),
         ({"lora_attn_modules": ["q_proj"], "lora_rank": 0}, "lora_rank 0 must be at least 1"),
+        ({"lora_attn_modules": ["q_proj"], "quantize_frozen": True}, "extend quantize_base, which is off"),
         ({"lora_attn_modules": ["q_proj"], "quantize_unsupported": "no"}, "'no'; allowed are error, skip"),
     ],
 )

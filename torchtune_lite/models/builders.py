@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
-from torchtune_lite.peft import DoRALinear, LoRALinear, fits_nf4, freeze_base, upcast_state_dict
+from torchtune_lite.peft import DoRALinear, FrozenNF4Linear, LoRALinear, fits_nf4, freeze_base, upcast_state_dict
 from torchtune_lite.utils import get_logger
 
 ATTN_MODULES = ("q_proj", "k_proj", "v_proj", "output_proj")
@@ -33,14 +33,19 @@ def lora_decoder(
     lora_dropout: float = 0.0,
     use_dora: bool = False,
     quantize_base: bool = False,
+    quantize_frozen: bool = False,
+    quantize_output: bool = False,
     quantize_unsupported: str = "error",
 ) -> TransformerDecoder:
     """Builds a frozen decoder with trained adapters on the projections named.
 
     `lora_attn_modules` are any of q_proj, k_proj, v_proj, output_proj; `apply_lora_to_mlp` adds w1, w2, w3 and
-    `apply_lora_to_output` the output projection. `use_dora` trains magnitudes too. With `quantize_base`, exactly the
-    adapted projections are kept in NF4, the output projection excepted; one whose `in_dim · out_dim` is no multiple of
-    16,384 is an error, or with `quantize_unsupported: skip` stays as it is, with one warning that lists all of them.
+    `apply_lora_to_output` the output projection. `use_dora` trains magnitudes too.
+
+    With `quantize_base`, exactly the adapted projections are kept in NF4, the output projection excepted;
+    `quantize_frozen` adds those of the layers that carry no adapter, `quantize_output` the output projection. One
+    whose `in_dim · out_dim` is no multiple of 16,384 is an error, or with `quantize_unsupported: skip` stays as it is,
+    with one warning that lists all of them.
     """
     unknown = sorted(set(lora_attn_modules) - set(ATTN_MODULES))
     if unknown:
@@ -49,6 +54,8 @@ def lora_decoder(
         raise ValueError(f"quantize_unsupported is {quantize_unsupported!r}; allowed are error, skip")
     if lora_rank < 1:
         raise ValueError(f"lora_rank {lora_rank} must be at least 1")
+    if not quantize_base and (quantize_frozen or quantize_output):
+        raise ValueError("quantize_frozen and quantize_output extend quantize_base, which is off")
     mlp = MLP_MODULES if apply_lora_to_mlp else ()
     adapted = {*lora_attn_modules, *mlp, *(("output",) if apply_lora_to_output else ())}
     if not adapted:
@@ -57,13 +64,13 @@ def lora_decoder(
     misfits: dict[str, str] = {}
 
     def linear(name: str, in_dim: int, out_dim: int) -> nn.Module:
-        if name not in adapted:
-            return plain_linear(name, in_dim, out_dim)
-        quantize = quantize_base and name != "output"
+        quantize = quantize_output if name == "output" else quantize_base and (quantize_frozen or name in adapted)
         if quantize and not fits_nf4(in_dim, out_dim):
             misfits[name] = f"{name} ({in_dim} -> {out_dim})"
             quantize = False
-        return adapter(in_dim, out_dim, lora_rank, lora_alpha, lora_dropout, quantize_base=quantize)
+        if name in adapted:
+            return adapter(in_dim, out_dim, lora_rank, lora_alpha, lora_dropout, quantize_base=quantize)
+        return FrozenNF4Linear(in_dim, out_dim) if quantize else plain_linear(name, in_dim, out_dim)
 
     model = TransformerDecoder(config, linear)
     if misfits:

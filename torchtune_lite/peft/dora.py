@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from torchtune_lite.peft.lora import LoRALinear
-from torchtune_lite.peft.nf4_linear import linear
+from torchtune_lite.peft.lora import LoRALinear, merged_tiles
+from torchtune_lite.peft.nf4_linear import linear, stored
 
 
 class DoRALinear(LoRALinear):
@@ -24,7 +24,7 @@ class DoRALinear(LoRALinear):
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:
         """Makes fresh adapter parameters; the magnitude is the row norm of the base weight, which must be loaded."""
         super().init_adapter(dtype)
-        self.magnitude = nn.Parameter(self._norm(self.weight).to(self.lora_a.weight.dtype))
+        self.magnitude = nn.Parameter(self._norms().to(self.lora_a.weight.dtype))
 
     def adapter_params(self) -> list[str]:
         """Names of the trained parameters within this module."""
@@ -32,14 +32,26 @@ class DoRALinear(LoRALinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `x [..., in]` to `[..., out]`."""
-        scale = self.magnitude / self._norm(self.weight).to(self.magnitude.dtype)
+        scale = self.magnitude / self._norms().to(self.magnitude.dtype)
         return scale.to(x.dtype) * (linear(x, self.weight) + self._update(x))
 
-    @torch.no_grad()
-    def _norm(self, base: Tensor) -> Tensor:
-        """Gives the length of each row of `base + (alpha / r) · B A`, `[out]` float32."""
-        return torch.cat([values.norm(dim=1) for _, values in super()._merged_tiles(base)])
+    def _norms(self) -> Tensor:
+        return _row_norms(stored(self.weight), self.lora_a.weight.detach(), self.lora_b.weight.detach(), self.scaling)
 
-    def _merged_tiles(self, base: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    def _merged_tiles(self, base: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
         for rows, values in super()._merged_tiles(base):
             yield rows, values * (self.magnitude[rows].float() / values.norm(dim=1))[:, None]
+
+
+@torch.library.custom_op("torchtune_lite::row_norms", mutates_args=())
+def _row_norms(weight: list[Tensor], a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """Gives the length of each row of `W + scaling · B A`, `[out]` float32, of a `stored` weight W.
+
+    One operator to `torch.compile`, which would otherwise unroll the tiles.
+    """
+    return torch.cat([values.norm(dim=1) for _, values in merged_tiles(weight, a, b, scaling)])
+
+
+@_row_norms.register_fake
+def _(weight, a, b, scaling):
+    return b.new_empty(len(b), dtype=torch.float32)

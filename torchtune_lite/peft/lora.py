@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchtune_lite.peft.nf4 import quantize
-from torchtune_lite.peft.nf4_linear import linear, row_tiles
+from torchtune_lite.peft.nf4_linear import linear, row_tiles, stored
 
 
 class LoRALinear(nn.Module):
@@ -62,12 +62,16 @@ class LoRALinear(nn.Module):
         `base` takes the place of W. The result is the only tensor of that size that is made.
         """
         merged = torch.empty(self.weight.shape, dtype=self.weight.dtype, device=self.weight.device)
-        for rows, values in self._merged_tiles(self.weight if base is None else base):
+        for rows, values in self._merged_tiles(stored(self.weight if base is None else base)):
             merged[rows] = values
         return merged
 
-    def _merged_tiles(self, base: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yields rows of the merged weight in float32."""
-        a = self.lora_a.weight.float()
-        for rows, values in row_tiles(base):
-            yield rows, torch.addmm(values.float(), self.lora_b.weight[rows].float(), a, alpha=self.scaling)
+    def _merged_tiles(self, base: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+        return merged_tiles(base, self.lora_a.weight, self.lora_b.weight, self.scaling)
+
+
+def merged_tiles(base: list[Tensor], a: Tensor, b: Tensor, scaling: float) -> Iterator[tuple[slice, Tensor]]:
+    """Yields slices of the rows of the `stored` weight base `[out, in]`, and of `base + scaling · B A` in float32."""
+    a = a.float()
+    for rows, values in row_tiles(base, len(b)):
+        yield rows, torch.addmm(values.float(), b[rows].float(), a, alpha=scaling)

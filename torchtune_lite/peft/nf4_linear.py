@@ -3,7 +3,7 @@
 T tokens; W [out, in].
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -73,19 +73,25 @@ def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
 _product.register_autograd(_backward, setup_context=_save)
 
 
-def row_tiles(weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yields slices of the rows of a `weight [out, in]`, plain or NF4, with their values `[rows of the slice, in]`.
+def stored(weight: Tensor) -> list[Tensor]:
+    """Gives the plain tensors that a weight, plain or NF4, is stored in: what an operator can take."""
+    return list(nf4_parts(weight)) if is_quantized(weight) else [weight]
+
+
+def row_tiles(weight: Sequence[Tensor], rows: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yields slices of the rows of a `stored` weight `[rows, in]` with their values `[rows of the slice, in]`.
 
     Values are valid until the next are asked for.
     """
-    if is_quantized(weight):
-        yield from Tiles(nf4_parts(weight), weight.shape[0]).by_rows()
+    if len(weight) > 1:
+        yield from Tiles(Parts(*weight), rows).by_rows()
         return
-    size = TILE if weight.device.type == "cpu" else 32 * TILE
-    step = max(size // weight.shape[1], 1)
-    for start in range(0, weight.shape[0], step):
-        rows = slice(start, min(start + step, weight.shape[0]))
-        yield rows, weight[rows]
+    [plain] = weight
+    size = TILE if plain.device.type == "cpu" else 32 * TILE
+    step = max(size // plain.shape[1], 1)
+    for start in range(0, rows, step):
+        span = slice(start, min(start + step, rows))
+        yield span, plain[span]
 
 
 class FrozenNF4Linear(nn.Module):
