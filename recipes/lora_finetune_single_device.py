@@ -99,6 +99,7 @@ class LoRAFinetuneRecipeSingleDevice:
         self.checkpointer.load(self.model, device=self.device, dtype=self.dtype)
         self.model.activation_checkpointing = cfg.enable_activation_checkpointing
         self.log.info(training.parameter_summary(self.model))
+        self.log.info(training.storage_summary(self.model))
         self.params = [p for p in self.model.parameters() if p.requires_grad]
         self.loss_fn = config.instantiate(cfg.loss)
         self.optimizer = config.instantiate(cfg.optimizer, self.params)

@@ -1,4 +1,4 @@
-"""Parameter counts and peak memory, each against something measured another way."""
+"""Parameter counts, storage and peak memory, each against something measured another way."""
 
 import resource
 import sys
@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from torchtune_lite.training import memory, parameter_summary, peak_memory, reset_peak_memory
+from torchtune_lite.peft import LoRALinear
+from torchtune_lite.training import memory, parameter_summary, peak_memory, reset_peak_memory, storage_summary
 
 CPU = torch.device("cpu")
 MIB = 1024**2
@@ -22,6 +23,16 @@ def test_the_summary_counts_trainable_and_all_parameters():
 
 def test_the_summary_of_a_frozen_or_empty_model():
     assert parameter_summary(nn.Module()) == "trainable params 0 of 0 (0.00 %)"
+
+
+def test_the_storage_of_a_quantised_model_is_counted_by_kind():
+    model = nn.Sequential(LoRALinear(512, 512, 8, 16, quantize_base=True), nn.Linear(1024, 8192, bias=False))
+    model[1].bfloat16()
+    nf4 = 512 * 512 // 2 + 512 * 512 // 64 + 4 * 512 * 512 // 16384 + 4  # codes, scales, factors, mean
+    assert storage_summary(model) == (
+        f"weights: 8,388,608 in bfloat16 (0.02 GB), 262,144 in NF4 ({nf4 / 1e6:.2f} MB), 8,192 in float32 (0.03 MB)"
+    )
+    assert storage_summary(nn.Module()) == "weights: none"
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc to reset the peak")

@@ -13,7 +13,7 @@ from torchtune_lite.training.lr_schedulers import (
     get_linear_schedule_with_warmup,
     get_wsd_schedule,
 )
-from torchtune_lite.training.memory import parameter_summary, peak_memory, reset_peak_memory
+from torchtune_lite.training.memory import parameter_summary, peak_memory, reset_peak_memory, storage_summary
 from torchtune_lite.training.metric_logging import (
     DiskLogger,
     MetricLoggerInterface,
@@ -46,4 +46,5 @@ __all__ = [
     "plot_loss_curve",
     "reset_peak_memory",
     "set_seed",
+    "storage_summary",
 ]

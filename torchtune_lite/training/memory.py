@@ -1,11 +1,14 @@
-"""What a run takes: its parameters and its peak memory."""
+"""What a run takes: its parameters, how they are stored, and its peak memory."""
 
 import contextlib
 import sys
+from collections import Counter
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from torchtune_lite.peft import is_quantized, num_bytes
 
 GIB = 1024**3
 STATUS = Path("/proc/self/status")
@@ -18,6 +21,21 @@ def parameter_summary(model: nn.Module) -> str:
     total = sum(size for size, _ in sizes)
     trainable = sum(size for size, requires_grad in sizes if requires_grad)
     return f"trainable params {trainable:,} of {total:,} ({trainable / max(1, total):.2%})".replace("%", " %")
+
+
+def storage_summary(model: nn.Module) -> str:
+    """Says how the weights are stored: `weights: 6,476,005,376 in NF4 (3.34 GB), 262,410,240 in bfloat16 (0.52 GB)`."""
+    counts, sizes = Counter(), Counter()
+    for parameter in model.parameters():
+        kind = "NF4" if is_quantized(parameter) else str(parameter.dtype).removeprefix("torch.")
+        counts[kind] += parameter.numel()
+        sizes[kind] += num_bytes(parameter)
+    parts = [f"{count:,} in {kind} ({_readable(sizes[kind])})" for kind, count in counts.most_common()]
+    return f"weights: {', '.join(parts) or 'none'}"
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
