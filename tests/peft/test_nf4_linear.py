@@ -51,6 +51,14 @@ def test_a_plain_weight_is_multiplied_plainly():
     assert torch.equal(linear(x, weight), F.linear(x, weight))
 
 
+def test_a_model_cast_to_another_dtype_than_its_weights_were_quantised_from():
+    weight, x = frozen((128, 256)), torch.randn(3, 256).bfloat16().requires_grad_()
+    y = linear(x, weight)
+    assert torch.equal(y, F.linear(x, dequantize(weight).bfloat16()))
+    y.sum().backward()
+    assert_equal_but_for_rounding(x.grad, dequantize(weight).bfloat16().sum(0).expand(3, -1))
+
+
 def test_the_backward_pass_keeps_no_decoded_weight():
     weight, kept = frozen((256, 256)), []
     x = torch.randn(2, 256, requires_grad=True)

@@ -152,8 +152,10 @@ def _decode_(out: Tensor, codes: Tensor, scales: Tensor, nf4: Tensor) -> None:
 def decode(parts: Parts, shape: tuple[int, ...]) -> Tensor:
     """Gives the values of a quantised weight of this shape."""
     out = torch.empty(shape, dtype=parts.nf4.dtype, device=parts.nf4.device)
-    for blocks, values in Tiles(parts, out.numel() // BLOCK).by_rows():
-        out.view(-1, BLOCK)[blocks] = values
+    values, codes = out.view(-1, BLOCK), parts.quantized_data.view(-1, BLOCK // 2)
+    scales = block_scales(parts)[:, None]
+    for blocks in _slices(len(values), TILE // BLOCK):
+        _decode_(values[blocks], codes[blocks], scales[blocks], parts.nf4)
     return out
 
 

@@ -17,7 +17,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Gives `x Wᵀ [..., out]` of `x [..., in]` and a frozen `weight [out, in]`, plain or NF4.
 
     An NF4 weight is decoded in the forward pass and once more in the backward pass, which keeps nothing of it; equal to
-    the product with the dequantised weight.
+    the product with the dequantised weight, cast to the dtype of x.
     """
     if not is_quantized(weight):
         return F.linear(x, weight)
@@ -45,10 +45,10 @@ def _product(
     products = y.view(-1, y.shape[-1])
     if transposed:
         for span, values in tiles.by_rows():
-            torch.mm(tokens, values.t(), out=products[:, span])
+            torch.mm(tokens, values.to(x.dtype).t(), out=products[:, span])
     else:
         for span, values in tiles.by_cols():  # not by rows, whose products would have to be added in low precision
-            torch.mm(tokens, values, out=products[:, span])
+            torch.mm(tokens, values.to(x.dtype), out=products[:, span])
     return y
 
 
