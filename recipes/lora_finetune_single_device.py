@@ -35,6 +35,7 @@ class Settings:
     resume_from_checkpoint: bool | str = False  # True: the newest checkpoint in output_dir; or a checkpoint folder
     save_adapter_weights_only: bool = False  # True: no merged model, megabytes instead of gigabytes
     save_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch only
+    verify_rows: int | None = config.key(4, minimum=1)  # rows to compare a saved model with the live one; null: none
 
     dataset: Any = config.component("tokenizer")  # one, or a list of them to concatenate
     dataset_val: Any = config.component("tokenizer", default=None)  # null: no validation
@@ -211,8 +212,16 @@ class LoRAFinetuneRecipeSingleDevice:
             self.model,
             adapter_only=self.cfg.save_adapter_weights_only,
             state=checkpoint.gather(self.model, self.optimizer, self.lr_scheduler, progress),
+            rows=self.verification_rows(),
         )
         self.log.info("saved %s", self.output_dir / name)
+
+    def verification_rows(self) -> torch.Tensor | None:
+        """Takes the first tokens `[b, s]` of up to `verify_rows` rows of a batch."""
+        if self.cfg.verify_rows is None:
+            return None
+        batch = next((self.batches_val or self.batches).epoch(0))
+        return batch["tokens"][: self.cfg.verify_rows, :64]
 
     def cleanup(self) -> None:
         """Closes the loggers and draws the loss curve."""

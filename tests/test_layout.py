@@ -49,6 +49,7 @@ ALIKE = (
     "loss_sum",
     "validate",
     "log_step",
+    "verification_rows",
     "cleanup",
 )
 

@@ -1,15 +1,21 @@
 import json
+import logging
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
-from torchtune_lite.checkpoint import FullModelHFCheckpointer
+from tests.checkpoint.test_meta import write_meta
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer
+from torchtune_lite.checkpoint.hf import write_hf_model
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import llama2
+from torchtune_lite.peft import LoRALinear, dequantize, is_quantized
 
 LORA = {"lora_attn_modules": ["q_proj"]}
 
@@ -107,6 +113,7 @@ def test_a_truncated_file_leaves_the_model_untouched(hf_base, tmp_path: Path):
         ({"recipe_checkpoint": "recipe_state.pt"}, ConfigError, "resume_from_checkpoint"),
         ({"checkpoint_files": ["no.safetensors"]}, CheckpointError, "no.safetensors"),
         ({"output_dir": "."}, ConfigError, "output_dir . is checkpoint_dir"),
+        ({"merge_into": "base"}, ConfigError, "merge_into 'base' is unknown; allowed are quantized, original"),
     ],
 )
 def test_arguments_that_cannot_work(hf_base, monkeypatch, arguments: dict, error: type, message: str):
@@ -124,3 +131,72 @@ def test_saved_folders_can_be_trained_on(hf_base, build, logits, tmp_path: Path)
     again.save(tmp_path / "two", merged)
     torch.testing.assert_close(logits(merged, hf_base.tokens), logits(model, hf_base.tokens), rtol=0, atol=1e-4)
     assert json.loads((tmp_path / "two" / "config.json").read_text())["dtype"] == "float32"
+
+
+QLORA = {
+    "lora_attn_modules": ["q_proj"],
+    "quantize_base": True,
+    "quantize_frozen": True,
+    "quantize_unsupported": "skip",
+}
+
+
+@pytest.fixture(params=["hf", "meta"])
+def make_checkpointer(request, hf_base, tmp_path: Path):
+    """Makes a checkpointer of the base in either layout."""
+    if request.param == "hf":
+        return partial(FullModelHFCheckpointer, hf_base.dir)
+    return partial(FullModelMetaCheckpointer, write_meta(tmp_path / "meta", hf_base), model_type="LLAMA2")
+
+
+def test_a_save_merges_into_what_it_is_told_to(make_checkpointer, hf_base, build, tmp_path: Path, caplog):
+    saved = {}
+    for kind in ("quantized", "original"):
+        checkpointer = make_checkpointer(merge_into=kind)
+        model = build(checkpointer, **QLORA)
+        with caplog.at_level(logging.INFO):
+            checkpointer.save(tmp_path / kind, model, rows=hf_base.tokens)
+        saved[kind] = load_file(tmp_path / kind / "model.safetensors")
+        assert caplog.messages[-1].endswith("the error of NF4") == (kind == "original")
+        assert "logits differ by at most" in caplog.messages[-1]
+        live = model(hf_base.tokens)
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / kind)(hf_base.tokens).logits
+        assert ((theirs - live).abs().mean() < 1e-4) == (kind == "quantized")
+
+    base = load_file(hf_base.dir / "model.safetensors")
+    layer = "model.layers.0."
+    query, up = f"{layer}self_attn.q_proj.weight", f"{layer}mlp.up_proj.weight"
+    module = model.layers[0].attn.q_proj
+    assert is_quantized(module.weight) and is_quantized(model.layers[0].mlp.w3.weight)
+    update = module.merged_weight() - dequantize(module.weight)
+    torch.testing.assert_close(saved["original"][query], base[query] + update)
+    assert torch.equal(saved["original"][up], base[up]) and not torch.equal(saved["quantized"][up], base[up])
+    assert torch.equal(saved["quantized"][up], dequantize(model.layers[0].mlp.w3.weight))
+
+
+def test_a_save_that_does_not_merge_is_refused(make_checkpointer, hf_base, build, tmp_path: Path, monkeypatch, caplog):
+    checkpointer = make_checkpointer()
+    model = build(checkpointer, **LORA, dtype=torch.bfloat16)
+    monkeypatch.setattr(LoRALinear, "merged_weight", lambda self, base=None: self.weight if base is None else base)
+    with pytest.raises(SaveError, match="not the one that was trained: logits differ .* bfloat16 explains") as error:
+        checkpointer.save(tmp_path / "out", model, rows=hf_base.tokens)
+    assert "\n" not in str(error.value) and not list(tmp_path.glob("*out*"))
+    checkpointer.save(tmp_path / "unchecked", model)
+    checkpointer.save(tmp_path / "small", model, adapter_only=True, rows=hf_base.tokens)  # nothing is merged
+    assert not any("logits differ" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("spoil", ["drop a weight", "change the config"])
+def test_a_folder_that_is_not_the_model_is_refused(hf_base, build, tmp_path: Path, monkeypatch, spoil: str):
+    def write(folder, weights, family, config, shard_of=None):
+        if spoil == "drop a weight":
+            weights = {name: weight for name, weight in weights.items() if name != "norm.weight"}
+        else:
+            config = {**config, "rms_norm_eps": 1e-3}
+        write_hf_model(folder, weights, family, config, shard_of)
+
+    monkeypatch.setattr("torchtune_lite.checkpoint.hf.write_hf_model", write)
+    checkpointer = FullModelHFCheckpointer(hf_base.dir)
+    with pytest.raises(SaveError, match="1 weights are missing|norm_eps 0.001"):
+        checkpointer.save(tmp_path / "out", build(checkpointer), rows=hf_base.tokens)
+    assert not list(tmp_path.iterdir())

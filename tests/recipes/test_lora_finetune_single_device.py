@@ -74,6 +74,7 @@ def test_merged_model_adapter_in_peft_and_live_model_agree(tiny, tune, config_fi
 def test_qlora_saves_the_function_it_trained(tiny, tune, config_file, tmp_path):
     result = tune("run", "lora_finetune_single_device", "--config", config_file, "model.quantize_base=True")
     assert "trainable params" in result.stderr and " in NF4 (0.14 MB)" in result.stderr
+    assert result.stderr.count("written model against the live one: logits differ by at most") == 2
     base = load_file(tiny.checkpoint / "model.safetensors")
     merged = load_file(tmp_path / "out" / "epoch_1" / "model.safetensors")
     assert merged.keys() == base.keys()

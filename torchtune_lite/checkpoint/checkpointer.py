@@ -1,5 +1,6 @@
 """What the checkpointers of all layouts have in common: a folder in, a folder out."""
 
+import logging
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -7,15 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchtune_lite.checkpoint.adapter import load_adapter, write_adapter
-from torchtune_lite.checkpoint.model_weights import base_parameters, check_finite, check_weights, load_weights
+from torchtune_lite.checkpoint.model_weights import (
+    base_parameters,
+    check_finite,
+    check_weights,
+    load_weights,
+    merged_weights,
+)
 from torchtune_lite.checkpoint.store import publish
+from torchtune_lite.checkpoint.verification import compare
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family
-from torchtune_lite.peft import adapter_modules
+from torchtune_lite.modules import DecoderConfig
+from torchtune_lite.peft import adapter_modules, is_quantized
 
 if TYPE_CHECKING:
     from torchtune_lite.checkpoint.resume import TrainingState
@@ -33,6 +42,10 @@ COPIED = (
 )
 """Small files of the base that a checkpoint made from it needs as well."""
 
+MERGE_INTO = ("quantized", "original")
+
+log = logging.getLogger("torchtune_lite")
+
 
 class Checkpointer(ABC):
     """Reads a base model from `checkpoint_dir` and writes checkpoint folders.
@@ -40,7 +53,9 @@ class Checkpointer(ABC):
     `checkpoint_files` are names in that folder or torchtune's `{filename_format, max_filename}`; by default, what it
     holds. `model_type` is a key of `models.FAMILIES`. `adapter_checkpoint` is a folder in PEFT's layout, loaded onto
     the base. `output_dir` and `recipe_checkpoint` are torchtune's; here the recipe's `output_dir` and
-    `resume_from_checkpoint` decide.
+    `resume_from_checkpoint` decide. `merge_into` says what a save puts in the place of NF4 weights: "quantized" their
+    own values, for exactly the function that was trained; "original" the full-precision ones of `checkpoint_dir`, read
+    again, for a function nearer to the base.
 
     `decoder_args` has the sizes that the checkpoint gives, as arguments of `DecoderConfig`.
     """
@@ -56,6 +71,7 @@ class Checkpointer(ABC):
         output_dir: str | Path | None = None,
         adapter_checkpoint: str | Path | None = None,
         recipe_checkpoint: str | None = None,
+        merge_into: str = "quantized",
     ) -> None:
         self.checkpoint_dir = Path(checkpoint_dir)
         self.checkpoint_files = checkpoint_files
@@ -72,6 +88,9 @@ class Checkpointer(ABC):
             )
         if model_type is not None and model_type not in FAMILIES:
             raise ConfigError(f"checkpointer.model_type {model_type!r} is unknown; allowed are {', '.join(FAMILIES)}")
+        if merge_into not in MERGE_INTO:
+            raise ConfigError(f"checkpointer.merge_into {merge_into!r} is unknown; allowed are {', '.join(MERGE_INTO)}")
+        self.merge_into = merge_into
         self._open(FAMILIES.get(model_type))
 
     @abstractmethod
@@ -87,8 +106,12 @@ class Checkpointer(ABC):
         """Gives the checkpoint's name of our parameter `name`."""
 
     @abstractmethod
-    def _write_model(self, folder: Path, model: nn.Module) -> None:
+    def _write_model(self, folder: Path, config: DecoderConfig, weights: Mapping[str, Weight]) -> None:
         """Writes the merged model and what a reader of the layout needs besides the files in `COPIED`."""
+
+    @abstractmethod
+    def _reader(self, folder: Path) -> "Checkpointer":
+        """Opens a folder that `_write_model` wrote."""
 
     def load(self, model: nn.Module, *, device: torch.device | str, dtype: torch.dtype) -> None:
         """Fills `model`, usually built on the meta device, one tensor at a time, and makes its adapters.
@@ -96,13 +119,7 @@ class Checkpointer(ABC):
         Adapters start fresh, or from `adapter_checkpoint`. Names, shapes and dtypes are checked before the first
         value is read: CheckpointError lists what does not fit, and the model is then as it was.
         """
-        self._check_sizes(model)
-        weights = self._weights()
-        check_weights(
-            {self._their_name(name): param for name, param in base_parameters(model).items()},
-            {self._their_name(name): weight for name, weight in weights.items()},
-            self.checkpoint_dir,
-        )
+        weights = self._checked_weights(model)
         load_weights(model, weights, device=device, dtype=dtype, source=self.checkpoint_dir)
         for module in adapter_modules(model).values():
             module.init_adapter()
@@ -110,13 +127,20 @@ class Checkpointer(ABC):
             load_adapter(model, self.adapter_checkpoint, self.family)
 
     def save(
-        self, folder: Path | str, model: nn.Module, *, adapter_only: bool = False, state: "TrainingState | None" = None
+        self,
+        folder: Path | str,
+        model: nn.Module,
+        *,
+        adapter_only: bool = False,
+        state: "TrainingState | None" = None,
+        rows: Tensor | None = None,
     ) -> None:
         """Publishes `folder`, which must not exist: the merged model, the adapter in `adapter/`, `state` in `resume/`.
 
-        `adapter_only` leaves out the merged model and its config.json. Weights are merged in the dtype of the model,
-        into the dequantised base where that is NF4: the function that was trained. SaveError when the folder cannot
-        be written, or a trained weight is NaN or infinite.
+        `adapter_only` leaves out the merged model and its config.json. Weights are merged in the dtype of the model, as
+        `merge_into` says. On `rows [b, s] int64` the written model's logits are compared with the live one's, and the
+        difference is logged; None compares nothing. SaveError, and no folder, when it cannot be written, a trained
+        weight is NaN or infinite, or the dtype does not explain the difference.
         """
         adapted = bool(adapter_modules(model))
         if adapter_only and not adapted:
@@ -126,12 +150,44 @@ class Checkpointer(ABC):
             if adapted:
                 write_adapter(draft / "adapter", model, self.family, base=self.checkpoint_dir)
             if not adapter_only:
-                self._write_model(draft, model)
+                originals = self._checked_weights(model) if self.merge_into == "original" else None
+                self._write_model(draft, model.config, merged_weights(model, originals))
+                if rows is not None:
+                    self._verify(draft, model, rows)
             for pattern in COPIED:
                 for file in filter(Path.is_file, self.checkpoint_dir.glob(pattern)):
                     shutil.copyfile(file, draft / file.name)
             if state is not None:
                 state.write(draft / "resume", self.family)
+
+    def _verify(self, draft: Path, model: nn.Module, rows: Tensor) -> None:
+        """Compares what was written with the live model."""
+        try:
+            difference = compare(model, self._reader(draft)._checked_weights(model), rows)
+        except CheckpointError as error:
+            raise SaveError(f"not saved: what was written is not the model that was trained: {error}") from error
+        if self.merge_into == "original" and any(map(is_quantized, model.parameters())):
+            log.info("merged into the original weights: %s, which is the error of NF4", difference)
+        elif difference.explained:
+            log.info("written model against the live one: %s", difference)
+        else:
+            dtype = str(model.tok_embeddings.weight.dtype).removeprefix("torch.")
+            raise SaveError(
+                f"not saved: the written model is not the one that was trained: {difference}, where {dtype} explains "
+                f"{difference.limit:.2g} on average; please report it (save_adapter_weights_only: True writes the "
+                "adapter alone, verify_rows: null does without this check)"
+            )
+
+    def _checked_weights(self, model: nn.Module) -> dict[str, Weight]:
+        """Lists the weights of the checkpoint; CheckpointError where they are not those of `model`."""
+        self._check_sizes(model)
+        weights = self._weights()
+        check_weights(
+            {self._their_name(name): param for name, param in base_parameters(model).items()},
+            {self._their_name(name): weight for name, weight in weights.items()},
+            self.checkpoint_dir,
+        )
+        return weights
 
     def _check_sizes(self, model: nn.Module) -> None:
         # max_seq_len bounds the input and is the run's own choice

@@ -1,18 +1,17 @@
 """Checkpoints in the layout of Hugging Face: config.json and safetensors, whole or in shards."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from torchtune_lite.checkpoint.checkpointer import Checkpointer
 from torchtune_lite.checkpoint.files import INDEX, hf_weight_files, listed_files, read_files, read_json
-from torchtune_lite.checkpoint.model_weights import merged_weights
 from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.store import write_json
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import FAMILIES, Family
+from torchtune_lite.modules import DecoderConfig
 
 
 class FullModelHFCheckpointer(Checkpointer):
@@ -63,19 +62,27 @@ class FullModelHFCheckpointer(Checkpointer):
     def _their_name(self, name: str) -> str:
         return self.family.to_hf(name)
 
-    def _write_model(self, folder: Path, model: nn.Module) -> None:
-        write_hf_model(folder, model, self.family, self._config, self._shard_of)
+    def _write_model(self, folder: Path, config: DecoderConfig, weights: Mapping[str, Weight]) -> None:
+        write_hf_model(folder, weights, self.family, self._config, self._shard_of)
+
+    def _reader(self, folder: Path) -> Checkpointer:
+        return FullModelHFCheckpointer(folder, model_type=self.family.name)
 
 
 def write_hf_model(
-    folder: Path, model: nn.Module, family: Family, config: dict[str, Any], shard_of: dict[str, str] | None = None
+    folder: Path,
+    weights: Mapping[str, Weight],
+    family: Family,
+    config: Mapping[str, Any],
+    shard_of: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the merged weights of `model`, and `config` with their dtype.
+    """Writes `weights` by our names, and `config` with their dtype.
 
     `shard_of` gives the file of each weight by its Hugging Face name; without it, or with one file, it is
     model.safetensors.
     """
-    weights = {family.to_hf(name): weight for name, weight in merged_weights(model).items()}
+    dtype = str(weights["tok_embeddings.weight"].dtype).removeprefix("torch.")
+    weights = {family.to_hf(name): weight for name, weight in weights.items()}
     files = sorted(set((shard_of or {}).values()))
     if len(files) > 1:
         names = {
@@ -89,5 +96,4 @@ def write_hf_model(
         weight_map = dict.fromkeys(weights, "model.safetensors")
     for file in sorted(set(weight_map.values())):
         write_safetensors(folder / file, {name: weight for name, weight in weights.items() if weight_map[name] == file})
-    dtype = str(model.tok_embeddings.weight.dtype).removeprefix("torch.")
     write_json(folder / "config.json", {**config, "dtype": dtype, "torch_dtype": dtype})  # transformers 5; 4

@@ -1,21 +1,21 @@
 """Checkpoints in Meta's layout: params.json and consolidated.00.pth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchtune_lite.checkpoint.checkpointer import Checkpointer
 from torchtune_lite.checkpoint.files import listed_files, read_json
-from torchtune_lite.checkpoint.hf import write_hf_model
-from torchtune_lite.checkpoint.model_weights import merged_weights
+from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer, write_hf_model
 from torchtune_lite.checkpoint.store import write_json
 from torchtune_lite.checkpoint.torch_stream import read_torch, write_torch
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, ConfigError
 from torchtune_lite.models import FAMILIES, Family
 from torchtune_lite.models.convert import permute_from_meta, permute_to_meta
+from torchtune_lite.modules import DecoderConfig
 
 
 class FullModelMetaCheckpointer(Checkpointer):
@@ -68,11 +68,13 @@ class FullModelMetaCheckpointer(Checkpointer):
     def _their_name(self, name: str) -> str:
         return self.family.to_meta(name)
 
-    def _write_model(self, folder: Path, model: nn.Module) -> None:
-        weights = {
-            self.family.to_meta(name): self._permuted(name, weight, permute_to_meta)
-            for name, weight in merged_weights(model).items()
+    def _write_model(self, folder: Path, config: DecoderConfig, weights: Mapping[str, Weight]) -> None:
+        theirs = {
+            self.family.to_meta(name): self._permuted(name, weight, permute_to_meta) for name, weight in weights.items()
         }
-        write_torch(folder / "consolidated.00.pth", weights)
+        write_torch(folder / "consolidated.00.pth", theirs)
         write_json(folder / "params.json", self._params)
-        write_hf_model(folder, model, self.family, self.family.hf_config(model.config))
+        write_hf_model(folder, weights, self.family, self.family.hf_config(config))
+
+    def _reader(self, folder: Path) -> Checkpointer:
+        return FullModelHFCheckpointer(folder, model_type=self.family.name)

@@ -1,6 +1,8 @@
 """Between a model and weights by our names: reading them in and giving them out, one tensor at a time."""
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from tqdm import tqdm
 
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
-from torchtune_lite.peft import adapter_modules, adapter_state, dequantize, is_quantized, quantize
+from torchtune_lite.peft import LoRALinear, adapter_modules, adapter_state, dequantize, is_quantized, quantize
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -89,17 +91,41 @@ def set_parameter(model: nn.Module, name: str, value: Tensor) -> None:
     setattr(model.get_submodule(parent), leaf, nn.Parameter(value, requires_grad=param.requires_grad))
 
 
-def merged_weights(model: nn.Module) -> dict[str, Weight]:
-    """Gives the weights with the adapters merged in and NF4 dequantised, each computed when it is read."""
+def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = None) -> dict[str, Weight]:
+    """Gives the weights with the adapters merged in and NF4 dequantised, each computed when it is read.
 
-    def weight(param: Tensor, read: Callable[[], Tensor]) -> Weight:
-        return Weight(param.dtype, tuple(param.shape), read)
+    `originals` by our names take the place of the weights that the model has in NF4.
+    """
 
-    merged = {f"{name}.weight": module.merged_weight for name, module in adapter_modules(model).items()}
+    def read(name: str, param: Tensor) -> Tensor:
+        base = None
+        if originals is not None and is_quantized(param):
+            base = originals[name].read().to(device=param.device, dtype=param.dtype)
+        if name in adapters:
+            return adapters[name].merged_weight(base)
+        return dequantize(param.detach()) if base is None else base
+
+    adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
     return {
-        name: weight(param, merged.get(name, lambda param=param: dequantize(param.detach())))
+        name: Weight(param.dtype, tuple(param.shape), partial(read, name, param))
         for name, param in base_parameters(model).items()
     }
+
+
+def unrounded_weights(model: nn.Module) -> dict[str, Weight]:
+    """Gives `merged_weights`, those with an adapter in float32: as they are before they are rounded to their dtype."""
+
+    def read(module: LoRALinear) -> Tensor:
+        blank = torch.empty(1, device=module.weight.device).expand(module.weight.shape)  # says dtype and shape
+        twin = copy.copy(module)
+        twin._parameters = {**module._parameters, "weight": nn.Parameter(blank, requires_grad=False)}
+        return twin.merged_weight(module.weight)
+
+    exact = {
+        f"{name}.weight": Weight(torch.float32, tuple(module.weight.shape), partial(read, module))
+        for name, module in adapter_modules(model).items()
+    }
+    return merged_weights(model) | exact
 
 
 def check_finite(model: nn.Module) -> None:
