@@ -94,7 +94,7 @@ class FullFinetuneRecipeSingleDevice:
             self.steps_per_epoch = min(self.steps_per_epoch, cfg.max_steps_per_epoch)
         self.total_steps = self.steps_per_epoch * cfg.epochs
 
-        self.checkpointer.load(self.model, device=self.device, dtype=self.dtype)
+        self.load_model()
         self.model.activation_checkpointing = cfg.enable_activation_checkpointing
         self.log.info(training.parameter_summary(self.model))
         self.log.info(training.storage_summary(self.model))
@@ -127,6 +127,10 @@ class FullFinetuneRecipeSingleDevice:
             pad_id=self.tokenizer.pad_id,
             vocab_size=self.model.config.vocab_size,
         )
+
+    def load_model(self) -> None:
+        """Reads the base model."""
+        self.checkpointer.load(self.model, device=self.device, dtype=self.dtype)
 
     def train(self) -> None:
         """Runs the epochs that are left: group, forward and backward, clip, step, schedule, count, log, save."""

@@ -55,6 +55,9 @@ class Settings:
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1; a device that is not there is an error
     dtype: str = config.key("bf16", choices=("fp32", "bf16"))  # of weights and computation
+    adapter_dtype: str | None = config.key(
+        None, choices=("fp32", "bf16")
+    )  # null: as dtype; fp32 over bf16 learns finer
     enable_activation_checkpointing: bool = False  # True: recomputes activations, less memory, about a third slower
 
     metric_logger: Any = config.component(default=None)  # beside metrics.jsonl, which is always written
@@ -97,7 +100,7 @@ class LoRAFinetuneRecipeSingleDevice:
             self.steps_per_epoch = min(self.steps_per_epoch, cfg.max_steps_per_epoch)
         self.total_steps = self.steps_per_epoch * cfg.epochs
 
-        self.checkpointer.load(self.model, device=self.device, dtype=self.dtype)
+        self.load_model()
         self.model.activation_checkpointing = cfg.enable_activation_checkpointing
         self.log.info(training.parameter_summary(self.model))
         self.log.info(training.storage_summary(self.model))
@@ -129,6 +132,16 @@ class LoRAFinetuneRecipeSingleDevice:
             shuffle=shuffle,
             pad_id=self.tokenizer.pad_id,
             vocab_size=self.model.config.vocab_size,
+        )
+
+    def load_model(self) -> None:
+        """Reads the base model and makes its adapters."""
+        self.checkpointer.load(
+            self.model,
+            device=self.device,
+            dtype=self.dtype,
+            adapter_dtype=self.cfg.adapter_dtype and training.get_dtype(self.cfg.adapter_dtype, self.device),
+            cache_dir=self.output_dir.parent / "nf4_cache",
         )
 
     def train(self) -> None:

@@ -12,7 +12,7 @@ from torchtune_lite.checkpoint import FullModelHFCheckpointer, load_adapter, wri
 from torchtune_lite.checkpoint.adapter import CONFIG, WEIGHTS, adapter_config
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models.llama2 import LLAMA2
-from torchtune_lite.peft import adapter_state
+from torchtune_lite.peft import adapter_state, dequantize
 
 QK = {"lora_attn_modules": ["q_proj", "k_proj"], "lora_rank": 4, "lora_alpha": 12}
 
@@ -81,6 +81,38 @@ def test_adapter_checkpoint_is_loaded_onto_the_base(hf_base, build, tmp_path: Pa
         again = build(FullModelHFCheckpointer(hf_base.dir), **QK)
         FullModelHFCheckpointer(hf_base.dir, adapter_checkpoint=given).load(again, device="cpu", dtype=torch.float32)
         assert all(torch.equal(value, adapter_state(again)[name]) for name, value in adapter_state(model).items())
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+@pytest.mark.parametrize("quantize_base", [False, True])
+def test_float32_adapters_over_bfloat16_go_to_peft_and_back(
+    hf_base, build, logits, tmp_path: Path, use_dora: bool, quantize_base: bool
+):
+    adapters = {"lora_attn_modules": ["q_proj"], "use_dora": use_dora, "quantize_base": quantize_base}
+    adapters |= {"dtype": torch.bfloat16, "adapter_dtype": torch.float32}
+    checkpointer = FullModelHFCheckpointer(hf_base.dir)
+    model = build(checkpointer, **adapters)
+    for value in adapter_state(model).values():
+        value.data += 1e-4  # what bfloat16 would not keep
+    checkpointer.save(tmp_path / "out", model, rows=hf_base.tokens)
+    assert {w.dtype for w in load_file(tmp_path / "out" / "adapter" / WEIGHTS).values()} == {torch.float32}
+    assert {w.dtype for w in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+    base = AutoModelForCausalLM.from_pretrained(hf_base.dir, dtype=torch.bfloat16)
+    if quantize_base:
+        for layer, ours in zip(base.model.layers, model.layers, strict=True):
+            layer.self_attn.q_proj.weight.data = dequantize(ours.attn.q_proj.weight.data)
+    theirs = PeftModel.from_pretrained(base, tmp_path / "out" / "adapter")
+    assert next(p for name, p in theirs.named_parameters() if "lora_A" in name).dtype == torch.float32
+    with torch.no_grad():
+        difference = (theirs(hf_base.tokens).logits - logits(model, hf_base.tokens)).float()
+    assert difference.abs().mean() < 0.05
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = build(checkpointer, **adapters)
+    load_adapter(again, tmp_path / "theirs", LLAMA2)
+    assert all(torch.equal(value, adapter_state(again)[name]) for name, value in adapter_state(model).items())
+    assert {value.dtype for value in adapter_state(again).values()} == {torch.float32}
 
 
 def test_config_is_what_peft_needs(hf_base, build):

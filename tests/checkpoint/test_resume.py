@@ -24,9 +24,9 @@ LORA = {"lora_attn_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
 class Run:
     """A training loop in small: dropout, clipping and data drawn from the global generators."""
 
-    def __init__(self, hf_base, build, *, dtype=torch.float32, amsgrad=False, lr=1e-2, **adapters) -> None:
+    def __init__(self, hf_base, build, *, amsgrad=False, lr=1e-2, **options) -> None:
         self.checkpointer = FullModelHFCheckpointer(hf_base.dir)
-        self.model = build(self.checkpointer, dtype=dtype, **adapters).train()
+        self.model = build(self.checkpointer, **options).train()
         self.params = [param for param in self.model.parameters() if param.requires_grad]
         self.optimizer = torch.optim.AdamW(self.params, lr=lr, amsgrad=amsgrad, weight_decay=0.1)
         self.scheduler = get_cosine_schedule_with_warmup(self.optimizer, num_warmup_steps=2, num_training_steps=12)
@@ -70,10 +70,11 @@ class Run:
         (LORA, {"adapter_only": True}),
         (LORA | {"use_dora": True}, {}),
         ({"lora_attn_modules": ["q_proj"], "quantize_base": True, "dtype": torch.bfloat16}, {"adapter_only": True}),
+        (LORA | {"dtype": torch.bfloat16, "adapter_dtype": torch.float32}, {}),
         ({}, {}),
         ({"dtype": torch.bfloat16, "amsgrad": True}, {}),
     ],
-    ids=["lora", "dora", "qlora bf16", "full", "full bf16"],
+    ids=["lora", "dora", "qlora bf16", "lora fp32 over bf16", "full", "full bf16"],
 )
 def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(hf_base, build, tmp_path: Path, options: dict, save: dict):
     torch.manual_seed(3)
@@ -134,6 +135,10 @@ def test_another_dtype_is_not_the_same_run(hf_base, build, tmp_path: Path):
     Run(hf_base, build).train(1).save(tmp_path / "step_1")
     with pytest.raises(CheckpointError, match="was float32 .*is bfloat16"):
         Run(hf_base, build, dtype=torch.bfloat16).resume(tmp_path / "step_1")
+    mixed = LORA | {"dtype": torch.bfloat16, "adapter_dtype": torch.float32}
+    Run(hf_base, build, **mixed).train(1).save(tmp_path / "step_2")
+    with pytest.raises(CheckpointError, match="lora_a.weight was float32 .*is bfloat16"):
+        Run(hf_base, build, **mixed | {"adapter_dtype": None}).resume(tmp_path / "step_2")
 
 
 def test_an_optimizer_option_that_resuming_overrides_is_said(hf_base, build, tmp_path: Path, caplog):

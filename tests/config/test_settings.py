@@ -14,6 +14,7 @@ class Settings:
     optimizer: Any = component("params")
     clip: float | None = key(None, above=0)
     dtype: str = key("bf16", choices=("fp32", "bf16"))
+    adapter_dtype: str | None = key(None, choices=("fp32", "bf16"))
     loss: Any = component(default={"_component_": "torch.nn.CrossEntropyLoss"})
     dataset: Any = component(default=None)
     prompt: Any = key(None)
@@ -28,7 +29,7 @@ def build(folder, text):
 
 
 def test_values_and_defaults(folder):
-    made, problems = build(folder, f"output_dir: x\nepochs: 2\n{OPTIMIZER}x_mine: 1\n")
+    made, problems = build(folder, f"output_dir: x\nepochs: 2\n{OPTIMIZER}x_mine: 1\nadapter_dtype: null\n")
     assert problems == []
     assert (made.output_dir, made.epochs, made.clip, made.dtype, made.dataset) == ("x", 2, None, "bf16", None)
     assert made.loss == {"_component_": "torch.nn.CrossEntropyLoss"}
@@ -54,6 +55,8 @@ def test_a_dotted_path_alone_is_a_component_without_arguments(folder):
         ("clip: .nan\n", "my.yaml:3: 'clip': expected more than 0, got nan"),
         ("clip: None\n", "my.yaml:3: 'clip': expected float or null, got text 'None'"),
         ("dtype: fp16\n", "my.yaml:3: 'dtype': expected fp32 or bf16, got text 'fp16'"),
+        ("dtype: null\n", "my.yaml:3: 'dtype': expected str, got null"),
+        ("adapter_dtype: fp16\n", "my.yaml:3: 'adapter_dtype': expected fp32 or bf16, got text 'fp16'"),
         ("loss: null\n", "my.yaml:3: 'loss' needs a _component_, not null"),
         ("dataset: {source: x}\n", "my.yaml:3: 'dataset' needs a _component_, got mapping {'source': 'x'}"),
         ("prompt: {_component_: os.system}\n", "my.yaml:3: 'prompt': 'os.system' is not an allowed component"),

@@ -84,6 +84,16 @@ def test_qlora_saves_the_function_it_trained(tiny, tune, config_file, tmp_path):
     assert not torch.equal(merged[name.format("q_proj")], base[name.format("q_proj")])
 
 
+def test_a_second_run_starts_from_the_quantised_cache(tune, config_file, tmp_path):
+    recipe = ("run", "lora_finetune_single_device", "--config", config_file, "model.quantize_base=True")
+    recipe += ("checkpointer.cache_quantized=True", "max_steps_per_epoch=1", "verify_rows=null")
+    first, second = (tune(*recipe, f"output_dir={tmp_path}/{name}") for name in ("one", "two"))
+    assert " INFO wrote 10 weights (" in first.stderr and " INFO read 10 weights (" in second.stderr
+    assert "logits differ" not in first.stderr
+    assert len(list((tmp_path / "nf4_cache").iterdir())) == 1
+    assert metrics(tmp_path / "one", "loss") == metrics(tmp_path / "two", "loss")
+
+
 def test_resume_continues_as_if_never_stopped(tune, config_file, tmp_path):
     recipe = ("run", "lora_finetune_single_device", "--config", config_file, "model.lora_dropout=0.1")
     recipe += ("model.quantize_base=True", "save_adapter_weights_only=True")
@@ -104,7 +114,10 @@ def test_resume_continues_as_if_never_stopped(tune, config_file, tmp_path):
 
 
 def test_every_step_is_logged_with_its_numbers(tune, config_file, tmp_path):
-    tune("run", "lora_finetune_single_device", "--config", config_file, "dtype=bf16", "max_steps_per_epoch=2")
+    tune("run", "lora_finetune_single_device", "--config", config_file, "dtype=bf16", "adapter_dtype=fp32",
+         "max_steps_per_epoch=2")  # fmt: skip
+    adapter = load_file(tmp_path / "out" / "epoch_1" / "adapter" / "adapter_model.safetensors")
+    assert {value.dtype for value in adapter.values()} == {torch.float32}
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert [line["epoch"] for line in lines] == [0, 0, 1, 1]
@@ -118,6 +131,8 @@ def test_every_step_is_logged_with_its_numbers(tune, config_file, tmp_path):
     [
         ("optimizer.learning_rate=1e-3", 2, ["learning_rate", "optimizer"]),
         ("bach_size=2", 2, ["bach_size", "batch_size"]),
+        ("adapter_dtype=fp16", 2, ["adapter_dtype", "fp32 or bf16"]),
+        ("checkpointer.merge_into=base", 2, ["merge_into", "quantized, original"]),
         ("batch_size=0", 2, ["batch_size", "at least 1"]),
         ("model.lora_attn_modules=[q_prj]", 2, ["q_prj", "q_proj"]),
         ("model.num_layers=3", 4, ["num_layers", "3", "2"]),

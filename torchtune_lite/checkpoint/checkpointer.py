@@ -18,6 +18,7 @@ from torchtune_lite.checkpoint.model_weights import (
     load_weights,
     merged_weights,
 )
+from torchtune_lite.checkpoint.nf4_cache import NF4Cache
 from torchtune_lite.checkpoint.store import publish
 from torchtune_lite.checkpoint.verification import compare
 from torchtune_lite.checkpoint.weights import Weight
@@ -55,13 +56,15 @@ class Checkpointer(ABC):
     the base. `output_dir` and `recipe_checkpoint` are torchtune's; here the recipe's `output_dir` and
     `resume_from_checkpoint` decide. `merge_into` says what a save puts in the place of NF4 weights: "quantized" their
     own values, for exactly the function that was trained; "original" the full-precision ones of `checkpoint_dir`, read
-    again, for a function nearer to the base.
+    again, for a function nearer to the base. `cache_quantized` keeps the NF4 weights beside the run's folder, at 0.52
+    bytes a weight, and starts the next run of the same base from them.
 
     `decoder_args` has the sizes that the checkpoint gives, as arguments of `DecoderConfig`.
     """
 
     family: Family
     decoder_args: dict[str, Any]
+    _files: list[Path]
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Checkpointer(ABC):
         adapter_checkpoint: str | Path | None = None,
         recipe_checkpoint: str | None = None,
         merge_into: str = "quantized",
+        cache_quantized: bool = False,
     ) -> None:
         self.checkpoint_dir = Path(checkpoint_dir)
         self.checkpoint_files = checkpoint_files
@@ -90,12 +94,12 @@ class Checkpointer(ABC):
             raise ConfigError(f"checkpointer.model_type {model_type!r} is unknown; allowed are {', '.join(FAMILIES)}")
         if merge_into not in MERGE_INTO:
             raise ConfigError(f"checkpointer.merge_into {merge_into!r} is unknown; allowed are {', '.join(MERGE_INTO)}")
-        self.merge_into = merge_into
+        self.merge_into, self.cache_quantized = merge_into, cache_quantized
         self._open(FAMILIES.get(model_type))
 
     @abstractmethod
     def _open(self, family: Family | None) -> None:
-        """Sets `family` (the one given, if any), `decoder_args` and whatever `_weights` needs; reads no weight."""
+        """Sets `family` (the one given, if any), `decoder_args` and the `_files` of weights; reads no weight."""
 
     @abstractmethod
     def _weights(self) -> dict[str, Weight]:
@@ -113,18 +117,43 @@ class Checkpointer(ABC):
     def _reader(self, folder: Path) -> "Checkpointer":
         """Opens a folder that `_write_model` wrote."""
 
-    def load(self, model: nn.Module, *, device: torch.device | str, dtype: torch.dtype) -> None:
+    def load(
+        self,
+        model: nn.Module,
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        adapter_dtype: torch.dtype | None = None,
+        cache_dir: Path | str | None = None,
+    ) -> None:
         """Fills `model`, usually built on the meta device, one tensor at a time, and makes its adapters.
 
-        Adapters start fresh, or from `adapter_checkpoint`. Names, shapes and dtypes are checked before the first
-        value is read: CheckpointError lists what does not fit, and the model is then as it was.
+        Adapters start fresh, in `adapter_dtype` (None: `dtype`), or from `adapter_checkpoint`. Names, shapes and dtypes
+        are checked before the first value is read: CheckpointError lists what does not fit, and the model is then as it
+        was. With `cache_quantized`, NF4 weights are read from `cache_dir`, or quantised and written there.
         """
         weights = self._checked_weights(model)
-        load_weights(model, weights, device=device, dtype=dtype, source=self.checkpoint_dir)
+        cache = self._nf4_cache(model, cache_dir, device, dtype)
+        cached = cache.fill() if cache else ()
+        rest = {name: weight for name, weight in weights.items() if name not in cached}
+        load_weights(model, rest, device=device, dtype=dtype, source=self.checkpoint_dir)
+        if cache and not cached:
+            cache.write()
         for module in adapter_modules(model).values():
-            module.init_adapter()
+            module.init_adapter(adapter_dtype)
         if self.adapter_checkpoint:
             load_adapter(model, self.adapter_checkpoint, self.family)
+
+    def _nf4_cache(
+        self, model: nn.Module, cache_dir: Path | str | None, device: torch.device | str, dtype: torch.dtype
+    ) -> NF4Cache | None:
+        if not self.cache_quantized:
+            return None
+        if cache_dir is None or not any(map(is_quantized, model.parameters())):
+            why = "this recipe keeps no cache" if cache_dir is None else "no weight of the model is in NF4"
+            log.warning("checkpointer.cache_quantized is without effect: %s", why)
+            return None
+        return NF4Cache(cache_dir, model, self._files, self.decoder_args, device=device, dtype=dtype)
 
     def save(
         self,

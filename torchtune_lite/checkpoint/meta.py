@@ -35,6 +35,7 @@ class FullModelMetaCheckpointer(Checkpointer):
         self.family = family
         self._params = read_json(self.checkpoint_dir / "params.json")
         self._file = self._find_file()
+        self._files = [self._file]
         shapes = {family.from_meta(name): weight.shape for name, weight in read_torch(self._file).items()}
         try:
             vocab_size, intermediate_dim = shapes["tok_embeddings.weight"][0], shapes["layers.0.mlp.w1.weight"][0]

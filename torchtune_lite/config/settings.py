@@ -82,7 +82,7 @@ def _check_value(value: Any, hint: Any, field: dataclasses.Field, document: Docu
     rules, problem = field.metadata, ""
     if not hints.fits(value, hint):
         problem = f"expected {hints.describe(hint)}, got {hints.shown(value)}"
-    elif rules.get("choices") and value not in rules["choices"] and not isinstance(value, Unresolved):
+    elif rules.get("choices") and value not in (*rules["choices"], None) and not isinstance(value, Unresolved):
         choices = [str(choice) for choice in rules["choices"]]
         problem = f"expected {' or '.join(choices)}, got {hints.shown(value)}"
     elif isinstance(value, int | float) and rules.get("minimum") is not None and not value >= rules["minimum"]:

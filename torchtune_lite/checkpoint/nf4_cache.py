@@ -1,0 +1,122 @@
+"""A base model's NF4 weights on disk, to be read on the next start instead of being quantised again."""
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from torchtune_lite.checkpoint.model_weights import base_parameters, set_parameter
+from torchtune_lite.checkpoint.safetensors_stream import read_safetensors, write_safetensors
+from torchtune_lite.checkpoint.store import publish
+from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.errors import CheckpointError, SaveError
+from torchtune_lite.peft import Parts, from_nf4_parts, is_quantized, nf4_parts, num_bytes
+
+log = logging.getLogger("torchtune_lite")
+
+FORMAT = 1
+"""Counts up when the quantiser gives other bits for the same weight, or this file lays them out in another way."""
+WEIGHTS = "nf4.safetensors"
+EDGE, SAMPLE, NUM_SAMPLES = 1 << 20, 4096, 64
+"""Bytes hashed at either end of a file and at each of as many places between."""
+
+
+def fingerprint(files: Sequence[Path]) -> list[tuple[str, int, int, str]]:
+    """Gives name, size, mtime_ns and a hash of each file: of its first and last MiB and of 64 blocks between.
+
+    The header is in the first MiB, or for PyTorch's files in the last. A file that is replaced, downloaded again or
+    written to has another fingerprint; one that was changed in place between the samples, its mtime then set back, has
+    not. Nor is a folder that moved known as another: paths do not count.
+    """
+
+    def sampled(path: Path, size: int) -> str:
+        places = range(0, size, max(size // NUM_SAMPLES, SAMPLE))
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            for start, length in [(0, EDGE), *((place, SAMPLE) for place in places), (max(size - EDGE, 0), EDGE)]:
+                file.seek(start)
+                digest.update(file.read(length))
+        return digest.hexdigest()
+
+    stats = {path: path.stat() for path in files}
+    return [(path.name, stat.st_size, stat.st_mtime_ns, sampled(path, stat.st_size)) for path, stat in stats.items()]
+
+
+class NF4Cache:
+    """The NF4 weights that `model` will have on `device` in `dtype`, in a folder of their own in `cache_dir`.
+
+    Its name is that of the base and a hash of whatever decides their bits: the `fingerprint` of `files`, `reading` (how
+    the weights are got from them), which weights they are and the shapes of their parts, dtype and kind of device.
+    """
+
+    def __init__(
+        self,
+        cache_dir: Path | str,
+        model: nn.Module,
+        files: Sequence[Path],
+        reading: Mapping[str, Any],
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> None:
+        self._model, self._device = model, torch.device(device)
+        self._shapes = {name: tuple(p.shape) for name, p in base_parameters(model).items() if is_quantized(p)}
+        self._expected = {
+            name: (dtype if part.is_floating_point() else part.dtype, tuple(part.shape))
+            for name, part in self._parts().items()
+        }
+        key = [FORMAT, fingerprint(files), dict(reading), str(dtype), self._device.type, str(self._expected)]
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+        self.folder = Path(cache_dir) / f"{files[0].resolve().parent.name}-{digest[:16]}"
+
+    def _parts(self) -> dict[str, Tensor]:
+        return {
+            f"{name}/{field}": part
+            for name in self._shapes
+            for field, part in nf4_parts(self._model.get_parameter(name))._asdict().items()
+        }
+
+    def fill(self) -> set[str]:
+        """Gives the model its NF4 weights and returns their names; without a cache, or with a damaged one, none.
+
+        Names, shapes, dtypes and the length of the file are checked, not its values; a damaged one is a warning.
+        """
+        if not self.folder.exists():
+            return set()
+        start = time.perf_counter()
+        try:
+            weights = read_safetensors(self.folder / WEIGHTS)
+            if {name: (weight.dtype, weight.shape) for name, weight in weights.items()} != self._expected:
+                raise CheckpointError("holds other weights")
+            for name, shape in self._shapes.items():
+                parts = [weights[f"{name}/{field}"].read().to(self._device, copy=True) for field in Parts._fields]
+                set_parameter(self._model, name, from_nf4_parts(shape, Parts(*parts)))
+        except (CheckpointError, OSError, SafetensorError) as error:
+            log.warning("the NF4 cache %s cannot be read and is made anew: %s", self.folder, error)
+            return set()
+        log.info("read %s from the NF4 cache %s", self._summary(start), self.folder)
+        return set(self._shapes)
+
+    def write(self) -> None:
+        """Publishes the weights that the model has now, in place of what was there; one warning where it cannot."""
+        start = time.perf_counter()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            with publish(self.folder) as draft:
+                write_safetensors(draft / WEIGHTS, {name: Weight.of(part) for name, part in self._parts().items()})
+        except SaveError as error:
+            log.warning("no NF4 cache is kept: %s", error)
+        else:
+            log.info("wrote %s to the NF4 cache %s", self._summary(start), self.folder)
+
+    def _summary(self, start: float) -> str:
+        size = sum(num_bytes(self._model.get_parameter(name)) for name in self._shapes)
+        return f"{len(self._shapes)} weights ({size / 1e6:,.1f} MB) in {time.perf_counter() - start:.1f} s"
