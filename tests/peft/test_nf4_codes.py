@@ -13,6 +13,13 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(128, 128), (512, 96), (96, 512), (1024, 1040)]  # whole blocks in a row, or blocks over the ends of rows
 
 
+@pytest.fixture(autouse=True, params=["tables", "compiled"])
+def path(request, monkeypatch):
+    """Every test goes through torch's operators and, where there is a compiler, through the compiled loops."""
+    if request.param == "tables":
+        monkeypatch.setenv("TORCHTUNE_LITE_NATIVE", "0")
+
+
 class Largest(TorchDispatchMode):
     """Notes the bytes of the largest tensor that is made, views of what is `given` left out."""
 

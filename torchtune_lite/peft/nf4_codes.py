@@ -3,7 +3,8 @@
 The format is torchao's, of QLoRA (arXiv 2305.14314, section 3): 64 weights share the largest of their magnitudes as
 scale, a code is the nearest of 16 levels of that scale, and the scales of 256 blocks, less the mean of all, share a
 factor that makes them int8 (double quantisation): 4.127 bits a weight. torchao builds [n, 16] distances to find a code
-and six temporaries to read one; here both are a look-up in a table, with bit for bit the same result.
+and six temporaries to read one; here both are a look-up in a table, with bit for bit the same result, by torch's
+operators or, where they can be built, by compiled loops (`nf4_cpu`, `nf4_triton`).
 """
 
 import math
@@ -13,6 +14,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from torchtune_lite.peft import nf4_cpu, nf4_triton
 
 BLOCK, SCALER_BLOCK = 64, 256
 """Weights that share a scale, and scales that share a factor."""
@@ -74,6 +77,8 @@ def encode(weight: Tensor) -> Parts:
 
 def _encode_blocks(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Gives the packed codes `[32 blocks]` and the scales `[blocks]` of `blocks [blocks, 64]`."""
+    if blocks.dtype == torch.bfloat16 and blocks.device.type == "cpu" and nf4_cpu.available():
+        return nf4_cpu.encode(blocks, code_table(blocks.device))
     absmax = blocks.abs().amax(1)
     ratios = (blocks / absmax[:, None]).view(-1)
     if ratios.dtype == torch.bfloat16:
@@ -103,23 +108,26 @@ class Tiles:
 
     def __init__(self, parts: Parts, rows: int) -> None:
         self._parts, self._rows, self._cols = parts, rows, parts.quantized_data.numel() * 2 // rows
-        self._scales = block_scales(parts)
+        self._in_tiles = parts.quantized_data.device.type == "cpu"
+        self._scales = block_scales(parts) if self._in_tiles else None
         self._buffer: Tensor | None = None
-        self._tile = TILE if parts.quantized_data.device.type == "cpu" else rows * self._cols
 
     def by_rows(self) -> Iterator[tuple[slice, Tensor]]:
         """Yields slices of the rows with their values `[rows of the tile, cols]`."""
+        if not self._in_tiles:
+            yield slice(0, self._rows), decode(self._parts, (self._rows, self._cols))
+            return
         group = BLOCK // math.gcd(self._cols, BLOCK)  # so many rows are whole blocks
-        for rows in _slices(self._rows, max(self._tile // self._cols // group, 1) * group):
+        for rows in _slices(self._rows, max(TILE // self._cols // group, 1) * group):
             values = self._decode(slice(rows.start // group, rows.stop // group), slice(None), group * self._cols)
             yield rows, values.view(-1, self._cols)
 
     def by_cols(self) -> Iterator[tuple[slice, Tensor]]:
         """Yields slices of the columns with their values `[rows, columns of the tile]`."""
-        if self._cols % BLOCK:  # blocks run over the ends of rows
-            yield slice(0, self._cols), self._decode(slice(None), slice(None), BLOCK).view(self._rows, self._cols)
+        if not self._in_tiles or self._cols % BLOCK:  # blocks run over the ends of rows
+            yield slice(0, self._cols), decode(self._parts, (self._rows, self._cols))
             return
-        for cols in _slices(self._cols, max(self._tile // self._rows // BLOCK, 1) * BLOCK):
+        for cols in _slices(self._cols, max(TILE // self._rows // BLOCK, 1) * BLOCK):
             yield cols, self._decode(slice(None), cols, self._cols)
 
     def _decode(self, rows: slice, cols: slice, width: int) -> Tensor:
@@ -143,6 +151,9 @@ def _divided(span: slice, by: int) -> slice:
 
 def _decode_(out: Tensor, codes: Tensor, scales: Tensor, nf4: Tensor) -> None:
     """Fills `out [m, n]` from `codes [m, n / 2]` and `scales [m, n / 64]`, whose rows may lie apart."""
+    if out.device.type == "cpu" and nf4_cpu.supports(out.dtype) and nf4_cpu.available():
+        nf4_cpu.decode_(out, codes, scales, nf4)
+        return
     words = codes.view(torch.uint16) if out.itemsize == 2 else codes  # as many codes as 8 bytes of values take
     index = words.to(torch.int32).view(-1)
     torch.index_select(value_table(out.dtype, out.device), 0, index, out=out.view(-1).view(torch.int64))
@@ -152,6 +163,9 @@ def _decode_(out: Tensor, codes: Tensor, scales: Tensor, nf4: Tensor) -> None:
 def decode(parts: Parts, shape: tuple[int, ...]) -> Tensor:
     """Gives the values of a quantised weight of this shape."""
     out = torch.empty(shape, dtype=parts.nf4.dtype, device=parts.nf4.device)
+    if nf4_triton.available(out.device):
+        nf4_triton.decode_(out, *parts, first_block=0)
+        return out
     values, codes = out.view(-1, BLOCK), parts.quantized_data.view(-1, BLOCK // 2)
     scales = block_scales(parts)[:, None]
     for blocks in _slices(len(values), TILE // BLOCK):
