@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from tests.checkpoint.test_meta import write_meta
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer
 from torchtune_lite.checkpoint.hf import write_hf_model
+from torchtune_lite.checkpoint.model_weights import merged_weights
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import llama2
 from torchtune_lite.peft import LoRALinear, dequantize, is_quantized
@@ -200,3 +201,20 @@ def test_a_folder_that_is_not_the_model_is_refused(hf_base, build, tmp_path: Pat
     with pytest.raises(SaveError, match="1 weights are missing|norm_eps 0.001"):
         checkpointer.save(tmp_path / "out", build(checkpointer), rows=hf_base.tokens)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("merge_into", ["quantized", "original"])
+def test_a_save_holds_two_tensors_beside_the_model(wide_base, build, peak_bytes, tmp_path: Path, merge_into: str):
+    checkpointer = FullModelHFCheckpointer(wide_base.write(torch.bfloat16), merge_into=merge_into)
+    model = build(checkpointer, dtype=torch.bfloat16, **wide_base.adapters)
+    rows, bound = torch.arange(64)[None], wide_base.bound(torch.bfloat16)
+    checkpointer.save(tmp_path / "step_1", model, rows=rows)  # imports, tables
+    peak = peak_bytes(lambda: checkpointer.save(tmp_path / "step_2", model, rows=rows))
+    assert peak < bound
+    whole = peak_bytes(lambda: {name: weight.read().clone() for name, weight in merged_weights(model).items()})
+    assert whole > bound, "this test could not fail"
+
+    checkpointer.save(tmp_path / "step_3", model, adapter_only=True)
+    size = sum(file.stat().st_size for file in (tmp_path / "step_3").rglob("*"))
+    adapter = sum(p.numel() * p.itemsize for p in model.parameters() if p.requires_grad)
+    assert adapter < size < adapter + 40_000

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -10,9 +11,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from torchtune_lite.checkpoint.safetensors_stream import DTYPES, read_safetensors, write_safetensors
+from torchtune_lite.checkpoint.safetensors_stream import (
+    DTYPES,
+    read_safetensors,
+    write_safetensors,
+    write_safetensors_files,
+)
+from torchtune_lite.checkpoint.store import publish
 from torchtune_lite.checkpoint.weights import Weight
-from torchtune_lite.errors import CheckpointError
+from torchtune_lite.errors import CheckpointError, SaveError
 
 TENSORS = {
     "odd": torch.randn(7).bfloat16(),
@@ -60,13 +67,28 @@ def test_every_dtype_goes_there_and_back(tmp_path: Path, dtype: torch.dtype):
 
 
 def test_tensors_are_read_one_after_the_other_while_writing(tmp_path: Path):
-    path, sizes = tmp_path / "x.safetensors", []
+    path, written = tmp_path / "x.safetensors", []
 
-    def weight(index: int) -> Weight:
-        return Weight(torch.uint8, (100_000,), lambda: sizes.append(path.stat().st_size) or torch.zeros(100_000).byte())
+    def read() -> torch.Tensor:
+        written.append(path.read_bytes()[-400_000:].count(1))
+        return torch.ones(100_000, dtype=torch.uint8)
 
-    write_safetensors(path, {f"{i}": weight(i) for i in range(4)})
-    assert len(sizes) == 4 and sizes == sorted(set(sizes))  # the file had grown between two reads
+    write_safetensors(path, {f"{i}": Weight(torch.uint8, (100_000,), read) for i in range(4)})
+    assert written == [0, 100_000, 200_000, 300_000]
+
+
+def test_a_disk_too_small_is_known_before_any_tensor_is_read(tmp_path: Path):
+    def weight(size: int) -> Weight:
+        return Weight(torch.uint8, (size,), lambda: pytest.fail("was read"))
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))  # a file larger than this does not fit
+    try:
+        with pytest.raises(SaveError, match="was not saved: File too large"), publish(tmp_path / "out") as draft:
+            write_safetensors_files({draft / "a": {"x": weight(500_000)}, draft / "b": {"y": weight(2_000_000)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_mode_follows_the_umask_and_nothing_is_overwritten(tmp_path: Path):

@@ -1,9 +1,10 @@
 import errno
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from torchtune_lite.checkpoint.store import publish, published, write_json
+from torchtune_lite.checkpoint.store import publish, published, reserve, write_json
 from torchtune_lite.errors import SaveError
 
 
@@ -27,6 +28,28 @@ def test_a_full_disk_is_one_line(tmp_path: Path):
     with pytest.raises(SaveError, match="epoch_0 was not saved: No space left"), publish(tmp_path / "epoch_0"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not list(tmp_path.iterdir())
+
+
+def test_space_is_taken_for_the_whole_file(tmp_path: Path):
+    with open(tmp_path / "x", "wb") as file:
+        reserve(file, 1_000_000)
+    stat = (tmp_path / "x").stat()
+    assert stat.st_size == 1_000_000 and stat.st_blocks * 512 >= 1_000_000
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOSPC, None])
+def test_a_system_that_cannot_take_space_goes_on_without(tmp_path: Path, monkeypatch, number: int | None):
+    def refuse(*args) -> None:
+        raise OSError(number, "refused")
+
+    if number is None:
+        monkeypatch.delattr("os.posix_fallocate")
+    else:
+        monkeypatch.setattr("os.posix_fallocate", refuse)
+    refusal = pytest.raises(OSError, match="refused") if number == errno.ENOSPC else nullcontext()
+    with open(tmp_path / "x", "wb") as file, refusal:
+        reserve(file, 1_000_000)
+    assert (tmp_path / "x").stat().st_size == 0
 
 
 def test_a_published_folder_is_never_overwritten(tmp_path: Path):

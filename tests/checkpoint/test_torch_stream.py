@@ -19,6 +19,14 @@ def test_a_written_file_is_read_by_torch(tmp_path: Path, mmap: bool):
     assert all(torch.equal(read[name], TENSORS[name]) and read[name].dtype == TENSORS[name].dtype for name in TENSORS)
 
 
+def test_its_space_is_taken_before_a_tensor_is_read(tmp_path: Path):
+    def read() -> torch.Tensor:
+        assert (tmp_path / "x.pth").stat().st_blocks * 512 >= 4_000_000
+        return torch.zeros(1_000_000)
+
+    write_torch(tmp_path / "x.pth", {"x": Weight(torch.float32, (1_000_000,), read)})
+
+
 def test_a_file_of_torch_is_read(tmp_path: Path):
     torch.save(TENSORS, tmp_path / "x.bin")
     read = read_torch(tmp_path / "x.bin")

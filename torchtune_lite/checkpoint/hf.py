@@ -6,7 +6,7 @@ from typing import Any
 
 from torchtune_lite.checkpoint.checkpointer import Checkpointer
 from torchtune_lite.checkpoint.files import INDEX, hf_weight_files, listed_files, read_files, read_json
-from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
+from torchtune_lite.checkpoint.safetensors_stream import write_safetensors_files
 from torchtune_lite.checkpoint.store import write_json
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
@@ -94,6 +94,8 @@ def write_hf_model(
         write_json(folder / INDEX, {"metadata": {"total_size": total_size}, "weight_map": weight_map})
     else:
         weight_map = dict.fromkeys(weights, "model.safetensors")
-    for file in sorted(set(weight_map.values())):
-        write_safetensors(folder / file, {name: weight for name, weight in weights.items() if weight_map[name] == file})
+    shards: dict[Path, dict[str, Weight]] = {folder / file: {} for file in sorted(set(weight_map.values()))}
+    for name, weight in weights.items():
+        shards[folder / weight_map[name]][name] = weight
+    write_safetensors_files(shards)
     write_json(folder / "config.json", {**config, "dtype": dtype, "torch_dtype": dtype})  # transformers 5; 4

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from torchtune_lite.checkpoint.store import reserve
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
 
@@ -59,6 +60,24 @@ def _read(path: Path, name: str) -> Tensor:
 
 def write_safetensors(path: Path, weights: Mapping[str, Weight]) -> None:
     """Writes `weights` to a new file, each read when its turn comes and dropped after it."""
+    write_safetensors_files({path: weights})
+
+
+def write_safetensors_files(files: Mapping[Path, Mapping[str, Weight]]) -> None:
+    """Writes several new files; the disk's space for all is taken before the first weight is read.
+
+    OSError at once where that much is not free, if the file system can tell.
+    """
+    orders = {path: _start(path, weights) for path, weights in files.items()}
+    for path, order in orders.items():
+        with open(path, "r+b") as file:
+            file.seek(8 + int.from_bytes(file.read(8), "little"))
+            for weight in order:
+                file.write(weight.read_bytes())
+
+
+def _start(path: Path, weights: Mapping[str, Weight]) -> list[Weight]:
+    """Creates a file with its header and room for the values; gives `weights` in their order there."""
     order = sorted(weights.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))  # keeps every value aligned
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
     end = 0
@@ -68,9 +87,9 @@ def write_safetensors(path: Path, weights: Mapping[str, Weight]) -> None:
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "xb") as file:
+        reserve(file, 8 + len(text) + end)
         file.write(len(text).to_bytes(8, "little") + text)
-        for _, weight in order:
-            file.write(weight.read_bytes())
+    return [weight for _, weight in order]
 
 
 def damage(path: Path) -> str | None:

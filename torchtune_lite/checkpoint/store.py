@@ -1,5 +1,6 @@
 """The one place that publishes a checkpoint folder: a reader sees it whole or not at all."""
 
+import errno
 import json
 import os
 import re
@@ -7,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from torchtune_lite.errors import SaveError
 
@@ -45,6 +46,20 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Takes the disk's space for the first `size` bytes of `file`, which grows to them; OSError where it is not free.
+
+    Does nothing where the system or the file system cannot.
+    """
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except AttributeError:  # not Linux
+        return
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
 
 
 def published(output_dir: Path | str) -> list[Path]:
