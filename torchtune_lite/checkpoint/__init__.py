@@ -3,8 +3,9 @@
 from torchtune_lite.checkpoint.adapter import load_adapter, write_adapter
 from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.meta import FullModelMetaCheckpointer
-from torchtune_lite.checkpoint.resume import TrainingState, gather, latest, restore, resume_folder
+from torchtune_lite.checkpoint.resume import latest, restore, resume_folder
 from torchtune_lite.checkpoint.store import publish, published
+from torchtune_lite.checkpoint.training_state import TrainingState, gather
 
 __all__ = [
     "FullModelHFCheckpointer",

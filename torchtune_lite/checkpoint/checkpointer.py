@@ -5,7 +5,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,13 @@ from torchtune_lite.checkpoint.model_weights import (
 )
 from torchtune_lite.checkpoint.nf4_cache import NF4Cache
 from torchtune_lite.checkpoint.store import publish
+from torchtune_lite.checkpoint.training_state import TrainingState
 from torchtune_lite.checkpoint.verification import compare
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family
 from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.peft import adapter_modules, is_quantized
-
-if TYPE_CHECKING:
-    from torchtune_lite.checkpoint.resume import TrainingState
 
 COPIED = (
     "tokenizer*",
@@ -161,7 +159,7 @@ class Checkpointer(ABC):
         model: nn.Module,
         *,
         adapter_only: bool = False,
-        state: "TrainingState | None" = None,
+        state: TrainingState | None = None,
         rows: Tensor | None = None,
     ) -> None:
         """Publishes `folder`, which must not exist: the merged model, the adapter in `adapter/`, `state` in `resume/`.

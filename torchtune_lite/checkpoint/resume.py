@@ -1,17 +1,10 @@
-"""What a run needs to go on as if it had not stopped: trained weights, optimizer, schedule, progress, random numbers.
+"""Going on from a checkpoint: which folder it is, whether the run fits it, and putting the run back to it."""
 
-In `resume/` of a checkpoint folder, without pickle: `optimizer.safetensors` has the optimizer's tensors as
-`<parameter>/<key>`, in their own dtype, `rng.json` the random states, `trainer.json` the rest. The trained weights
-are the folder's `adapter/`, or for a model without adapters the folder's own weights, both in the dtype of training.
-"""
-
-import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -19,83 +12,24 @@ from torchtune_lite.checkpoint.adapter import load_adapter
 from torchtune_lite.checkpoint.files import read_json
 from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.model_weights import some
-from torchtune_lite.checkpoint.rng import rng_state, set_rng_state
-from torchtune_lite.checkpoint.safetensors_stream import read_safetensors, write_safetensors
-from torchtune_lite.checkpoint.store import published, write_json
+from torchtune_lite.checkpoint.rng import set_rng_state
+from torchtune_lite.checkpoint.safetensors_stream import read_safetensors
+from torchtune_lite.checkpoint.store import published
+from torchtune_lite.checkpoint.training_state import (
+    FORMAT,
+    OPTIMIZER,
+    RNG,
+    TRAINER,
+    class_name,
+    options_of,
+    trained_parameters,
+)
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, ConfigError
-from torchtune_lite.models import FAMILIES, Family
+from torchtune_lite.models import FAMILIES
 from torchtune_lite.peft import adapter_modules
 
 log = logging.getLogger("torchtune_lite")
-
-FORMAT = 1
-OPTIMIZER, TRAINER, RNG = "optimizer.safetensors", "trainer.json", "rng.json"
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """The state of a run between two optimizer steps; `tensors` are the optimizer's own, live ones."""
-
-    tensors: dict[str, Tensor]
-    trainer: dict[str, Any]
-    rng: dict[str, Any]
-
-    def write(self, folder: Path, family: Family) -> None:
-        """Writes the state to a new folder, one tensor at a time; `family` names the weights that lie beside it."""
-        folder.mkdir()
-        write_safetensors(folder / OPTIMIZER, {name: Weight.of(tensor) for name, tensor in self.tensors.items()})
-        write_json(folder / TRAINER, {"format": FORMAT, "family": family.name, **self.trainer})
-        (folder / RNG).write_text(json.dumps(self.rng))
-
-
-def gather(
-    model: nn.Module, optimizer: Optimizer, lr_scheduler: LRScheduler | None, progress: dict[str, Any]
-) -> TrainingState:
-    """Collects the state of a run; `progress` is the recipe's, with `global_step`: the optimizer steps done."""
-    names = {param: name for name, param in model.named_parameters()}
-    entries = {
-        f"{names[param]}/{key}": value for param, state in optimizer.state.items() for key, value in state.items()
-    }
-    return TrainingState(
-        tensors={name: value for name, value in entries.items() if isinstance(value, Tensor)},
-        trainer={
-            "progress": progress,
-            "trained": _trained(model),
-            "optimizer": {
-                "class": _class(optimizer),
-                "groups": [
-                    {**_options(group), "params": [names[param] for param in group["params"]]}
-                    for group in optimizer.param_groups
-                ],
-                "values": {name: value for name, value in entries.items() if not isinstance(value, Tensor)},
-            },
-            "lr_scheduler": {
-                "class": _class(lr_scheduler),
-                "state": lr_scheduler.state_dict() if lr_scheduler is not None else None,
-            },
-        },
-        rng=rng_state(),
-    )
-
-
-def _class(thing: object) -> str | None:
-    return None if thing is None else type(thing).__name__
-
-
-def _trained(model: nn.Module) -> dict[str, list]:
-    """Says which parameters are trained, with dtype and shape."""
-    return {
-        name: [str(param.dtype).removeprefix("torch."), list(param.shape)]
-        for name, param in model.named_parameters()
-        if param.requires_grad
-    }
-
-
-def _options(group: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: value.item() if isinstance(value, Tensor) else value for key, value in group.items() if key != "params"
-    }
 
 
 def restore(
@@ -133,21 +67,21 @@ def restore(
 def _check(
     folder: Path, trainer: dict[str, Any], model: nn.Module, optimizer: Optimizer, lr_scheduler: LRScheduler | None
 ) -> None:
-    saved, ours = trainer["trained"], _trained(model)
+    saved, ours = trainer["trained"], trained_parameters(model)
     problems = [
         f"{name} was {_parameter(saved.get(name))}, is {_parameter(ours.get(name))}"
         for name in {**saved, **ours}
         if saved.get(name) != ours.get(name)
     ]
     problems = [some(problems)] if problems else []
-    if (kind := trainer["optimizer"]["class"]) != _class(optimizer):
-        problems.append(f"the optimizer was {kind}, is {_class(optimizer)}")
+    if (kind := trainer["optimizer"]["class"]) != class_name(optimizer):
+        problems.append(f"the optimizer was {kind}, is {class_name(optimizer)}")
     names = {param: name for name, param in model.named_parameters()}
     groups = [[names[param] for param in group["params"]] for group in optimizer.param_groups]
     if not problems and groups != [group["params"] for group in trainer["optimizer"]["groups"]]:
         problems.append("the optimizer's parameter groups were others")
-    if (kind := trainer["lr_scheduler"]["class"]) != _class(lr_scheduler):
-        problems.append(f"the lr_scheduler was {kind}, is {_class(lr_scheduler)}")
+    if (kind := trainer["lr_scheduler"]["class"]) != class_name(lr_scheduler):
+        problems.append(f"the lr_scheduler was {kind}, is {class_name(lr_scheduler)}")
     if problems:
         raise CheckpointError(f"{folder} cannot be resumed with this config: {'; '.join(problems)}")
 
@@ -161,7 +95,7 @@ def _restore_optimizer(
 ) -> None:
     """Sets state and options directly; `Optimizer.load_state_dict` would cast moments to the parameters' dtype."""
     for group, old in zip(optimizer.param_groups, saved["groups"], strict=True):
-        for key, new in _options(group).items():
+        for key, new in options_of(group).items():
             if key in old and isinstance(new, tuple):
                 old[key] = tuple(old[key])
             if key in old and key != "lr" and old[key] != new:
