@@ -170,7 +170,7 @@ def measure(
         base.mkdir()
         write_base(base, config)
         checkpointer = checkpoint.FullModelHFCheckpointer(base)
-        dtypes = {"dtype": torch.bfloat16}
+        dtypes = {"dtype": torch.bfloat16, "adapter_dtype": training.get_dtype(args.adapter_dtype, device)}
         model.activation_checkpointing = not args.no_checkpointing
         loss_fn = LinearCrossEntropyLoss()
 

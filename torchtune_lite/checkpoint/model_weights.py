@@ -1,6 +1,5 @@
 """Between a model and weights by our names: reading them in and giving them out, one tensor at a time."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from functools import partial
 
@@ -10,7 +9,7 @@ from tqdm import tqdm
 
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
-from torchtune_lite.peft import LoRALinear, adapter_modules, adapter_state, dequantize, is_quantized, quantize
+from torchtune_lite.peft import adapter_modules, adapter_state, dequantize, is_quantized, quantize
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -115,14 +114,10 @@ def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = No
 def unrounded_weights(model: nn.Module) -> dict[str, Weight]:
     """Gives `merged_weights`, those with an adapter in float32: as they are before they are rounded to their dtype."""
 
-    def read(module: LoRALinear) -> Tensor:
-        blank = torch.empty(1, device=module.weight.device).expand(module.weight.shape)  # says dtype and shape
-        twin = copy.copy(module)
-        twin._parameters = {**module._parameters, "weight": nn.Parameter(blank, requires_grad=False)}
-        return twin.merged_weight(module.weight)
-
     exact = {
-        f"{name}.weight": Weight(torch.float32, tuple(module.weight.shape), partial(read, module))
+        f"{name}.weight": Weight(
+            torch.float32, tuple(module.weight.shape), partial(module.merged_weight, dtype=torch.float32)
+        )
         for name, module in adapter_modules(model).items()
     }
     return merged_weights(model) | exact

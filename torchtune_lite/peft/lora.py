@@ -56,12 +56,12 @@ class LoRALinear(nn.Module):
         return self.scaling * F.linear(h, self.lora_b.weight.to(x.dtype))
 
     @torch.no_grad()
-    def merged_weight(self, base: Tensor | None = None) -> Tensor:
-        """Gives `W + (alpha / r) · B A [out, in]`, summed in float32, in W's dtype; an NF4 W is dequantised.
+    def merged_weight(self, base: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """Gives `W + (alpha / r) · B A [out, in]`, summed in float32, in W's dtype or the one given.
 
-        `base` takes the place of W. The result is the only tensor of that size that is made.
+        An NF4 W is dequantised; `base` takes the place of W. The result is the only tensor of that size that is made.
         """
-        merged = torch.empty(self.weight.shape, dtype=self.weight.dtype, device=self.weight.device)
+        merged = torch.empty(self.weight.shape, dtype=dtype or self.weight.dtype, device=self.weight.device)
         for rows, values in self._merged_tiles(stored(self.weight if base is None else base)):
             merged[rows] = values
         return merged
