@@ -178,7 +178,11 @@ def test_a_save_merges_into_what_it_is_told_to(make_checkpointer, hf_base, build
 def test_a_save_that_does_not_merge_is_refused(make_checkpointer, hf_base, build, tmp_path: Path, monkeypatch, caplog):
     checkpointer = make_checkpointer()
     model = build(checkpointer, **LORA, dtype=torch.bfloat16)
-    monkeypatch.setattr(LoRALinear, "merged_weight", lambda self, base=None: self.weight if base is None else base)
+
+    def unmerged(self, base=None, dtype=None):
+        return self.weight if base is None else base
+
+    monkeypatch.setattr(LoRALinear, "merged_weight", unmerged)
     with pytest.raises(SaveError, match="not the one that was trained: logits differ .* bfloat16 explains") as error:
         checkpointer.save(tmp_path / "out", model, rows=hf_base.tokens)
     assert "\n" not in str(error.value) and not list(tmp_path.glob("*out*"))
