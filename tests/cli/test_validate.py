@@ -1,5 +1,8 @@
+import sys
+
 import pytest
 
+from torchtune_lite.config import trust
 from torchtune_lite.errors import ConfigError
 
 
@@ -24,6 +27,29 @@ def test_all_problems_are_listed_and_nothing_runs(tune, folder):
         "  override 'lr=1': unknown key 'lr'",
         "  my.yaml:2: 'steps': expected at least 1, got 0",
     ]
+
+
+def test_a_script_that_the_config_names_must_lie_in_the_working_directory(tune, folder, shipped, tmp_path_factory):
+    script = tmp_path_factory.mktemp("elsewhere") / "mine.py"
+    script.write_text("raise SystemExit('imported')\n")
+    (folder / "my.yaml").write_text(f"recipe: {script}\n")
+    with pytest.raises(ConfigError, match=f"outside the working directory; add --recipe {script} to trust it"):
+        tune("validate", "my.yaml")
+    (folder / "mine.py").write_text((shipped / "recipes/full_finetune_single_device.py").read_text())
+    (folder / "my.yaml").write_text("recipe: mine.py\nsteps: 4\n")
+    assert tune("validate", "my.yaml") == "Config is well-formed.\n"
+
+
+def test_a_module_that_is_not_allowed_is_not_imported(tune, folder, monkeypatch, tmp_path_factory):
+    installed = tmp_path_factory.mktemp("installed")
+    (installed / "foreign_trap.py").write_text("def thing(): ...\n")
+    monkeypatch.syspath_prepend(installed)
+    monkeypatch.setattr(trust, "_patterns", [])
+    (folder / "my.yaml").write_text("recipe: full_finetune_single_device\nname: {_component_: foreign_trap.thing}\n")
+    with pytest.raises(ConfigError, match="'foreign_trap.thing' is not an allowed component"):
+        tune("validate", "my.yaml")
+    assert "foreign_trap" not in sys.modules
+    assert tune("validate", "my.yaml", "--allow-component", "foreign_trap.*") == "Config is well-formed.\n"
 
 
 def test_a_recipe_that_does_not_exist(tune, folder):

@@ -103,6 +103,17 @@ def test_each_wrong_argument_is_named_with_its_line(changes, message):
     assert message in problem
 
 
+def test_a_text_that_names_an_object_is_checked_as_a_component_is():
+    tokenizer = {"_component_": "torchtune_lite.data.SentencePieceTokenizer", "path": "x"}
+    template = "torchtune_lite.data.Llama2ChatTemplate"
+    assert check(tokenizer | {"prompt_template": template}) == []
+    assert check(tokenizer | {"prompt_template": {"user": ["a", "b"]}}) == []
+    [problem] = check(tokenizer | {"prompt_template": "torchtune_lite.data.os.system"})
+    assert "cannot take 'prompt_template': cannot find 'os' in torchtune_lite.data" in problem
+    [problem] = check(tokenizer | {"prompt_template": "os.system"})
+    assert "cannot take 'prompt_template': 'os.system' is not an allowed component" in problem
+
+
 def test_an_argument_far_from_any_is_answered_with_all():
     [problem] = check(ADAMW | {"learning_rate": 1}, "params")
     assert "has no argument 'learning_rate' (it has: lr, betas, eps," in problem

@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from torchtune_lite.config import dotted
+from torchtune_lite.config import dotted, trust
 from torchtune_lite.errors import ConfigError
 
 
@@ -69,6 +69,35 @@ def test_a_module_that_is_not_allowed_is_not_even_imported(path, module, own, mo
     assert module not in sys.modules
 
 
+def test_a_module_outside_is_not_imported_through_a_package_of_the_users_own(own, tmp_path_factory, monkeypatch):
+    outside = tmp_path_factory.mktemp("outside")
+    (own / "own_space").mkdir()
+    (outside / "own_space").mkdir()
+    (outside / "own_space/foreign.py").write_text("def rows(): ...\n")
+    monkeypatch.syspath_prepend(outside)
+    with pytest.raises(ConfigError, match="'own_space.foreign.rows' is not an allowed component"):
+        dotted.find("own_space.foreign.rows")
+    assert "own_space.foreign" not in sys.modules
+    for name in ("own_space", "own_space.foreign"):
+        sys.modules.pop(name, None)
+
+
+def test_what_the_user_allows_is_found(own, monkeypatch):
+    monkeypatch.setattr(trust, "_patterns", ["sentencepiece.*", "json.loads"])
+    assert dotted.find("sentencepiece.SentencePieceProcessor").__name__ == "SentencePieceProcessor"
+    assert dotted.find("json.loads")("3") == 3
+    for refused in ("sentencepiece.os.system", "json.dumps", "json.decoder.JSONDecoder"):
+        with pytest.raises(ConfigError, match=f"'{refused}' is not an allowed component"):
+            dotted.find(refused)
+
+
+def test_how_to_trust_a_package_is_said_but_not_for_the_standard_library():
+    with pytest.raises(ConfigError, match=r"; to trust it, add --allow-component 'sentencepiece.\*'$"):
+        dotted.find("sentencepiece.SentencePieceProcessor")
+    with pytest.raises(ConfigError, match="working directory$"):
+        dotted.find("os.system")
+
+
 def test_what_is_installed_in_an_environment_in_the_working_directory_is_not_the_users_own(folder, monkeypatch):
     installed = folder / ".venv/lib/site-packages"
     installed.mkdir(parents=True)
@@ -81,9 +110,9 @@ def test_what_is_installed_in_an_environment_in_the_working_directory_is_not_the
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("AdamW", "_component_ is 'AdamW'; expected a dotted path such as torch.optim.AdamW"),
-        ("torch..AdamW", "_component_ is 'torch..AdamW'"),
-        (3, "_component_ is 3"),
+        ("AdamW", "'AdamW' is no dotted path such as torch.optim.AdamW"),
+        ("torch..AdamW", "'torch..AdamW' is no dotted path"),
+        (3, "3 is no dotted path"),
         ("torch.optim.AdamWW", r"cannot find 'AdamWW' in torch.optim; did you mean 'AdamW'\?"),
         ("torchtune.config.hint.fits", r"cannot find 'hint' in torchtune_lite.config; did you mean 'hints'\?"),
         ("own_rows.row", r"cannot find 'row' in own_rows; did you mean 'rows'\? \(it has: Rows, rows, ten\)"),

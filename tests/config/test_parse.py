@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from torchtune_lite import config
+from torchtune_lite.config import trust
 from torchtune_lite.errors import ConfigError
 
 
@@ -88,3 +89,17 @@ def test_settings_are_read_from_a_script_without_running_it(folder):
     (folder / "other.py").write_text("x = 1\n")
     with pytest.raises(ConfigError, match="has no class Settings"):
         config.settings_of(folder / "other.py")
+
+
+def test_the_command_line_trusts_a_package_and_the_yaml_cannot(monkeypatch, folder, capsys):
+    monkeypatch.setattr(trust, "_patterns", [])
+    (folder / "theirs.yaml").write_text("output_dir: x\noptimizer: {_component_: json.JSONDecoder}\n")
+    words = ["--config", "theirs.yaml"]
+    for more in ([], ["allow_component=json.JSONDecoder"]):
+        with pytest.raises(SystemExit) as exit:
+            run(monkeypatch, *words, *more)
+        assert exit.value.code == 2
+        assert "'json.JSONDecoder' is not an allowed component" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *words, "--allow-component", "json.JSONDecoder")
+    assert "(json.JSONDecoder) has no argument 'params', which the recipe passes" in capsys.readouterr().err

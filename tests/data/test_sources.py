@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from torchtune_lite.data import load_rows
-from torchtune_lite.errors import DataError
+from torchtune_lite.errors import ConfigError, DataError
 
 
 def numbers(rows):
@@ -118,3 +118,12 @@ def test_a_hub_name_goes_to_the_library_with_what_was_given(monkeypatch):
     assert numbers(rows) == [2] and rows.where(0) == "a/b[1]"
     with pytest.raises(DataError, match=r"'a/broken': the library 'datasets' cannot load it \(no route\)$"):
         load_rows("a/broken")
+
+
+def test_a_filter_may_be_named_by_its_dotted_path(jsonl, folder):
+    path = jsonl([{"n": n} for n in range(4)])
+    (folder / "own_filters.py").write_text("def odd(row): return row['n'] % 2\n")
+    rows = load_rows(path, filter_fn="own_filters.odd")
+    assert [rows[i]["n"] for i in range(len(rows))] == [1, 3]
+    with pytest.raises(ConfigError, match="'os.system' is not an allowed component"):
+        load_rows(path, filter_fn="os.system")

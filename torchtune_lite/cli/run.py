@@ -4,7 +4,8 @@
   tune run my_recipe.py --config my.yaml '~lr_scheduler' seed=null
 
 key=value sets a key of the config, at any depth (optimizer.lr=1e-4, dataset.0.source=a.jsonl, tasks=[a,b]);
-~key removes one. 'tune run RECIPE --help' says what the recipe does.
+~key removes one. --allow-component 'pkg.*' lets the config name objects of a package besides those that are
+trusted (see 'tune validate --help'). 'tune run RECIPE --help' says what the recipe does.
 """
 
 import ast

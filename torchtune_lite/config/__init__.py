@@ -1,7 +1,21 @@
 """From a YAML file and `key=value` words to a recipe's checked `Settings` and its components. Imports no torch."""
 
 from torchtune_lite.config.components import instantiate
+from torchtune_lite.config.dotted import DottedPath, find
 from torchtune_lite.config.parse import load, parse, settings_of
 from torchtune_lite.config.settings import component, key, save, to_dict
+from torchtune_lite.config.trust import allow
 
-__all__ = ["component", "instantiate", "key", "load", "parse", "save", "settings_of", "to_dict"]
+__all__ = [
+    "DottedPath",
+    "allow",
+    "component",
+    "find",
+    "instantiate",
+    "key",
+    "load",
+    "parse",
+    "save",
+    "settings_of",
+    "to_dict",
+]

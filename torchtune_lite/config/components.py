@@ -2,11 +2,11 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from torchtune_lite.config import hints
 from torchtune_lite.config.document import Document, KeyPath
-from torchtune_lite.config.dotted import find
+from torchtune_lite.config.dotted import DottedPath, find
 from torchtune_lite.errors import ConfigError, TuneError, did_you_mean
 
 EMPTY = inspect.Parameter.empty
@@ -126,6 +126,16 @@ def _misfit(name: str, value: Any, parameters: Mapping[str, inspect.Parameter], 
         instead = did_you_mean(name, known) or f" (it has: {', '.join(known)})"
         return "" if _open(parameters) else f"has no argument '{name}'{instead}"
     hint, default = parameters[name].annotation, parameters[name].default
+    if isinstance(value, str) and DottedPath in (hint, *get_args(hint)) and value != default:
+        return _unknown_object(name, value)
     if hint is EMPTY or isinstance(hint, str) or value == default or hints.fits(value, hint):
         return ""
     return f"expects {hints.describe(hint)} for '{name}', got {hints.shown(value)}"
+
+
+def _unknown_object(name: str, path: str) -> str:
+    try:
+        find(path)
+    except ConfigError as error:
+        return f"cannot take '{name}': {error}"
+    return ""

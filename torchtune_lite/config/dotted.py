@@ -1,26 +1,24 @@
-"""Which object a dotted path means, and which objects a config may name at all.
+"""Which object a dotted path means; `trust` says which objects a config may name at all.
 
-A config from elsewhere must not be able to run just anything. It may name classes and functions of this package, of
-`torch.nn`, `torch.optim`, torchao and bitsandbytes, and those of modules in the working directory. What counts is the
-object that is found, since a path such as `torch.nn.os.system` leads out of an allowed package.
+What counts is the object that is found, since a path such as `torch.nn.os.system` leads out of an allowed package.
 """
 
 import functools
 import importlib
-import importlib.util
 import inspect
-import os
 import pkgutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
+from torchtune_lite.config import trust
 from torchtune_lite.errors import ConfigError, did_you_mean
 
-ALLOWED = ("torchtune_lite", "torch.nn", "torch.optim", "torchao", "bitsandbytes")
+DottedPath = Annotated[str, "dotted path"]
+"""The annotation of an argument whose text names an object: checked with the config as a `_component_` is."""
+
 MOST_NAMES = 40  # more in a module are not listed in a message
 
 
@@ -30,17 +28,17 @@ def find(path: Any) -> Any:
     Raises `ConfigError` for what cannot be imported, with what the module has, and for what is not allowed.
     """
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
-        raise ConfigError(f"_component_ is {path!r}; expected a dotted path such as torch.optim.AdamW")
+        raise ConfigError(f"{path!r} is no dotted path such as torch.optim.AdamW")
     if path.startswith("torchtune."):
         path = path.replace("torchtune.", "torchtune_lite.", 1)
-    with _working_directory_importable():
-        if not _within(path, ALLOWED) and not _own_module(path.partition(".")[0]):
+    with _own_modules_importable():
+        if not trust.may_import(path):
             raise ConfigError(_refused(path))
         found = _walk(path)
-    if not _is_component(found):
-        raise ConfigError(f"'{path}' is neither a class nor a function{_contents(found)}")
-    if not _trusted(_module_of(found)):
-        raise ConfigError(_refused(path))
+        if not _is_component(found):
+            raise ConfigError(f"'{path}' is neither a class nor a function{_contents(found)}")
+        if not trust.names(path) and not trust.module(_module_of(found)):
+            raise ConfigError(_refused(path))
     return found
 
 
@@ -61,15 +59,18 @@ def _walk(path: str) -> Any:
         raise ConfigError(f"{top} is not installed; pip install {top}") from error
     for part in parts:
         if isinstance(found, ModuleType) and not hasattr(found, part):
+            name = f"{found.__name__}.{part}"
+            if not trust.names(path) and not trust.module(name) and trust.spec(name):
+                raise ConfigError(_refused(path))
             try:
-                found = _imported(f"{found.__name__}.{part}")
+                found = _imported(name)
             except ModuleNotFoundError:
                 raise ConfigError(f"cannot find '{part}' in {found.__name__}{_contents(found, part)}") from None
         elif hasattr(found, part):
             found = getattr(found, part)
         else:
             raise ConfigError(f"cannot find '{part}' in {path.partition(f'.{part}')[0]}")
-        if isinstance(found, ModuleType) and not _trusted(found.__name__):
+        if isinstance(found, ModuleType) and not trust.names(path) and not trust.module(found.__name__):
             raise ConfigError(_refused(path))
     return found
 
@@ -86,40 +87,24 @@ def _imported(name: str) -> ModuleType:
 
 
 @contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    """Adds the working directory at the end of the module search path, where it hides no installed package."""
-    folder = os.getcwd()
-    sys.path.append(folder)
+def _own_modules_importable() -> Iterator[None]:
+    """Adds the user's folders at the end of the module search path, where they hide no installed package."""
+    folders = [str(each) for each in trust.folders() if str(each) not in sys.path]
+    sys.path.extend(folders)
     try:
         yield
     finally:
-        sys.path.remove(folder)
-
-
-def _within(name: str, packages: tuple[str, ...]) -> bool:
-    return any(name == package or name.startswith(f"{package}.") for package in packages)
-
-
-def _trusted(module: str | None) -> bool:
-    return bool(module) and (_within(module, ALLOWED) or _own_module(module.partition(".")[0]))
-
-
-def _own_module(top: str) -> bool:
-    """Tells whether a top-level module lies in the working directory and is no part of an environment in it."""
-    if top in sys.stdlib_module_names:
-        return False
-    loaded = sys.modules.get(top)
-    spec = getattr(loaded, "__spec__", None) if loaded else importlib.util.find_spec(top)
-    places = [spec.origin or "", *(spec.submodule_search_locations or [])] if spec else []
-    here = Path.cwd().resolve()
-    found = [Path(place).resolve() for place in places if place]
-    return any(place.is_relative_to(here) and "site-packages" not in place.parts for place in found)
+        for folder in folders:
+            sys.path.remove(folder)
 
 
 def _refused(path: str) -> str:
+    top = path.partition(".")[0]
+    known = {each.partition(".")[0] for each in trust.ALLOWED}
+    instead = "" if top in known or top in sys.stdlib_module_names else f"; to trust it, add {trust.OPTION} '{top}.*'"
     return (
-        f"'{path}' is not an allowed component; allowed are {', '.join(f'{each}.*' for each in ALLOWED)} "
-        "and what you define in a module of the working directory"
+        f"'{path}' is not an allowed component; allowed are {', '.join(f'{each}.*' for each in trust.ALLOWED)} "
+        f"and what you define in a module of the working directory{instead}"
     )
 
 

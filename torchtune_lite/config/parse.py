@@ -2,13 +2,14 @@
 
 import functools
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torchtune_lite import catalog, errors
-from torchtune_lite.config import document, overrides, settings, unsupported
+from torchtune_lite.config import document, overrides, settings, trust, unsupported
 from torchtune_lite.config.interpolation import resolve
 from torchtune_lite.errors import ConfigError
 
@@ -16,10 +17,10 @@ S = TypeVar("S")
 
 
 def parse(cls: type[S]) -> Callable[[Callable[[S], Any]], Callable[[], Any]]:
-    """Makes `recipe_main(cfg)` a command that reads `--config NAME_OR_PATH key=value ... [--debug]` into a `cls`.
+    """Makes `recipe_main(cfg)` a command that reads `--config NAME_OR_PATH key=value ...` into a `cls`.
 
-    A mistake of the user ends the program with one line on stderr and the exit code of its error; `--debug` shows the
-    traceback.
+    `--allow-component 'pkg.*'` trusts a package besides. A mistake of the user ends the program with one line on stderr
+    and the exit code of its error; `--debug` shows the traceback.
     """
 
     def decorator(recipe_main: Callable[[S], Any]) -> Callable[[], Any]:
@@ -27,7 +28,7 @@ def parse(cls: type[S]) -> Callable[[Callable[[S], Any]], Callable[[], Any]]:
         def command() -> Any:
             words = sys.argv[1:]
             with errors.reporting("--debug" in words):
-                config, changes = read_words([word for word in words if word != "--debug"])
+                config, changes = read_words(trust.take_allowed([word for word in words if word != "--debug"]))
                 if not config:
                     raise ConfigError("name a config with --config ('tune ls' shows all), or the path of a YAML file")
                 return recipe_main(load(config, changes, cls))
@@ -56,6 +57,7 @@ def load(config: str | Path, changes: Sequence[str], cls: type[S]) -> S:
     Every component is imported and its arguments are checked, but none is built. Raises one `ConfigError` that lists
     all problems, each with its file and line or the override it came from.
     """
+    trust.allow_beside(inspect.getfile(cls))
     doc = document.read(catalog.find_config(config), str(config))
     problems = [*overrides.apply(doc, changes), *resolve(doc)]
     doc.values.pop("recipe", None)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torchtune_lite import config
 from torchtune_lite.data.json_files import read_json
 from torchtune_lite.data.rows import Row, Rows
 from torchtune_lite.errors import DataError
@@ -16,7 +17,8 @@ OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".arrow", ".gz", ".zst", "
 DataFiles = str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
 """A path or pattern, several, or a mapping split → those."""
 
-Filter = Callable[[Row], bool]
+Filter = config.DottedPath | Callable[[Row], bool]
+"""A function that keeps the rows for which it is true, or its dotted path."""
 
 _SLICE = re.compile(
     r"(?P<name>\w+)(\[((?P<start>-?\d+)(?P<start_percent>%)?)?:((?P<stop>-?\d+)(?P<stop_percent>%)?)?\])?"
@@ -37,9 +39,11 @@ def load_rows(
     `source`: a path to a .json or .jsonl file; or `json` with the paths or patterns in `data_files` (a mapping gives
     them by split) and, for a file that is one object, the `field` that holds its rows; or a data set of the Hugging
     Face hub with its configuration `name`, loaded by the library `datasets`. `split`: `train`, or a part as
-    `train[:95%]`, `train[100:]`. `filter_fn` keeps the rows for which it is true. Raises DataError for whatever can't
-    be read, and for 0 samples.
+    `train[:95%]`, `train[100:]`. `filter_fn`, a function or its dotted path, keeps the rows for which it is true.
+    Raises DataError for whatever can't be read, and for 0 samples.
     """
+    if isinstance(filter_fn, str):
+        filter_fn = config.find(filter_fn)
     if source == "json":
         if data_files is None:
             raise DataError("source: json needs data_files, the path of a .json or .jsonl file")

@@ -6,6 +6,7 @@ from typing import Any
 
 from sentencepiece import SentencePieceProcessor
 
+from torchtune_lite.config import DottedPath
 from torchtune_lite.data.messages import Message
 from torchtune_lite.data.templates import Template, get_prompt_template
 from torchtune_lite.errors import ConfigError, DataError
@@ -24,7 +25,7 @@ class SentencePieceTokenizer:
         self,
         path: str,
         max_seq_len: int | None = None,
-        prompt_template: str | Mapping[str, Sequence[str]] | Template | None = None,
+        prompt_template: DottedPath | Mapping[str, Sequence[str]] | Template | None = None,
     ) -> None:
         if max_seq_len is not None and max_seq_len < 2:
             raise ConfigError(f"tokenizer.max_seq_len={max_seq_len} must be at least 2: a token and its label")
