@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
+from torchtune_lite.modules import loss
 from torchtune_lite.modules.loss import CEWithChunkedOutputLoss, LinearCrossEntropyLoss
+from torchtune_lite.peft import LoRALinear
 
 B, S, D, V = 3, 10, 16, 50
 
@@ -35,6 +37,82 @@ def test_value_and_gradients_are_those_of_cross_entropy(keep, chunk_size):
     ours = value_and_gradients(LinearCrossEntropyLoss(chunk_size)(output, hidden, labels), output, hidden)
     for found, wanted in zip(ours, expected, strict=True):
         assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_of_a_bf16_model_the_gradient_is_as_good_as_that_of_all_logits_at_once():
+    output, hidden, labels = problem(keep=0.6, dtype=torch.bfloat16)
+    exact_hidden = hidden.detach().double().requires_grad_()
+    logits = F.linear(exact_hidden, output.weight.double())
+    exact = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum") / 7
+    (wanted,) = torch.autograd.grad(exact, exact_hidden)
+    dense = F.cross_entropy(output(hidden).flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum")
+
+    def error(loss):
+        return (torch.autograd.grad(loss / 7, hidden)[0] - wanted).norm() / wanted.norm()
+
+    assert error(LinearCrossEntropyLoss(4)(output, hidden, labels)) < 1.5 * error(dense) < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_adapter_on_the_output_is_trained_and_its_frozen_base_is_not(dtype):
+    torch.manual_seed(0)
+    _, hidden, labels = problem(keep=0.6, dtype=dtype)
+    output = LoRALinear(D, V, rank=4, alpha=8).to(dtype)
+    nn.init.normal_(output.lora_b.weight)
+    dense = F.cross_entropy(output(hidden).flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum")
+    inputs = [hidden, output.lora_a.weight, output.lora_b.weight]
+    wanted = torch.autograd.grad(dense, inputs)
+    found = torch.autograd.grad(LinearCrossEntropyLoss(4)(output, hidden, labels), inputs)
+    for ours, expected in zip(found, wanted, strict=True):
+        assert ours.dtype == dtype
+        assert (ours - expected).norm() / expected.norm() < (1e-6 if dtype == torch.float32 else 0.02)
+    assert output.weight.grad is None
+
+
+def test_a_weight_shared_with_the_embedding_gets_both_gradients():
+    output, _, labels = problem(keep=1.0)
+    embedding = nn.Embedding(V, D)
+    embedding.weight = output.weight
+    tokens = torch.randint(0, V, (B, S))
+    losses = (
+        LinearCrossEntropyLoss(4)(output, embedding(tokens), labels),
+        F.cross_entropy(output(embedding(tokens)).flatten(0, 1), labels.flatten(), reduction="sum"),
+    )
+    found, wanted = (torch.autograd.grad(loss, output.weight)[0] for loss in losses)
+    assert_close(found, wanted)
+
+
+def test_nothing_is_kept_of_the_logits():
+    output, hidden, labels = problem(keep=1.0)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        loss = LinearCrossEntropyLoss(10)(output, hidden, labels)
+    assert (10, V) not in kept and (B * S, V) not in kept
+    with torch.no_grad():
+        assert not LinearCrossEntropyLoss(10)(output, hidden, labels).requires_grad
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated already"):
+        loss.backward()
+
+
+@pytest.mark.parametrize(("limit", "rows"), [(4 * V, 4), (V - 1, 1)])
+def test_the_chunk_follows_from_the_vocabulary(limit, rows, monkeypatch):
+    monkeypatch.setattr(loss, "CHUNK_CPU", limit)
+    output, hidden, labels = problem(keep=1.0)
+    seen = []
+    output.register_forward_hook(lambda module, inputs, logits: seen.append(len(logits)))
+    LinearCrossEntropyLoss()(output, hidden, labels)
+    assert max(seen) == rows
+
+
+@pytest.mark.parametrize("slab", [1, V, 3 * V])
+def test_slabs_of_the_softmax_change_nothing(slab, monkeypatch):
+    output, hidden, labels = problem(keep=1.0)
+    expected = value_and_gradients(LinearCrossEntropyLoss()(output, hidden, labels), output, hidden)
+    monkeypatch.setattr(loss, "SLAB_CPU", slab)
+    found = value_and_gradients(LinearCrossEntropyLoss()(output, hidden, labels), output, hidden)
+    for ours, wanted in zip(found, expected, strict=True):
+        assert_close(ours, wanted)
 
 
 def test_without_any_label_the_loss_is_zero_and_so_are_the_gradients():

@@ -3,23 +3,27 @@
 b batch, s sequence, d embed, n label tokens, v vocabulary.
 """
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+CHUNK, CHUNK_CPU = 1 << 25, 1 << 23  # logits that exist at a time where chunk_size is not given
+SLAB, SLAB_CPU = 1 << 24, 1 << 20  # logits whose softmax is taken at a time: on a CPU as many as stay in its cache
 
 
 class LinearCrossEntropyLoss(nn.Module):
     """Cross-entropy summed over the label tokens, with the output projection inside it.
 
-    Only the rows of the hidden states that have a label are projected, `chunk_size` rows at a time, and each chunk's
-    logits are recomputed in the backward pass: at most `chunk_size · v` logits exist at once. Softmax and sum are in
-    float32. The sum, not the mean: the caller divides by the label tokens of the whole optimizer step.
+    Only the rows of the hidden states that have a label are projected, `chunk_size` rows at a time (None: 8 million
+    logits on a CPU, 32 million elsewhere), and where a gradient is needed it is made at once: no logits are kept for
+    the backward pass or computed twice. Softmax and sum are in float32. The sum, not the mean: the caller divides by
+    the label tokens of the whole optimizer step. The loss can be differentiated once.
     """
 
-    def __init__(self, chunk_size: int = 1024, ignore_index: int = -100) -> None:
+    def __init__(self, chunk_size: int | None = None, ignore_index: int = -100) -> None:
         super().__init__()
-        if chunk_size < 1:
+        if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size {chunk_size} must be at least 1")
         self.chunk_size, self.ignore_index = chunk_size, ignore_index
 
@@ -27,13 +31,59 @@ class LinearCrossEntropyLoss(nn.Module):
         """Sums the loss of `output(hidden [b, s, d])` against `labels [b, s] int64`: float32, 0 without any label."""
         rows = (labels != self.ignore_index).flatten().nonzero().squeeze(1)
         hidden, labels = hidden.flatten(0, 1)[rows], labels.flatten()[rows]  # [n, d], [n]
-        if len(rows) <= self.chunk_size:
-            return self._sum(output, hidden, labels)
-        chunks = zip(hidden.split(self.chunk_size), labels.split(self.chunk_size), strict=True)
-        return torch.stack([checkpoint(self._sum, output, h, y, use_reentrant=False) for h, y in chunks]).sum()
+        trained = [param for param in output.parameters() if param.requires_grad] if torch.is_grad_enabled() else []
+        logits = CHUNK_CPU if hidden.device.type == "cpu" else CHUNK
+        chunk_size = self.chunk_size or max(logits // output.weight.shape[0], 1)
+        return _SummedCrossEntropy.apply(output, labels, chunk_size, hidden, *trained)
 
-    def _sum(self, output: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(output(hidden).float(), labels, reduction="sum")
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """The loss of `output(hidden [n, d])` against `labels [n]`, whose gradients are made in the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: nn.Module, labels: Tensor, chunk_size: int, hidden: Tensor, *trained: Tensor
+    ) -> Tensor:
+        needed = ctx.needs_input_grad[3]
+        inputs = [*([hidden] if needed else []), *trained]
+        ctx.grads = [torch.zeros_like(hidden) if needed else None]
+        ctx.grads += [torch.zeros_like(param, dtype=torch.float32) for param in trained]
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(labels), chunk_size):
+            rows = slice(start, start + chunk_size)
+            h = hidden[rows].detach().requires_grad_(needed)
+            with torch.set_grad_enabled(bool(inputs)):
+                logits = output(h)  # [chunk_size, v]
+            loss += _cross_entropy_(logits.detach(), labels[rows])
+            if inputs:
+                grads = iter(torch.autograd.grad(logits, [*([h] if needed else []), *trained], logits.detach()))
+                if needed:
+                    ctx.grads[0][rows] = next(grads)
+                for total, grad in zip(ctx.grads[1:], grads, strict=True):
+                    total += grad
+        ctx.dtypes = [param.dtype for param in trained]
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.grads is None:
+            raise RuntimeError("this loss has been differentiated already; compute it anew")
+        (hidden, *trained), ctx.grads = ctx.grads, None
+        scaled = [total.mul_(grad).to(dtype) for total, dtype in zip(trained, ctx.dtypes, strict=True)]
+        return None, None, None, hidden if hidden is None else hidden.mul_(grad), *scaled
+
+
+def _cross_entropy_(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sums the loss of `logits [n, v]` against `labels [n]`, and replaces them by its gradient, softmax - onehot."""
+    loss = torch.zeros((), dtype=torch.float32, device=logits.device)
+    rows = max((SLAB_CPU if logits.device.type == "cpu" else SLAB) // logits.shape[1], 1)
+    for slab, label in zip(logits.split(rows), labels[:, None].split(rows), strict=True):
+        values = slab.float()  # [rows, v]; of a float32 slab, itself
+        log_sum = values.logsumexp(1, keepdim=True)
+        loss += (log_sum - values.gather(1, label)).sum()
+        values.sub_(log_sum).exp_().scatter_add_(1, label, values.new_full(label.shape, -1.0))
+        slab.copy_(values)
+    return loss
 
 
 CEWithChunkedOutputLoss = LinearCrossEntropyLoss
