@@ -87,3 +87,21 @@ def test_names_the_file_and_line_of_what_it_cannot_read(tmp_path, content, messa
 def test_names_what_is_wrong_with_a_field(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         read(tmp_path / "x.json", content, "data")
+
+
+def test_lines_that_are_no_object_may_be_left_out(tmp_path):
+    path, bad = tmp_path / "x.jsonl", []
+    path.write_text('{"a": 1}\n{"a": \n\n3\n{"a": 2}\n')
+    rows, places = read_json(path, bad=bad)
+    assert (rows, places) == ([{"a": 1}, {"a": 2}], [f"{path}:1", f"{path}:5"])
+    assert [problem.partition(": ")[0] for problem in bad] == [f"{path}:2:7", f"{path}:4"]
+    assert "or set dataset.on_bad_sample=skip" in bad[0]
+    path.write_text("3\n")
+    with pytest.raises(DataError, match="0 samples .*:1: expected an object, got int"):
+        read_json(path, bad=[])
+
+
+def test_an_array_that_breaks_off_is_an_error_whatever_the_policy(tmp_path):
+    (tmp_path / "x.json").write_text('[{"a": 1}, {"a"')
+    with pytest.raises(DataError, match="invalid JSON .*; mend the line$"):
+        read_json(tmp_path / "x.json", bad=[])

@@ -2,7 +2,7 @@ import pytest
 
 from torchtune_lite.data import ColumnText, Rows, SFTDataset
 from torchtune_lite.data.sft import shifted_labels
-from torchtune_lite.errors import DataError
+from torchtune_lite.errors import ConfigError, DataError
 
 
 def rows_of(*texts):
@@ -10,11 +10,11 @@ def rows_of(*texts):
 
 
 def codes(sample):
-    """A tokenizer: a letter is its code, upper case is masked, `…` at the end means truncated."""
+    """A tokenizer: a letter is its code, what is not lower case is masked, `…` at the end means truncated."""
     text = sample["text"]
     return {
         "tokens": [ord(letter) for letter in text],
-        "mask": [letter.isupper() for letter in text],
+        "mask": [not letter.islower() for letter in text],
         "truncated": text.endswith("…"),
     }
 
@@ -25,28 +25,37 @@ def test_labels_are_the_next_token_where_that_one_is_not_masked():
 
 
 def test_gives_tokens_and_labels_of_the_same_length():
-    dataset = SFTDataset(rows_of("Abc", "d"), ColumnText("text"), codes)
+    dataset = SFTDataset(rows_of("Abc", "dEf"), ColumnText("text"), codes)
     assert len(dataset) == 2
     assert dataset[0] == {"tokens": [65, 98, 99], "labels": [98, 99, -100]}
-    assert dataset[1] == {"tokens": [100], "labels": [-100]}
+    assert dataset[1] == {"tokens": [100, 69, 102], "labels": [-100, 102, -100]}
     assert dataset.where(1) == "x.jsonl:2"
     with pytest.raises(IndexError):
         dataset[2]
 
 
-def test_tokenizes_each_sample_once_and_on_first_use():
-    seen = []
+class Codes:
+    """`codes` that can tell a whole sample by its first letter; notes what it tokenises."""
 
-    def tokenize(sample):
-        seen.append(sample["text"])
+    def __init__(self):
+        self.seen = []
+
+    def surely_whole(self, sample):
+        return sample["text"].startswith("w")
+
+    def __call__(self, sample):
+        self.seen.append(sample["text"])
         return codes(sample)
 
-    dataset = SFTDataset(rows_of("ab", "cd", "ef"), ColumnText("text"), tokenize)
-    assert seen == ["ab"]  # one sample with a label is looked for
+
+def test_tokenizes_each_sample_once_and_on_first_use_where_its_text_says_enough():
+    tokenize = Codes()
+    dataset = SFTDataset(rows_of("wb", "cd", "wf", "EF"), ColumnText("text"), tokenize)
+    assert tokenize.seen == ["cd", "EF"] and len(dataset) == 3
     dataset[2]["tokens"].append(0)  # what the caller does to a sample stays with the caller
-    assert dataset[2]["tokens"] == [101, 102]
-    assert [dataset[i]["tokens"][0] for i in range(3)] == [97, 99, 101]
-    assert seen == ["ab", "ef", "cd"]
+    assert dataset[2]["tokens"] == [119, 102]
+    assert [dataset[i]["tokens"][0] for i in range(3)] == [119, 99, 119]
+    assert tokenize.seen == ["cd", "EF", "wf", "wb"]
 
 
 def test_names_every_bad_row_at_once_before_any_is_tokenized():
@@ -59,23 +68,40 @@ def test_names_every_bad_row_at_once_before_any_is_tokenized():
     )
 
 
-def test_samples_that_are_cut_or_without_labels_are_counted(log_lines):
-    dataset = SFTDataset(rows_of("ab", "cd…", "EF", "GH…"), ColumnText("text"), codes)
-    for i in (0, 1, 2, 2):
-        dataset[i]
-    assert log_lines == [
-        "x.jsonl:2 is cut to 3 tokens (max_seq_len); the total follows when every sample has been used"
-    ]
-    for _ in range(2):
-        dataset[3]
-    assert log_lines[1:] == [
-        "x.jsonl: of 4 samples 2 (50.0%) are cut to max_seq_len, 1 (25.0%) have no token in the loss"
-    ]
+MIXED = ("ab", "cd…", "EF", "GH…", "ij")
 
 
-def test_says_nothing_where_there_is_nothing_to_say(log_lines):
-    dataset = SFTDataset(rows_of("ab", "cd"), ColumnText("text"), codes)
-    assert [dataset[i]["labels"] for i in range(2)] and log_lines == []
+@pytest.mark.parametrize(
+    ("policy", "kept", "said"),
+    [
+        ("truncate", ["ab", "cd…", "ij"], "2 (40.0%) cut to max_seq_len, first x.jsonl:2; 2 (40.0%)"),
+        ("skip", ["ab", "ij"], "2 (40.0%) left out as longer than max_seq_len, first x.jsonl:2; 1 (20.0%)"),
+    ],
+)
+def test_long_samples_are_kept_or_not_and_those_without_labels_never(policy, kept, said, log_lines):
+    dataset = SFTDataset(rows_of(*MIXED), ColumnText("text"), codes, on_long_sample=policy)
+    assert ["".join(map(chr, dataset[i]["tokens"])) for i in range(len(dataset))] == kept
+    assert dataset.where(len(kept) - 1) == "x.jsonl:5"
+    unlabelled = "left out without a label, first x.jsonl:3"
+    assert log_lines == [f"x.jsonl: {len(kept)} samples of 5 rows; {said} {unlabelled}"]
+
+
+def test_long_samples_may_be_an_error():
+    with pytest.raises(DataError, match="^x.jsonl:2 and 1 more: longer than tokenizer.max_seq_len; raise it, shorten"):
+        SFTDataset(rows_of(*MIXED), ColumnText("text"), codes, on_long_sample="error")
+
+
+def test_bad_rows_may_be_left_out(log_lines):
+    rows = Rows("x", [{"text": "ab"}, {"body": "b"}, {"text": "cd"}], lambda i: f"x:{i + 1}", bad=["x:9: invalid"])
+    dataset = SFTDataset(rows, ColumnText("text"), codes, on_bad_sample="skip")
+    assert (len(dataset), dataset.where(1)) == (2, "x:3")
+    assert log_lines == ["x: 2 samples of 4 rows; 2 (50.0%) left out as bad, first x:9: invalid"]
+    assert dataset.bad[1].startswith("x:2: missing column 'text'")
+
+
+def test_one_line_says_that_nothing_is_left_out(log_lines):
+    SFTDataset(rows_of("ab", "cd"), ColumnText("text"), codes)
+    assert log_lines == ["x.jsonl: 2 samples of 2 rows; none cut or left out"]
 
 
 def test_warns_of_empty_texts(log_lines):
@@ -83,6 +109,19 @@ def test_warns_of_empty_texts(log_lines):
     assert log_lines[0] == "x.jsonl:2 and 1 more: an empty text, trained on as it is"
 
 
-def test_no_label_at_all_is_an_error():
-    with pytest.raises(DataError, match="x.jsonl: none of the 2 samples has a token in the loss; raise .*max_seq_len"):
-        SFTDataset(rows_of("AB", "CD"), ColumnText("text"), codes)
+@pytest.mark.parametrize(
+    ("texts", "policies", "message"),
+    [
+        (("AB", "CD"), {}, "none of 2 rows is left .*: 2 .100.0%. left out without a label, .*; raise .*max_seq_len"),
+        (("ab…",), {"on_long_sample": "skip"}, "none of 1 rows is left .* longer than max_seq_len"),
+        ((None,), {"on_bad_sample": "skip"}, "none of 1 rows is left .* left out as bad, first x.jsonl:1: column"),
+    ],
+)
+def test_that_nothing_is_left_is_an_error(texts, policies, message):
+    with pytest.raises(DataError, match=f"^x.jsonl: {message}"):
+        SFTDataset(rows_of(*texts), ColumnText("text"), codes, **policies)
+
+
+def test_a_policy_that_does_not_exist():
+    with pytest.raises(ConfigError, match="on_long_sample='drop' is not one of truncate, skip, error"):
+        SFTDataset(rows_of("ab"), ColumnText("text"), codes, on_long_sample="drop")

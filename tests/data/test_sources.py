@@ -127,3 +127,10 @@ def test_a_filter_may_be_named_by_its_dotted_path(jsonl, folder):
     assert [rows[i]["n"] for i in range(len(rows))] == [1, 3]
     with pytest.raises(ConfigError, match="'os.system' is not an allowed component"):
         load_rows(path, filter_fn="os.system")
+
+
+def test_bad_lines_may_be_left_out_and_are_noted(folder):
+    (folder / "x.jsonl").write_text('{"n": 0}\nno\n{"n": 1}\n{"n": 2}\n')
+    rows = load_rows("x.jsonl", split="train[1:]", on_bad_sample="skip")
+    assert [rows[i]["n"] for i in range(len(rows))] == [1, 2] and rows.where(0) == "x.jsonl:3"
+    assert len(rows.bad) == 1 and rows.bad[0].startswith("x.jsonl:2:1: invalid JSON")

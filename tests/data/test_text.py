@@ -21,3 +21,11 @@ def test_reads_a_column():
         ColumnText("text")({"body": "x"})
     with pytest.raises(DataError, match="column 'text' must be text, got float"):
         ColumnText("text")({"text": 1.5})
+
+
+def test_a_text_is_surely_whole_where_its_bytes_fit(char_model):
+    long = SentencePieceTokenizer(char_model, 12)
+    assert TextTokens(long)({"text": "abcdefgh"})["truncated"] is False
+    assert [TextTokens(long).surely_whole({"text": text}) for text in ("abcdefgh", "abcdefghi", "市市")] == [1, 0, 1]
+    assert TextTokens(SentencePieceTokenizer(char_model)).surely_whole({"text": "x" * 9999})
+    assert not TextTokens(SentencePieceTokenizer(char_model), add_eos=False).surely_whole({"text": " "})

@@ -1,7 +1,9 @@
+import random
+
 import pytest
 import sentencepiece
 
-from torchtune_lite.data import Message, SentencePieceTokenizer, check_vocabulary, limit_length
+from torchtune_lite.data import Llama2ChatTemplate, Message, SentencePieceTokenizer, check_vocabulary, limit_length
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -123,3 +125,25 @@ def test_samples_are_cut_to_the_models_positions_unless_told_to_be_shorter(char_
     assert tokenizer.max_seq_len == 4
     with pytest.raises(ConfigError, match="max_seq_len=4 is more than the model's 3 positions"):
         limit_length(tokenizer, 3)
+
+
+@pytest.mark.parametrize("template", [None, Llama2ChatTemplate()])
+def test_what_is_surely_whole_is_not_cut_and_has_a_label(char_model, template):
+    rng, found = random.Random(0), 0
+    for _ in range(500):
+        texts = ["".join(rng.choices("ab \né市𝄞", k=rng.randrange(8))) for _ in range(rng.choice((2, 2, 4)))]
+        sample = {"messages": turns(*texts)}
+        tokenizer = SentencePieceTokenizer(char_model, rng.choice((None, 8, 32, 64, 128)), template)
+        made = tokenizer(sample)
+        if tokenizer.surely_whole(sample):
+            found += 1
+            assert not made["truncated"] and not all(made["mask"][1:])
+            assert len(made["tokens"]) <= (tokenizer.max_seq_len or 1000)
+    assert 100 < found < 400
+
+
+def test_a_sample_without_an_answer_in_the_loss_is_never_sure(char_model):
+    tokenizer = SentencePieceTokenizer(char_model)
+    assert tokenizer.surely_whole({"messages": turns("a", "b")})
+    assert not tokenizer.surely_whole({"messages": turns("a")})
+    assert not tokenizer.surely_whole({"messages": [Message("assistant", "b", masked=True)]})

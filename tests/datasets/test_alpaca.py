@@ -37,13 +37,13 @@ def test_two_templates_give_one_warning(char_model, jsonl, log_lines, written):
     for _ in range(2):
         tokens = written(alpaca_dataset(tokenizer, source=path))[1][0]
     assert tokens.startswith("⟨▁[INST]▁Below▁is") and tokens.endswith("Response:\n▁▁[/INST]▁yo⟩")
-    assert len(log_lines) == 1
+    assert len([line for line in log_lines if "two prompt templates" in line]) == 1
     assert "Llama2ChatTemplate" in log_lines[0] and "tokenizer.prompt_template=null" in log_lines[0]
 
 
 def test_one_template_gives_no_warning(tokenizer, jsonl, log_lines):
     alpaca_dataset(tokenizer, source=jsonl(ROWS))
-    assert log_lines == []
+    assert not any("two prompt" in line for line in log_lines)
 
 
 def test_the_two_differ_in_their_source():

@@ -2,7 +2,7 @@ import pytest
 
 from torchtune_lite import config
 from torchtune_lite.datasets import concatenated, text_completion_dataset
-from torchtune_lite.errors import ConfigError
+from torchtune_lite.errors import ConfigError, DataError
 
 
 def test_joins_data_sets_in_order(tokenizer, jsonl, written):
@@ -33,3 +33,8 @@ def test_a_list_in_a_config_is_one_data_set(tokenizer, jsonl):
 def test_an_empty_list_is_an_error():
     with pytest.raises(ConfigError, match="empty list"):
         concatenated([])
+
+
+def test_no_samples_at_all_is_an_error():
+    with pytest.raises(DataError, match=r"dataset \(range\) has 0 samples: no optimizer step would run"):
+        concatenated(range(0))

@@ -10,8 +10,8 @@ from torchtune_lite.data.messages import (
     validate_messages,
 )
 from torchtune_lite.data.packed import refuse_packed
-from torchtune_lite.data.rows import Rows
-from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, SFTDataset
+from torchtune_lite.data.rows import OnBadSample, Rows
+from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, OnLongSample, SFTDataset
 from torchtune_lite.data.sources import DataFiles, Filter, load_rows
 from torchtune_lite.data.templates import (
     ChatMLTemplate,
@@ -36,6 +36,8 @@ __all__ = [
     "InputOutputToMessages",
     "Llama2ChatTemplate",
     "Message",
+    "OnBadSample",
+    "OnLongSample",
     "OpenAIToMessages",
     "PromptTemplate",
     "QuestionAnswerTemplate",

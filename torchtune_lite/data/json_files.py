@@ -15,19 +15,20 @@ Found = Iterator[tuple[str, Any]]
 """Values of a file and where each stands."""
 
 
-def read_json(path: Path, field: str | None = None) -> tuple[list[Row], list[str]]:
+def read_json(path: Path, field: str | None = None, bad: list[str] | None = None) -> tuple[list[Row], list[str]]:
     """Reads the rows of a file and the place of each (`train.jsonl:143`).
 
     A file that starts with `[` is an array, any other has one object a line. Blank lines, a byte-order mark and CRLF
     are allowed. `field` reads the array under that key of a file that is one object. Raises DataError naming the lines
-    that are no JSON object.
+    that are no JSON object; where a list `bad` is given, they are noted there and left out. An array that breaks off
+    is an error all the same.
     """
     text = _read_text(path)
+    rows, places, problems = [], [], []
     if field is not None:
         found = _field(path, text, field)
     else:
-        found = _array(path, text) if text.startswith("[", _skip(text, 0)) else _lines(path, text)
-    rows, places, problems = [], [], []
+        found = _array(path, text) if text.startswith("[", _skip(text, 0)) else _lines(path, text, problems)
     try:
         for place, value in found:
             if isinstance(value, dict):
@@ -37,9 +38,12 @@ def read_json(path: Path, field: str | None = None) -> tuple[list[Row], list[str
                 problems.append(f"{place}: expected an object, got {type(value).__name__}")
     except (ValueError, RecursionError) as error:
         raise error if isinstance(error, DataError) else DataError(_invalid(path, error)) from None
-    raise_problems(problems)
+    if bad is None:
+        raise_problems(problems)
+    else:
+        bad += problems
     if not rows:
-        raise DataError(f"{path}: 0 samples")
+        raise DataError(f"{path}: 0 samples" + (f" ({problems[0]})" if problems else ""))
     return rows, places
 
 
@@ -57,18 +61,16 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
-def _lines(path: Path, text: str) -> Found:
-    problems = []
+def _lines(path: Path, text: str, problems: list[str]) -> Found:
     for number, line in enumerate(text.split("\n"), start=1):
         if _skip(line, 0) == len(line):
             continue
         try:
             yield f"{path}:{number}", json.loads(line)
         except (ValueError, RecursionError) as error:
-            problems.append(_invalid(path, error, number))
-    if problems:
-        _refuse_one_object(path, text)
-    raise_problems(problems)
+            if not problems:
+                _refuse_one_object(path, text)
+            problems.append(f"{_invalid(path, error, number)}, or set dataset.on_bad_sample=skip")
 
 
 def _array(path: Path, text: str) -> Found:

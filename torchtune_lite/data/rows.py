@@ -1,18 +1,25 @@
 """Rows: what a source gives, each with the place it came from."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torchtune_lite.errors import DataError
 
 Row = dict[str, Any]
 
 
-class Rows:
-    """Rows by index. `name` says where they come from, `where(i)` where row i stands (`train.jsonl:143`)."""
+OnBadSample = Literal["error", "skip"]
+"""What happens to a row that cannot be used: the run ends with an error that names it, or does without it."""
 
-    def __init__(self, name: str, rows: Sequence[Row], where: Callable[[int], str]) -> None:
-        self.name, self._rows, self.where = name, rows, where
+
+class Rows:
+    """Rows by index. `name` says where they come from, `where(i)` where row i stands (`train.jsonl:143`).
+
+    `bad`: what was wrong with the rows that were left out of the file, each with its place.
+    """
+
+    def __init__(self, name: str, rows: Sequence[Row], where: Callable[[int], str], bad: Sequence[str] = ()) -> None:
+        self.name, self._rows, self.where, self.bad = name, rows, where, list(bad)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -2,10 +2,10 @@
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
-from torchtune_lite.data.rows import Row, Rows, raise_problems
-from torchtune_lite.errors import DataError
+from torchtune_lite.data.rows import OnBadSample, Row, Rows, raise_problems
+from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import get_logger
 
 CROSS_ENTROPY_IGNORE_IDX = -100
@@ -14,16 +14,20 @@ CROSS_ENTROPY_IGNORE_IDX = -100
 log = get_logger()
 
 
+OnLongSample = Literal["truncate", "skip", "error"]
+"""What happens to a sample that is longer than the tokenizer's `max_seq_len`."""
+
+
 class SFTDataset:
     """Samples `{"tokens", "labels"}`, two lists of the same length, made from rows on first use and then kept.
 
     `prepare` maps a row to a sample with `messages` or `text`; it is tried on every row at once, so that a bad one is
     found before any weight is read. `tokenize` maps that sample to `tokens`, `mask` (True: no loss) and, optionally,
-    `truncated`.
+    `truncated`; the rows for which its `surely_whole` is not true (all, where it has none) are tokenised at once.
 
-    A sample without any label token stays in (it adds 0 to the loss); that all samples are so is an error. Samples cut
-    to `max_seq_len` and samples without labels are counted: one warning at the first, one with the totals when every
-    sample has been used, so a run that ends within its first epoch reports the first alone.
+    So the length is right from the start. Left out are samples without a label token, bad rows with
+    `on_bad_sample="skip"`, and with `on_long_sample="skip"` samples that `tokenize` cuts; one line says how many. That
+    nothing is left is an error.
     """
 
     def __init__(
@@ -31,72 +35,117 @@ class SFTDataset:
         rows: Rows,
         prepare: Callable[[Row], Mapping[str, Any]],
         tokenize: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        *,
+        on_bad_sample: OnBadSample = "error",
+        on_long_sample: OnLongSample = "truncate",
     ) -> None:
+        _check_policy("on_bad_sample", on_bad_sample, OnBadSample)
+        _check_policy("on_long_sample", on_long_sample, OnLongSample)
         self.rows = rows
         self._prepare, self._tokenize = prepare, tokenize
-        self._samples: dict[int, tuple[array, array]] = {}
-        self._truncated = self._unlabelled = 0
-        self._check_rows()
-        self._check_labels()
+        self._samples: dict[int, tuple[array, array]] = {}  # by row
+        self.bad = list(rows.bad)  # what was wrong with each row that is left out
+        self.long: list[int] = []  # rows that are cut, or left out for it
+        self.unlabelled: list[int] = []  # rows that are left out since they have no label, even if cutting took it
+        self._kept = self._usable_rows(on_bad_sample, on_long_sample)
+        self._report(on_long_sample)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._kept)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
-        if index not in self._samples:
-            self._samples[index] = self._make(index)
-            if len(self._samples) == len(self):
-                self._report_totals()
-        tokens, labels = self._samples[index]
+        row = self._kept[index]
+        if row not in self._samples:
+            self._samples[row], _ = self._make(row)
+        tokens, labels = self._samples[row]
         return {"tokens": tokens.tolist(), "labels": labels.tolist()}
 
     def where(self, index: int) -> str:
         """Says where the row of a sample stands."""
-        return self.rows.where(index)
+        return self.rows.where(self._kept[index])
 
-    def _make(self, index: int) -> tuple[array, array]:
-        sample = self._tokenize(self._prepare(self.rows[index]))
+    def _make(self, row: int) -> tuple[tuple[array, array], bool]:
+        """Returns tokens and labels of a row, and whether they are cut."""
+        sample = self._tokenize(self._prepare(self.rows[row]))
         tokens, labels = array("i", sample["tokens"]), array("i", shifted_labels(sample["tokens"], sample["mask"]))
-        first = not self._truncated and not self._unlabelled
-        truncated, unlabelled = sample.get("truncated", False), not _has_label(labels)
-        self._truncated += truncated
-        self._unlabelled += unlabelled
-        if first and (truncated or unlabelled):
-            what = f"is cut to {len(tokens)} tokens (max_seq_len)" if truncated else "has no token in the loss"
-            log.warning(f"{self.where(index)} {what}; the total follows when every sample has been used")
-        return tokens, labels
+        return (tokens, labels), sample.get("truncated", False)
 
-    def _report_totals(self) -> None:
-        if self._truncated or self._unlabelled:
-            cut, unlabelled = (f"{n:,} ({n / len(self):.1%})" for n in (self._truncated, self._unlabelled))
-            log.warning(
-                f"{self.rows.name}: of {len(self):,} samples {cut} are cut to max_seq_len, "
-                f"{unlabelled} have no token in the loss"
+    def _usable_rows(self, on_bad_sample: OnBadSample, on_long_sample: OnLongSample) -> Sequence[int]:
+        bad, doubtful = self._check_rows()
+        if on_bad_sample == "error":
+            raise_problems([f"{self._where_all(rows)}: {problem}" for problem, rows in bad.items()])
+        self.bad += [f"{self.rows.where(row)}: {problem}" for problem, rows in bad.items() for row in rows]
+        left_out = {row for rows in bad.values() for row in rows}
+        for row in doubtful:
+            sample, cut = self._make(row)
+            if cut:
+                self.long.append(row)
+            if cut and on_long_sample != "truncate":
+                left_out.add(row)
+            elif _has_label(sample[1]):
+                self._samples[row] = sample
+            else:
+                self.unlabelled.append(row)
+                left_out.add(row)
+        if self.long and on_long_sample == "error":
+            raise DataError(
+                f"{self._where_all(self.long)}: longer than tokenizer.max_seq_len; raise it, shorten the row, or set "
+                "dataset.on_long_sample to truncate or skip"
             )
+        if not left_out:
+            return range(len(self.rows))
+        return array("l", (row for row in range(len(self.rows)) if row not in left_out))
 
-    def _check_rows(self) -> None:
-        rows_by_problem: dict[str, list[int]] = {}
-        empty = []
-        for i in range(len(self)):
+    def _check_rows(self) -> tuple[dict[str, list[int]], list[int]]:
+        """Prepares every row: returns the bad ones by what is wrong with them, and those that must be tokenised."""
+        bad: dict[str, list[int]] = {}
+        empty, doubtful = [], []
+        surely_whole = getattr(self._tokenize, "surely_whole", lambda sample: False)
+        for row in range(len(self.rows)):
             try:
-                if _has_empty_text(self._prepare(self.rows[i])):
-                    empty.append(i)
+                sample = self._prepare(self.rows[row])
             except DataError as error:
-                rows_by_problem.setdefault(str(error), []).append(i)
-        raise_problems([f"{self._where_all(rows)}: {problem}" for problem, rows in rows_by_problem.items()])
+                bad.setdefault(str(error), []).append(row)
+                continue
+            if _has_empty_text(sample):
+                empty.append(row)
+            if not surely_whole(sample):
+                doubtful.append(row)
         if empty:
             log.warning(f"{self._where_all(empty)}: an empty text, trained on as it is")
+        return bad, doubtful
 
-    def _check_labels(self) -> None:
-        """Looks for one sample with a label, nearly always the first; those looked at are kept."""
-        if not any(_has_label(self[i]["labels"]) for i in range(len(self))):
+    def _report(self, on_long_sample: OnLongSample) -> None:
+        """Says in one line what is trained on and what is not; raises DataError where nothing is."""
+        done = "cut to" if on_long_sample == "truncate" else "left out as longer than"
+        counts = [
+            (len(self.long), f"{done} max_seq_len", self.long and self._where_all(self.long[:1])),
+            (
+                len(self.unlabelled),
+                "left out without a label",
+                self.unlabelled and self._where_all(self.unlabelled[:1]),
+            ),
+            (len(self.bad), "left out as bad", self.bad and self.bad[0]),
+        ]
+        total = len(self.rows) + len(self.rows.bad)
+        said = [f"{n:,} ({n / total:.1%}) {what}, first {first}" for n, what, first in counts if n]
+        if not len(self):
             raise DataError(
-                f"{self.rows.name}: none of the {len(self):,} samples has a token in the loss; raise "
+                f"{self.rows.name}: none of {total:,} rows is left to train on: {'; '.join(said)}; raise "
                 "tokenizer.max_seq_len if it cuts the answers off, or set train_on_input=True"
             )
+        report = log.warning if said else log.info
+        report(
+            f"{self.rows.name}: {len(self):,} samples of {total:,} rows; {'; '.join(said) or 'none cut or left out'}"
+        )
 
-    def _where_all(self, indices: Sequence[int]) -> str:
-        return self.where(indices[0]) + (f" and {len(indices) - 1:,} more" if len(indices) > 1 else "")
+    def _where_all(self, rows: Sequence[int]) -> str:
+        return self.rows.where(rows[0]) + (f" and {len(rows) - 1:,} more" if len(rows) > 1 else "")
+
+
+def _check_policy(name: str, given: str, policies: Any) -> None:
+    if given not in get_args(policies):
+        raise ConfigError(f"{name}={given!r} is not one of {', '.join(get_args(policies))}")
 
 
 def shifted_labels(tokens: Sequence[int], mask: Sequence[bool]) -> list[int]:

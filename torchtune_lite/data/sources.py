@@ -8,7 +8,7 @@ from typing import Any
 
 from torchtune_lite import config
 from torchtune_lite.data.json_files import read_json
-from torchtune_lite.data.rows import Row, Rows
+from torchtune_lite.data.rows import OnBadSample, Row, Rows
 from torchtune_lite.errors import DataError
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -33,6 +33,7 @@ def load_rows(
     name: str | None = None,
     split: str = "train",
     filter_fn: Filter | None = None,
+    on_bad_sample: OnBadSample = "error",
 ) -> Rows:
     """Reads the rows of a source.
 
@@ -40,18 +41,20 @@ def load_rows(
     them by split) and, for a file that is one object, the `field` that holds its rows; or a data set of the Hugging
     Face hub with its configuration `name`, loaded by the library `datasets`. `split`: `train`, or a part as
     `train[:95%]`, `train[100:]`. `filter_fn`, a function or its dotted path, keeps the rows for which it is true.
-    Raises DataError for whatever can't be read, and for 0 samples.
+    `on_bad_sample="skip"` leaves out the lines that are no JSON object; `split` counts the rows that are left. Raises
+    DataError for whatever can't be read, and for 0 samples.
     """
+    bad = [] if on_bad_sample == "skip" else None
     if isinstance(filter_fn, str):
         filter_fn = config.find(filter_fn)
     if source == "json":
         if data_files is None:
             raise DataError("source: json needs data_files, the path of a .json or .jsonl file")
-        rows = _local_rows(data_files, field, split)
+        rows = _local_rows(data_files, field, split, bad)
     elif _is_local(source):
         if data_files is not None:
             raise DataError(f"source {source} is a file itself; leave out data_files, or set source: json")
-        rows = _local_rows(source, field, split)
+        rows = _local_rows(source, field, split, bad)
     else:
         rows = _hub_rows(source, {"name": name, "data_files": data_files, "field": field}, split)
     if filter_fn is not None:
@@ -65,7 +68,7 @@ def _is_local(source: str) -> bool:
     return source.endswith(JSON_SUFFIXES + OTHER_SUFFIXES) or Path(source).expanduser().exists()
 
 
-def _local_rows(data_files: Any, field: str | None, split: str) -> Rows:
+def _local_rows(data_files: Any, field: str | None, split: str, bad: list[str] | None) -> Rows:
     parts = _SLICE.fullmatch(split)
     if not parts:
         raise DataError(f"split={split!r} is neither a name nor a part such as train[:95%] or train[100:]")
@@ -81,11 +84,11 @@ def _local_rows(data_files: Any, field: str | None, split: str) -> Rows:
     rows: list[Row] = []
     places: list[str] = []
     for path in paths:
-        more_rows, more_places = read_json(path, field)
+        more_rows, more_places = read_json(path, field, bad)
         rows += more_rows
         places += more_places
     name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
-    every = Rows(name, rows, places.__getitem__)
+    every = Rows(name, rows, places.__getitem__, bad or ())
     part = _slice(parts, len(rows))
     return every if len(part) == len(rows) else _selected(every, part)
 
@@ -114,7 +117,7 @@ def _slice(parts: re.Match, length: int) -> range:
 
 
 def _selected(rows: Rows, indices: Sequence[int]) -> Rows:
-    return Rows(rows.name, [rows[i] for i in indices], lambda i: rows.where(indices[i]))
+    return Rows(rows.name, [rows[i] for i in indices], lambda i: rows.where(indices[i]), rows.bad)
 
 
 def _hub_rows(source: str, options: Mapping[str, Any], split: str) -> Rows:

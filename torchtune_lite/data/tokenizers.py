@@ -40,6 +40,9 @@ class SentencePieceTokenizer:
         self.stop_tokens = [self.eos_id]
         self._keeps_whitespace = any(self._model.encode(character) for character in " \n\t\r\v")
         self._newline = len(self._model.encode("\n"))
+        self._expansion = (
+            1 if len(self._model.encode("\ufdfa")) <= 4 else 11
+        )  # NFKC writes this character out: 3 bytes, 33
 
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
@@ -70,6 +73,21 @@ class SentencePieceTokenizer:
         tokens, mask, truncated = self._tokenize(sample["messages"], add_eos=not inference)
         rest = {key: value for key, value in sample.items() if key != "messages"}
         return {**rest, "tokens": tokens, "mask": mask, "truncated": truncated}
+
+    def most_tokens(self, text: str) -> int:
+        """Bounds the tokens of a text without encoding it: one a byte, and one for the space put before it."""
+        return 1 + self._expansion * len(text.encode())
+
+    def surely_whole(self, sample: Mapping[str, Any]) -> bool:
+        """Tells without encoding it that a sample will not be cut and has a label; False where only encoding tells."""
+        messages = sample["messages"]
+        if self.prompt_template is not None:
+            messages = self.prompt_template(messages)
+        if not any(message.role == "assistant" and not message.masked for message in messages):
+            return False
+        texts = [part["content"] for message in messages for part in message.content]
+        most = 2 * len(messages) + sum(map(self.most_tokens, texts))  # BOS and EOS
+        return self.max_seq_len is None or most <= self.max_seq_len
 
     def _tokenize(self, messages: list[Message], add_eos: bool) -> tuple[list[int], list[bool], bool]:
         if self.prompt_template is not None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from torchtune_lite.errors import ConfigError
+from torchtune_lite.errors import ConfigError, DataError
 
 
 class ConcatDataset:
@@ -36,8 +36,10 @@ class ConcatDataset:
 
 def concatenated(built: Any) -> Any:
     """Gives one data set for what a config's `dataset` builds: a data set as it is, a list of them joined."""
-    if not isinstance(built, list):
-        return built
-    if not built:
-        raise ConfigError("dataset is an empty list; give at least one data set")
-    return built[0] if len(built) == 1 else ConcatDataset(built)
+    if isinstance(built, list):
+        if not built:
+            raise ConfigError("dataset is an empty list; give at least one data set")
+        built = built[0] if len(built) == 1 else ConcatDataset(built)
+    if not len(built):
+        raise DataError(f"dataset ({type(built).__name__}) has 0 samples: no optimizer step would run")
+    return built
