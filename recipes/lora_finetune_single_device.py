@@ -12,7 +12,8 @@ Writes under output_dir: `epoch_N/` and `step_N/` (the merged model, ready for t
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from torchtune_lite import checkpoint, config, data, datasets, training, utils
+from torchtune_lite.errors import ConfigError
 
 
 @dataclass
@@ -35,11 +37,13 @@ class Settings:
     resume_from_checkpoint: bool | str = False  # True: the newest checkpoint in output_dir; or a checkpoint folder
     save_adapter_weights_only: bool = False  # True: no merged model, megabytes instead of gigabytes
     save_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch only
+    keep_last_n_checkpoints: int | None = config.key(None, minimum=1)  # and the best and the resumed one; null: all
     verify_rows: int | None = config.key(4, minimum=1)  # rows to compare a saved model with the live one; null: none
 
     dataset: Any = config.component("tokenizer")  # one, or a list of them to concatenate
     dataset_val: Any = config.component("tokenizer", default=None)  # null: no validation
     run_val_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch
+    patience: int | None = config.key(None, minimum=1)  # validations without a better loss that end the run; null: none
     batch_size: int = config.key(2, minimum=1)  # sequences in a micro-batch
     batch_size_val: int | None = config.key(None, minimum=1)  # null: batch_size
     shuffle: bool = True  # a new order each epoch, a function of seed and epoch
@@ -49,15 +53,14 @@ class Settings:
     max_steps_per_epoch: int | None = config.key(None, minimum=1)  # optimizer steps; null: the whole data set
     gradient_accumulation_steps: int = config.key(1, minimum=1)  # micro-batches in an optimizer step
     clip_grad_norm: float | None = config.key(None, above=0)  # largest norm; null: not clipped, but logged
+    on_nonfinite: str = config.key("stop", choices=("stop", "skip"))  # a step whose loss or gradient is nan; 3 stop
     loss: Any = config.component(default={"_component_": "torchtune_lite.modules.loss.LinearCrossEntropyLoss"})
     optimizer: Any = config.component("params")
     lr_scheduler: Any = config.component("optimizer", "num_training_steps", default=None)  # null: constant
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1; a device that is not there is an error
     dtype: str = config.key("bf16", choices=("fp32", "bf16"))  # of weights and computation
-    adapter_dtype: str | None = config.key(
-        None, choices=("fp32", "bf16")
-    )  # null: as dtype; fp32 over bf16 learns finer
+    adapter_dtype: str | None = config.key(None, choices=("fp32", "bf16"))  # null: as dtype; fp32 learns finer
     enable_activation_checkpointing: bool = False  # True: recomputes activations, less memory, about a third slower
 
     metric_logger: Any = config.component(default=None)  # beside metrics.jsonl, which is always written
@@ -79,9 +82,11 @@ class LoRAFinetuneRecipeSingleDevice:
         self.log = utils.get_logger(cfg.log_level)
         self.device = utils.get_device(cfg.device)
         self.dtype = training.get_dtype(cfg.dtype, self.device)
-        self.seed = training.set_seed(cfg.seed)
         self.output_dir = Path(cfg.output_dir)
-        self.global_step = 0  # optimizer steps done; the position in the data follows from it
+        self.progress = training.Progress(seed=training.set_seed(cfg.seed))
+        self.signals = training.Signals()
+        if cfg.patience is not None and cfg.dataset_val is None:
+            raise ConfigError("patience: counts validations; give dataset_val too, or set patience: null")
 
     def setup(self) -> None:
         """Builds data, model, optimizer and loggers, cheapest checks first; restores the checkpoint to resume from."""
@@ -95,9 +100,8 @@ class LoRAFinetuneRecipeSingleDevice:
         data.limit_length(self.tokenizer, self.model.config.max_seq_len)
         self.batches = self._batches(cfg.dataset, cfg.batch_size, cfg.shuffle)
         self.batches_val = self._batches(cfg.dataset_val, cfg.batch_size_val or cfg.batch_size, shuffle=False)
-        self.steps_per_epoch = math.ceil(len(self.batches) / cfg.gradient_accumulation_steps)
-        if cfg.max_steps_per_epoch is not None:
-            self.steps_per_epoch = min(self.steps_per_epoch, cfg.max_steps_per_epoch)
+        steps = math.ceil(len(self.batches) / cfg.gradient_accumulation_steps)
+        self.steps_per_epoch = min(steps, cfg.max_steps_per_epoch or steps)
         self.total_steps = self.steps_per_epoch * cfg.epochs
 
         self.load_model()
@@ -112,13 +116,17 @@ class LoRAFinetuneRecipeSingleDevice:
         ) or training.get_constant_schedule_with_warmup(self.optimizer, num_warmup_steps=0)
 
         if resume_from is not None:
-            progress = checkpoint.restore(resume_from, self.model, self.optimizer, self.lr_scheduler)
-            self.global_step, self.seed = progress["global_step"], progress["seed"]
-            self.batches.seed = self.seed
-            self.log.info("resuming from %s after step %d of %d", resume_from, self.global_step, self.total_steps)
+            saved = checkpoint.restore(resume_from, self.model, self.optimizer, self.lr_scheduler)
+            self.progress = training.Progress(**saved)
+            self.batches.seed = self.progress.seed
+            self.log.info("resuming from %s after step %d of %d", resume_from, saved["global_step"], self.total_steps)
+        self.rng_state = checkpoint.rng_state()  # of the last step boundary
+        self.checkpoints = training.Checkpoints(
+            self.output_dir, cfg.keep_last_n_checkpoints, resumed_from=resume_from, resumed_at=self.progress.global_step
+        )
         config.save(cfg, self.output_dir)
         self.metrics = training.MetricLoggers(
-            self.output_dir, config.instantiate(cfg.metric_logger), resumed_step=self.global_step
+            self.output_dir, config.instantiate(cfg.metric_logger), resumed_step=self.progress.global_step
         )
         self.metrics.log_config(config.to_dict(cfg))
 
@@ -128,7 +136,7 @@ class LoRAFinetuneRecipeSingleDevice:
         return data.Batches(
             datasets.concatenated(config.instantiate(node, self.tokenizer)),
             batch_size,
-            seed=self.seed,
+            seed=self.progress.seed,
             shuffle=shuffle,
             pad_id=self.tokenizer.pad_id,
             vocab_size=self.model.config.vocab_size,
@@ -145,43 +153,74 @@ class LoRAFinetuneRecipeSingleDevice:
         )
 
     def train(self) -> None:
-        """Runs the epochs that are left: group, forward and backward, clip, step, schedule, count, log, save."""
-        cfg = self.cfg
+        """Runs the steps that are left; a signal to stop ends them at the last step boundary, with a checkpoint."""
+        with self.signals:
+            try:
+                self.train_epochs()
+            except training.StopRequested as request:
+                step = self.progress.global_step
+                self.optimizer.zero_grad(set_to_none=True)  # of the window that is not whole
+                checkpoint.set_rng_state(self.rng_state)
+                if step and not self.checkpoints.at(step):
+                    self.save_checkpoint(f"step_{step}", final=True)
+                raise request.stopped(step, self.checkpoints.at(step)) from None
+
+    def train_epochs(self) -> None:
+        """Takes step after step: group, forward and backward, clip, step, schedule, count, log, validate, save."""
+        cfg, progress = self.cfg, self.progress
         self.model.train()
-        for epoch in range(self.global_step // self.steps_per_epoch, cfg.epochs):
-            done = self.global_step % self.steps_per_epoch
+        if progress.val_pending:  # when the run was stopped
+            self.end_step()
+        while not self.is_done():
+            epoch, done = divmod(progress.global_step, self.steps_per_epoch)
             batches = self.batches.epoch(epoch, start=done * cfg.gradient_accumulation_steps)
             windows = data.windows(batches, cfg.gradient_accumulation_steps)
-            bar = tqdm(total=self.steps_per_epoch, initial=done, desc=f"epoch {epoch}", unit="step")
-            for window in islice(windows, self.steps_per_epoch - done):
-                start = time.perf_counter()
-                num_tokens = data.num_label_tokens(window)
-                loss = float(sum(self.forward_backward(batch, num_tokens) for batch in window))
-                grad_norm = torch.nn.utils.clip_grad_norm_(self.params, cfg.clip_grad_norm or math.inf)
-                training.check_finite(self.global_step + 1, loss=loss, grad_norm=grad_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=True)
-                lr = self.lr_scheduler.get_last_lr()[0]
-                self.lr_scheduler.step()
-                self.global_step += 1
-                done += 1
+            with tqdm(total=self.steps_per_epoch, initial=done, desc=f"epoch {epoch}", unit="step") as bar:
+                for window in islice(windows, self.steps_per_epoch - done):
+                    start = time.perf_counter()
+                    num_tokens = data.num_label_tokens(window)
+                    loss = float(sum(self.forward_backward(batch, num_tokens) for batch in window))
+                    grad_norm = torch.nn.utils.clip_grad_norm_(self.params, cfg.clip_grad_norm or math.inf)
+                    rows = partial(self.batches.where, epoch, bar.n * cfg.gradient_accumulation_steps, len(window))
+                    finite = training.may_step(progress, cfg.on_nonfinite, rows, loss=loss, grad_norm=grad_norm)
+                    if finite and num_tokens:  # a step without labels leaves the weights alone
+                        self.optimizer.step()
+                    self.optimizer.zero_grad(set_to_none=True)
+                    lr = self.lr_scheduler.get_last_lr()[0]
+                    self.lr_scheduler.step()
+                    progress.global_step += 1
+                    progress.val_pending = self.batches_val is not None and self.is_due(cfg.run_val_every_n_steps)
+                    self.rng_state = checkpoint.rng_state()
 
-                speed = self.num_real_tokens(window) / (time.perf_counter() - start)
-                bar.set_postfix_str(f"loss {loss:.4f}, {speed:,.0f} tokens/s", refresh=False)
-                bar.update()
-                if self.global_step % cfg.log_every_n_steps == 0:
-                    self.log_step(epoch, loss=loss, lr=lr, grad_norm=grad_norm, tokens_per_second=speed)
-                last = done == self.steps_per_epoch
-                if last if cfg.run_val_every_n_steps is None else self.global_step % cfg.run_val_every_n_steps == 0:
-                    self.validate(epoch)
-                if cfg.save_every_n_steps and self.global_step % cfg.save_every_n_steps == 0 and not last:
-                    self.save_checkpoint(f"step_{self.global_step}")
-            bar.close()
+                    speed = data.num_real_tokens(window, self.tokenizer.pad_id) / (time.perf_counter() - start)
+                    bar.set_postfix_str(f"loss {loss:.4f}, {speed:,.0f} tokens/s", refresh=False)
+                    bar.update()
+                    if self.is_due(cfg.log_every_n_steps):
+                        self.log_step(epoch, loss=loss, lr=lr, grad_norm=grad_norm, tokens_per_second=speed)
+                    self.end_step()
+                    if self.is_done():
+                        break
+        if progress.is_out_of_patience(cfg.patience):
+            self.log.info("early stop after step %d; best val_loss %.4f", progress.global_step, progress.best_val_loss)
+
+    def end_step(self) -> None:
+        """Validates and saves, where it is this step's turn."""
+        epoch = (self.progress.global_step - 1) // self.steps_per_epoch
+        if self.progress.val_pending:
+            self.validate(epoch)
+        asked = self.signals.take_save()
+        if self.is_due(self.steps_per_epoch):
             self.save_checkpoint(f"epoch_{epoch}")
+        elif asked or self.is_done() or self.is_due(self.cfg.save_every_n_steps):
+            self.save_checkpoint(f"step_{self.progress.global_step}")
 
-    def num_real_tokens(self, window: list[dict[str, torch.Tensor]]) -> int:
-        """Counts the tokens of `window` that are no padding."""
-        return sum(int((batch["tokens"] != self.tokenizer.pad_id).sum()) for batch in window)
+    def is_due(self, every_n_steps: int | None) -> bool:
+        """Tells whether it is this step's turn for what comes every n steps; None: at the end of each epoch."""
+        return self.progress.global_step % (every_n_steps or self.steps_per_epoch) == 0
+
+    def is_done(self) -> bool:
+        """Tells whether the run ends here: all steps taken, or `patience` at its end."""
+        return self.progress.global_step >= self.total_steps or self.progress.is_out_of_patience(self.cfg.patience)
 
     def forward_backward(self, batch: dict[str, torch.Tensor], num_tokens: int) -> torch.Tensor:
         """Adds the gradient of one micro-batch; returns its share of the loss over the step's `num_tokens` labels."""
@@ -190,7 +229,8 @@ class LoRAFinetuneRecipeSingleDevice:
         return loss.detach()
 
     def loss_sum(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Sums the loss over the label tokens of `batch` (`tokens`, `labels [b, s]`)."""
+        """Sums the loss over the label tokens of `batch` (`tokens`, `labels [b, s]`); heeds a signal to stop first."""
+        self.signals.poll()
         tokens, labels = batch["tokens"].to(self.device), batch["labels"].to(self.device)
         hidden = self.model(tokens, skip_output=True)  # [b, s, d]
         return self.loss_fn(self.model.output, hidden, labels)
@@ -207,27 +247,30 @@ class LoRAFinetuneRecipeSingleDevice:
             num_tokens += data.num_label_tokens([batch])
         self.model.train()
         val_loss = total / max(num_tokens, 1)
-        self.metrics.log_dict({"epoch": epoch, "val_loss": val_loss}, step=self.global_step)
-        self.log.info("step %d: val_loss %.4f", self.global_step, val_loss)
+        self.progress.validated(val_loss)
+        self.metrics.log_dict({"epoch": epoch, "val_loss": val_loss}, step=self.progress.global_step)
+        self.log.info("step %d: val_loss %.4f", self.progress.global_step, val_loss)
 
     def log_step(self, epoch: int, **values: Any) -> None:
         """Logs the numbers of one optimizer step, and the peak of memory since the last time."""
         if self.cfg.log_peak_memory_stats:
             values |= training.peak_memory(self.device)
             training.reset_peak_memory(self.device)
-        self.metrics.log_dict({"epoch": epoch, **{k: float(v) for k, v in values.items()}}, step=self.global_step)
+        if self.cfg.on_nonfinite == "skip":
+            values["skipped_steps"] = self.progress.skipped_steps
+        row = {"epoch": epoch, **{name: float(value) for name, value in values.items()}}
+        self.metrics.log_dict(row, step=self.progress.global_step)
 
-    def save_checkpoint(self, name: str) -> None:
+    def save_checkpoint(self, name: str, final: bool = False) -> None:
         """Publishes the checkpoint folder `name` under output_dir, whole or not at all."""
-        progress = {"global_step": self.global_step, "seed": self.seed}
-        self.checkpointer.save(
-            self.output_dir / name,
-            self.model,
+        write = partial(
+            self.checkpointer.save,
+            model=self.model,
             adapter_only=self.cfg.save_adapter_weights_only,
-            state=checkpoint.gather(self.model, self.optimizer, self.lr_scheduler, progress),
+            state=checkpoint.gather(self.model, self.optimizer, self.lr_scheduler, asdict(self.progress)),
             rows=self.verification_rows(),
         )
-        self.log.info("saved %s", self.output_dir / name)
+        self.checkpoints.save(name, self.progress, write, final=final or self.is_done())
 
     def verification_rows(self) -> torch.Tensor | None:
         """Takes the first tokens `[b, s]` of up to `verify_rows` rows of a batch."""

@@ -41,6 +41,14 @@ class NonFiniteError(TuneError):
     exit_code = 6
 
 
+class Stopped(Exception):  # noqa: N818 (no error)
+    """A run that a signal ended; the message says after which step and how to go on, and is no error."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signum  # as a shell reports it: 130 for SIGINT, 143 for SIGTERM
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the nearest of the known names, or nothing when none is near."""
     from difflib import get_close_matches  # not needed by a command that succeeds
@@ -56,7 +64,7 @@ def warn(message: str) -> None:
 
 @contextmanager
 def reporting(debug: bool = False) -> Iterator[None]:
-    """Turns a `TuneError` or Ctrl-C into one line on stderr and an exit code; `debug` keeps the traceback.
+    """Turns a `TuneError`, a stop or Ctrl-C into one line on stderr and an exit code; `debug` keeps the traceback.
 
     Anything else is a bug of ours and passes through with its traceback.
     """
@@ -67,6 +75,9 @@ def reporting(debug: bool = False) -> Iterator[None]:
             raise
         print(f"tune: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Stopped as stop:
+        print(f"tune: {stop}", file=sys.stderr)
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         if debug:
             raise

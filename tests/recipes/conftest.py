@@ -1,5 +1,6 @@
 """A tiny random Llama, a tokenizer and data, for running the recipes as a user runs them."""
 
+import hashlib
 import json
 import os
 import random
@@ -128,3 +129,56 @@ def metrics(output_dir: Path, name: str) -> list[float]:
     """Reads the values of one metric, in order."""
     lines = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())
     return [line[name] for line in lines if name in line]
+
+
+PROBE = """
+import os
+import signal
+
+from torchtune_lite import checkpoint
+from torchtune_lite.modules.loss import LinearCrossEntropyLoss
+
+
+class Probe(LinearCrossEntropyLoss):
+    # At its calls `at`, counted from 1, sends signals to its own process and multiplies the loss.
+    def __init__(self, at, send=(), factor=1.0, keep_rng=False):
+        super().__init__()
+        self.calls, self.at, self.send, self.factor = 0, at, send, factor
+        if keep_rng:
+            checkpoint.set_rng_state = lambda state: None
+
+    def forward(self, output, hidden, labels):
+        self.calls += 1
+        loss = super().forward(output, hidden, labels)
+        if self.calls not in self.at:
+            return loss
+        for name in self.send:
+            os.kill(os.getpid(), getattr(signal, name))
+        return loss * float(self.factor)
+"""
+
+
+@pytest.fixture
+def probe(tmp_path: Path) -> Callable[..., list[str]]:
+    """Gives the overrides that put something into the loss of a run: signals, or a factor such as nan."""
+    (tmp_path / "probe.py").write_text(PROBE)
+
+    def overrides(*at: int, **arguments: object) -> list[str]:
+        words = [f"loss.{name}={value}" for name, value in {"at": list(at), **arguments}.items()]
+        return ["loss={_component_: probe.Probe}", *words]
+
+    return overrides
+
+
+def digest(output_dir: Path, folder: str) -> dict[str, object]:
+    """Everything that decides how a run goes on from its checkpoint `folder`, and every number it has logged."""
+    found: dict[str, object] = {}
+    for path in [*(output_dir / folder).rglob("*.safetensors"), output_dir / folder / "resume" / "rng.json"]:
+        found[path.relative_to(output_dir).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    trainer = json.loads((output_dir / folder / "resume" / "trainer.json").read_text())
+    found |= {key: trainer[key] for key in ("progress", "optimizer", "lr_scheduler")}
+    rows = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())
+    measured = ("tokens_per_second", "peak_memory")
+    return found | {
+        "metrics": [{name: value for name, value in row.items() if not name.startswith(measured)} for row in rows]
+    }

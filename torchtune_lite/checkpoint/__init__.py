@@ -4,6 +4,7 @@ from torchtune_lite.checkpoint.adapter import load_adapter, write_adapter
 from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.meta import FullModelMetaCheckpointer
 from torchtune_lite.checkpoint.resume import latest, restore, resume_folder
+from torchtune_lite.checkpoint.rng import rng_state, set_rng_state
 from torchtune_lite.checkpoint.store import publish, published
 from torchtune_lite.checkpoint.training_state import TrainingState, gather
 
@@ -18,5 +19,7 @@ __all__ = [
     "published",
     "restore",
     "resume_folder",
+    "rng_state",
+    "set_rng_state",
     "write_adapter",
 ]

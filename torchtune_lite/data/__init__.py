@@ -1,6 +1,6 @@
 """From rows to tensors: messages, prompt templates, tokenizers, samples, batches."""
 
-from torchtune_lite.data.batches import Batches, num_label_tokens, padded_collate_sft, windows
+from torchtune_lite.data.batches import Batches, num_label_tokens, num_real_tokens, padded_collate_sft, windows
 from torchtune_lite.data.messages import (
     AlpacaToMessages,
     InputOutputToMessages,
@@ -51,6 +51,7 @@ __all__ = [
     "limit_length",
     "load_rows",
     "num_label_tokens",
+    "num_real_tokens",
     "padded_collate_sft",
     "refuse_packed",
     "validate_messages",

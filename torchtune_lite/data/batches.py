@@ -55,23 +55,36 @@ class Batches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields the micro-batches of an epoch from number `start` on; draws nothing from the global random state."""
-        order = list(range(len(self.dataset)))
-        if self.shuffle:
-            random.Random(f"{self.seed}/{epoch}").shuffle(order)
+        order = self._order(epoch)
         for first in range(start * self.batch_size, len(order), self.batch_size):
             indices = order[first : first + self.batch_size]
             batch = self.collate([self.dataset[i] for i in indices], padding_idx=self.pad_id)
             self._check_ids(batch["tokens"], indices)
             yield batch
 
+    def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
+        """Says where the rows of `num_batches` micro-batches of an epoch stand, the first `shown` by name."""
+        rows = self._order(epoch)[start * self.batch_size : (start + num_batches) * self.batch_size]
+        more = f" and {len(rows) - shown:,} more" if len(rows) > shown else ""
+        return ", ".join(map(self._where, rows[:shown])) + more
+
+    def _order(self, epoch: int) -> list[int]:
+        order = list(range(len(self.dataset)))
+        if self.shuffle:
+            random.Random(f"{self.seed}/{epoch}").shuffle(order)
+        return order
+
+    def _where(self, index: int) -> str:
+        """Says where a row stands; a data set that knows no places gives its number."""
+        return getattr(self.dataset, "where", "sample {}".format)(index)
+
     def _check_ids(self, tokens: Tensor, indices: Sequence[int]) -> None:
         if self.vocab_size is None or tokens.max() < self.vocab_size:
             return
         row = int(tokens.amax(1).argmax())
-        where = getattr(self.dataset, "where", "sample {}".format)(indices[row])
         raise DataError(
-            f"{where}: token id {int(tokens[row].max()):,} is beyond the model's {self.vocab_size:,} embeddings; "
-            "use the tokenizer that came with the checkpoint"
+            f"{self._where(indices[row])}: token id {int(tokens[row].max()):,} is beyond the model's "
+            f"{self.vocab_size:,} embeddings; use the tokenizer that came with the checkpoint"
         )
 
 
@@ -90,3 +103,8 @@ def windows(iterable: Iterable[T], n: int) -> Iterator[list[T]]:
 def num_label_tokens(batches: Iterable[Batch]) -> int:
     """Counts the tokens that have a loss."""
     return sum(int((batch["labels"] != CROSS_ENTROPY_IGNORE_IDX).sum()) for batch in batches)
+
+
+def num_real_tokens(batches: Iterable[Batch], pad_id: int) -> int:
+    """Counts the tokens that are no padding."""
+    return sum(int((batch["tokens"] != pad_id).sum()) for batch in batches)

@@ -5,6 +5,7 @@ The checkpointers of `torchtune_lite.checkpoint` are here too, where torchtune's
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer
 from torchtune_lite.training import lr_schedulers, metric_logging
+from torchtune_lite.training.checkpoints import Checkpoints
 from torchtune_lite.training.environment import get_dtype, set_seed
 from torchtune_lite.training.loss_curve import plot_loss_curve
 from torchtune_lite.training.lr_schedulers import (
@@ -22,24 +23,30 @@ from torchtune_lite.training.metric_logging import (
     TensorBoardLogger,
     WandBLogger,
 )
-from torchtune_lite.training.step import check_finite
+from torchtune_lite.training.progress import Progress
+from torchtune_lite.training.signals import Signals, StopRequested
+from torchtune_lite.training.step import may_step
 
 __all__ = [
+    "Checkpoints",
     "DiskLogger",
     "FullModelHFCheckpointer",
     "FullModelMetaCheckpointer",
     "MetricLoggerInterface",
     "MetricLoggers",
+    "Progress",
+    "Signals",
     "StdoutLogger",
+    "StopRequested",
     "TensorBoardLogger",
     "WandBLogger",
-    "check_finite",
     "get_constant_schedule_with_warmup",
     "get_cosine_schedule_with_warmup",
     "get_dtype",
     "get_linear_schedule_with_warmup",
     "get_wsd_schedule",
     "lr_schedulers",
+    "may_step",
     "metric_logging",
     "parameter_summary",
     "peak_memory",

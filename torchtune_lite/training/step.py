@@ -1,16 +1,36 @@
 """What holds for every optimizer step."""
 
 import math
+from collections.abc import Callable
 from typing import SupportsFloat
 
 from torchtune_lite.errors import NonFiniteError
+from torchtune_lite.training.progress import Progress
+from torchtune_lite.utils import get_logger
+
+MAX_SKIPPED_IN_A_ROW = 3
+"""Skipped steps that end a run: more than a bad row or two are the fault of the run."""
 
 
-def check_finite(step: int, **values: SupportsFloat) -> None:
-    """Raises NonFiniteError when a value of `step` is nan or infinite, before the optimizer spreads it."""
-    wrong = [f"{name} is {float(value)}" for name, value in values.items() if not math.isfinite(value)]
-    if wrong:
-        raise NonFiniteError(
-            f"step {step}: {' and '.join(wrong)}; the weights and the last checkpoint are as before it. "
-            "Lower optimizer.lr, set clip_grad_norm, or look at the data of this step"
-        )
+def may_step(progress: Progress, on_nonfinite: str, rows: Callable[[], str], **values: SupportsFloat) -> bool:
+    """Tells whether the optimizer may take the step after `progress.global_step`: all of its `values` are finite.
+
+    If not, `on_nonfinite` decides, before a weight is touched: "stop" raises NonFiniteError with the values and the
+    step's `rows`; "skip" warns, counts in `progress` and returns False, and is "stop" at the third in a row.
+    """
+    wrong = " and ".join(f"{name} is {float(value)}" for name, value in values.items() if not math.isfinite(value))
+    if not wrong:
+        progress.skipped_in_a_row = 0
+        return True
+    what = f"step {progress.global_step + 1}: {wrong} (rows: {rows()})"
+    progress.skipped_steps += 1
+    progress.skipped_in_a_row += 1
+    if on_nonfinite == "skip" and progress.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW:
+        get_logger().warning(f"{what}; the step is skipped, {progress.skipped_steps} in all")
+        return False
+    if on_nonfinite == "skip":
+        what += f", {MAX_SKIPPED_IN_A_ROW} steps in a row"
+    raise NonFiniteError(
+        f"{what}; the weights and the last checkpoint are as before it. "
+        "Lower optimizer.lr, set clip_grad_norm, or look at these rows"
+    )

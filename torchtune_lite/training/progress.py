@@ -1,0 +1,35 @@
+"""Where a run is: what a checkpoint keeps of it besides weights, optimizer, schedule and random states."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass
+class Progress:
+    """The counters of a run, all plain values.
+
+    `global_step` counts optimizer steps, those left out too; the position in the data follows from it and `seed`.
+    `val_loss` is that of the validation at `val_step`; `val_pending` says that one is due at `global_step`, not done.
+    """
+
+    seed: int
+    global_step: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    val_pending: bool = False
+    val_step: int = 0
+    val_loss: float | None = None
+    best_val_loss: float | None = None
+    validations_since_best: int = 0
+
+    def validated(self, val_loss: float) -> None:
+        """Notes the validation of this step; one that is nan is no improvement."""
+        self.val_pending, self.val_step, self.val_loss = False, self.global_step, val_loss
+        if math.isfinite(val_loss) and (self.best_val_loss is None or val_loss < self.best_val_loss):
+            self.best_val_loss, self.validations_since_best = val_loss, 0
+        else:
+            self.validations_since_best += 1
+
+    def is_out_of_patience(self, patience: int | None) -> bool:
+        """Tells whether the last `patience` validations brought no better loss; None waits forever."""
+        return patience is not None and self.validations_since_best >= patience

@@ -1,0 +1,77 @@
+"""What a signal asks of a run: SIGINT and SIGTERM to stop at the last step boundary, SIGUSR1 to save and go on."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from torchtune_lite.errors import Stopped
+
+STOP = ("SIGINT", "SIGTERM")
+SAVE = ("SIGUSR1",)  # which Windows does not have
+
+
+class StopRequested(Exception):  # noqa: N818 (no error)
+    """Leaves the loop at a poll."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+    def stopped(self, step: int, saved: Path | None) -> Stopped:
+        """Makes the end of the run, once it is `saved` (None: there is nothing to save)."""
+        name = signal.Signals(self.signum).name
+        how = f"after step {step}; saved {saved}; continue with resume_from_checkpoint=True"
+        return Stopped(f"stopped by {name} {how if saved else 'before the first step; nothing to save'}", self.signum)
+
+
+class Signals:
+    """Notes signals while it is entered, and does nothing else about them: the loop polls.
+
+    A second SIGINT raises KeyboardInterrupt where it finds the run. Handlers that were there before are called too, and
+    restored at the end; a signal that was ignored stays so. Outside of the main thread, which alone gets signals, it
+    notes none.
+    """
+
+    def __init__(self) -> None:
+        self._stop: int | None = None
+        self._save = False
+        self._before: dict[int, Any] = {}
+
+    def poll(self) -> None:
+        """Raises StopRequested when a signal has asked to stop."""
+        if self._stop is not None:
+            raise StopRequested(self._stop)
+
+    def take_save(self) -> bool:
+        """Tells whether a signal has asked to save since the last call."""
+        asked, self._save = self._save, False
+        return asked
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():
+            known = [getattr(signal, name) for name in STOP + SAVE if hasattr(signal, name)]
+            self._before = {number: signal.getsignal(number) for number in known}
+            for number, before in self._before.items():
+                if before is not signal.SIG_IGN:
+                    signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)  # None: set outside of Python
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if signal.Signals(number).name in SAVE:
+            self._save = True
+        elif number == signal.SIGINT and self._stop is not None:
+            raise KeyboardInterrupt
+        else:
+            self._stop = self._stop or number
+        before = self._before.get(number)
+        if callable(before) and before is not signal.default_int_handler:
+            before(number, frame)
