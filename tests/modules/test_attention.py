@@ -1,10 +1,14 @@
 """Attention against softmax written out."""
 
+import sys
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from torchtune_lite.modules import attention
+
+attention_module = sys.modules["torchtune_lite.modules.attention"]  # the function has the same name
 
 
 def plain(q, k, v, visible):
@@ -15,9 +19,9 @@ def plain(q, k, v, visible):
     return scores.masked_fill(~visible, -torch.inf).softmax(dim=-1) @ v
 
 
-def random_qkv(s, t, heads=4, kv_heads=2):
+def random_qkv(s, t, heads=4, kv_heads=2, dtype=torch.float32):
     torch.manual_seed(0)
-    return torch.randn(2, heads, s, 8), torch.randn(2, kv_heads, t, 8), torch.randn(2, kv_heads, t, 8)
+    return [torch.randn(2, n, length, 8).to(dtype) for n, length in ((heads, s), (kv_heads, t), (kv_heads, t))]
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
@@ -38,4 +42,34 @@ def test_a_mask_decides_alone_what_is_seen():
 def test_dropout_is_off_unless_asked_for():
     q, k, v = random_qkv(6, 6)
     assert torch.equal(attention(q, k, v), attention(q, k, v))
+    assert not torch.equal(attention(q, k, v, dropout=0.5), attention(q, k, v))
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize(("s", "t"), [(6, 6), (4, 9)])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("short", [0, 512])
+def test_in_bf16_both_paths_are_as_near_to_exact_attention(s, t, kv_heads, masked, short, monkeypatch):
+    monkeypatch.setattr(attention_module, "SHORT", short)
+    qkv = [x.requires_grad_() for x in random_qkv(s, t, kv_heads=kv_heads, dtype=torch.bfloat16)]
+    exact = [x.detach().double().requires_grad_() for x in qkv]
+    visible = torch.arange(t) <= torch.arange(t - s, t)[:, None]
+    mask = visible.expand(2, 1, s, t).clone() if masked else None
+    if masked:
+        mask[0, 0, :, 0] = False
+        mask[0, 0, torch.arange(s), torch.arange(t - s, t)] = True
+        visible = mask
+    found, wanted = attention(*qkv, mask), plain(*exact, visible)
+    assert found.dtype == torch.bfloat16 and found.shape == wanted.shape
+    probe = torch.randn(found.shape)
+    found_gradients = torch.autograd.grad(found, qkv, probe.bfloat16())
+    wanted_gradients = torch.autograd.grad(wanted, exact, probe.double())
+    for ours, theirs in zip((found, *found_gradients), (wanted, *wanted_gradients), strict=True):
+        assert (ours.double() - theirs).norm() / theirs.norm() < 0.015
+
+
+def test_dropout_of_the_written_out_path_keeps_the_mean():
+    q, k, v = random_qkv(6, 6, dtype=torch.bfloat16)
+    mean = torch.stack([attention(q, k, v, dropout=0.5) for _ in range(3000)]).float().mean(0)
+    assert_close(mean, attention(q, k, v).float(), atol=0.1, rtol=0.1)
     assert not torch.equal(attention(q, k, v, dropout=0.5), attention(q, k, v))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.peft.lora import LoRALinear, merged_tiles
-from torchtune_lite.peft.nf4_linear import linear, stored
+from torchtune_lite.peft.nf4_linear import stored
 
 
 class DoRALinear(LoRALinear):
@@ -33,7 +33,7 @@ class DoRALinear(LoRALinear):
     def forward(self, x: Tensor) -> Tensor:
         """Maps `x [..., in]` to `[..., out]`."""
         scale = self.magnitude / self._norms().to(self.magnitude.dtype)
-        return scale.to(x.dtype) * (linear(x, self.weight) + self._update(x))
+        return scale.to(x.dtype) * super().forward(x)
 
     def _norms(self) -> Tensor:
         return _row_norms(stored(self.weight), self.lora_a.weight.detach(), self.lora_b.weight.detach(), self.scaling)

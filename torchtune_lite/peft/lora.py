@@ -49,11 +49,12 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `x [..., in]` to `[..., out]`."""
-        return linear(x, self.weight) + self._update(x)
-
-    def _update(self, x: Tensor) -> Tensor:
         h = F.linear(self.dropout(x), self.lora_a.weight.to(x.dtype))  # [..., r]
-        return self.scaling * F.linear(h, self.lora_b.weight.to(x.dtype))
+        y = linear(x, self.weight)
+        y.view(-1, self.out_dim).addmm_(  # neither a scaled copy of the update nor one of the sum
+            h.view(-1, self.rank), self.lora_b.weight.to(x.dtype).t(), alpha=self.scaling
+        )
+        return y
 
     @torch.no_grad()
     def merged_weight(self, base: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
