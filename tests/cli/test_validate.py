@@ -10,6 +10,11 @@ def test_a_config_is_checked_against_the_recipe_it_names(tune):
     assert tune("validate", "tiny/1M_full", "steps=3") == "Config is well-formed.\n"
 
 
+def test_options_may_stand_among_the_overrides(tune):
+    words = ("steps=3", "--recipe", "full_finetune_single_device", "name=x")
+    assert tune("validate", "tiny/1M_full", *words) == "Config is well-formed.\n"
+
+
 def test_a_config_without_a_recipe_key_needs_one(tune, folder):
     (folder / "theirs.yaml").write_text("steps: 4\n")
     assert tune("validate", "theirs.yaml", "--recipe", "full_finetune_distributed") == "Config is well-formed.\n"

@@ -13,6 +13,7 @@ VERBS = {
     "cat": "print a config",
     "run": "run a recipe with a config",
     "validate": "check a config without running it",
+    "inspect": "show what a config will train on",
 }
 
 HELP = f"""\
@@ -67,6 +68,7 @@ def start(verb: str, *words: str, debug: bool = False) -> None:
         allow_abbrev=False,
     )
     module.configure(parser)
+    parse = parser.parse_intermixed_args  # options may stand among the overrides
     if verb == "run" and words and words[0] not in ("-h", "--help"):
-        words = ("--", *words)  # the recipe reads them, dashes included
-    module.main(parser.parse_args(words, argparse.Namespace(debug=debug)))
+        words, parse = ("--", *words), parser.parse_args  # the recipe reads them, dashes included
+    module.main(parse(words, argparse.Namespace(debug=debug)))

@@ -1,0 +1,104 @@
+from types import SimpleNamespace
+
+import pytest
+
+from torchtune_lite.config.components import Component
+from torchtune_lite.datasets import inspect_data
+from torchtune_lite.datasets.inspection import histogram, pieces, special_names
+from torchtune_lite.errors import ConfigError, DataError
+
+ROWS = [{"input": "hi ", "output": "yo"}, {"input": "a", "output": "bcdefgh"}, {"input": "abcdefgh", "output": "x"}]
+
+FIXED = """
+class Fixed:
+    def __init__(self, tokenizer, rows): self.rows_given = rows
+    def __len__(self): return len(self.rows_given)
+    def __getitem__(self, index): return self.rows_given[index]
+"""
+
+
+@pytest.fixture
+def cfg(char_model, jsonl, folder):
+    """Settings with a data set in two columns, and no model."""
+
+    def make(rows=ROWS, max_seq_len=8, **changes):
+        (folder / "own_data.py").write_text(FIXED)
+        tokenizer = {"_component_": "torchtune_lite.data.SentencePieceTokenizer", "path": str(char_model)}
+        dataset = {"_component_": "torchtune_lite.datasets.instruct_dataset", "source": jsonl(rows)}
+        values = {"dataset": dataset, "dataset_val": None, "checkpointer": None, "batch_size": 2, "model": None}
+        return SimpleNamespace(tokenizer=Component(tokenizer | {"max_seq_len": max_seq_len}, ""), **values | changes)
+
+    return make
+
+
+def test_counts_what_is_trained_on(cfg):
+    report = inspect_data(cfg(model={"_component_": "torchtune_lite.no_model"}))
+    data = report["dataset"]
+    assert (report["max_seq_len"], report["steps_per_epoch"]) == (8, 1)
+    assert (data["rows"], data["samples"], data["cut"], data["without_label"], data["bad"]) == (3, 2, 2, 1, 0)
+    assert (data["tokens"], data["label_tokens"]) == (8 + 8, 4 + 5)  # ⟨▁hi▁yo⟩, ⟨▁abcde⟩
+    assert data["lengths"] == {"min": 8, "median": 8, "mean": 8.0, "max": 8}
+    assert sum(count for *_, count in data["histogram"]) == 2
+    assert data["shown"][0]["where"].endswith("rows.jsonl:1") and data["shown"][0]["tokens"] == 8
+
+
+def test_several_data_sets_and_a_validation_set(cfg, jsonl):
+    def one(path):
+        return {"_component_": "torchtune_lite.datasets.text_completion_dataset", "source": path}
+
+    paths = [jsonl([{"text": text} for text in texts], f"{texts}.jsonl") for texts in ("ab", "cde")]
+    report = inspect_data(cfg(dataset=[one(path) for path in paths], dataset_val=one(paths[0])), num_samples=4)
+    assert [report[key]["samples"] for key in ("dataset", "dataset_val")] == [5, 2]
+    assert [sample["where"] for sample in report["dataset"]["shown"]] == [f"{paths[0]}:1", f"{paths[0]}:2"] + [
+        f"{paths[1]}:1",
+        f"{paths[1]}:2",
+    ]
+    assert report["steps_per_epoch"] == 3
+
+
+def test_a_data_set_of_the_users_own_counts_nothing_but_is_shown(cfg):
+    samples = [{"tokens": [5, 6], "labels": [6, -100]}]
+    report = inspect_data(cfg(dataset={"_component_": "own_data.Fixed", "rows": samples}, max_steps_per_epoch=1))
+    assert (report["dataset"]["rows"], report["dataset"]["cut"]) == (1, None)
+    assert report["dataset"]["shown"][0]["where"] == "sample 0"
+
+
+def test_limits_are_the_models(cfg, folder, capsys):
+    (folder / "own_model.py").write_text(
+        "from types import SimpleNamespace as S\n"
+        "def model(vocab_size, max_seq_len=9): return S(config=S(vocab_size=vocab_size, max_seq_len=max_seq_len))\n"
+        "def checkpoint(): return S(decoder_args={'max_seq_len': 7})\n"
+    )
+    model, checkpointer = {"_component_": "own_model.model", "vocab_size": 999}, {"_component_": "own_model.checkpoint"}
+    assert inspect_data(cfg(max_seq_len=None, model=model))["max_seq_len"] == 9
+    assert inspect_data(cfg(max_seq_len=None, model=model, checkpointer=checkpointer))["max_seq_len"] == 7
+    with pytest.raises(DataError, match="the model embeds 3"):
+        inspect_data(cfg(model=model | {"vocab_size": 3}))
+    inspect_data(cfg(model=model, checkpointer={"_component_": "own_model.nothing"}))
+    assert "without the model's limits: " in capsys.readouterr().err
+
+
+def test_a_config_that_trains_on_nothing():
+    with pytest.raises(ConfigError, match="has no key 'dataset', so it trains on nothing"):
+        inspect_data(SimpleNamespace(prompt="x"))
+
+
+def test_samples_are_spelled_out_with_their_spaces_and_special_tokens(cfg, tokenizer):
+    sample = {"tokens": [tokenizer.bos_id, *tokenizer.encode("hi yo", False, False), tokenizer.eos_id]}
+    sample["labels"] = [-100] * 3 + sample["tokens"][4:] + [-100]
+    assert [(piece["text"], piece["label"], piece["special"]) for piece in pieces(sample, tokenizer)] == [
+        ("<bos>", False, True),
+        ("hi", False, False),
+        (" yo", True, False),
+        ("<eos>", True, True),
+    ]
+    assert special_names(SimpleNamespace(special_tokens={"<|eot|>": 9}, eos_id=9))[9] == "<|eot|>"
+
+
+@pytest.mark.parametrize("lengths", [[1], [5, 5, 5], [3, 4096], list(range(40, 90)), [0, 7, 8, 15, 16]])
+def test_a_histogram_counts_each_length_once_in_a_few_classes(lengths):
+    bars = histogram(lengths)
+    assert 1 <= len(bars) <= 8
+    assert [count for *_, count in bars] == [sum(first <= n <= last for n in lengths) for first, last, _ in bars]
+    assert sum(count for *_, count in bars) == len(lengths)
+    assert all(a[1] + 1 == b[0] for a, b in zip(bars, bars[1:], strict=False))

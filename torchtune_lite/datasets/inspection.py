@@ -1,0 +1,136 @@
+"""What a recipe will train on, counted and spelled out before a step runs; `tune inspect` prints it."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from torchtune_lite import config
+from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, check_vocabulary, limit_length
+from torchtune_lite.datasets.concatenated import ConcatDataset, concatenated
+from torchtune_lite.errors import ConfigError, TuneError, warn
+
+KEYS = ("dataset", "dataset_val")
+MOST_BARS = 8
+
+
+def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
+    """Tokenises the data sets of a recipe's settings; returns what JSON can hold, by key.
+
+    Each has `rows`, `samples`, `tokens`, `label_tokens`, `lengths` (min, median, mean, max), `histogram` (first and
+    last length, samples), `cut`, `without_label`, `bad` (None where the data set does not count them) and in `shown`
+    the first `num_samples`. Data and tokenizer are read, no weights. Raises DataError as the run would.
+    """
+    nodes = {key: getattr(cfg, key, None) for key in KEYS}
+    if nodes["dataset"] is None:
+        raise ConfigError("the recipe of this config has no key 'dataset', so it trains on nothing")
+    tokenizer = config.instantiate(cfg.tokenizer)
+    _apply_limits(cfg, tokenizer)
+    report: dict[str, Any] = {"max_seq_len": tokenizer.max_seq_len}
+    for key, node in nodes.items():
+        if node is not None:
+            report[key] = _describe(concatenated(config.instantiate(node, tokenizer)), tokenizer, num_samples)
+    samples_per_step = getattr(cfg, "batch_size", 1) * getattr(cfg, "gradient_accumulation_steps", 1)
+    steps = math.ceil(report["dataset"]["samples"] / samples_per_step)
+    report["steps_per_epoch"] = min(steps, getattr(cfg, "max_steps_per_epoch", None) or steps)
+    return report
+
+
+def _apply_limits(cfg: Any, tokenizer: Any) -> None:
+    """Limits the tokenizer to the model's positions as a recipe does, where the checkpoint tells them."""
+    if cfg.model is None:
+        return
+    try:
+        checkpointer = config.instantiate(getattr(cfg, "checkpointer", None))
+        with torch.device("meta"):
+            model = config.instantiate(cfg.model, defaults=getattr(checkpointer, "decoder_args", {}))
+    except TuneError as error:
+        warn(f"without the model's limits: {error}")
+        return
+    check_vocabulary(tokenizer, model.config.vocab_size)
+    limit_length(tokenizer, model.config.max_seq_len)
+
+
+def _describe(dataset: Any, tokenizer: Any, num_samples: int) -> dict[str, Any]:
+    lengths, label_tokens = [], 0
+    for i in range(len(dataset)):
+        sample = dataset[i]
+        lengths.append(len(sample["tokens"]))
+        label_tokens += sum(label != CROSS_ENTROPY_IGNORE_IDX for label in sample["labels"])
+    parts = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
+    counted = {name: _total(parts, name) for name in ("long", "unlabelled", "bad")}
+    ordered = sorted(lengths)
+    return {
+        "rows": len(dataset) if counted["bad"] is None else _num_rows(parts),
+        "samples": len(dataset),
+        "tokens": sum(lengths),
+        "label_tokens": label_tokens,
+        "lengths": {
+            "min": ordered[0],
+            "median": ordered[len(ordered) // 2],
+            "mean": round(sum(lengths) / len(lengths), 1),
+            "max": ordered[-1],
+        },
+        "histogram": histogram(lengths),
+        "cut": counted["long"],
+        "without_label": counted["unlabelled"],
+        "bad": counted["bad"],
+        "shown": [_show(dataset, i, tokenizer) for i in range(min(num_samples, len(dataset)))],
+    }
+
+
+def _total(parts: Sequence[Any], name: str) -> int | None:
+    return sum(len(getattr(part, name)) for part in parts) if all(hasattr(part, name) for part in parts) else None
+
+
+def _num_rows(parts: Sequence[Any]) -> int:
+    return sum(len(part.rows) + len(part.rows.bad) for part in parts)
+
+
+def histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Counts lengths in at most `MOST_BARS` classes of one round width: (first, last, count), empty ones included."""
+    width = next(
+        w for n in range(32) for w in (2**n, 3 * 2**n // 2) if max(lengths) // w - min(lengths) // w < MOST_BARS
+    )
+    first, last = min(lengths) // width, max(lengths) // width
+    counts = [0] * (last - first + 1)
+    for length in lengths:
+        counts[length // width - first] += 1
+    return [((first + i) * width, (first + i + 1) * width - 1, count) for i, count in enumerate(counts)]
+
+
+def _show(dataset: Any, index: int, tokenizer: Any) -> dict[str, Any]:
+    sample = dataset[index]
+    where = getattr(dataset, "where", "sample {}".format)(index)
+    return {"where": where, "tokens": len(sample["tokens"]), "pieces": list(pieces(sample, tokenizer))}
+
+
+def pieces(sample: dict[str, list[int]], tokenizer: Any) -> Iterator[dict[str, Any]]:
+    """Spells a sample out: runs of `text` that are in the loss (`label`) or not, special tokens by their names."""
+    in_loss = [False] + [label != CROSS_ENTROPY_IGNORE_IDX for label in sample["labels"][:-1]]  # labels are shifted
+    names = special_names(tokenizer)
+    written: list[int] = []  # the ordinary tokens since the last special one
+    for (name, label), run in groupby(
+        zip(sample["tokens"], in_loss, strict=True), key=lambda each: (names.get(each[0]), each[1])
+    ):
+        ids = [token for token, _ in run]
+        if name is not None:
+            written = []
+            yield {"text": name * len(ids), "label": label, "special": True}
+            continue
+        before, written = written, written + ids
+        text, known = tokenizer.decode(written), tokenizer.decode(before)  # alone, a run would lose its first space
+        yield {
+            "text": text[len(known) :] if text.startswith(known) else tokenizer.decode(ids),
+            "label": label,
+            "special": False,
+        }
+
+
+def special_names(tokenizer: Any) -> dict[int, str]:
+    """Names the ids that stand for no text."""
+    named = {value: key for key, value in getattr(tokenizer, "special_tokens", {}).items()}
+    ends = {getattr(tokenizer, "bos_id", None): "<bos>", getattr(tokenizer, "eos_id", None): "<eos>"}
+    return {**ends, **named}
