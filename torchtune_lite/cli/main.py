@@ -14,6 +14,7 @@ VERBS = {
     "run": "run a recipe with a config",
     "validate": "check a config without running it",
     "inspect": "show what a config will train on",
+    "env": "show versions, devices and what is missing",
 }
 
 HELP = f"""\

@@ -1,0 +1,89 @@
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from torchtune_lite.utils import machine
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "CXX", "TORCHTUNE_LITE_NATIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_report_is_json_and_names_what_there_is():
+    report = json.loads(json.dumps(machine.describe_machine()))
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["versions"]["python"] == sys.version.split()[0]
+    assert report["devices"]["cpu"]["threads"] == torch.get_num_threads()
+    assert report["devices"]["cpu"]["memory_gib"] > 0
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch):
+    lines = [
+        "torch>=2",
+        'no-such-thing>=1; extra == "eval"',
+        "ruff; extra == 'dev'",
+        'x; python_version>"3" and extra == "a-b"',
+    ]
+    monkeypatch.setattr(machine.metadata, "requires", lambda name: lines)
+    report = machine.describe_machine()
+    assert report["versions"]["torch"]
+    assert report["optional"] == {
+        "no-such-thing": "not installed; pip install 'torchtune_lite[eval]'",
+        "x": "not installed; pip install 'torchtune_lite[a-b]'",
+    }
+
+
+def test_nothing_raises_when_torch_cannot_be_imported_and_nothing_is_installed(monkeypatch):
+    def nothing(name):
+        raise machine.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for function in ("version", "requires"):
+        monkeypatch.setattr(machine.metadata, function, nothing)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    report = machine.describe_machine()
+    assert "ModuleNotFoundError" in report["devices"]["error"]
+    assert report["versions"]["torch"] is None
+    assert "no C++ compiler" in report["nf4"]["cpu"] and "Triton is not installed" in report["nf4"]["cuda"]
+
+
+def test_gpus_are_listed_with_their_memory_and_bf16(monkeypatch):
+    gpus = [
+        SimpleNamespace(name="new", total_memory=80 * 2**30, major=9),
+        SimpleNamespace(name="old", total_memory=2**34, major=7),
+    ]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpus[index])
+    monkeypatch.setattr(torch.version, "hip", None)
+    devices = machine.describe_machine()["devices"]
+    assert devices["cuda:0"] == {"name": "new", "memory_gib": 80.0, "bf16": "in hardware"}
+    assert devices["cuda:1"] == {"name": "old", "memory_gib": 16.0, "bf16": "emulated"}
+
+
+def test_a_container_may_limit_the_memory(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(machine, "CGROUP_LIMIT", limit)
+    whole = machine._memory()
+    limit.write_text("1048576\n")
+    assert machine._memory() == 2**20
+    limit.write_text("max\n")
+    assert machine._memory() == whole
+
+
+def test_the_key_of_wandb_is_not_shown(monkeypatch):
+    assert "WANDB_MODE=offline needs no account" in machine.describe_machine()["wandb"]["mode"]
+    monkeypatch.setenv("WANDB_API_KEY", "hunter2")
+    report = machine.describe_machine()
+    assert report["wandb"]["mode"] == "online (WANDB_API_KEY is set)" and "hunter2" not in str(report)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert machine.describe_machine()["wandb"]["mode"] == "offline (WANDB_MODE)"
+
+
+def test_compiled_loops_may_be_switched_off(monkeypatch):
+    monkeypatch.setenv("TORCHTUNE_LITE_NATIVE", "0")
+    assert "TORCHTUNE_LITE_NATIVE=0" in machine.describe_machine()["nf4"]["cpu"]

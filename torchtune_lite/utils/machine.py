@@ -1,0 +1,137 @@
+"""What this machine and its Python have: versions, devices, compilers, optional packages. Imports torch when asked."""
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from torchtune_lite import __version__
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, where a container limits them
+
+
+def describe_machine() -> dict[str, dict[str, Any]]:
+    """Returns what JSON can hold, in sections; what cannot be found out says why, and nothing raises."""
+    required, optional = _requirements()
+    return {
+        "versions": {"torchtune_lite": __version__, "python": platform.python_version()}
+        | {"platform": platform.platform(), "executable": sys.executable}
+        | {name: _version(name) for name in required},
+        "devices": _tried(_devices),
+        "nf4": _tried(_nf4),
+        "optional": {
+            name: _version(name) or f"not installed; pip install 'torchtune_lite[{extra}]'" for name, extra in optional
+        },
+        "wandb": {"mode": _wandb_mode()},
+    }
+
+
+def _tried(find_out: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return find_out()
+    except Exception as error:  # a broken driver or library is what the user wants to see here
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _requirements() -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns the required packages, and the optional ones with their extra, as the installed package declares them."""
+    try:
+        lines = metadata.requires("torchtune_lite") or []
+    except metadata.PackageNotFoundError:
+        lines = ["torch", "torchao", "sentencepiece", "safetensors"]
+    required, optional = [], []
+    for line in lines:
+        name, extra = re.match(r"[\w.-]+", line)[0], re.search(r"extra == ['\"]([\w-]+)", line)
+        if extra is None:
+            required.append(name)
+        elif extra[1] != "dev":
+            optional.append((name, extra[1]))
+    return required, optional
+
+
+def _devices() -> dict[str, Any]:
+    """Describes the CPU and each GPU; memory in GiB."""
+    import torch
+
+    devices = {
+        "cpu": {
+            "name": _cpu_name(),
+            "threads": torch.get_num_threads(),
+            "memory_gib": _gib(_memory()),
+            "bf16": "in hardware" if _tried(lambda: {"yes": _cpu_has_bf16()}).get("yes") else "emulated",
+        }
+    }
+    for index in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(index)
+        devices[f"cuda:{index}"] = {
+            "name": found.name,
+            "memory_gib": _gib(found.total_memory),
+            "bf16": "in hardware" if torch.version.hip or found.major >= 8 else "emulated",
+        }
+    if len(devices) == 1:
+        built = torch.version.cuda or torch.version.hip
+        devices["cuda"] = "no GPU found" if built else f"torch {torch.__version__} is built without CUDA"
+    if torch.backends.mps.is_available():
+        devices["mps"] = {"name": "Apple GPU"}
+    return devices
+
+
+def _cpu_has_bf16() -> bool:
+    import torch
+
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _cpu_name() -> str:
+    try:
+        return re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())[1]
+    except (OSError, TypeError):
+        return platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    """Returns the bytes of memory that this process may use at most."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+    try:
+        return min(total, int(CGROUP_LIMIT.read_text()))
+    except (OSError, ValueError):
+        return total
+
+
+def _gib(size: int | None) -> float | None:
+    return None if size is None else round(size / 2**30, 1)
+
+
+def _nf4() -> dict[str, str]:
+    """Says what will decode NF4 weights on a CPU and on a GPU."""
+    compiler = shutil.which(shlex.split(os.environ.get("CXX") or "c++")[0])
+    cpu = f"loops compiled with {compiler}" if compiler else "torch's operators, slower: no C++ compiler (install g++)"
+    if os.environ.get("TORCHTUNE_LITE_NATIVE") == "0":
+        cpu = "torch's operators, slower: TORCHTUNE_LITE_NATIVE=0"
+    triton = _version("triton")
+    gpu = f"Triton {triton}" if triton else "torch's operators, slower: Triton is not installed"
+    return {"cpu": cpu, "cuda": gpu}
+
+
+def _wandb_mode() -> str:
+    if mode := os.environ.get("WANDB_MODE"):
+        return f"{mode} (WANDB_MODE)"
+    if os.environ.get("WANDB_API_KEY"):
+        return "online (WANDB_API_KEY is set)"
+    return "online where 'wandb login' was done; WANDB_MODE=offline needs no account"
