@@ -21,6 +21,13 @@ def test_ctrl_c_is_one_line(capsys):
     assert capsys.readouterr().err == "tune: interrupted\n"
 
 
+def test_a_stop_is_no_error_and_one_line_with_the_code_of_its_signal(capsys):
+    with pytest.raises(SystemExit) as exit, errors.reporting(debug=True):
+        raise errors.Stopped("stopped by SIGTERM after step 3", 15)
+    assert exit.value.code == 143
+    assert capsys.readouterr().err == "tune: stopped by SIGTERM after step 3\n"
+
+
 def test_debug_keeps_the_traceback_and_a_bug_always_does():
     with pytest.raises(errors.ConfigError), errors.reporting(debug=True):
         raise errors.ConfigError("x")

@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from torchtune_lite.data import Batches, num_label_tokens, padded_collate_sft, windows
+from torchtune_lite.data import Batches, num_label_tokens, num_real_tokens, padded_collate_sft, windows
 from torchtune_lite.errors import DataError
 
 
@@ -77,6 +77,24 @@ def test_an_id_beyond_the_embedding_names_its_row():
         list(Batches(Numbers(6), 4, seed=0, shuffle=False, pad_id=0, vocab_size=5).epoch(0))
 
 
+def test_says_where_the_rows_of_some_micro_batches_stand():
+    data = batches(50, shuffle=True)
+    rows = order(data.epoch(2))
+    assert data.where(2, 3, 2) == ", ".join(f"x.jsonl:{row + 1}" for row in rows[9:15])
+    assert data.where(2, 0, 50, shown=2) == f"x.jsonl:{rows[0] + 1}, x.jsonl:{rows[1] + 1} and 48 more"
+    assert Batches([{}], 1, seed=0, shuffle=False, pad_id=0).where(0, 0, 1) == "sample 0"
+
+
+def test_the_fingerprint_is_that_of_the_samples_not_of_their_order():
+    assert batches(50).fingerprint() == batches(50, 7, seed=3, shuffle=True).fingerprint()
+    assert batches(50).fingerprint().startswith("50 samples with hash ")
+    data = batches(600)
+    assert data.fingerprint() == batches(600).fingerprint() != batches(601).fingerprint()
+    data.dataset = [data.dataset[i] for i in range(599)] + [{"tokens": [1], "labels": [1]}]
+    assert data.fingerprint() == batches(600).fingerprint(), "of 600 samples, 256 are looked at"
+    assert data.fingerprint(600) != batches(600).fingerprint(600)
+
+
 def test_a_batch_without_any_label_is_a_batch():
     data = [{"tokens": [1, 2], "labels": [-100, -100]}]
     (batch,) = Batches(data, 2, seed=0, shuffle=True, pad_id=0, vocab_size=3).epoch(0)
@@ -98,3 +116,7 @@ def test_windows_yield_what_is_left():
 
 def test_counts_label_tokens():
     assert num_label_tokens(batches(4).epoch(0)) == 0 + 1 + 2 + 3
+
+
+def test_counts_tokens_that_are_no_padding():
+    assert num_real_tokens(batches(4).epoch(0), 99) == 1 + 2 + 3 + 4

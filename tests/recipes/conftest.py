@@ -133,6 +133,7 @@ def metrics(output_dir: Path, name: str) -> list[float]:
 
 PROBE = """
 import os
+import resource
 import signal
 
 from torchtune_lite import checkpoint
@@ -140,21 +141,38 @@ from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 
 
 class Probe(LinearCrossEntropyLoss):
-    # At its calls `at`, counted from 1, sends signals to its own process and multiplies the loss.
-    def __init__(self, at, send=(), factor=1.0, keep_rng=False):
+    # At its calls `at`, counted from 1, sends signals to its own process and multiplies the loss; from call
+    # full[0] on and before full[1], no file can grow beyond 10 kB, as on a full disk.
+    def __init__(self, at, send=(), factor=1.0, full=(0, 0), keep_rng=False):
         super().__init__()
-        self.calls, self.at, self.send, self.factor = 0, at, send, factor
+        self.calls, self.at, self.send, self.factor, self.full = 0, at, send, factor, full
         if keep_rng:
             checkpoint.set_rng_state = lambda state: None
 
     def forward(self, output, hidden, labels):
         self.calls += 1
+        if self.calls in self.full:
+            limit = 10_000 if self.calls == self.full[0] else resource.RLIM_INFINITY
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         loss = super().forward(output, hidden, labels)
         if self.calls not in self.at:
             return loss
         for name in self.send:
             os.kill(os.getpid(), getattr(signal, name))
         return loss * float(self.factor)
+
+
+class FewLabels:
+    # 32 samples; the 12 of the second step and the first 4 of the third have no label.
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        tokens = [3 + (7 * index + i) % 90 for i in range(9)]
+        return {"tokens": tokens, "labels": [-100] * 9 if 12 <= index < 28 else [*tokens[1:], -100]}
 """
 
 
@@ -177,6 +195,7 @@ def digest(output_dir: Path, folder: str) -> dict[str, object]:
         found[path.relative_to(output_dir).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     trainer = json.loads((output_dir / folder / "resume" / "trainer.json").read_text())
     found |= {key: trainer[key] for key in ("progress", "optimizer", "lr_scheduler")}
+    del found["progress"]["start_id"]
     rows = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())
     measured = ("tokens_per_second", "peak_memory")
     return found | {

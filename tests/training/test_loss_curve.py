@@ -35,6 +35,13 @@ def test_the_picture_is_a_png(run):
     assert width > 1000 and height > 700
 
 
+def test_a_picture_that_cannot_be_written_is_one_warning(run, log_lines):
+    pytest.importorskip("matplotlib")
+    (run / "loss_curve.png").mkdir()
+    assert plot_loss_curve(run) is None
+    assert log_lines[-1].startswith(f"loss curve not drawn: cannot write {run / 'loss_curve.png'} (")
+
+
 def test_every_curve_is_that_of_the_file(run):
     pytest.importorskip("matplotlib")
     losses, lr, speed = loss_curve.draw(read_metrics(run / "metrics.jsonl")).axes

@@ -186,6 +186,21 @@ def test_a_resumed_run_goes_on_in_the_file(tmp_path):
     assert [row["step"] for row in metric_rows(tmp_path)] == [1, 2, 3, 4, 5]
 
 
+def test_a_resumed_run_hands_no_row_on_twice(tmp_path):
+    first, second = Recorder(), Recorder()
+    metrics = MetricLoggers(tmp_path, first)
+    for step in (1, 2, 3):
+        metrics.log_dict({"loss": 1.0 / step}, step)
+    metrics.close()  # killed here, before the validation of step 3 was logged
+    metrics = MetricLoggers(tmp_path, second, resumed_step=1)
+    for step in (2, 3, 4):
+        metrics.log_dict({"loss": 1.0 / step}, step)
+    metrics.log_dict({"val_loss": 2.0}, 3)
+    metrics.close()
+    assert [(step, *payload) for step, payload in second.rows] == [(4, "loss"), (3, "val_loss")]
+    assert [row["step"] for row in metric_rows(tmp_path)] == [1, 2, 3, 4, 3]
+
+
 def test_secrets_in_the_config_are_blanked_and_tokens_are_not(tmp_path):
     recorder = Recorder()
     config = {
@@ -257,6 +272,14 @@ def test_wandb_gets_torchtunes_arguments_and_the_rest(wandb, tmp_path):
     logger.log_dict({"loss": 1.0}, 4)
     assert logger.run.rows == [{"loss": 1.0, "global_step": 4}]
     assert (tmp_path / "logs").is_dir()
+
+
+def test_wandb_goes_on_with_the_run_it_is_given_the_id_of(wandb):
+    init(wandb, FakeRun(), FakeRun())
+    WandBLogger(run_id="abc-1")
+    assert (wandb.calls[0]["id"], wandb.calls[0]["resume"]) == ("abc-1", "allow")
+    WandBLogger(run_id="abc-1", id="mine", resume="must")
+    assert (wandb.calls[1]["id"], wandb.calls[1]["resume"]) == ("mine", "must")
 
 
 def test_wandb_joins_a_run_that_is_already_there(wandb):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -62,6 +63,17 @@ def test_a_resumed_run_goes_on_without_the_lines_past_its_step(tmp_path):
     write(tmp_path, [4, 5, 6], resumed_step=3)
     assert [(row["step"], row["loss"]) for row in strict_rows(path)] == [(step, step / 10) for step in range(1, 7)]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.jsonl"]
+
+
+def test_the_rows_that_were_cut_away_are_known_by_step_and_names(tmp_path):
+    with closing(MetricsFile(tmp_path)) as file:
+        for step in (1, 2, 3):
+            file.log_dict({"loss": math.nan}, step)
+        file.log_dict({"val_loss": 1.0}, 3)
+        assert file.cut_rows == set()
+    with closing(MetricsFile(tmp_path, resumed_step=1)) as file:
+        names = frozenset({"loss"})
+        assert file.cut_rows == {(2, names), (3, names), (3, frozenset({"val_loss"}))}
 
 
 def test_a_run_resumed_elsewhere_starts_its_file(tmp_path):

@@ -3,6 +3,7 @@
 b samples of a micro-batch, s tokens of its longest sample.
 """
 
+import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -67,6 +68,12 @@ class Batches:
         rows = self._order(epoch)[start * self.batch_size : (start + num_batches) * self.batch_size]
         more = f" and {len(rows) - shown:,} more" if len(rows) > shown else ""
         return ", ".join(map(self._where, rows[:shown])) + more
+
+    def fingerprint(self, looked_at: int = 256) -> str:
+        """Says how many samples there are, and hashes up to `looked_at` of them, evenly spread, in tokens."""
+        count = len(self.dataset)
+        samples = [self.dataset[i] for i in sorted({k * count // looked_at for k in range(looked_at)})]
+        return f"{count:,} samples with hash {hashlib.sha256(str(samples).encode()).hexdigest()[:12]}"
 
     def _order(self, epoch: int) -> list[int]:
         order = list(range(len(self.dataset)))

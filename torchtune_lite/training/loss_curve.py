@@ -21,7 +21,7 @@ def plot_loss_curve(output_dir: str | Path) -> Path | None:
     """Draws `loss_curve.png` beside `metrics.jsonl`: training and validation loss, learning rate, tokens per second.
 
     Logs the training loss as a line of bars as well, for those who see only a terminal. Returns None, with one log line
-    that says why, where there is no loss to draw or matplotlib is not installed.
+    that says why, where there is no loss to draw, matplotlib is not installed or the picture cannot be written.
     """
     folder = Path(output_dir)
     rows = read_metrics(folder / FILE_NAME) if (folder / FILE_NAME).exists() else []
@@ -36,7 +36,11 @@ def plot_loss_curve(output_dir: str | Path) -> Path | None:
         get_logger().info("loss curve not drawn: matplotlib is missing; run `pip install torchtune_lite[plot]`")
         return None
     path = folder / "loss_curve.png"
-    figure.savefig(path, dpi=160)
+    try:
+        figure.savefig(path, dpi=160)
+    except OSError as error:
+        get_logger().warning(f"loss curve not drawn: cannot write {path} ({error.strerror or error})")
+        return None
     get_logger().info(f"drew {path}")
     return path
 

@@ -68,7 +68,7 @@ class WandBLogger(MetricLoggerInterface):
 
     With `WANDB_MODE=offline` (or `mode: offline`) it needs no account and writes under `log_dir` (None: the working
     directory). Where the service does not answer, the run is logged offline with one warning. A wrong argument or a
-    missing API key is a ConfigError.
+    missing API key is a ConfigError. With the `run_id` of an earlier W&B run it goes on with that one, if there is one.
     """
 
     finish_timeout_s = 60.0
@@ -79,6 +79,7 @@ class WandBLogger(MetricLoggerInterface):
         entity: str | None = None,
         group: str | None = None,
         log_dir: str | None = None,
+        run_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         try:
@@ -89,7 +90,8 @@ class WandBLogger(MetricLoggerInterface):
         folder = kwargs.pop("dir", log_dir)
         if folder is not None:
             folder = str(_folder(folder))
-        arguments = {"project": project, "entity": entity, "group": group, "dir": folder} | kwargs
+        same_run = {} if run_id is None else {"id": run_id, "resume": "allow"}
+        arguments = {"project": project, "entity": entity, "group": group, "dir": folder} | same_run | kwargs
         try:
             self.run = wandb.run or wandb.init(**arguments)
         except wandb.errors.UsageError as error:
@@ -159,7 +161,8 @@ class MetricLoggers(MetricLoggerInterface):
     """Writes `metrics.jsonl` in `output_dir` and hands every metric on to `loggers`, none of which can stop training.
 
     A logger that fails is reported in one warning and left out after its third failure; the metrics stay in the file.
-    `resumed_step` is the step after which a resumed run goes on (0: a fresh start).
+    `resumed_step` is the step after which a resumed run goes on (0: a fresh start). Rows that an interrupted run has
+    logged beyond it are written to the file anew, but not handed on again.
     """
 
     max_failures = 3
@@ -182,7 +185,8 @@ class MetricLoggers(MetricLoggerInterface):
 
     def log_dict(self, payload: Mapping[str, Scalar], step: int) -> None:
         self._try(self._file, lambda: self._file.log_dict(payload, step))
-        self._each(lambda logger: logger.log_dict(payload, step))
+        if (step, frozenset(payload)) not in self._file.cut_rows:
+            self._each(lambda logger: logger.log_dict(payload, step))
 
     def log_config(self, config: dict[str, Any]) -> None:
         """Logs the config with the values of keys such as `api_key`, `hf_token` or `password` blanked."""

@@ -43,12 +43,14 @@ class MetricsFile:
     """Appends to `metrics.jsonl` in `folder`, flushing each line.
 
     The file holds one run. A fresh start (`resumed_step` 0) sets an earlier run's file aside as `metrics-1.jsonl`
-    (`-2`, …); a resumed run goes on in the file, cut back to the rows up to `resumed_step`.
+    (`-2`, …); a resumed run goes on in the file, cut back to the rows up to `resumed_step`. `cut_rows` has the step and
+    the names of each row that was cut away.
     """
 
     def __init__(self, folder: str | Path, *, resumed_step: int = 0) -> None:
         self.path = Path(folder) / FILE_NAME
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.cut_rows: set[tuple[int, frozenset[str]]] = set()
         if self.path.exists():
             if resumed_step:
                 self._cut_back(resumed_step)
@@ -71,7 +73,9 @@ class MetricsFile:
         get_logger().info(f"kept the metrics of an earlier run in {aside}")
 
     def _cut_back(self, last_step: int) -> None:
-        kept = [row for row in read_metrics(self.path) if row["step"] <= last_step]
+        rows = read_metrics(self.path)
+        kept = [row for row in rows if row["step"] <= last_step]
+        self.cut_rows = {(row["step"], frozenset(row) - {"step", "nonfinite"}) for row in rows if row not in kept}
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         os.replace(temporary, self.path)

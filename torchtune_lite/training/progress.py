@@ -1,18 +1,21 @@
 """Where a run is: what a checkpoint keeps of it besides weights, optimizer, schedule and random states."""
 
 import math
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 
 
 @dataclass
 class Progress:
     """The counters of a run, all plain values.
 
-    `global_step` counts optimizer steps, those left out too; the position in the data follows from it and `seed`.
+    `start_id` names the start that the run goes back to, however often resumed. `global_step` counts optimizer steps,
+    those left out too; the position in the data follows from it and `seed`.
     `val_loss` is that of the validation at `val_step`; `val_pending` says that one is due at `global_step`, not done.
     """
 
     seed: int
+    start_id: str = field(default_factory=lambda: secrets.token_hex(4), compare=False)
     global_step: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
