@@ -15,14 +15,16 @@ VERBS = {
     "validate": "check a config without running it",
     "inspect": "show what a config will train on",
     "env": "show versions, devices and what is missing",
+    "completion": "print the script that completes words in a shell",
 }
+HIDDEN = ("complete",)  # what that script calls
 
 HELP = f"""\
 usage: tune [--debug] VERB ...
 
 Fine-tuning of language models with PyTorch code that people can read.
 
-{"".join(f"  {verb:<10}{does}{chr(10)}" for verb, does in VERBS.items())}
+{"".join(f"  {verb:<12}{does}{chr(10)}" for verb, does in VERBS.items())}
   tune VERB --help   what the verb takes
   --version          print the version
   --debug            show the whole traceback of an error
@@ -58,7 +60,7 @@ def start(verb: str, *words: str, debug: bool = False) -> None:
 
     Raises `ConfigError` when the verb or its arguments cannot be understood.
     """
-    if verb not in VERBS:
+    if verb not in (*VERBS, *HIDDEN):
         nearest = errors.did_you_mean(verb, VERBS)
         raise errors.ConfigError(f"there is no 'tune {verb}'{nearest} ('tune --help' lists the verbs)")
     module = importlib.import_module(f"torchtune_lite.cli.{verb}")

@@ -1,0 +1,143 @@
+"""Complete a command line, for the scripts of `tune completion` at each Tab. Imports no torch, prints no error."""
+
+import argparse
+import ast
+import importlib
+import re
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torchtune_lite import catalog
+
+CONFIG_FIRST = ("cat", "validate", "inspect")
+RECIPE, YAML, ANY = (".py",), (".yaml", ".yml"), ("",)
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Declares the argument of `tune complete`."""
+    parser.add_argument("line", help="the command line up to the cursor")
+
+
+def main(args: Namespace) -> None:
+    """Prints the words that the last one of the line can become, one a line."""
+    try:
+        found = sorted(set(words(args.line)))
+    except Exception:  # a config that is being written may be anything; a shell's prompt is no place for errors
+        return
+    sys.stdout.write("".join(f"{each}\n" for each in found))
+
+
+def words(line: str) -> Iterator[str]:
+    """Yields what the last word of the line can become; it is empty after a space."""
+    _, *before, word = re.split(r"\s+", line.lstrip())
+    return (each for each in _candidates([each for each in before if each != "--debug"], word) if each.startswith(word))
+
+
+def _candidates(before: list[str], word: str) -> Iterator[str]:
+    from torchtune_lite.cli.main import VERBS
+
+    if not before:
+        yield from (*VERBS, "--help", "--version", "--debug")
+        return
+    verb, *rest = before
+    if verb not in VERBS:
+        return
+    if rest[-1:] == ["--config"]:
+        yield from configs(word)
+    elif word.startswith("--config="):
+        yield from (f"--config={each}" for each in configs(word.partition("=")[2]))
+    elif rest[-1:] == ["--recipe"]:
+        yield from recipes(word)
+    elif word.startswith("-"):
+        yield from options(verb)
+    else:
+        yield from _positional(verb, rest, word)
+
+
+def _positional(verb: str, rest: list[str], word: str) -> Iterator[str]:
+    takes_value = ("--config", "--recipe", "--type", "--rows", "--allow-component")
+    given = [each for i, each in enumerate(rest) if each[0] != "-" and (i == 0 or rest[i - 1] not in takes_value)]
+    if verb == "completion" and not given:
+        yield from ("bash", "zsh")
+    elif verb == "cp":
+        yield from files(word, ANY) if given else [*recipes(""), *catalog.configs()]
+    elif verb == "run":
+        config = re.search(r"--config[ =](\S+)", " ".join(rest))
+        if not given:
+            yield from recipes(word)
+        elif config is None:
+            yield "--config"
+        else:
+            yield from overrides(catalog.find_config(config[1]), given[0], word)
+    elif verb in CONFIG_FIRST:
+        if not given:
+            yield from configs(word)
+        elif verb != "cat":
+            config = catalog.find_config(given[0])
+            recipe = rest[rest.index("--recipe") + 1] if "--recipe" in rest else catalog.recipe_key(config)
+            yield from overrides(config, recipe, word)
+
+
+def recipes(word: str) -> Iterator[str]:
+    """Yields the recipes and the user's own scripts."""
+    for recipe in catalog.recipes():
+        yield from (recipe.name, *recipe.aliases)
+    yield from files(word, RECIPE)
+
+
+def configs(word: str) -> Iterator[str]:
+    """Yields the configs and the user's own YAML files."""
+    yield from catalog.configs()
+    yield from files(word, YAML)
+
+
+def files(word: str, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Yields the files with one of the suffixes, and the folders with a slash, that start with `word`."""
+    head, slash, tail = word.rpartition("/")
+    for path in Path(head + slash or ".").glob("*"):
+        if not path.name.startswith(tail) or (path.name.startswith(".") and not tail):
+            continue
+        if path.is_dir():
+            yield f"{head}{slash}{path.name}/"
+        elif path.name.endswith(suffixes):
+            yield f"{head}{slash}{path.name}"
+
+
+def options(verb: str) -> list[str]:
+    """Returns the options of a verb."""
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"torchtune_lite.cli.{verb}").configure(parser)
+    more = ["--config", "--allow-component"] if verb == "run" else []
+    return [*re.findall(r"--[\w-]+", parser.format_help()), *more]
+
+
+def overrides(config: Path, recipe: str | None, word: str) -> Iterator[str]:
+    """Yields `key=` for each key of the config, at any depth, and each top-level one of the recipe; or `~key`."""
+    from torchtune_lite.config.document import read
+
+    in_file = list(keys(read(config).values, ""))
+    if word.startswith("~"):
+        yield from (f"~{key}" for key in in_file)
+        return
+    yield from (f"{key}=" for key in in_file if key != "recipe")
+    if recipe:
+        yield from (f"{key}=" for key in settings_keys(catalog.find_recipe(recipe).path))
+
+
+def keys(node: Any, above: str) -> Iterator[str]:
+    """Yields the dotted keys below a node of a config; items of a list by their number."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield f"{above}{key}"
+        yield from keys(value, f"{above}{key}.")
+
+
+def settings_keys(recipe: Path) -> list[str]:
+    """Returns the keys that a recipe's `Settings` declares, read as text: importing it would import torch."""
+    for node in ast.parse(recipe.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == "Settings":
+            return [each.target.id for each in node.body if isinstance(each, ast.AnnAssign)]
+    return []
