@@ -29,7 +29,7 @@ def test_a_lora_checkpoint_keeps_the_adapter_apart(hf_base, build, tmp_path: Pat
     checkpointer = FullModelHFCheckpointer(hf_base.dir)
     checkpointer.save(tmp_path / "out", build(checkpointer, **LORA))
     adapter = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
-    small = ["generation_config.json", "tokenizer.model"]
+    small = ["MANIFEST.json", "generation_config.json", "tokenizer.model"]
     assert contents(tmp_path / "out") == sorted([*adapter, *small, "config.json", "model.safetensors"])
     checkpointer.save(tmp_path / "small", build(checkpointer, **LORA), adapter_only=True)
     assert contents(tmp_path / "small") == sorted([*adapter, *small])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from torchtune_lite.checkpoint.files import INDEX, hf_weight_files, listed_files, read_files, read_json
+from torchtune_lite.checkpoint.files import INDEX, hf_weight_files, listed_files, read_files, read_json, write_json
 from torchtune_lite.errors import CheckpointError
 
 
@@ -92,3 +92,9 @@ def test_json_that_cannot_be_read(tmp_path: Path, content: str | None, message: 
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=message):
         read_json(tmp_path / "config.json")
+
+
+def test_json_is_readable_and_goes_there_and_back(tmp_path: Path):
+    write_json(tmp_path / "x.json", {"a": "é"})
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "a": "é"\n}\n'
+    assert read_json(tmp_path / "x.json") == {"a": "é"}

@@ -29,6 +29,7 @@ def test_a_saved_model_is_loaded_by_transformers(hf_base, build, logits, tmp_pat
     live = logits(model, hf_base.tokens)
     assert same(logits(tmp_path / "out", hf_base.tokens), live) and not same(live, hf_base.logits)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "MANIFEST.json",
         "config.json",
         "generation_config.json",
         "model.safetensors",

@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from torchtune_lite.checkpoint import (
-    FullModelHFCheckpointer,
-    gather,
-    latest,
-    restore,
-    resume_folder,
-)
-from torchtune_lite.errors import CheckpointError, ConfigError
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, gather, restore
+from torchtune_lite.errors import CheckpointError
 from torchtune_lite.optim.schedules import get_cosine_schedule_with_warmup
 from torchtune_lite.peft import dequantize
 
@@ -150,30 +144,3 @@ def test_a_newer_format_is_refused(hf_base, build, tmp_path: Path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
     with pytest.raises(CheckpointError, match="format 2, this version reads 1"):
         run.resume(tmp_path / "step_1")
-
-
-def checkpoint(folder: Path, step: int) -> None:
-    (folder / "resume").mkdir(parents=True)
-    (folder / "resume" / "trainer.json").write_text(json.dumps({"progress": {"global_step": step}}))
-
-
-def test_the_newest_checkpoint_is_the_one_with_most_steps(tmp_path: Path):
-    assert latest(tmp_path) is None
-    for name, step in (("step_100", 100), ("epoch_1", 120), ("step_9", 9), (".tmp-step_200-1", 200), ("old_300", 300)):
-        checkpoint(tmp_path / name, step)
-    (tmp_path / "epoch_5").mkdir()  # without a resume state
-    assert latest(tmp_path) == tmp_path / "epoch_1"
-
-
-def test_what_resume_from_checkpoint_means(tmp_path: Path, caplog):
-    assert resume_folder(tmp_path / "new", False) is None
-    with caplog.at_level(logging.WARNING):
-        assert resume_folder(tmp_path / "new", True) is None
-    assert "holds no checkpoint to resume from: a new run starts" in caplog.text
-    checkpoint(tmp_path / "run" / "epoch_0", 5)
-    assert resume_folder(tmp_path / "run", True) == tmp_path / "run" / "epoch_0"
-    assert resume_folder(tmp_path / "new", str(tmp_path / "run" / "epoch_0")) == tmp_path / "run" / "epoch_0"
-    with pytest.raises(ConfigError, match="holds another run .epoch_0.*resume_from_checkpoint: True"):
-        resume_folder(tmp_path / "run", False)
-    with pytest.raises(CheckpointError, match="no checkpoint folder"):
-        resume_folder(tmp_path / "new", str(tmp_path))

@@ -1,17 +1,23 @@
 """Checkpoints: a folder in, a folder out, and what a run needs to go on from one."""
 
 from torchtune_lite.checkpoint.adapter import load_adapter, write_adapter
+from torchtune_lite.checkpoint.claim import Claim, claim
+from torchtune_lite.checkpoint.discovery import latest, resume_folder
 from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer
+from torchtune_lite.checkpoint.manifest import verify
 from torchtune_lite.checkpoint.meta import FullModelMetaCheckpointer
-from torchtune_lite.checkpoint.resume import latest, restore, resume_folder
+from torchtune_lite.checkpoint.resume import restore
 from torchtune_lite.checkpoint.rng import rng_state, set_rng_state
-from torchtune_lite.checkpoint.store import publish, published
+from torchtune_lite.checkpoint.store import check_space, publish, published, retain
 from torchtune_lite.checkpoint.training_state import TrainingState, gather
 
 __all__ = [
+    "Claim",
     "FullModelHFCheckpointer",
     "FullModelMetaCheckpointer",
     "TrainingState",
+    "check_space",
+    "claim",
     "gather",
     "latest",
     "load_adapter",
@@ -19,7 +25,9 @@ __all__ = [
     "published",
     "restore",
     "resume_folder",
+    "retain",
     "rng_state",
     "set_rng_state",
+    "verify",
     "write_adapter",
 ]

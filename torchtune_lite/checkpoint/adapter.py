@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchtune_lite.checkpoint.files import read_files, read_json
+from torchtune_lite.checkpoint.files import read_files, read_json, write_json
 from torchtune_lite.checkpoint.model_weights import base_parameters, check_weights
 from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
-from torchtune_lite.checkpoint.store import write_json
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import Family

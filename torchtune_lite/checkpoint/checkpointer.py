@@ -26,7 +26,7 @@ from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family
 from torchtune_lite.modules import DecoderConfig
-from torchtune_lite.peft import adapter_modules, is_quantized
+from torchtune_lite.peft import adapter_modules, adapter_state, is_quantized
 
 COPIED = (
     "tokenizer*",
@@ -63,6 +63,7 @@ class Checkpointer(ABC):
     family: Family
     decoder_args: dict[str, Any]
     _files: list[Path]
+    _num_layouts = 1  # in which `_write_model` writes the model
 
     def __init__(
         self,
@@ -173,7 +174,8 @@ class Checkpointer(ABC):
         if adapter_only and not adapted:
             raise SaveError("save_adapter_weights_only is set, but the model has no adapter")
         check_finite(model)
-        with publish(folder) as draft:
+        step = state.trainer["progress"].get("global_step") if state is not None else None
+        with publish(folder, step=step, num_bytes=self._num_bytes(model, adapter_only, state)) as draft:
             if adapted:
                 write_adapter(draft / "adapter", model, self.family, base=self.checkpoint_dir)
             if not adapter_only:
@@ -186,6 +188,12 @@ class Checkpointer(ABC):
                     shutil.copyfile(file, draft / file.name)
             if state is not None:
                 state.write(draft / "resume", self.family)
+
+    def _num_bytes(self, model: nn.Module, adapter_only: bool, state: TrainingState | None) -> int:
+        """Says how many bytes of tensors a save writes."""
+        merged = [] if adapter_only else merged_weights(model).values()
+        tensors = [*adapter_state(model).values(), *(state.tensors.values() if state is not None else ())]
+        return self._num_layouts * sum(weight.num_bytes for weight in merged) + sum(t.nbytes for t in tensors)
 
     def _verify(self, draft: Path, model: nn.Module, rows: Tensor) -> None:
         """Compares what was written with the live model."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torchtune_lite.checkpoint import disk
 from torchtune_lite.checkpoint.safetensors_stream import read_safetensors
 from torchtune_lite.checkpoint.torch_stream import read_torch
 from torchtune_lite.checkpoint.weights import Weight
@@ -19,11 +20,19 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise CheckpointError(f"{path}: is not JSON ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: must hold an object, has a {type(content).__name__}")
     return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a readable JSON file, which must not exist."""
+    with disk.create(path) as file:
+        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def listed_files(folder: Path, names: Sequence[str] | Mapping[str, str]) -> list[Path]:

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite.checkpoint.checkpointer import Checkpointer
-from torchtune_lite.checkpoint.files import INDEX, hf_weight_files, listed_files, read_files, read_json
+from torchtune_lite.checkpoint.files import INDEX, hf_weight_files, listed_files, read_files, read_json, write_json
 from torchtune_lite.checkpoint.safetensors_stream import write_safetensors_files
-from torchtune_lite.checkpoint.store import write_json
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import FAMILIES, Family

@@ -7,9 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from torchtune_lite.checkpoint.checkpointer import Checkpointer
-from torchtune_lite.checkpoint.files import listed_files, read_json
+from torchtune_lite.checkpoint.files import listed_files, read_json, write_json
 from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer, write_hf_model
-from torchtune_lite.checkpoint.store import write_json
 from torchtune_lite.checkpoint.torch_stream import read_torch, write_torch
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, ConfigError
@@ -26,6 +25,8 @@ class FullModelMetaCheckpointer(Checkpointer):
     `max_seq_len`. A model split over several consolidated files is refused. Other arguments are those of
     `Checkpointer`.
     """
+
+    _num_layouts = 2
 
     def _open(self, family: Family | None) -> None:
         if family is None:

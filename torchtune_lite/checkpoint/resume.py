@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: which folder it is, whether the run fits it, and putting the run back to it."""
+"""Going on from a checkpoint: whether the run fits it, and putting the run back to it."""
 
 import logging
 from pathlib import Path
@@ -14,7 +14,6 @@ from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.model_weights import some
 from torchtune_lite.checkpoint.rng import set_rng_state
 from torchtune_lite.checkpoint.safetensors_stream import read_safetensors
-from torchtune_lite.checkpoint.store import published
 from torchtune_lite.checkpoint.training_state import (
     FORMAT,
     OPTIMIZER,
@@ -25,7 +24,7 @@ from torchtune_lite.checkpoint.training_state import (
     trained_parameters,
 )
 from torchtune_lite.checkpoint.weights import Weight
-from torchtune_lite.errors import CheckpointError, ConfigError
+from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import FAMILIES
 from torchtune_lite.peft import adapter_modules
 
@@ -110,38 +109,3 @@ def _restore_optimizer(
             counter = not value.shape and not (options[param].get("capturable") or options[param].get("fused"))
             value = value.read().to(device="cpu" if counter else param.device, copy=True)
         optimizer.state[param][key] = value
-
-
-def resume_folder(output_dir: Path | str, resume_from_checkpoint: bool | str) -> Path | None:
-    """Chooses what to resume from: the newest checkpoint in `output_dir` (True), the one named, or None (False).
-
-    ConfigError for a new run in an `output_dir` that holds checkpoints already, which would be mixed with its own.
-    """
-    if isinstance(resume_from_checkpoint, str):
-        if not (Path(resume_from_checkpoint) / "resume" / TRAINER).is_file():
-            raise CheckpointError(
-                f"resume_from_checkpoint {resume_from_checkpoint} is no checkpoint folder with a resume/ in it"
-            )
-        return Path(resume_from_checkpoint)
-    if not resume_from_checkpoint:
-        if found := [folder.name for folder in published(output_dir)]:
-            raise ConfigError(
-                f"output_dir {output_dir} holds another run ({some(found)}); set resume_from_checkpoint: True to go on "
-                "with it, or choose a new output_dir"
-            )
-        return None
-    newest = latest(output_dir)
-    if newest is None:
-        log.warning(
-            "resume_from_checkpoint is set, but %s holds no checkpoint to resume from: a new run starts", output_dir
-        )
-    return newest
-
-
-def latest(output_dir: Path | str) -> Path | None:
-    """Finds the checkpoint in `output_dir` with the most optimizer steps done; None where none has a resume state."""
-
-    def age(folder: Path) -> tuple[int, int]:
-        return read_json(folder / "resume" / TRAINER)["progress"]["global_step"], folder.stat().st_mtime_ns
-
-    return max((f for f in published(output_dir) if (f / "resume" / TRAINER).is_file()), key=age, default=None)

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from torchtune_lite.checkpoint.store import reserve
+from torchtune_lite.checkpoint import disk
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
 
@@ -70,7 +70,7 @@ def write_safetensors_files(files: Mapping[Path, Mapping[str, Weight]]) -> None:
     """
     orders = {path: _start(path, weights) for path, weights in files.items()}
     for path, order in orders.items():
-        with open(path, "r+b") as file:
+        with disk.update(path) as file:
             file.seek(8 + int.from_bytes(file.read(8), "little"))
             for weight in order:
                 file.write(weight.read_bytes())
@@ -86,8 +86,8 @@ def _start(path: Path, weights: Mapping[str, Weight]) -> list[Weight]:
         header[name] = {"dtype": NAMES[weight.dtype], "shape": weight.shape, "data_offsets": (start, end)}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "xb") as file:
-        reserve(file, 8 + len(text) + end)
+    with disk.create(path) as file:
+        disk.reserve(file, 8 + len(text) + end)
         file.write(len(text).to_bytes(8, "little") + text)
     return [weight for _, weight in order]
 

@@ -1,65 +1,79 @@
-"""The one place that publishes a checkpoint folder: a reader sees it whole or not at all."""
+"""The one place that publishes and removes checkpoint folders: a reader sees each whole or not at all.
 
-import errno
-import json
+A folder is written as `.tmp-<name>-<pid>`, synced to the disk with its manifest and renamed; it is renamed again,
+to `.trash-<name>-<pid>`, before it is removed.
+"""
+
+import logging
 import os
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO
 
-from torchtune_lite.errors import SaveError
+from torchtune_lite.checkpoint import disk
+from torchtune_lite.checkpoint.claim import DRAFT, TRASH, make_folders, read_run_id
+from torchtune_lite.checkpoint.manifest import Manifest, read_manifest, verify, write_manifest
+from torchtune_lite.errors import CheckpointError, SaveError
 
 _NAME = re.compile(r"(epoch|step)_\d+")
 
+log = logging.getLogger("torchtune_lite")
+
 
 @contextmanager
-def publish(folder: Path | str) -> Iterator[Path]:
-    """Gives an empty folder to write into, and at the end syncs it to the disk and renames it to `folder`.
+def publish(folder: Path | str, *, step: int | None = None, num_bytes: int = 0) -> Iterator[Path]:
+    """Gives an empty folder to write into, and at the end adds a manifest, syncs it to the disk and renames it.
 
-    Nothing is left when the writing fails. SaveError for what the file system refuses, and for a `folder` that
-    exists: a published checkpoint is never overwritten.
+    `step` is for the manifest; `num_bytes` must be free before anything is written. Nothing is left when the writing
+    fails. SaveError for what the file system refuses, and for a `folder` that exists: a published checkpoint is never
+    overwritten. One that exists and cannot be verified, as a resumed run finds it, is moved aside.
     """
     folder = Path(folder)
-    if folder.exists():
-        raise SaveError(f"{folder} exists and is not overwritten; choose another output_dir, or move it away")
-    draft = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    draft = folder.with_name(f"{DRAFT}{folder.name}-{os.getpid()}")
     try:
-        shutil.rmtree(draft, ignore_errors=True)  # of a process that had the same id
-        draft.mkdir(parents=True)
+        if folder.exists():
+            _move_aside(folder)
+        make_folders(folder.parent)
+        disk.remove(draft)  # of a process that had the same id
+        check_space(folder, num_bytes)
+        disk.make_folder(draft)
         yield draft
-        for path in [*draft.rglob("*"), draft]:
-            _sync(path)
-        draft.rename(folder)
-        _sync(folder.parent)
+        write_manifest(draft, run_id=read_run_id(folder.parent), step=step)
+        disk.rename(draft, folder)
+        try:
+            disk.sync_folder(folder.parent)
+        except OSError:  # it may be gone after a power loss, so it counts as not saved
+            disk.rename(folder, draft)
+            raise
     except OSError as error:
         raise SaveError(f"{folder} was not saved: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        disk.remove(draft)
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _move_aside(folder: Path) -> None:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        verify(folder)
+    except CheckpointError as error:
+        if _NAME.fullmatch(folder.name):
+            names = (folder.with_name(f"{folder.name}.unverified-{number}") for number in count(1))
+            aside = next(name for name in names if not name.exists())
+            disk.rename(folder, aside)
+            log.warning("%s is written anew, what was there is now %s: %s", folder, aside.name, error)
+            return
+    raise SaveError(f"{folder} exists and is not overwritten; choose another output_dir, or move it away")
 
 
-def reserve(file: BinaryIO, size: int) -> None:
-    """Takes the disk's space for the first `size` bytes of `file`, which grows to them; OSError where it is not free.
-
-    Does nothing where the system or the file system cannot.
-    """
-    try:
-        os.posix_fallocate(file.fileno(), 0, size)
-    except AttributeError:  # not Linux
-        return
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
+def check_space(folder: Path, num_bytes: int) -> None:
+    """Raises SaveError where less than `num_bytes` are free on the disk that `folder` is to be written to."""
+    free = disk.free_bytes(folder.parent)
+    if free < num_bytes:
+        raise SaveError(
+            f"{folder} was not saved: it needs {num_bytes / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; make room, "
+            "set keep_last_n_checkpoints, or choose an output_dir on another disk"
+        )
 
 
 def published(output_dir: Path | str) -> list[Path]:
@@ -67,6 +81,45 @@ def published(output_dir: Path | str) -> list[Path]:
     return sorted(path for path in Path(output_dir).glob("*_*") if _NAME.fullmatch(path.name) and path.is_dir())
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a readable JSON file."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def retain(output_dir: Path | str, keep_last_n: int | None, protected: Collection[Path | str | None] = ()) -> None:
+    """Removes the oldest checkpoints of the run that `output_dir` belongs to, until `keep_last_n` are left; None: none.
+
+    Call it after a save. Those count, and are removed, that hold all their bytes (`verify` in the quick way: what was
+    just written was just hashed) and whose manifest names this run. `protected` folders stay in any case. What cannot
+    be removed is a warning.
+    """
+    if keep_last_n is None:
+        return
+    assert keep_last_n >= 1
+    kept = {Path(folder).resolve() for folder in protected if folder is not None}
+    run_id = read_run_id(output_dir)
+    own = {}
+    for folder in published(output_dir):
+        manifest = _intact(folder)
+        if manifest is not None and manifest.run_id == run_id and manifest.step is not None:
+            own[folder] = manifest.step
+    oldest_first = sorted(own, key=lambda folder: (own[folder], folder.stat().st_mtime_ns))
+    for folder in oldest_first[:-keep_last_n]:
+        if folder.resolve() not in kept:
+            _remove(folder)
+
+
+def _intact(folder: Path) -> Manifest | None:
+    try:
+        verify(folder, quick=True)
+        return read_manifest(folder)
+    except CheckpointError:
+        return None
+
+
+def _remove(folder: Path) -> None:
+    """Takes a folder out of sight before its first file goes: at no time does it stand there in part."""
+    trash = folder.with_name(f"{TRASH}{folder.name}-{os.getpid()}")
+    try:
+        disk.remove(trash)
+        disk.rename(folder, trash)
+        disk.sync_folder(folder.parent)
+    except OSError as error:
+        log.warning("%s was to be removed (keep_last_n_checkpoints) and stays: %s", folder, error.strerror or error)
+    else:
+        disk.remove(trash)

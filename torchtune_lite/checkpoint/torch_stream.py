@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from torchtune_lite.checkpoint import disk
 from torchtune_lite.checkpoint.safetensors_stream import damage
-from torchtune_lite.checkpoint.store import reserve
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
 
@@ -46,8 +46,8 @@ def write_torch(path: Path, weights: Mapping[str, Weight]) -> None:
         torch.save(blank, path)
     with FakeTensorMode():
         places = {name: t.untyped_storage()._checkpoint_offset for name, t in torch.load(path).items()}
-    with open(path, "r+b") as file:
-        reserve(file, path.stat().st_size)  # so far it is a hole
+    with disk.update(path) as file:
+        disk.reserve(file, path.stat().st_size)  # so far it is a hole
         for name, weight in weights.items():
             file.seek(places[name])
             file.write(weight.read_bytes())

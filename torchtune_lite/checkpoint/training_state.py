@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from torchtune_lite.checkpoint.files import write_json
 from torchtune_lite.checkpoint.rng import rng_state
 from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
-from torchtune_lite.checkpoint.store import write_json
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.models import Family
 

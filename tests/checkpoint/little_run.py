@@ -1,0 +1,49 @@
+"""A run whose checkpoints are a few hundred bytes, and what must hold of its folder after any fault."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+from torchtune_lite.checkpoint import claim, disk, latest, publish, published, retain, verify
+from torchtune_lite.checkpoint.files import write_json
+from torchtune_lite.checkpoint.safetensors_stream import write_safetensors_files
+from torchtune_lite.checkpoint.weights import Weight
+
+STEPS = (9, 10, 11)  # in another order as numbers than as names
+KEEP = 2
+
+
+def save(output_dir: Path, step: int) -> None:
+    """Publishes a checkpoint the way a checkpointer does: tensors in two files, JSON, a subfolder."""
+    with publish(output_dir / f"step_{step}", step=step, num_bytes=64) as draft:
+        weights = {"x": Weight.of(torch.full((8,), float(step))), "y": Weight.of(torch.arange(8.0))}
+        write_safetensors_files({draft / "1.safetensors": weights, draft / "2.safetensors": weights})
+        disk.make_folder(draft / "resume")
+        write_json(draft / "resume" / "trainer.json", {"progress": {"global_step": step}})
+
+
+def run(output_dir: Path, steps: Iterable[int] = STEPS, saved: Callable[[int], object] = lambda step: None) -> None:
+    """Saves at each of `steps`, tells `saved`, and keeps the last two."""
+    with claim(output_dir):
+        for step in steps:
+            save(output_dir, step)
+            saved(step)
+            retain(output_dir, KEEP)
+
+
+def check(output_dir: Path, saved: list[int]) -> None:
+    """Asserts that whatever is published is whole, and that the newest of what was said to be saved is there."""
+    for folder in published(output_dir):
+        verify(folder)
+    steps = {int(folder.name.removeprefix("step_")) for folder in published(output_dir)}
+    assert steps >= set(saved[-KEEP:]), f"{saved} were saved, {steps} are there"
+    assert latest(output_dir) == (output_dir / f"step_{max(steps)}" if steps else None)
+
+
+def check_next_run(output_dir: Path) -> None:
+    """Asserts that the next run needs no help: it saves, removes what was left behind, and keeps what it should."""
+    run(output_dir, [12])
+    assert latest(output_dir) == output_dir / "step_12" and len(published(output_dir)) <= KEEP
+    assert not [path.name for path in output_dir.iterdir() if path.name.startswith((".tmp-", ".trash-"))]
+    check(output_dir, [12])

@@ -1,0 +1,168 @@
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoint.little_run import run
+from torchtune_lite.checkpoint import latest, resume_folder, verify
+from torchtune_lite.checkpoint.manifest import MANIFEST, has_manifest, read_manifest, write_manifest
+from torchtune_lite.errors import CheckpointError
+
+FILES = ["1.safetensors", "2.safetensors", "resume/trainer.json", MANIFEST]
+
+
+def truncate(size: Callable[[int], int]) -> Callable[[Path, Path], object]:
+    return lambda path, other: os.truncate(path, size(path.stat().st_size))
+
+
+def flip(place: Callable[[int], int]) -> Callable[[Path, Path], None]:
+    def change(path: Path, other: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[place(len(content))] ^= 1
+        path.write_bytes(content)
+
+    return change
+
+
+def zero_a_page(path: Path, other: Path) -> None:
+    content = path.read_bytes()
+    start = len(content) // 3
+    path.write_bytes(content[:start] + bytes(len(content[start : start + 4096])) + content[start + 4096 :])
+
+
+DAMAGES = {
+    "nothing left": truncate(lambda size: 0),
+    "1 byte left": truncate(lambda size: 1),
+    "7 bytes left": truncate(lambda size: 7),
+    "8 bytes left": truncate(lambda size: 8),
+    "half left": truncate(lambda size: size // 2),
+    "last byte gone": truncate(lambda size: size - 1),
+    "a byte too many": lambda path, other: path.write_bytes(path.read_bytes() + b"x"),
+    "first bit": flip(lambda size: 0),
+    "a bit of the header": flip(lambda size: 12),
+    "a bit of the body": flip(lambda size: size - 3),
+    "a page of zeros": zero_a_page,
+    "deleted": lambda path, other: path.unlink(),
+    "another step's": lambda path, other: shutil.copyfile(other, path),
+    "LFS pointer": lambda path, other: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+    "web page": lambda path, other: path.write_text("<!DOCTYPE html><html>403</html>"),
+}
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    run(folder, [1, 2])
+    return folder
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_or_refused_by_name(
+    two_checkpoints: Path, tmp_path: Path, caplog, file: str, damage: str
+):
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+    one, two = tmp_path / "step_1", tmp_path / "step_2"
+    before = (two / file).read_bytes()
+    DAMAGES[damage](two / file, one / file)
+    if (file, damage) == (MANIFEST, "last byte gone"):
+        assert before.endswith(b"\n") and latest(tmp_path) == two  # nothing is lost
+        return
+
+    assert latest(tmp_path) == one
+    [message] = caplog.messages
+    assert message.endswith(f"; resuming from {one} instead") and str(two) in message
+    assert resume_folder(tmp_path / "new", str(one)) == one
+    caplog.clear()
+    if (file, damage) == (MANIFEST, "deleted"):
+        assert resume_folder(tmp_path / "new", str(two)) == two
+        assert "whether it is whole is unknown" in caplog.text
+        return
+    with pytest.raises(CheckpointError, match="step_2") as error:
+        resume_folder(tmp_path / "new", str(two))
+    assert "\n" not in str(error.value)
+    assert Path(file).name in str(error.value) or (file, damage) == (MANIFEST, "another step's")
+
+
+def test_a_whole_checkpoint_is_the_one_to_go_on_from(two_checkpoints: Path, caplog):
+    """Negative control: the sweep's checkpoints are refused for their damage only."""
+    assert latest(two_checkpoints) == two_checkpoints / "step_2" and not caplog.messages
+
+
+def test_what_was_found_and_what_was_written_is_said(two_checkpoints: Path, tmp_path: Path):
+    def message(file: str, damage: str) -> str:
+        shutil.copytree(two_checkpoints / "step_2", tmp_path / damage)
+        DAMAGES[damage](tmp_path / damage / file, two_checkpoints / "step_1" / file)
+        with pytest.raises(CheckpointError) as error:
+            verify(tmp_path / damage)
+        return str(error.value).removeprefix(f"{tmp_path / damage}")
+
+    size = (two_checkpoints / "step_2" / "1.safetensors").stat().st_size
+    written = f"{size:,} were written"
+    start = " is damaged: 1.safetensors"
+    assert message("1.safetensors", "last byte gone") == f"{start} is truncated: {size - 1:,} bytes, {written}"
+    assert message("1.safetensors", "a byte too many") == f"{start} is too long: {size + 1:,} bytes, {written}"
+    assert message("1.safetensors", "web page").startswith(f"{start} is a web page, not weights")
+    assert message("1.safetensors", "LFS pointer").startswith(f"{start} is a git-lfs pointer")
+    assert message("1.safetensors", "deleted") == f"{start} is missing"
+    assert " was changed: its sha256 is " in message("1.safetensors", "a bit of the body")
+
+
+def test_every_bit_of_a_manifest_counts(two_checkpoints: Path, tmp_path: Path):
+    folder = tmp_path / "step_2"
+    shutil.copytree(two_checkpoints / "step_2", folder)
+    content, whole = (folder / MANIFEST).read_bytes(), read_manifest(folder)
+    for place in range(0, len(content), 3):
+        (folder / MANIFEST).write_bytes(
+            content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+        )
+        try:
+            assert read_manifest(folder) == whole  # white space
+        except CheckpointError as error:
+            assert MANIFEST in str(error)
+
+
+def test_a_quick_look_compares_sizes_only(two_checkpoints: Path, tmp_path: Path):
+    shutil.copytree(two_checkpoints / "step_2", tmp_path / "step_2")
+    path = tmp_path / "step_2" / "1.safetensors"
+    flip(lambda size: size - 1)(path, path)
+    verify(tmp_path / "step_2", quick=True)
+    with pytest.raises(CheckpointError):
+        verify(tmp_path / "step_2")
+    os.truncate(path, 5)
+    with pytest.raises(CheckpointError):
+        verify(tmp_path / "step_2", quick=True)
+
+
+def test_a_manifest_names_run_step_and_files_and_minds_no_other(tmp_path: Path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "x").write_bytes(b"abc")
+    assert not has_manifest(tmp_path)
+    write_manifest(tmp_path, run_id="7f3a", step=120)
+    assert has_manifest(tmp_path)
+    manifest = read_manifest(tmp_path)
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (manifest.run_id, manifest.step) == ("7f3a", 120)
+    assert manifest.files == {"sub/x": {"size": 3, "sha256": sha256}}
+    (tmp_path / "notes").touch()
+    verify(tmp_path)
+
+
+def test_a_newer_format_is_refused(tmp_path: Path):
+    write_manifest(tmp_path, run_id=None, step=None)
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    (tmp_path / MANIFEST).write_text(json.dumps(content | {"format": 2}))
+    with pytest.raises(CheckpointError, match="MANIFEST.json: has format 2, this version reads 1"):
+        verify(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_named(two_checkpoints: Path, tmp_path: Path, monkeypatch):
+    def refuse(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("torchtune_lite.checkpoint.disk.sha256", refuse)
+    with pytest.raises(CheckpointError, match="1.safetensors cannot be read .Input/output error"):
+        verify(two_checkpoints / "step_2")

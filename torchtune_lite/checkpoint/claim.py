@@ -1,0 +1,113 @@
+"""One run at a time in an output_dir: a lock on it, the run's id, and what a killed run has left there."""
+
+import logging
+import os
+import socket
+import uuid
+from pathlib import Path
+from typing import BinaryIO
+
+from torchtune_lite.checkpoint import disk
+from torchtune_lite.checkpoint.files import read_json, write_json
+from torchtune_lite.errors import CheckpointError, ConfigError
+
+LOCK, RUN = ".lock", "run.json"
+DRAFT, TRASH = ".tmp-", ".trash-"
+"""Names of folders that are being written or removed begin so, and end with the id of the process."""
+
+log = logging.getLogger("torchtune_lite")
+
+
+class Claim:
+    """The right to write to an output_dir, until `release`, the end of a `with`, or the end of the process.
+
+    `run_id` stays the same when the run is resumed.
+    """
+
+    def __init__(self, run_id: str, lock: BinaryIO | None) -> None:
+        self.run_id, self._lock = run_id, lock
+
+    def release(self) -> None:
+        """Lets the next run begin; a second call does nothing."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
+def claim(output_dir: Path | str) -> Claim:
+    """Makes `output_dir` if need be, locks it, removes what killed runs left, and reads or draws the run's id.
+
+    Keep what is returned: the lock goes with it. ConfigError where another run has the folder, or it cannot be written.
+    Where the file system has no locks, one warning; leftovers then stay, since they may be of a run that is alive.
+    """
+    output_dir = Path(output_dir)
+    try:
+        make_folders(output_dir)
+        lock = _lock(output_dir)
+        if lock is not None:
+            _remove_leftovers(output_dir)
+        return Claim(_run_id(output_dir), lock)
+    except OSError as error:
+        raise ConfigError(f"output_dir {output_dir} cannot be used: {error.strerror or error}") from error
+
+
+def make_folders(path: Path) -> None:
+    """Makes a folder and those above it that are missing; they are on the disk when it returns."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        disk.make_folder(folder)
+        disk.sync_folder(folder.parent)
+
+
+def _lock(output_dir: Path) -> BinaryIO | None:
+    path = output_dir / LOCK
+    try:
+        lock = disk.lock(path)
+    except BlockingIOError as error:
+        holder = path.read_text() or "unknown"
+        raise ConfigError(
+            f"another run ({holder}) is using output_dir {output_dir}; wait for it, stop it, or choose another folder"
+        ) from error
+    if lock is None:
+        log.warning("output_dir %s cannot be locked on this file system: start no second run in it", output_dir)
+        return None
+    lock.truncate(0)
+    lock.write(f"pid {os.getpid()}, host {socket.gethostname()}".encode())
+    lock.flush()
+    return lock
+
+
+def _remove_leftovers(output_dir: Path) -> None:
+    """Removes drafts and trash; who holds the lock is the only run that could be writing them."""
+    for path in [*output_dir.glob(f"{DRAFT}*"), *output_dir.glob(f"{TRASH}*")]:
+        disk.remove(path)
+        log.info("removed %s, which a killed run left behind", path)
+
+
+def read_run_id(output_dir: Path | str) -> str | None:
+    """Reads the id of the run that writes to `output_dir`; None where none was ever claimed, or it is damaged."""
+    try:
+        return str(read_json(Path(output_dir) / RUN)["run_id"])
+    except (CheckpointError, KeyError):
+        return None
+
+
+def _run_id(output_dir: Path) -> str:
+    if (known := read_run_id(output_dir)) is not None:
+        return known
+    path, draft = output_dir / RUN, output_dir / f"{DRAFT}{RUN}-{os.getpid()}"
+    if path.exists():
+        log.warning("%s is damaged; a new one is made, and earlier checkpoints count as another run's", path)
+        disk.remove(path)
+    disk.remove(draft)  # of a process that had the same id
+    run_id = uuid.uuid4().hex[:12]
+    write_json(draft, {"run_id": run_id})
+    disk.sync_file(draft)
+    disk.rename(draft, path)
+    disk.sync_folder(output_dir)
+    return run_id
