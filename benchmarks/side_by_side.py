@@ -1,0 +1,224 @@
+"""Training steps of the same model on the same tokens, ours beside torchtune and transformers + PEFT, on a CPU.
+
+    python benchmarks/side_by_side.py --torchtune PYTHON [--peft PYTHON] [--threads 1]
+
+PYTHON has the peer installed (torchtune 0.6.1 runs with torchao 0.15; for PEFT the default is this one's; PEFT's QLoRA
+needs bitsandbytes). A Llama shape of 119 million parameters with random weights, rank 8 on q, v, output and the MLP,
+AdamW, 4 rows of 170 tokens of which a share has labels. Each runs in processes of its own, in turns; printed are the
+least time of a step, the peak of the process beyond what it held before the first step, and the losses, which have to
+agree.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+STEPS = 6
+SIZES = dict(vocab_size=8000, num_layers=8, num_heads=16, num_kv_heads=16, embed_dim=1024, max_seq_len=512)
+MLP = 2816
+ATTENTION = ["q_proj", "v_proj", "output_proj"]
+CASES = {  # method, dtype, share of labels, activation checkpointing
+    "QLoRA, bf16": ("qlora", "bfloat16", 1.0, False),
+    "QLoRA, bf16, checkpointing": ("qlora", "bfloat16", 1.0, True),
+    "LoRA, bf16": ("lora", "bfloat16", 1.0, False),
+    "LoRA, bf16, 30 % labels": ("lora", "bfloat16", 0.3, False),
+    "LoRA, fp32": ("lora", "float32", 1.0, False),
+}
+
+
+def problem(path: Path) -> None:
+    """Writes base weights in HF names, adapters, tokens and labels."""
+    import torch
+
+    from torchtune_lite.models import FAMILIES
+    from torchtune_lite.models.llama2 import lora_llama2
+
+    torch.manual_seed(0)
+    model = lora_llama2(**SIZES, intermediate_dim=MLP, lora_attn_modules=ATTENTION, apply_lora_to_mlp=True, lora_rank=8)
+    state = model.state_dict()
+    for name, value in state.items():
+        if value.dim() == 2 and "lora" not in name:
+            torch.nn.init.normal_(value, std=0.02)
+    tokens = torch.randint(0, SIZES["vocab_size"], (4, 170))
+    labels = {share: tokens.roll(-1, 1).masked_fill(torch.rand(4, 170) >= share, -100) for share in (1.0, 0.3)}
+    hf = {FAMILIES["LLAMA2"].to_hf(name): value for name, value in state.items()}
+    torch.save({"ours": state, "hf": hf, "tokens": tokens, "labels": labels}, path)
+
+
+def ours(given: dict, method: str, dtype: object, checkpointing: bool) -> tuple[object, Callable[[object], object]]:
+    """Builds our model; returns it and what gives a step's loss."""
+    import torch
+
+    from torchtune_lite.models.llama2 import lora_llama2
+    from torchtune_lite.modules.loss import LinearCrossEntropyLoss
+    from torchtune_lite.peft import is_quantized, quantize
+
+    torch.set_default_dtype(dtype)
+    model = lora_llama2(**SIZES, intermediate_dim=MLP, lora_attn_modules=ATTENTION, apply_lora_to_mlp=True, lora_rank=8,
+                        quantize_base=method == "qlora")  # fmt: skip
+    for name, param in model.named_parameters():
+        value = given["ours"][name].to(dtype)
+        param.data.copy_(quantize(value) if is_quantized(param) else value)
+    model.activation_checkpointing = checkpointing
+    loss = LinearCrossEntropyLoss()
+    return model, lambda labels: loss(model.output, model(given["tokens"], skip_output=True), labels)
+
+
+def torchtune(
+    given: dict, method: str, dtype: object, checkpointing: bool
+) -> tuple[object, Callable[[object], object]]:
+    """Builds torchtune's, whose rotary layout is Meta's."""
+    import torch
+    from torchtune.models.llama2 import lora_llama2
+    from torchtune.modules import TransformerSelfAttentionLayer
+    from torchtune.modules.loss import CEWithChunkedOutputLoss
+    from torchtune.modules.peft import get_adapter_params, set_trainable_params
+    from torchtune.training import set_activation_checkpointing
+
+    torch.set_default_dtype(dtype)
+    model = lora_llama2(**SIZES, intermediate_dim=MLP, lora_attn_modules=ATTENTION, apply_lora_to_mlp=True, lora_rank=8,
+                        lora_alpha=16, quantize_base=method == "qlora")  # fmt: skip
+    state = {}
+    for name, value in given["ours"].items():
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            heads = SIZES["num_heads"]
+            value = value.view(heads, 2, -1, value.shape[1]).transpose(1, 2).reshape(value.shape)
+        state[name.replace("norm.weight", "norm.scale")] = value.to(dtype)
+    model.load_state_dict(state)
+    set_trainable_params(model, get_adapter_params(model))
+    if checkpointing:
+        set_activation_checkpointing(model, auto_wrap_policy={TransformerSelfAttentionLayer})
+    loss = CEWithChunkedOutputLoss()
+    model.set_num_output_chunks(loss.num_output_chunks)
+    return model, lambda labels: loss(model(given["tokens"]), labels) * (labels != -100).sum()
+
+
+def peft(given: dict, method: str, dtype: object, checkpointing: bool) -> tuple[object, Callable[[object], object]]:
+    """Builds transformers' model with PEFT's adapters."""
+    import torch
+    import torch.nn.functional as F
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=SIZES["vocab_size"], num_hidden_layers=8, num_attention_heads=16, hidden_size=1024,
+                         intermediate_size=MLP, max_position_embeddings=512, rms_norm_eps=1e-5)  # fmt: skip
+    model = LlamaForCausalLM(config).to(dtype)
+    targets = ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model.load_state_dict({k: v.to(dtype) for k, v in given["hf"].items() if "lora" not in k})
+    if method == "qlora":
+        from bitsandbytes.nn import Linear4bit
+
+        for layer in model.model.layers:
+            for name in targets:
+                parent = layer.mlp if hasattr(layer.mlp, name) else layer.self_attn
+                old = getattr(parent, name)
+                new = Linear4bit(old.in_features, old.out_features, bias=False, quant_type="nf4", compute_dtype=dtype)
+                new.load_state_dict({"weight": old.weight.data})
+                setattr(parent, name, new.to("cpu"))
+    model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=targets), autocast_adapter_dtype=False)
+    adapters = {k.removesuffix(".weight"): v for k, v in given["ours"].items() if "lora" in k}
+    theirs = dict(q_proj="q_proj", v_proj="v_proj", output_proj="o_proj", w1="gate_proj", w2="down_proj", w3="up_proj")
+    for key, value in adapters.items():
+        _, layer, part, name, which = key.split(".")
+        module = getattr(model.base_model.model.model.layers[int(layer)], {"attn": "self_attn"}.get(part, part))
+        factor = "lora_A" if which == "lora_a" else "lora_B"
+        getattr(getattr(module, theirs[name]), factor).default.weight.data.copy_(value)
+        getattr(getattr(module, theirs[name]), factor).to(dtype)
+    if checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def total(labels: object) -> object:
+        logits = model(given["tokens"], use_cache=False).logits
+        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+
+    torch.set_default_dtype(torch.float32)
+    return model, total
+
+
+def resident(reset: bool = False) -> int:
+    """Returns the process's peak of resident bytes since the last reset (Linux)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def child(who: str, case: str, path: str) -> None:
+    """Runs the steps of one of them and prints a line of JSON."""
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    method, dtype, share, checkpointing = CASES[case]
+    given = torch.load(path)
+    model, loss_sum = globals()[who](given, method, getattr(torch, dtype), checkpointing)
+    model.train()
+    labels = given["labels"][share]
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=True)
+    ctypes.CDLL(None).malloc_trim(0)
+    before = resident(reset=True)
+    seconds, losses = [], []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        loss = loss_sum(labels) / (labels != -100).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        seconds.append(time.perf_counter() - start)
+    print(json.dumps({"seconds": min(seconds), "peak": resident() - before, "losses": losses}))
+
+
+def main() -> None:
+    """Prints a row for each case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torchtune", metavar="PYTHON")
+    parser.add_argument("--peft", metavar="PYTHON", default=sys.executable)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        child(*args.child)
+        return
+    os.environ |= {"OMP_NUM_THREADS": str(args.threads), "TORCHAO_FORCE_SKIP_LOADING_SO_FILES": "1"}
+    pythons = {"ours": sys.executable, "torchtune": args.torchtune, "peft": args.peft}
+    pythons = {who: python for who, python in pythons.items() if python}
+    print(f"Python {platform.python_version()}, {platform.machine()}, {args.threads} threads\n")
+    print("| | " + " | ".join(pythons) + " | losses apart by at most |\n" + "|---" * (len(pythons) + 2) + "|")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "problem.pt"
+        problem(path)
+        for case in CASES:
+            found: dict[str, dict] = {}
+            for _ in range(args.rounds):
+                for who, python in pythons.items():
+                    words = [python, __file__, "--child", who, case, str(path)]
+                    result = subprocess.run(words, capture_output=True, text=True)
+                    if result.returncode:
+                        sys.exit(f"{who}, {case}:\n{result.stderr}")
+                    new = json.loads(result.stdout.splitlines()[-1])
+                    old = found.get(who, new)
+                    found[who] = {**new, **{key: min(old[key], new[key]) for key in ("seconds", "peak")}}
+            reference = found["ours"]
+            cells = []
+            for result in found.values():
+                times, memory = result["seconds"] / reference["seconds"], result["peak"] / reference["peak"]
+                ratios = "" if result is reference else f" (**{times:.2f}** ×, **{memory:.2f}** ×)"
+                cells.append(f"{result['seconds']:.2f} s, {result['peak'] / 2**20:,.0f} MiB{ratios}")
+            apart = max(
+                abs(a - b) for r in found.values() for a, b in zip(r["losses"], reference["losses"], strict=True)
+            )
+            print(f"| {case} | " + " | ".join(cells) + f" | {apart:.1e} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
