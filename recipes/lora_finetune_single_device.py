@@ -22,7 +22,6 @@ import torch
 from tqdm import tqdm
 
 from torchtune_lite import checkpoint, config, data, datasets, training, utils
-from torchtune_lite.errors import ConfigError
 
 
 @dataclass
@@ -38,6 +37,7 @@ class Settings:
     save_adapter_weights_only: bool = False  # True: no merged model, megabytes instead of gigabytes
     save_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch only
     keep_last_n_checkpoints: int | None = config.key(None, minimum=1)  # and the best and the resumed one; null: all
+    enable_async_checkpointing: bool = False  # True: training goes on during a save, for a copy of what is trained
     verify_rows: int | None = config.key(4, minimum=1)  # rows to compare a saved model with the live one; null: none
 
     dataset: Any = config.component("tokenizer")  # one, or a list of them to concatenate
@@ -73,8 +73,7 @@ class LoRAFinetuneRecipeSingleDevice:
     """Trains the adapters of a model whose base stays frozen.
 
     The loss of an optimizer step is the mean over the label tokens of all its micro-batches, so that neither padding
-    nor `gradient_accumulation_steps` changes the gradient. The last, shorter window of an epoch is stepped like any
-    other.
+    nor `gradient_accumulation_steps` changes the gradient. The last, shorter window of an epoch is a step too.
     """
 
     def __init__(self, cfg: Settings) -> None:
@@ -85,8 +84,7 @@ class LoRAFinetuneRecipeSingleDevice:
         self.output_dir = Path(cfg.output_dir)
         self.progress = training.Progress(seed=training.set_seed(cfg.seed))
         self.signals = training.Signals()
-        if cfg.patience is not None and cfg.dataset_val is None:
-            raise ConfigError("patience: counts validations; give dataset_val too, or set patience: null")
+        training.check_patience(cfg.patience, cfg.dataset_val)
 
     def setup(self) -> None:
         """Builds data, model, optimizer and loggers, cheapest checks first; restores the checkpoint to resume from."""
@@ -103,11 +101,12 @@ class LoRAFinetuneRecipeSingleDevice:
         steps = math.ceil(len(self.batches) / cfg.gradient_accumulation_steps)
         self.steps_per_epoch = min(steps, cfg.max_steps_per_epoch or steps)
         self.total_steps = self.steps_per_epoch * cfg.epochs
+        self.facts = checkpoint.run_facts(config.to_dict(cfg), self.batches.fingerprint(), self.steps_per_epoch)
+        checkpoint.check_resumable(resume_from, self.facts)
 
         self.load_model()
         self.model.activation_checkpointing = cfg.enable_activation_checkpointing
-        self.log.info(training.parameter_summary(self.model))
-        self.log.info(training.storage_summary(self.model))
+        self.log.info("%s; %s", training.parameter_summary(self.model), training.storage_summary(self.model))
         self.params = [p for p in self.model.parameters() if p.requires_grad]
         self.loss_fn = config.instantiate(cfg.loss)
         self.optimizer = config.instantiate(cfg.optimizer, self.params)
@@ -121,13 +120,15 @@ class LoRAFinetuneRecipeSingleDevice:
             self.batches.seed = self.progress.seed
             self.log.info("resuming from %s after step %d of %d", resume_from, saved["global_step"], self.total_steps)
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
+        step = self.progress.global_step
+        self.claim = checkpoint.claim(self.output_dir)  # nothing is written before it
         self.checkpoints = training.Checkpoints(
-            self.output_dir, cfg.keep_last_n_checkpoints, resumed_from=resume_from, resumed_at=self.progress.global_step
+            self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, background=cfg.enable_async_checkpointing
         )
         config.save(cfg, self.output_dir)
-        self.metrics = training.MetricLoggers(
-            self.output_dir, config.instantiate(cfg.metric_logger), resumed_step=self.progress.global_step
-        )
+        run_id = f"{self.claim.run_id}-{self.progress.start_id}"
+        logger = config.instantiate(cfg.metric_logger, defaults={"run_id": run_id})
+        self.metrics = training.MetricLoggers(self.output_dir, logger, resumed_step=step)
         self.metrics.log_config(config.to_dict(cfg))
 
     def _batches(self, node: Any, batch_size: int, shuffle: bool) -> data.Batches | None:
@@ -144,12 +145,10 @@ class LoRAFinetuneRecipeSingleDevice:
 
     def load_model(self) -> None:
         """Reads the base model and makes its adapters."""
+        adapter_dtype = self.cfg.adapter_dtype and training.get_dtype(self.cfg.adapter_dtype, self.device)
+        cache_dir = self.output_dir.parent / "nf4_cache"
         self.checkpointer.load(
-            self.model,
-            device=self.device,
-            dtype=self.dtype,
-            adapter_dtype=self.cfg.adapter_dtype and training.get_dtype(self.cfg.adapter_dtype, self.device),
-            cache_dir=self.output_dir.parent / "nf4_cache",
+            self.model, device=self.device, dtype=self.dtype, adapter_dtype=adapter_dtype, cache_dir=cache_dir
         )
 
     def train(self) -> None:
@@ -208,6 +207,7 @@ class LoRAFinetuneRecipeSingleDevice:
         epoch = (self.progress.global_step - 1) // self.steps_per_epoch
         if self.progress.val_pending:
             self.validate(epoch)
+        self.checkpoints.poll()
         asked = self.signals.take_save()
         if self.is_due(self.steps_per_epoch):
             self.save_checkpoint(f"epoch_{epoch}")
@@ -263,14 +263,11 @@ class LoRAFinetuneRecipeSingleDevice:
 
     def save_checkpoint(self, name: str, final: bool = False) -> None:
         """Publishes the checkpoint folder `name` under output_dir, whole or not at all."""
+        state = checkpoint.gather(self.model, self.optimizer, self.lr_scheduler, asdict(self.progress), self.facts)
         write = partial(
-            self.checkpointer.save,
-            model=self.model,
-            adapter_only=self.cfg.save_adapter_weights_only,
-            state=checkpoint.gather(self.model, self.optimizer, self.lr_scheduler, asdict(self.progress)),
-            rows=self.verification_rows(),
+            self.checkpointer.save, adapter_only=self.cfg.save_adapter_weights_only, rows=self.verification_rows()
         )
-        self.checkpoints.save(name, self.progress, write, final=final or self.is_done())
+        self.checkpoints.save(name, self.progress, write, self.model, state, final=final or self.is_done())
 
     def verification_rows(self) -> torch.Tensor | None:
         """Takes the first tokens `[b, s]` of up to `verify_rows` rows of a batch."""
@@ -280,9 +277,11 @@ class LoRAFinetuneRecipeSingleDevice:
         return batch["tokens"][: self.cfg.verify_rows, :64]
 
     def cleanup(self) -> None:
-        """Closes the loggers and draws the loss curve."""
+        """Ends a save, closes the loggers, draws the loss curve and gives the output_dir free."""
+        self.checkpoints.close()
         self.metrics.close()
         training.plot_loss_curve(self.output_dir)
+        self.claim.release()
 
 
 @config.parse(Settings)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, gather, restore
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, check_resumable, gather, restore, run_facts
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.optim.schedules import get_cosine_schedule_with_warmup
 from torchtune_lite.peft import dequantize
@@ -127,14 +127,149 @@ def test_another_dtype_is_not_the_same_run(hf_base, build, tmp_path: Path):
         Run(hf_base, build, **mixed | {"adapter_dtype": None}).resume(tmp_path / "step_2")
 
 
-def test_an_optimizer_option_that_resuming_overrides_is_said(hf_base, build, tmp_path: Path, caplog):
-    Run(hf_base, build, **LORA).train(1).save(tmp_path / "step_1")
-    caplog.clear()
+def test_options_are_those_of_the_new_config_and_the_rate_that_of_the_step(hf_base, build, tmp_path: Path):
+    run = Run(hf_base, build, lr=1e-2, **LORA).train(5)
+    run.save(tmp_path / "step_5")
+    rate = run.optimizer.param_groups[0]["lr"]
+    resumed = Run(hf_base, build, lr=1e-3, **LORA)
+    resumed.optimizer.param_groups[0]["weight_decay"] = 0.3
+    resumed.resume(tmp_path / "step_5")
+    [group] = resumed.optimizer.param_groups
+    assert (group["initial_lr"], group["weight_decay"]) == (1e-3, 0.3)
+    assert group["lr"] == pytest.approx(rate / 10) and resumed.scheduler.get_last_lr() == [group["lr"]]
+
+
+def test_a_longer_schedule_goes_on_at_its_own_rate(hf_base, build, tmp_path: Path):
+    Run(hf_base, build, **LORA).train(12).save(tmp_path / "step_12")  # at its end, where the rate is 0
+    longer, unbroken = Run(hf_base, build, **LORA), Run(hf_base, build, **LORA)
+    for run in (longer, unbroken):
+        run.scheduler = get_cosine_schedule_with_warmup(run.optimizer, num_warmup_steps=2, num_training_steps=24)
+    longer.resume(tmp_path / "step_12")
+    for _ in range(12):
+        unbroken.optimizer.step()
+        unbroken.scheduler.step()
+    assert longer.scheduler.get_last_lr() == unbroken.scheduler.get_last_lr() != [0]
+    assert longer.optimizer.param_groups[0]["lr"] == unbroken.optimizer.param_groups[0]["lr"]
+
+
+def test_another_kind_of_schedule_gives_back_the_options_it_had_set(hf_base, build, tmp_path: Path):
+    def make() -> Run:
+        run = Run(hf_base, build, **LORA)
+        run.scheduler = torch.optim.lr_scheduler.OneCycleLR(run.optimizer, max_lr=1e-2, total_steps=12)
+        return run
+
+    run = make().train(3)
+    run.save(tmp_path / "step_3")
+    expected = run.train(3).digest()
+    assert make().resume(tmp_path / "step_3").train(3).digest() == expected
+
+
+CONFIG = {
+    "seed": None,
+    "batch_size": 2,
+    "epochs": 1,
+    "model": {"_component_": "lora_llama2", "lora_rank": 8, "lora_dropout": 0.0, "lora_attn_modules": ["q_proj"]},
+    "optimizer": {"_component_": "torch.optim.AdamW", "lr": 1e-2, "betas": [0.9, 0.99]},
+    "lr_scheduler": None,
+    "checkpointer": {"checkpoint_dir": "base", "merge_into": "quantized"},
+    "dataset": {"source": "a.jsonl"},
+    "metric_logger": {"api_key": "hidden"},
+}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A checkpoint of step 4, of 3 steps an epoch, of a run with `CONFIG` that drew the seed 7."""
+    folder = tmp_path / "step_4"
+    (folder / "resume").mkdir(parents=True)
+    trainer = {"progress": {"global_step": 4, "seed": 7}, "facts": run_facts(CONFIG, "29 samples", 3)}
+    (folder / "resume" / "trainer.json").write_text(json.dumps(trainer))
+    return folder
+
+
+def changed(**values) -> dict:
+    """`CONFIG` with other values; `key__name` is under the key."""
+    config = json.loads(json.dumps(CONFIG))
+    for name, value in values.items():
+        key, _, under = name.partition("__")
+        if under:
+            config[key][under] = value
+        else:
+            config[key] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"epochs": 5},
+        {"seed": 7},
+        {"checkpointer__merge_into": "original"},
+        {"dataset": {"source": "moved/a.jsonl"}},
+        {"metric_logger": None},
+        {"key_of_ones_own": 3},
+    ],
+    ids=str,
+)
+def test_what_may_change_is_not_even_mentioned(saved, caplog, values):
     with caplog.at_level(logging.WARNING):
-        Run(hf_base, build, **LORA).resume(tmp_path / "step_1")
-        assert not caplog.messages
-        Run(hf_base, build, lr=3e-3, **LORA).resume(tmp_path / "step_1")
-    assert caplog.messages == ["resuming with optimizer.initial_lr 0.01 as saved, not 0.003"]
+        check_resumable(saved, run_facts(changed(**values), "29 samples", 3))
+    assert not caplog.messages
+
+
+def test_what_is_warned_of_is_one_line_with_old_and_new(saved, caplog):
+    config = changed(optimizer__lr=3e-3, model__lora_dropout=0.1, lr_scheduler={"num_warmup_steps": 5})
+    config["checkpointer"]["checkpoint_dir"] = "elsewhere"
+    with caplog.at_level(logging.WARNING):
+        check_resumable(saved, run_facts(config, "29 samples", 3))
+    [message] = caplog.messages
+    for change in (
+        "optimizer.lr was 0.01, is 0.003",
+        "model.lora_dropout was 0.0, is 0.1",
+        "lr_scheduler.num_warmup_steps was None, is 5",
+        "checkpointer.checkpoint_dir was base, is elsewhere",
+    ):
+        assert change in message
+
+
+@pytest.mark.parametrize(
+    ("values", "dataset", "steps", "line"),
+    [
+        ({"model__lora_rank": 16}, "29 samples", 3, "model.lora_rank was 8, is 16"),
+        ({"model__lora_attn_modules": ["k_proj"]}, "29 samples", 3, "lora_attn_modules was ['q_proj'], is ['k_proj']"),
+        ({"model__use_dora": True}, "29 samples", 3, "model.use_dora was None, is True"),
+        ({"batch_size": 4}, "29 samples", 3, "batch_size was 2, is 4"),
+        ({"seed": 9}, "29 samples", 3, "seed was 7, is 9"),
+        ({"optimizer___component_": "torch.optim.SGD"}, "29 samples", 3, "_component_ was torch.optim.AdamW, is "),
+        ({}, "30 samples", 3, "dataset was 29 samples, is 30 samples"),
+        ({}, "29 samples", 5, "max_steps_per_epoch: an epoch was 3 steps, is 5"),
+    ],
+)
+def test_what_is_refused_is_one_line_with_old_and_new(saved, values, dataset, steps, line):
+    with pytest.raises(CheckpointError) as caught:
+        check_resumable(saved, run_facts(changed(**values), dataset, steps))
+    assert line in str(caught.value) and "step_4 cannot be resumed" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_refusals_are_told_at_once(saved):
+    with pytest.raises(CheckpointError, match="seed was 7, is 9; batch_size was 2, is 4; dataset was"):
+        check_resumable(saved, run_facts(changed(batch_size=4, seed=9), "30 samples", 3))
+
+
+def test_the_steps_of_an_epoch_may_change_within_the_first(saved):
+    check_resumable(saved, run_facts(CONFIG, "29 samples", 3))
+    trainer = json.loads((saved / "resume" / "trainer.json").read_text())
+    trainer["facts"]["steps_per_epoch"] = 4
+    (saved / "resume" / "trainer.json").write_text(json.dumps(trainer))
+    check_resumable(saved, run_facts(CONFIG, "29 samples", 10))
+
+
+def test_a_checkpoint_without_facts_passes_and_facts_hold_no_other_key(saved):
+    assert "hidden" not in (saved / "resume" / "trainer.json").read_text()
+    (saved / "resume" / "trainer.json").write_text('{"progress": {"global_step": 1, "seed": 7}}')
+    check_resumable(saved, run_facts(changed(batch_size=4), "1 sample", 1))
 
 
 def test_a_newer_format_is_refused(hf_base, build, tmp_path: Path):

@@ -1,6 +1,7 @@
-"""A run that is stopped, or asked to save, or meets numbers that are not finite; real processes and real signals."""
+"""Runs that are stopped, meet numbers that are not finite or a full disk, end early, or go on later; real processes."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,144 @@ def test_sigusr1_saves_and_goes_on(run, probe, tmp_path):
     run(*probe(5, send=["SIGUSR1"]))
     assert [folder.name for folder in checkpoint.published(tmp_path / "out")] == ["epoch_0", "epoch_1", "step_2"]
     assert len(metrics(tmp_path / "out", "loss")) == 6
+
+
+def folders(output_dir: Path) -> list[str]:
+    return [folder.name for folder in checkpoint.published(output_dir)]
+
+
+def rows_of_step(number: int, tiny: Tiny) -> set[str]:
+    """The places of the rows that the metrics of a 3-row run say nothing of: by the order of seed 7, epoch 0."""
+    order = list(range(29))
+    random.Random("7/0").shuffle(order)
+    return {f"{tiny.train}:{row + 1}" for row in order[(number - 1) * 12 : number * 12]}
+
+
+@pytest.mark.parametrize("factor", ["nan", "inf"])
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(run, probe, tiny, tmp_path, factor):
+    result = run("save_every_n_steps=1", *probe(5, factor=factor), code=6)
+    line = last_line(result)
+    assert line.startswith(f"tune: error: step 2: loss is {factor} and grad_norm is nan (rows: {tiny.train}:")
+    assert set(line.partition("(rows: ")[2].partition(")")[0].split(", ")) == rows_of_step(2, tiny)
+    assert folders(tmp_path / "out") == ["step_1"]
+    run("resume_from_checkpoint=True")
+    run("output_dir=unbroken")
+    assert digest(tmp_path / "out", "epoch_1") == digest(tmp_path / "unbroken", "epoch_1")
+
+
+def test_skip_leaves_out_the_step_counts_it_and_stops_at_three_in_a_row(run, probe, tmp_path):
+    words = ["on_nonfinite=skip", "save_every_n_steps=1"]
+    result = run(*words, *probe(5, factor="nan"))
+    assert result.stderr.count("the step is skipped, 1 in all") == 1
+    rows = digest(tmp_path / "out", "epoch_1")["metrics"]
+    assert [row["skipped_steps"] for row in rows] == [0, 1, 1, 1, 1, 1]
+    assert [row["loss"] is None for row in rows] == [False, True, False, False, False, False]
+    before, after = (digest(tmp_path / "out", name) for name in ("step_1", "step_2"))
+    name = "adapter/adapter_model.safetensors"
+    assert before[f"step_1/{name}"] == after[f"step_2/{name}"]
+    assert after["progress"]["skipped_steps"] == 1
+    result = run(*words, "output_dir=three", *probe(4, 7, 9, factor="nan"), code=6)
+    assert "3 steps in a row" in last_line(result) and "step 4" in last_line(result)
+
+
+def test_a_step_without_labels_leaves_the_weights_alone(run, probe, tmp_path):
+    """The second step has no label, and of the third the first micro-batch has none."""
+    run("dataset={_component_: probe.FewLabels}", "shuffle=False", "save_every_n_steps=1", *probe())
+    losses = metrics(tmp_path / "out", "loss")
+    assert losses[1] == 0 and losses[0] > 0 and losses[2] > 0
+    one, two, three = (digest(tmp_path / "out", name) for name in ("step_1", "step_2", "epoch_0"))
+    name = "adapter/adapter_model.safetensors"
+    assert one[f"step_1/{name}"] == two[f"step_2/{name}"] != three[f"epoch_0/{name}"]
+
+
+def test_patience_ends_the_run_and_the_best_is_kept_and_named(run, tiny, tmp_path):
+    words = [f"dataset_val={{_component_: torchtune_lite.datasets.instruct_dataset, source: {tiny.val}}}"]
+    words += ["run_val_every_n_steps=1", "save_every_n_steps=1", "epochs=20", "keep_last_n_checkpoints=2"]
+    words += ["optimizer.lr=0.2", "lr_scheduler=null"]  # soon worse
+    result = run(*words, "patience=3")
+    losses = metrics(tmp_path / "out", "val_loss")
+    best = min(range(len(losses)), key=losses.__getitem__)
+    assert len(losses) == best + 1 + 3 < 60
+    [line] = [line for line in result.stderr.splitlines() if "early stop" in line]
+    assert f"early stop after step {len(losses)}; best val_loss {losses[best]:.4f}" in line
+    written = json.loads((tmp_path / "out" / "best.json").read_text())
+    assert (written["step"], written["val_loss"]) == (best + 1, losses[best])
+    kept = {trained["global_step"] for trained in progresses(tmp_path / "out")}
+    assert kept == {best + 1, len(losses) - 1, len(losses)}
+    run(*words, "patience=3", "resume_from_checkpoint=True")
+    assert len(metrics(tmp_path / "out", "val_loss")) == len(losses), "nothing was left to do"
+    run(*words, "patience=4", "resume_from_checkpoint=True")
+    assert len(metrics(tmp_path / "out", "val_loss")) > len(losses)
+
+
+def progresses(output_dir: Path) -> list[dict]:
+    paths = [folder / "resume" / "trainer.json" for folder in checkpoint.published(output_dir)]
+    return [json.loads(path.read_text())["progress"] for path in paths]
+
+
+def test_patience_without_validation_is_refused(run, tmp_path):
+    assert "patience" in last_line(run("patience=3", code=2))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_costs_one_checkpoint_and_not_the_run(run, probe, tmp_path):
+    run(*(words := ["save_every_n_steps=1"]))
+    words += ["output_dir=full"]
+    result = run(*words, *probe(full=[4, 7]))  # in step 2
+    [line] = [line for line in result.stderr.splitlines() if " ERROR " in line]
+    assert "step_2 was not saved" in line and line.endswith("training goes on, and the next save is tried")
+    assert folders(tmp_path / "full") == ["epoch_0", "epoch_1", "step_1", "step_4", "step_5"]
+    assert "saved full/step_2" not in result.stderr
+    assert digest(tmp_path / "full", "epoch_1") == digest(tmp_path / "out", "epoch_1")
+
+
+def test_a_disk_that_stays_full_ends_the_run_at_the_second_save(run, probe, tmp_path):
+    result = run("save_every_n_steps=1", *probe(full=[4, 0]), code=5)
+    assert result.stderr.count(" ERROR ") == 1 and "epoch_0 was not saved" in last_line(result)
+    assert folders(tmp_path / "out") == ["step_1"]
+    result = run("output_dir=last", "epochs=1", *probe(full=[7, 0]), code=5)
+    assert " ERROR " not in result.stderr and "epoch_0 was not saved" in last_line(result)
+
+
+@pytest.mark.parametrize(
+    "words", [["model.quantize_base=True", "save_adapter_weights_only=False"], []], ids=["qlora", "full"]
+)
+def test_checkpoints_written_in_the_background_are_the_same(run, tmp_path, words):
+    kind = "lora" if words else "full"
+    words = [*words, "save_every_n_steps=1", "verify_rows=2"]
+    run(*words, kind=kind)
+    result = run(*words, "output_dir=async", "enable_async_checkpointing=True", kind=kind)
+    assert result.stderr.count("INFO saved") == 6
+    for name in folders(tmp_path / "out"):
+        assert digest(tmp_path / "async", name) == digest(tmp_path / "out", name)
+
+
+def test_a_finished_run_goes_on_with_more_epochs(run, tmp_path):
+    words = ["lr_scheduler=null"]
+    run(*words, "epochs=3")
+    run(*words, "output_dir=parts", "epochs=1")
+    done = run(*words, "output_dir=parts", "epochs=1", "resume_from_checkpoint=True")
+    assert "after step 3 of 3" in done.stderr and folders(tmp_path / "parts") == ["epoch_0"]
+    result = run(*words, "output_dir=parts", "epochs=3", "resume_from_checkpoint=True")
+    assert "WARNING" not in result.stderr
+    assert digest(tmp_path / "parts", "epoch_2") == digest(tmp_path / "out", "epoch_2")
+
+
+def test_another_run_is_not_resumed(run, tiny, tmp_path):
+    run("epochs=1")
+    resume = ["resume_from_checkpoint=True", "epochs=2"]
+    lines = tiny.train.read_text().splitlines(keepends=True)
+    (tmp_path / "fewer.jsonl").write_text("".join(lines[1:]))
+    (tmp_path / "same.jsonl").write_text("".join(lines))
+    for word, change in (
+        ("batch_size=2", "batch_size was 4, is 2"),
+        ("model.lora_alpha=3", "model.lora_alpha was None, is 3"),
+        (f"dataset.source={tmp_path}/fewer.jsonl", "dataset was 29 samples with hash"),
+        ("tokenizer.max_seq_len=8", "dataset was 29 samples with hash"),
+    ):
+        line = last_line(run(*resume, word, code=4))
+        assert "epoch_0 cannot be resumed with this config: " in line and change in line
+    assert folders(tmp_path / "out") == ["epoch_0"]
+    result = run(*resume, f"dataset.source={tmp_path}/same.jsonl", "optimizer.lr=5e-3")
+    assert "optimizer.lr was 0.01, is 0.005" in result.stderr
+    assert metrics(tmp_path / "out", "lr")[3] <= 5e-3

@@ -3,7 +3,10 @@
 import math
 from dataclasses import asdict
 
-from torchtune_lite.training import Progress
+import pytest
+
+from torchtune_lite.errors import ConfigError
+from torchtune_lite.training import Progress, check_patience
 
 
 def test_it_is_plain_values_and_an_older_one_without_newer_counters_is_read():
@@ -34,3 +37,10 @@ def test_a_first_validation_that_is_nan_is_not_the_best():
     assert progress.best_val_loss is None and progress.is_out_of_patience(1)
     progress.validated(9.0)
     assert progress.best_val_loss == 9.0 and not progress.is_out_of_patience(1)
+
+
+def test_patience_needs_a_validation_to_count():
+    check_patience(None, None)
+    check_patience(3, {"_component_": "x"})
+    with pytest.raises(ConfigError, match="dataset_val"):
+        check_patience(3, None)

@@ -1,12 +1,13 @@
 """Going on from a checkpoint: whether the run fits it, and putting the run back to it."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from torchtune_lite.checkpoint.adapter import load_adapter
 from torchtune_lite.checkpoint.files import read_json
@@ -28,7 +29,86 @@ from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import FAMILIES
 from torchtune_lite.peft import adapter_modules
 
+REFUSE, WARN = "refuse", "warn"
+
+ON_CHANGE = {
+    "adapter_dtype": REFUSE,
+    "batch_size": REFUSE,
+    "checkpointer.checkpoint_dir": WARN,
+    "clip_grad_norm": WARN,
+    "dataset_val": WARN,
+    "device": WARN,
+    "dtype": REFUSE,
+    "gradient_accumulation_steps": REFUSE,
+    "loss": WARN,
+    "lr_scheduler": WARN,
+    "model": REFUSE,
+    "model.lora_dropout": WARN,
+    "optimizer": WARN,
+    "optimizer._component_": REFUSE,
+    "seed": REFUSE,
+    "shuffle": REFUSE,
+}
+"""What a key that changed does to resuming; it counts for the keys under it. Any other key may change.
+
+Not by their keys are judged `dataset` and `tokenizer`, by the samples they make, and `max_steps_per_epoch`, which may
+change as long as the run is in its first epoch: later, the steps done would stand for other rows.
+"""
+
 log = logging.getLogger("torchtune_lite")
+
+
+def run_facts(config: Mapping[str, Any], dataset: str, steps_per_epoch: int) -> dict[str, Any]:
+    """Says what a run that goes on must have in common: of `config` what `ON_CHANGE` judges, the data's fingerprint."""
+    judged = {key: value for key, value in _flat(config).items() if _on_change(key)}
+    return {"config": judged, "dataset": dataset, "steps_per_epoch": steps_per_epoch}
+
+
+def check_resumable(folder: Path | str | None, facts: Mapping[str, Any]) -> None:
+    """Compares the `run_facts` of the run that is to go on with those saved in `folder`, before a weight is read.
+
+    By `ON_CHANGE`, what changed is a CheckpointError or one warning. A `seed` of None stands for the saved one. A
+    checkpoint that was saved without facts passes, and so does None, a new run.
+    """
+    if folder is None:
+        return
+    trainer = read_json(Path(folder) / "resume" / TRAINER)
+    if not (saved := trainer.get("facts")):
+        return
+    progress = trainer["progress"]
+    old, new = saved["config"] | {"seed": progress["seed"]}, dict(facts["config"])
+    if new.get("seed") is None:
+        new["seed"] = old["seed"]
+    changed = {key: _on_change(key) for key in {**old, **new} if old.get(key) != new.get(key)}
+    lines = {key: f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed}
+    refused = [lines[key] for key, effect in changed.items() if effect == REFUSE]
+    if saved["dataset"] != facts["dataset"]:
+        refused.append(f"dataset was {saved['dataset']}, is {facts['dataset']}")
+    steps = saved["steps_per_epoch"], facts["steps_per_epoch"]
+    if steps[0] != steps[1] and progress["global_step"] > min(steps):
+        refused.append(f"max_steps_per_epoch: an epoch was {steps[0]} steps, is {steps[1]}")
+    if refused:
+        raise CheckpointError(
+            f"{folder} cannot be resumed with this config: {'; '.join(refused)}; "
+            "set what it was, or start a new run in another output_dir"
+        )
+    if warned := [lines[key] for key, effect in changed.items() if effect == WARN]:
+        log.warning("resuming, but not as the run would have gone on: %s", "; ".join(warned))
+
+
+def _flat(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Gives the values of nested mappings by their dotted keys."""
+    flat: dict[str, Any] = {}
+    for name, value in node.items():
+        flat |= _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
+    return flat
+
+
+def _on_change(key: str) -> str | None:
+    """Looks up a dotted key in `ON_CHANGE`, or else the nearest key above it."""
+    while key not in ON_CHANGE and key:
+        key = key.rpartition(".")[0]
+    return ON_CHANGE.get(key)
 
 
 def restore(
@@ -38,7 +118,8 @@ def restore(
 
     `model` has its base loaded, optimizer and schedule are new. All is checked before anything is changed:
     CheckpointError lists what differs. The random states are set last; draw nothing between this call and the first
-    batch.
+    batch. With a schedule of `torchtune_lite.optim`, a function of the step alone, the optimizer's options and the
+    schedule are those of the new config; with any other, which may have changed any option, they are the saved ones.
     """
     folder = Path(folder)
     trainer = read_json(folder / "resume" / TRAINER)
@@ -56,9 +137,8 @@ def restore(
     else:
         weight = model.tok_embeddings.weight
         FullModelHFCheckpointer(folder, model_type=family.name).load(model, device=weight.device, dtype=weight.dtype)
-    _restore_optimizer(optimizer, dict(model.named_parameters()), trainer["optimizer"], tensors)
-    if lr_scheduler is not None:
-        lr_scheduler.load_state_dict(trainer["lr_scheduler"]["state"])
+    _restore_options(optimizer, lr_scheduler, trainer)
+    _restore_moments(optimizer, dict(model.named_parameters()), trainer["optimizer"]["values"] | tensors)
     set_rng_state(rng)
     return trainer["progress"]
 
@@ -89,20 +169,29 @@ def _parameter(entry: list | None) -> str:
     return f"{entry[0]} {entry[1]}" if entry else "not trained"
 
 
-def _restore_optimizer(
-    optimizer: Optimizer, params: dict[str, nn.Parameter], saved: dict[str, Any], tensors: dict[str, Weight]
-) -> None:
-    """Sets state and options directly; `Optimizer.load_state_dict` would cast moments to the parameters' dtype."""
-    for group, old in zip(optimizer.param_groups, saved["groups"], strict=True):
-        for key, new in options_of(group).items():
-            if key in old and isinstance(new, tuple):
-                old[key] = tuple(old[key])
-            if key in old and key != "lr" and old[key] != new:
-                log.warning("resuming with optimizer.%s %s as saved, not %s", key, old[key], new)
+def _restore_options(optimizer: Optimizer, lr_scheduler: LRScheduler | None, trainer: dict[str, Any]) -> None:
+    state = trainer["lr_scheduler"]["state"]
+    if isinstance(lr_scheduler, LambdaLR):
+        lr_scheduler.load_state_dict(state | {"base_lrs": lr_scheduler.base_lrs})
+        step, factors = lr_scheduler.last_epoch, lr_scheduler.lr_lambdas
+        rates = [base * factor(step) for base, factor in zip(lr_scheduler.base_lrs, factors, strict=True)]
+        lr_scheduler._last_lr = rates
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return
+    for group, old in zip(optimizer.param_groups, trainer["optimizer"]["groups"], strict=True):
+        new = options_of(group)
+        old = {key: tuple(value) if isinstance(new.get(key), tuple) else value for key, value in old.items()}
         group.update({key: value for key, value in old.items() if key != "params"})
+    if lr_scheduler is not None:
+        lr_scheduler.load_state_dict(state)
+
+
+def _restore_moments(optimizer: Optimizer, params: dict[str, nn.Parameter], values: dict[str, Any]) -> None:
+    """Sets the state directly; `Optimizer.load_state_dict` would cast moments to the parameters' dtype."""
     options = {param: group for group in optimizer.param_groups for param in group["params"]}
     optimizer.state.clear()
-    for name, value in [*saved["values"].items(), *tensors.items()]:
+    for name, value in values.items():
         owner, _, key = name.rpartition("/")
         param = params[owner]
         if isinstance(value, Weight):

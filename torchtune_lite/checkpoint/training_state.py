@@ -41,9 +41,17 @@ class TrainingState:
 
 
 def gather(
-    model: nn.Module, optimizer: Optimizer, lr_scheduler: LRScheduler | None, progress: dict[str, Any]
+    model: nn.Module,
+    optimizer: Optimizer,
+    lr_scheduler: LRScheduler | None,
+    progress: dict[str, Any],
+    facts: dict[str, Any] | None = None,
 ) -> TrainingState:
-    """Collects the state of a run; `progress` is the recipe's, with `global_step`: the optimizer steps done."""
+    """Collects the state of a run.
+
+    `progress` is the recipe's, with `global_step`: the optimizer steps done, and `seed`. `facts` are `run_facts`, which
+    a run that goes on is compared with.
+    """
     names = {param: name for name, param in model.named_parameters()}
     entries = {
         f"{names[param]}/{key}": value for param, state in optimizer.state.items() for key, value in state.items()
@@ -52,6 +60,7 @@ def gather(
         tensors={name: value for name, value in entries.items() if isinstance(value, Tensor)},
         trainer={
             "progress": progress,
+            "facts": facts,
             "trained": trained_parameters(model),
             "optimizer": {
                 "class": class_name(optimizer),

@@ -23,7 +23,7 @@ from torchtune_lite.training.metric_logging import (
     TensorBoardLogger,
     WandBLogger,
 )
-from torchtune_lite.training.progress import Progress
+from torchtune_lite.training.progress import Progress, check_patience
 from torchtune_lite.training.signals import Signals, StopRequested
 from torchtune_lite.training.step import may_step
 
@@ -40,6 +40,7 @@ __all__ = [
     "StopRequested",
     "TensorBoardLogger",
     "WandBLogger",
+    "check_patience",
     "get_constant_schedule_with_warmup",
     "get_cosine_schedule_with_warmup",
     "get_dtype",

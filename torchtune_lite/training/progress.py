@@ -3,6 +3,9 @@
 import math
 import secrets
 from dataclasses import dataclass, field
+from typing import Any
+
+from torchtune_lite.errors import ConfigError
 
 
 @dataclass
@@ -36,3 +39,9 @@ class Progress:
     def is_out_of_patience(self, patience: int | None) -> bool:
         """Tells whether the last `patience` validations brought no better loss; None waits forever."""
         return patience is not None and self.validations_since_best >= patience
+
+
+def check_patience(patience: int | None, dataset_val: Any) -> None:
+    """Raises ConfigError where there is no validation whose results `patience` could count."""
+    if patience is not None and dataset_val is None:
+        raise ConfigError("patience: counts validations; give dataset_val too, or set patience: null")
