@@ -4,7 +4,7 @@
     tune cp full_finetune_single_device my_recipe.py     # then change it, and: tune run my_recipe.py --config ...
 
 Writes under output_dir: `epoch_N/` and `step_N/` (the model, ready for transformers, with what a resume needs in
-`resume/`), `metrics.jsonl`, `config.yaml`, and at the end `loss_curve.png`.
+`resume/`), `metrics.jsonl`, `config.yaml`, `best.json` (after a validation), at last `loss_curve.png`.
 """
 
 import math
@@ -31,7 +31,7 @@ class Settings:
     model: Any = config.component()  # sizes left out come from the checkpoint
     tokenizer: Any = config.component()
     checkpointer: Any = config.component()
-    resume_from_checkpoint: bool | str = False  # True: the newest checkpoint in output_dir; or a checkpoint folder
+    resume_from_checkpoint: bool | str = False  # True, auto: the newest in output_dir; or a checkpoint folder
     save_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch only
     keep_last_n_checkpoints: int | None = config.key(None, minimum=1)  # and the best and the resumed one; null: all
     enable_async_checkpointing: bool = False  # True: training goes on during a save, for a copy of what is trained
@@ -50,7 +50,7 @@ class Settings:
     max_steps_per_epoch: int | None = config.key(None, minimum=1)  # optimizer steps; null: the whole data set
     gradient_accumulation_steps: int = config.key(1, minimum=1)  # micro-batches in an optimizer step
     clip_grad_norm: float | None = config.key(None, above=0)  # largest norm; null: not clipped, but logged
-    on_nonfinite: str = config.key("stop", choices=("stop", "skip"))  # a step whose loss or gradient is nan; 3 stop
+    on_nonfinite: str = config.key("stop", choices=("stop", "skip"))  # of a nan step; the third skipped in a row stops
     loss: Any = config.component(default={"_component_": "torchtune_lite.modules.loss.LinearCrossEntropyLoss"})
     optimizer: Any = config.component("params")
     lr_scheduler: Any = config.component("optimizer", "num_training_steps", default=None)  # null: constant

@@ -99,6 +99,21 @@ def test_stops_at_every_kind_of_place(run, probe, tiny, tmp_path):
     assert best[0] == best[1]
 
 
+def test_a_run_of_dora_on_nf4_over_two_data_sets_is_stopped_twice(run, probe, tiny, tmp_path):
+    sets = [
+        f"{{_component_: torchtune_lite.datasets.instruct_dataset, source: {path}}}" for path in (tiny.train, tiny.val)
+    ]
+    words = ["model.quantize_base=True", "model.use_dora=True", f"dataset=[{','.join(sets)}]"]
+    run(*words)
+    words.append("output_dir=stopped")
+    run(*words, *probe(8, send=["SIGTERM"]), code=143)
+    words.append("resume_from_checkpoint=auto")
+    run(*words, *probe(8, send=["SIGINT"]), code=130)
+    run(*words)
+    assert folders(tmp_path / "stopped") == ["epoch_0", "epoch_1", "step_2", "step_5"]
+    assert digest(tmp_path / "stopped", "epoch_1") == digest(tmp_path / "out", "epoch_1")
+
+
 def test_a_second_sigint_leaves_without_a_checkpoint(run, probe, tmp_path):
     result = run(*probe(5, send=["SIGINT", "SIGINT"]), code=130)
     assert last_line(result) == "tune: interrupted"
