@@ -6,7 +6,9 @@ from pathlib import Path
 import torch
 
 from torchtune_lite.checkpoint import claim, disk, latest, publish, published, retain, verify
+from torchtune_lite.checkpoint.claim import read_run_id
 from torchtune_lite.checkpoint.files import write_json
+from torchtune_lite.checkpoint.manifest import read_manifest
 from torchtune_lite.checkpoint.safetensors_stream import write_safetensors_files
 from torchtune_lite.checkpoint.weights import Weight
 
@@ -33,9 +35,10 @@ def run(output_dir: Path, steps: Iterable[int] = STEPS, saved: Callable[[int], o
 
 
 def check(output_dir: Path, saved: list[int]) -> None:
-    """Asserts that whatever is published is whole, and that the newest of what was said to be saved is there."""
+    """Asserts that what is published is whole and the run's own, and that the newest of what was `saved` is there."""
     for folder in published(output_dir):
         verify(folder)
+        assert read_manifest(folder).run_id == read_run_id(output_dir) is not None
     steps = {int(folder.name.removeprefix("step_")) for folder in published(output_dir)}
     assert steps >= set(saved[-KEEP:]), f"{saved} were saved, {steps} are there"
     assert latest(output_dir) == (output_dir / f"step_{max(steps)}" if steps else None)

@@ -115,7 +115,7 @@ def run_and_die(folder: Path, at: int) -> list[int]:
 def sweep(tmp_path: Path, how: Callable[[Path, int], list[int]]) -> None:
     count, seen = num_operations(tmp_path / "whole"), set()
     assert count > 100
-    for at in range(count):
+    for at in reversed(range(count)):
         folder = tmp_path / str(at)
         saved = how(folder, at)
         seen.add(len(saved))
