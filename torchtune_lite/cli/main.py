@@ -15,6 +15,7 @@ VERBS = {
     "validate": "check a config without running it",
     "inspect": "show what a config will train on",
     "env": "show versions, devices and what is missing",
+    "download": "fetch a model from the Hugging Face hub",
     "completion": "print the script that completes words in a shell",
 }
 HIDDEN = ("complete",)  # what that script calls
