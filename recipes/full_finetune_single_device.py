@@ -4,7 +4,7 @@
     tune cp full_finetune_single_device my_recipe.py     # then change it, and: tune run my_recipe.py --config ...
 
 Writes under output_dir: `epoch_N/` and `step_N/` (the model, ready for transformers, with what a resume needs in
-`resume/`), `metrics.jsonl`, `config.yaml`, `best.json` (after a validation), at last `loss_curve.png`.
+`resume/`), `metrics.jsonl`, `config.yaml`, `best.json`, at last `loss_curve.png`.
 """
 
 import math

@@ -6,7 +6,7 @@
 Which method it is, the model builder decides: `lora_llama2_7b`, `qlora_llama2_7b`, or either with `use_dora: True`.
 
 Writes under output_dir: `epoch_N/` and `step_N/` (the merged model, ready for transformers, with the adapter in
-`adapter/` and what a resume needs in `resume/`), `metrics.jsonl`, `config.yaml`, `best.json` (after a validation), at last `loss_curve.png`.
+`adapter/`, what a resume needs in `resume/`), `metrics.jsonl`, `config.yaml`, `best.json`, at last `loss_curve.png`.
 """
 
 import math
