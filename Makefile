@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo demo-base test lint format bench clean
+.PHONY: help setup demo demo-base test lint format bench reliability clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -53,6 +53,9 @@ format: $(STAMP)  ## put the code into the project's format
 bench: $(STAMP)  ## measure the start of the command line, and the demo by QLoRA, LoRA and full fine-tuning
 	$(BIN)/python benchmarks/cli_start.py
 	$(BIN)/python benchmarks/demo_methods.py
+
+reliability: $(STAMP)  ## kill 200 runs at random instants, fail each operation of a save; prints what was lost
+	$(BIN)/python benchmarks/reliability.py
 
 clean:  ## remove runs, caches and build output; .venv stays
 	rm -rf runs work wandb build dist *.egg-info .pytest_cache .ruff_cache
