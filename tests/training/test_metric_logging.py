@@ -363,7 +363,8 @@ def test_wandb_offline_needs_no_account_and_keeps_config_and_metrics(tmp_path, m
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    logger = WandBLogger(project="demo", group="g", log_dir=str(tmp_path / "logs"), name="run-1")
+    logger = WandBLogger(project="demo", group="g", log_dir=str(tmp_path / "logs"), name="run-1", run_id="7f3a-1")
+    assert logger.run.id == "7f3a-1"
     loggers = MetricLoggers(tmp_path, logger)
     loggers.log_config({"optimizer": {"lr": 0.00031415}})
     for step in range(1, 4):
