@@ -1,0 +1,90 @@
+"""What the pages in docs/ claim: their commands are run, and the keys they name exist."""
+
+import ast
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import transformers
+
+from torchtune_lite import catalog, config
+from torchtune_lite.cli.main import main
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+COMMANDS = [
+    pytest.param(words, shown, id=f"{page.stem}: {' '.join(words)[:60]}")
+    for page in sorted(DOCS.glob("coming_from_*.md"))
+    for block in re.findall(r"(?:^    .*\n)+", page.read_text(encoding="utf-8"), re.M)
+    for (first, *shown) in [block.rstrip("\n").split("\n")]
+    if first.startswith("    $ tune ")
+    for words in [first.split()[2:]]
+]
+
+
+@pytest.mark.parametrize(("words", "shown"), COMMANDS)
+def test_a_command_says_what_the_page_says(words, shown, folder, monkeypatch, capsys):
+    """Each line shown is in the output, in its order; … stands for anything."""
+    monkeypatch.setattr(sys, "argv", ["tune", *words])
+    try:
+        main()
+        failed = False
+    except SystemExit as exit:
+        failed = bool(exit.code)
+    out, err = capsys.readouterr()
+    lines = iter((err + out).splitlines())
+    for line in shown:
+        pattern = ".*".join(map(re.escape, line[4:].rstrip().split("…")))
+        assert any(re.fullmatch(pattern, each) for each in lines), f"{line.strip()!r} is not in:\n{err + out}"
+    assert failed == any("error" in line for line in shown)
+
+
+def test_the_pages_have_commands():
+    assert len(COMMANDS) >= 9
+
+
+def settings_keys():
+    """The keys of the LoRA recipe, of its model, tokenizer, checkpointer and data sets."""
+    recipe = catalog.find_recipe("lora_finetune_single_device").path
+    tree = ast.parse(recipe.read_text(encoding="utf-8"))
+    [settings] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings"]
+    keys = {node.target.id for node in settings.body if isinstance(node, ast.AnnAssign)}
+    for path in ("models.llama2.lora_llama2", "models.llama2.llama2_tokenizer", "datasets.chat_dataset"):
+        keys |= set(inspect.signature(config.find(f"torchtune_lite.{path}")).parameters)
+    return keys | set(inspect.signature(config.find("torchtune_lite.datasets.instruct_dataset")).parameters)
+
+
+def rows(section):
+    """The cells of a table of coming_from_peft.md."""
+    text = (
+        (DOCS / "coming_from_peft.md")
+        .read_text(encoding="utf-8")
+        .partition(f"\n## {section}\n")[2]
+        .partition("\n## ")[0]
+    )
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+@pytest.mark.parametrize("section", ["LoraConfig", "TrainingArguments"])
+def test_each_key_that_an_argument_is_mapped_to_exists(section):
+    mapped = [name for _, ours, *_ in rows(section) for name in re.findall(r"`(\w+)`", ours)]
+    assert len(mapped) > 5 and [name for name in mapped if name not in settings_keys()] == []
+
+
+def test_each_argument_of_peft_and_the_trainer_exists():
+    gone = {"group_by_length", "torch_compile", "warmup_ratio"}  # of some versions of the Trainer
+    for section, cls in (("LoraConfig", peft.LoraConfig), ("TrainingArguments", transformers.TrainingArguments)):
+        known = set(inspect.signature(cls).parameters) | gone
+        theirs = [name for cells in rows(section) for name in re.findall(r"`(\w+)`", cells[0])]
+        assert [name for name in theirs if name not in known] == []
+
+
+def test_the_data_builders_and_their_arguments_exist():
+    named = [name for _, ours in rows("Data") for name in re.findall(r"`([\w.]+)[`:]", ours)]
+    builders = [name for name in named if name.endswith("_dataset")]
+    assert len(builders) == 3 and all(config.find(f"torchtune_lite.datasets.{name}") for name in builders)
+    keys = {name.rpartition(".")[2] for name in named if name not in builders}
+    assert keys - settings_keys() == set()
