@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,12 @@ from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.models import llama2
 from torchtune_lite.training import peak_memory, reset_peak_memory
+
+
+@pytest.fixture(autouse=True)
+def seen_by_caplog(monkeypatch) -> None:
+    """Lets pytest see the package's messages, also where a test before has set its logger up."""
+    monkeypatch.setattr(logging.getLogger("torchtune_lite"), "propagate", True)
 
 
 @pytest.fixture(scope="session")

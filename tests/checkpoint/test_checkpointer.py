@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests.checkpoint.test_meta import write_meta
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer, disk, gather
 from torchtune_lite.checkpoint.hf import write_hf_model
+from torchtune_lite.checkpoint.manifest import read_manifest
 from torchtune_lite.checkpoint.model_weights import merged_weights
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import llama2
@@ -222,3 +223,24 @@ def test_a_save_holds_two_tensors_beside_the_model(wide_base, build, peak_bytes,
     size = sum(file.stat().st_size for file in (tmp_path / "step_3").rglob("*"))
     adapter = sum(p.numel() * p.itemsize for p in model.parameters() if p.requires_grad)
     assert adapter < size < adapter + 40_000
+
+
+@pytest.mark.parametrize("adapter_only", [False, True])
+def test_a_save_asks_for_its_space_first_and_names_its_step(
+    make_checkpointer, build, tmp_path: Path, monkeypatch, adapter_only: bool
+):
+    checkpointer = make_checkpointer()
+    model = build(checkpointer, **LORA)
+    optimizer = torch.optim.AdamW([param for param in model.parameters() if param.requires_grad])
+    sum(param.sum() for param in model.parameters() if param.requires_grad).backward()
+    optimizer.step()
+    state = gather(model, optimizer, None, {"global_step": 7})
+    checkpointer.save(tmp_path / "step_7", model, adapter_only=adapter_only, state=state)
+    assert read_manifest(tmp_path / "step_7").step == 7
+
+    written = sum(path.stat().st_size for path in (tmp_path / "step_7").rglob("*"))
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 0)
+    with pytest.raises(SaveError, match="step_8 was not saved: it needs .* MB, 0.0 MB are free") as error:
+        checkpointer.save(tmp_path / "step_8", model, adapter_only=adapter_only, state=state)
+    asked = float(str(error.value).partition(" MB")[0].rpartition(" ")[2]) * 1e6
+    assert asked <= written < asked + 150_000  # JSON, headers, the folders themselves
