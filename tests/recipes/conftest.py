@@ -6,7 +6,8 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,19 +86,27 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny(checkpoint, folder / "train.jsonl", folder / "val.jsonl")
 
 
+@pytest.fixture(scope="session")
+def tune_server() -> Iterator[subprocess.Popen[str]]:
+    """The process that the runs are forked from."""
+    server = [sys.executable, str(Path(__file__).with_name("tune_server.py"))]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(server, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+
+
 @pytest.fixture
-def tune(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def tune(tune_server: subprocess.Popen[str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `tune` in a process of its own, from a folder of its own."""
 
     def run(*args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(
-            [sys.executable, "-m", "torchtune_lite", *map(str, args)],
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
+        words = list(map(str, args))
+        with tempfile.TemporaryDirectory() as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            request = {"args": words, "cwd": str(tmp_path), "out": str(out), "err": str(err)}
+            print(json.dumps(request), file=tune_server.stdin, flush=True)
+            code = int(tune_server.stdout.readline())
+            result = subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
         if check:
             assert result.returncode == 0, result.stderr
         return result

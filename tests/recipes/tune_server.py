@@ -1,0 +1,51 @@
+"""Runs `tune` as often as asked, each time in a process of its own, forked from one that has imported torch.
+
+Reads one JSON object a line: `args`, `cwd`, and the paths `out` and `err`; answers each with a line, the exit code as
+`subprocess` gives it. A run is then as real as one from a shell, without the seconds of importing.
+"""
+
+import json
+import os
+import runpy
+import sys
+import traceback
+
+import torch  # noqa: F401
+
+import torchtune_lite.models.llama2
+import torchtune_lite.training  # noqa: F401
+
+
+def serve() -> None:
+    """Answers until the standard input ends."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            run(**request)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def run(args: list[str], cwd: str, out: str, err: str) -> None:
+    """Becomes `python -m torchtune_lite *args`."""
+    os.chdir(cwd)
+    for path, fd in ((os.devnull, 0), (out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), fd)
+    sys.argv = ["tune", *args]
+    code: object = 0
+    try:
+        runpy.run_module("torchtune_lite", run_name="__main__", alter_sys=True)
+    except SystemExit as exit:
+        code = exit.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+if __name__ == "__main__":
+    serve()
