@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from torchtune_lite.modules import attention
+from torchtune_lite.modules import Documents, attention
 
 attention_module = sys.modules["torchtune_lite.modules.attention"]  # the function has the same name
 
@@ -73,3 +73,57 @@ def test_dropout_of_the_written_out_path_keeps_the_mean():
     mean = torch.stack([attention(q, k, v, dropout=0.5) for _ in range(3000)]).float().mean(0)
     assert_close(mean, attention(q, k, v).float(), atol=0.1, rtol=0.1)
     assert not torch.equal(attention(q, k, v, dropout=0.5), attention(q, k, v))
+
+
+# --- documents in one row ---
+
+LENGTHS = [3, 1, 7, 2]
+
+
+def block_diagonal(lengths):
+    document = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    return (document[:, None] == document) & torch.ones(sum(lengths), sum(lengths), dtype=torch.bool).tril()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_documents_do_not_see_each_other(kv_heads, dtype):
+    qkv = [x[:1].requires_grad_() for x in random_qkv(13, 13, kv_heads=kv_heads, dtype=dtype)]
+    exact = [x.detach().double().requires_grad_() for x in qkv]
+    ours, theirs = attention(*qkv, Documents(LENGTHS)), plain(*exact, block_diagonal(LENGTHS))
+    tolerance = {"atol": 1e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
+    assert_close(ours.double(), theirs, **tolerance)
+    weight = torch.randn_like(theirs)
+    for mine, his in zip(
+        torch.autograd.grad(ours, qkv, weight.to(dtype)), torch.autograd.grad(theirs, exact, weight), strict=True
+    ):
+        assert_close(mine.double(), his, **tolerance)
+    assert not torch.allclose(ours.double(), plain(*exact, block_diagonal([13])), atol=0.05), "the borders count"
+
+
+@pytest.mark.parametrize("new", [False, True])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_the_kernel_for_documents_is_told_their_ends(kv_heads, new, monkeypatch):
+    """The arguments of `varlen_attn`, of torch 2.10 and of later ones, given to a plain computation in its place."""
+
+    def computed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
+        assert cu_seq_q.dtype == torch.int32 and torch.equal(cu_seq_q, cu_seq_k) and max_q == max_k == 7
+        qkv = [x.transpose(0, 1)[None] for x in (query, key, value)]
+        return plain(*qkv, block_diagonal(cu_seq_q.diff().tolist()))[0].transpose(0, 1)
+
+    def as_in_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
+        assert is_causal and query.shape == key.shape
+        return computed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
+
+    def as_in_2_13(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), enable_gqa=False):
+        assert window_size == (-1, 0) and (enable_gqa or query.shape == key.shape)
+        return computed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
+
+    monkeypatch.setattr(attention_module, "varlen_attn", as_in_2_13 if new else as_in_2_10)
+    q, k, v = (x[:1] for x in random_qkv(13, 13, kv_heads=kv_heads))
+    ours = attention_module._varlen(q, k, v, Documents(LENGTHS))
+    assert_close(ours, attention(q, k, v, Documents(LENGTHS)))
+
+
+def test_positions_start_anew_with_each_document():
+    assert Documents([3, 1, 2]).positions().tolist() == [[0, 1, 2, 0, 0, 1]]

@@ -200,3 +200,32 @@ def test_every_projection_is_made_by_the_factory():
         ("w3", 32, 256),
         ("output", 32, 96),
     ]
+
+
+# --- documents in one row ---
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_documents_in_a_row_are_computed_as_if_alone(llama, checkpointing):
+    """Logits and gradients of three documents in one row are those of each by itself."""
+    model = llama().ours.train()
+    model.activation_checkpointing = checkpointing
+    documents = [torch.randint(0, 96, (1, n)) for n in (5, 1, 11)]
+    weights = [torch.randn(1, d.shape[1], 96) for d in documents]
+    alone = [model(d) for d in documents]
+    expected = torch.autograd.grad(sum((w * x).sum() for w, x in zip(weights, alone, strict=True)), model.parameters())
+    joined = model(torch.cat(documents, 1), seq_lens=[5, 1, 11])
+    assert_close(joined, torch.cat(alone, 1), atol=1e-6, rtol=1e-5)
+    found = torch.autograd.grad((torch.cat(weights, 1) * joined).sum(), model.parameters())
+    for mine, theirs in zip(found, expected, strict=True):
+        assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(model(torch.cat(documents, 1)), joined, atol=1e-2)
+
+
+def test_a_document_may_not_have_more_positions_than_the_model(llama):
+    model = llama().ours
+    limit = model.config.max_seq_len
+    tokens = torch.zeros(1, limit + 3, dtype=torch.int64)
+    model(tokens, seq_lens=[limit, 3])
+    with pytest.raises(ValueError, match=f"^{limit + 2} tokens exceed max_seq_len {limit}$"):
+        model(tokens, seq_lens=[1, limit + 2])

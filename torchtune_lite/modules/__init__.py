@@ -1,6 +1,6 @@
 """The decoder and its loss; knows no model family, adapter or file format."""
 
-from torchtune_lite.modules.attention import attention
+from torchtune_lite.modules.attention import Documents, attention
 from torchtune_lite.modules.kv_cache import KVCache
 from torchtune_lite.modules.transformer import (
     DecoderConfig,
@@ -13,6 +13,7 @@ from torchtune_lite.modules.transformer import (
 
 __all__ = [
     "DecoderConfig",
+    "Documents",
     "FeedForward",
     "KVCache",
     "MultiHeadAttention",

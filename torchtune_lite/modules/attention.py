@@ -3,20 +3,44 @@
 b batch, s queries, t keys, h heads, k kv heads, e head width.
 """
 
+from collections.abc import Sequence
+from inspect import signature
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+try:
+    from torch.nn.attention.varlen import varlen_attn  # torch 2.10
+except ImportError:
+    varlen_attn = None
 
 SHORT = 512
 """Positions up to which 16-bit attention on a CPU is faster written out than fused: 1.3 to 4 times, measured."""
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+class Documents:
+    """Documents of `lengths` tokens that lie one after the other in a row of a batch, none of which sees another."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device | None = None) -> None:
+        self.lengths = list(lengths)
+        self.ends = torch.tensor([0, *self.lengths]).cumsum(0).to(device, torch.int32)  # [n + 1], for the GPU's kernel
+
+    def positions(self) -> Tensor:
+        """Counts the tokens of each document from 0: `[1, t] int64`."""
+        return torch.cat([torch.arange(n) for n in self.lengths])[None].to(self.ends.device)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Documents | None = None, dropout: float = 0.0) -> Tensor:
     """Attends `q [b, h, s, e]` to `k, v [b, k, t, e]`, giving `[b, h, s, e]`; h/k heads share a kv head.
 
     `mask` is a bool `[b or 1, 1, s, t]`, True where a query may look. Without one, attention is causal and the queries
-    are the last s of the t positions, so that a prefix in a KV cache is seen whole.
+    are the last s of the t positions, so that a prefix in a KV cache is seen whole. `Documents`, for b = 1 and s = t,
+    make it causal within each of them; no mask is built.
     """
+    if isinstance(mask, Documents):
+        on_gpu = q.is_cuda and q.dtype != torch.float32 and not dropout and varlen_attn is not None
+        return _varlen(q, k, v, mask) if on_gpu else _one_by_one(q, k, v, mask, dropout)
     s, t = q.shape[2], k.shape[2]
     if mask is None and 1 < s < t:
         mask = torch.ones(s, t, dtype=torch.bool, device=q.device).tril(t - s)
@@ -37,3 +61,23 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: 
     scores = q @ k[:, :, None].transpose(-2, -1)  # [b, k, h/k, s, t]
     weights = scores.masked_fill_(~mask[..., None, :, :], -torch.inf).softmax(dim=-1)
     return (F.dropout(weights, dropout) @ v[:, :, None]).flatten(1, 2)
+
+
+def _one_by_one(q: Tensor, k: Tensor, v: Tensor, documents: Documents, dropout: float) -> Tensor:
+    """Calls `attention` once a document: on a CPU 3 times as fast as one call with a mask, measured."""
+    parts = zip(*(x.split(documents.lengths, dim=2) for x in (q, k, v)), strict=True)
+    outputs = [attention(*part, dropout=dropout).transpose(1, 2) for part in parts]  # [1, n, h, e]
+    return torch.cat(outputs, dim=1).transpose(1, 2)
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
+    """Attends in one kernel of FlashAttention-2 that is told where the documents end."""
+    known, longest = signature(varlen_attn).parameters, max(documents.lengths)
+    causal = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if "enable_gqa" in known:
+        causal["enable_gqa"] = True
+    elif q.shape[1] != k.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # [t, h or k, e]
+    y = varlen_attn(q, k, v, documents.ends, documents.ends, longest, longest, **causal)
+    return y.transpose(0, 1)[None]

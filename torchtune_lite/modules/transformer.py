@@ -6,7 +6,7 @@ Llama 2 (arXiv 2307.09288): pre-norm with RMSNorm (arXiv 1910.07467), rotary pos
 b batch, s sequence, d embed_dim, h num_heads, k num_kv_heads, e head_dim, f intermediate_dim, v vocab_size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from torchtune_lite.modules.attention import attention
+from torchtune_lite.modules.attention import Documents, attention
 from torchtune_lite.modules.kv_cache import KVCache
 
 LinearFactory = Callable[[str, int, int], nn.Module]
@@ -91,7 +91,7 @@ class MultiHeadAttention(nn.Module):
         self.output_proj = linear("output_proj", d, d)
         self.kv_cache: KVCache | None = None
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | Documents | None = None) -> Tensor:
         """Mixes `x [b, s, d]` over the sequence; `mask` as in `attention`."""
         q, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(q, rope), rotate(k, rope)
@@ -129,7 +129,7 @@ class TransformerSelfAttentionLayer(nn.Module):
         self.mlp_norm = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
         self.mlp = FeedForward(config, linear)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | Documents | None = None) -> Tensor:
         """Maps `x [b, s, d]` to `[b, s, d]`."""
         h = x + self.attn(self.sa_norm(x), rope, mask)
         return h + self.mlp(self.mlp_norm(h))
@@ -153,14 +153,26 @@ class TransformerDecoder(nn.Module):
         self.output = linear("output", config.embed_dim, config.vocab_size)
 
     def forward(
-        self, tokens: Tensor, *, input_pos: Tensor | None = None, mask: Tensor | None = None, skip_output: bool = False
+        self,
+        tokens: Tensor,
+        *,
+        input_pos: Tensor | None = None,
+        mask: Tensor | Documents | None = None,
+        seq_lens: Sequence[int] | None = None,
+        skip_output: bool = False,
     ) -> Tensor:
         """Gives the logits `[b, s, v]` of `tokens [b, s] int64`, with `skip_output` the normed states `[b, s, d]`.
 
         `input_pos [b or 1, s]` are the positions (default 0, 1, …, after what a KV cache holds); `mask` as in
-        `attention`. Raises ValueError for more positions than max_seq_len.
+        `attention`. `seq_lens` are the lengths of documents that make up the one row of `tokens`: each is computed as
+        if it were alone. Raises ValueError for more positions than max_seq_len.
         """
-        if input_pos is None:
+        if seq_lens is not None:
+            if max(seq_lens) > self.config.max_seq_len:
+                raise ValueError(f"{max(seq_lens)} tokens exceed max_seq_len {self.config.max_seq_len}")
+            mask = Documents(seq_lens, tokens.device)
+            input_pos = mask.positions()
+        elif input_pos is None:
             cache = self.layers[0].attn.kv_cache
             start = cache.length if cache is not None else 0
             if start + tokens.shape[1] > self.config.max_seq_len:
