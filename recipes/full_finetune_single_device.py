@@ -9,7 +9,6 @@ Writes under output_dir: `epoch_N/` and `step_N/` (the model, ready for transfor
 
 import math
 import sys
-import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -44,6 +43,9 @@ class Settings:
     batch_size: int = config.key(2, minimum=1)  # sequences in a micro-batch
     batch_size_val: int | None = config.key(None, minimum=1)  # null: batch_size
     shuffle: bool = True  # a new order each epoch, a function of seed and epoch
+    collate: str = config.key("padding_free", choices=tuple(data.COLLATES))  # samples joined in a row; or padded
+    group_by_length: bool = False  # True: samples of about one length in a micro-batch, for collate: padded
+    num_workers: int = config.key(0, minimum=0)  # processes that make micro-batches ahead of the step
     seed: int | None = None  # null: drawn and logged
 
     epochs: int = config.key(1, minimum=1)
@@ -126,6 +128,7 @@ class FullFinetuneRecipeSingleDevice:
         logger = config.instantiate(cfg.metric_logger, defaults={"run_id": run_id})
         self.metrics = training.MetricLoggers(self.output_dir, logger, resumed_step=step)
         self.metrics.log_config(config.to_dict(cfg))
+        self.meter = training.Meter(self.batches, self.device, memory=cfg.log_peak_memory_stats)
 
     def _batches(self, node: Any, batch_size: int, shuffle: bool) -> data.Batches | None:
         if node is None:
@@ -137,6 +140,9 @@ class FullFinetuneRecipeSingleDevice:
             shuffle=shuffle,
             pad_id=self.tokenizer.pad_id,
             vocab_size=self.model.config.vocab_size,
+            collate=self.cfg.collate,
+            group_by_length=self.cfg.group_by_length,
+            num_workers=self.cfg.num_workers,
         )
 
     def load_model(self) -> None:
@@ -168,7 +174,7 @@ class FullFinetuneRecipeSingleDevice:
             windows = data.windows(batches, cfg.gradient_accumulation_steps)
             with tqdm(total=self.steps_per_epoch, initial=done, desc=f"epoch {epoch}", unit="step") as bar:
                 for window in islice(windows, self.steps_per_epoch - done):
-                    start = time.perf_counter()
+                    self.meter.start(window)
                     num_tokens = data.num_label_tokens(window)
                     loss = float(sum(self.forward_backward(batch, num_tokens) for batch in window))
                     grad_norm = torch.nn.utils.clip_grad_norm_(self.params, cfg.clip_grad_norm or math.inf)
@@ -183,11 +189,10 @@ class FullFinetuneRecipeSingleDevice:
                     progress.val_pending = self.batches_val is not None and self.is_due(cfg.run_val_every_n_steps)
                     self.rng_state = checkpoint.rng_state()
 
-                    speed = data.num_real_tokens(window, self.tokenizer.pad_id) / (time.perf_counter() - start)
-                    bar.set_postfix_str(f"loss {loss:.4f}, {speed:,.0f} tokens/s", refresh=False)
+                    bar.set_postfix_str(f"loss {loss:.4f}, {self.meter.stop():,.0f} tokens/s", refresh=False)
                     bar.update()
                     if self.is_due(cfg.log_every_n_steps):
-                        self.log_step(epoch, loss=loss, lr=lr, grad_norm=grad_norm, tokens_per_second=speed)
+                        self.log_step(epoch, loss=loss, lr=lr, grad_norm=grad_norm)
                     self.end_step()
                     if self.is_done():
                         break
@@ -224,7 +229,7 @@ class FullFinetuneRecipeSingleDevice:
         """Sums the loss over the label tokens of `batch` (`tokens`, `labels [b, s]`); heeds a signal to stop first."""
         self.signals.poll()
         tokens, labels = batch["tokens"].to(self.device), batch["labels"].to(self.device)
-        hidden = self.model(tokens, skip_output=True)  # [b, s, d]
+        hidden = self.model(tokens, seq_lens=batch.get("seq_lens"), skip_output=True)  # [b, s, d]
         return self.loss_fn(self.model.output, hidden, labels)
 
     @torch.no_grad()
@@ -244,13 +249,9 @@ class FullFinetuneRecipeSingleDevice:
         self.log.info("step %d: val_loss %.4f", self.progress.global_step, val_loss)
 
     def log_step(self, epoch: int, **values: Any) -> None:
-        """Logs the numbers of one optimizer step, and the peak of memory since the last time."""
-        if self.cfg.log_peak_memory_stats:
-            values |= training.peak_memory(self.device)
-            training.reset_peak_memory(self.device)
-        if self.cfg.on_nonfinite == "skip":
-            values["skipped_steps"] = self.progress.skipped_steps
-        row = {"epoch": epoch, **{name: float(value) for name, value in values.items()}}
+        """Logs the numbers of one optimizer step, and what the steps since the last time cost."""
+        values |= {"epoch": epoch, "skipped_steps": self.progress.skipped_steps, **self.meter.take()}
+        row = {name: float(value) for name, value in values.items()}
         self.metrics.log_dict(row, step=self.progress.global_step)
 
     def save_checkpoint(self, name: str, final: bool = False) -> None:
@@ -263,8 +264,7 @@ class FullFinetuneRecipeSingleDevice:
         """Takes the first tokens `[b, s]` of up to `verify_rows` rows of a batch."""
         if self.cfg.verify_rows is None:
             return None
-        batch = next((self.batches_val or self.batches).epoch(0))
-        return batch["tokens"][: self.cfg.verify_rows, :64]
+        return data.some_rows(next((self.batches_val or self.batches).epoch(0)), self.cfg.verify_rows)
 
     def cleanup(self) -> None:
         """Ends a save, closes the loggers, draws the loss curve and gives the output_dir free."""

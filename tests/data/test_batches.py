@@ -3,8 +3,8 @@ import random
 import pytest
 import torch
 
-from torchtune_lite.data import Batches, num_label_tokens, num_real_tokens, padded_collate_sft, windows
-from torchtune_lite.errors import DataError
+from torchtune_lite.data import Batches, num_label_tokens, num_real_tokens, some_rows, windows
+from torchtune_lite.errors import ConfigError, DataError
 
 
 class Numbers:
@@ -23,20 +23,13 @@ class Numbers:
         return f"x.jsonl:{i + 1}"
 
 
-def batches(length=7, batch_size=3, *, seed=0, shuffle=False, **rest):
-    return Batches(Numbers(length), batch_size, seed=seed, shuffle=shuffle, pad_id=99, **rest)
+def batches(length=7, batch_size=3, *, seed=0, shuffle=False, collate="padded", **rest):
+    return Batches(Numbers(length), batch_size, seed=seed, shuffle=shuffle, pad_id=99, collate=collate, **rest)
 
 
 def order(epoch):
     """The samples in the order they come: the first token of a sample is its number."""
     return [int(token) for batch in epoch for token in batch["tokens"][:, 0]]
-
-
-def test_pads_on_the_right_to_the_longest():
-    batch = padded_collate_sft([Numbers(3)[0], Numbers(3)[2]], padding_idx=99)
-    assert batch["tokens"].tolist() == [[0, 99, 99], [2, 2, 2]]
-    assert batch["labels"].tolist() == [[-100, -100, -100], [2, 2, -100]]
-    assert batch["tokens"].dtype == batch["labels"].dtype == torch.int64
 
 
 def test_an_epoch_has_every_sample_once_the_last_batch_being_smaller():
@@ -90,6 +83,8 @@ def test_the_fingerprint_is_that_of_the_samples_not_of_their_order():
     assert batches(50).fingerprint().startswith("50 samples with hash ")
     data = batches(600)
     assert data.fingerprint() == batches(600).fingerprint() != batches(601).fingerprint()
+    packs = Batches(Packed(50), 3, seed=0, shuffle=False, pad_id=0)
+    assert packs.fingerprint() == batches(50).fingerprint().replace("samples", "samples in packs of 50")
     data.dataset = [data.dataset[i] for i in range(599)] + [{"tokens": [1], "labels": [1]}]
     assert data.fingerprint() == batches(600).fingerprint(), "of 600 samples, 256 are looked at"
     assert data.fingerprint(600) != batches(600).fingerprint(600)
@@ -120,3 +115,78 @@ def test_counts_label_tokens():
 
 def test_counts_tokens_that_are_no_padding():
     assert num_real_tokens(batches(4).epoch(0), 99) == 1 + 2 + 3 + 4
+
+
+def test_counts_no_token_as_padding_where_there_is_none():
+    free = batches(4, collate="padding_free")
+    free.pad_id = 2  # the token of a sample
+    assert num_real_tokens(free.epoch(0), 2) == 1 + 2 + 3 + 4
+
+
+def test_joined_batches_have_the_samples_of_padded_ones():
+    joined = list(batches(50, shuffle=True, collate="padding_free").epoch(1))
+    padded = list(batches(50, shuffle=True).epoch(1))
+    assert [batch["tokens"][0].tolist() for batch in joined] == [
+        [token for row in batch["tokens"].tolist() for token in row if token != 99] for batch in padded
+    ]
+
+
+def test_workers_make_the_same_batches():
+    ahead, here = (list(batches(50, shuffle=True, num_workers=n).epoch(2, start=4)) for n in (2, 0))
+    assert len(ahead) == len(here) == 13
+    assert all(torch.equal(a[name], b[name]) for a, b in zip(ahead, here, strict=True) for name in a)
+
+
+def test_samples_of_about_the_same_length_come_together():
+    grouped = batches(400, 4, shuffle=True, group_by_length=True)
+    assert sorted(order(grouped.epoch(0))) == list(range(400))
+    assert order(grouped.epoch(0)) != order(grouped.epoch(1))
+    shares = [
+        sum(int((batch["tokens"] == 99).sum()) for batch in data.epoch(0))
+        for data in (grouped, batches(400, 4, shuffle=True))
+    ]
+    assert shares[0] < shares[1] / 10
+
+
+class Packed(Numbers):
+    pack_len = 50
+    lengths = range(1, 8)
+
+
+def test_packs_take_as_many_samples_as_fit():
+    data = Batches(Packed(7), 2, seed=0, shuffle=True, pad_id=99)
+    data.pack_len = 5
+    epochs = [[batch["seq_lens"] for batch in data.epoch(e)] for e in range(3)]
+    assert [sorted(sum(lengths, [])) for lengths in epochs] == [list(range(1, 8))] * 3
+    assert {sum(lengths) for epoch in epochs for lengths in epoch} == {10, 8}  # 7 + 3, 6 + 4, 5 + 2 + 1
+    assert len(data) == 3 == len(epochs[0]) and epochs[0] != epochs[1]
+    assert data.where(0, 0, 1).count("x.jsonl:") == len(epochs[0][0])
+
+
+def test_nothing_is_padded_in_packs():
+    with pytest.raises(ConfigError, match="^dataset.packed=True leaves nothing to pad; set collate=padding_free"):
+        Batches(Packed(7), 2, seed=0, shuffle=True, pad_id=99, collate="padded")
+
+
+@pytest.mark.parametrize("collate", ["padded", "padding_free"])
+def test_samples_without_tokens_are_left_out(collate):
+    empty = {"tokens": [], "labels": []}
+    data = [empty, {"tokens": [1, 2], "labels": [2, -100]}, empty, empty]
+    first, second = Batches(data, 2, seed=0, shuffle=False, pad_id=7, collate=collate).epoch(0)
+    assert first["tokens"].tolist() == [[1, 2]] and first["labels"].tolist() == [[2, -100]]
+    assert second["labels"].tolist() == [[-100]]
+
+
+def test_tells_the_share_of_time_that_went_on_waiting(monkeypatch):
+    now = iter([0.0, 1.0, 4.0, 8.0, 10.0, 10.0])  # made at 0; a batch asked for at 1, there at 4; told at 8
+    monkeypatch.setattr("torchtune_lite.data.batches.time.perf_counter", lambda: next(now))
+    data = batches(4)
+    next(data.epoch(0))
+    assert data.take_wait_share() == 3 / 8
+    assert data.take_wait_share() == 0.0
+
+
+def test_some_rows_of_a_batch_whatever_its_shape():
+    padded, joined = (next(batches(12, 6, collate=kind).epoch(0)) for kind in ("padded", "padding_free"))
+    assert some_rows(padded, 4, 8).shape == (4, 8) and some_rows(joined, 4, 8).shape == (2, 8)
+    assert some_rows(joined, 4).shape == (1, 21)

@@ -1,10 +1,62 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from torchtune_lite.data import refuse_packed
+from torchtune_lite.data import PackedDataset, refuse_packed
 from torchtune_lite.errors import ConfigError
 
 
-def test_refuses_packing():
+class Texts:
+    """Sample i has `lengths[i]` tokens, 100 i and on, all in the loss."""
+
+    def __init__(self, *lengths):
+        self.lengths_ = lengths
+
+    def __len__(self):
+        return len(self.lengths_)
+
+    def __getitem__(self, i):
+        tokens = list(range(100 * i, 100 * i + self.lengths_[i]))
+        return {"tokens": tokens, "labels": [*tokens[1:], -100] if tokens else []}
+
+    def where(self, i):
+        return f"x.txt:{i + 1}"
+
+
+def test_a_long_sample_is_cut_in_several_whose_labels_go_on():
+    data = PackedDataset(Texts(3, 10), 4)
+    assert [data[i]["tokens"] for i in range(len(data))] == [
+        [0, 1, 2],
+        [100, 101, 102, 103],
+        [104, 105, 106, 107],
+        [108, 109],
+    ]
+    assert data[1]["labels"] == [101, 102, 103, 104] and data[3]["labels"] == [109, -100]
+    assert list(data.lengths) == [3, 4, 4, 2]
+    assert [data.where(i) for i in range(4)] == ["x.txt:1", "x.txt:2", "x.txt:2", "x.txt:2"]
+
+
+@settings(max_examples=100, derandomize=True)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.integers(1, 12))
+def test_each_token_with_a_label_is_there_once(lengths, limit):
+    texts = Texts(*lengths)
+    data = PackedDataset(texts, limit)
+    pieces = [data[i] for i in range(len(data))]
+    assert [len(piece["tokens"]) for piece in pieces] == list(data.lengths)
+    assert all(0 < len(piece["tokens"]) <= limit for piece in pieces)
+    pairs = [
+        [pair for sample in samples for pair in zip(sample["tokens"], sample["labels"], strict=True) if pair[1] >= 0]
+        for samples in (pieces, [texts[i] for i in range(len(texts))])
+    ]
+    assert pairs[0] == pairs[1]
+
+
+def test_the_length_of_a_pack_must_be_known():
+    with pytest.raises(ConfigError, match="^packed=True needs tokenizer.max_seq_len"):
+        PackedDataset(Texts(3), None)
+
+
+def test_off_is_allowed():
     refuse_packed(False)
-    with pytest.raises(ConfigError, match="^packed=True: samples can't be packed yet; set packed=False"):
+    with pytest.raises(ConfigError, match="^packed=True: samples can't be packed yet"):
         refuse_packed(True)

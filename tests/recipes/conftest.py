@@ -206,7 +206,7 @@ def digest(output_dir: Path, folder: str) -> dict[str, object]:
     found |= {key: trainer[key] for key in ("progress", "optimizer", "lr_scheduler")}
     del found["progress"]["start_id"]
     rows = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())
-    measured = ("tokens_per_second", "peak_memory")
+    measured = ("tokens_per_second", "label_tokens_per_second", "data_wait", "peak_memory")
     return found | {
         "metrics": [{name: value for name, value in row.items() if not name.startswith(measured)} for row in rows]
     }

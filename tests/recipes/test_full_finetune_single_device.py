@@ -139,3 +139,18 @@ max_steps_per_epoch: 5
         total += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
         count += int((labels != -100).sum())
     assert val_loss == pytest.approx(total / count, abs=1e-5)
+
+
+@pytest.mark.parametrize("words", [["collate=padded"], ["collate=padded", "group_by_length=True"], ["num_workers=2"]])
+def test_how_batches_are_made_changes_no_loss(tune, config_file, tmp_path, words):
+    recipe = ("run", "full_finetune_single_device", "--config", config_file, "batch_size=29")
+    tune(*recipe)
+    tune(*recipe, "output_dir=other", *words)
+    torch.testing.assert_close(
+        metrics(tmp_path / "other", "loss"),
+        metrics(tmp_path / "out", "loss"),
+        rtol=0,
+        atol=0 if "num" in words[0] else 1e-5,
+    )
+    padding = metrics(tmp_path / "other", "padding")
+    assert (min(padding) > 0.1) == (words[0] == "collate=padded") and set(metrics(tmp_path / "out", "padding")) == {0}

@@ -40,6 +40,7 @@ ON_CHANGE = {
     "device": WARN,
     "dtype": REFUSE,
     "gradient_accumulation_steps": REFUSE,
+    "group_by_length": REFUSE,
     "loss": WARN,
     "lr_scheduler": WARN,
     "model": REFUSE,

@@ -1,6 +1,13 @@
 """From rows to tensors: messages, prompt templates, tokenizers, samples, batches."""
 
-from torchtune_lite.data.batches import Batches, num_label_tokens, num_real_tokens, padded_collate_sft, windows
+from torchtune_lite.data.batches import (
+    Batches,
+    num_label_tokens,
+    num_real_tokens,
+    some_rows,
+    windows,
+)
+from torchtune_lite.data.collate import COLLATES, Batch, padded_collate_sft, padding_free_collate_sft
 from torchtune_lite.data.messages import (
     AlpacaToMessages,
     InputOutputToMessages,
@@ -9,7 +16,7 @@ from torchtune_lite.data.messages import (
     ShareGPTToMessages,
     validate_messages,
 )
-from torchtune_lite.data.packed import refuse_packed
+from torchtune_lite.data.packed import PackedDataset, refuse_packed
 from torchtune_lite.data.rows import OnBadSample, Rows
 from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, OnLongSample, SFTDataset
 from torchtune_lite.data.sources import DataFiles, Filter, load_rows
@@ -25,8 +32,10 @@ from torchtune_lite.data.text import ColumnText, TextTokens
 from torchtune_lite.data.tokenizers import SentencePieceTokenizer, check_vocabulary, limit_length
 
 __all__ = [
+    "COLLATES",
     "CROSS_ENTROPY_IGNORE_IDX",
     "AlpacaToMessages",
+    "Batch",
     "Batches",
     "ChatMLTemplate",
     "ColumnText",
@@ -39,6 +48,7 @@ __all__ = [
     "OnBadSample",
     "OnLongSample",
     "OpenAIToMessages",
+    "PackedDataset",
     "PromptTemplate",
     "QuestionAnswerTemplate",
     "Rows",
@@ -53,7 +63,9 @@ __all__ = [
     "num_label_tokens",
     "num_real_tokens",
     "padded_collate_sft",
+    "padding_free_collate_sft",
     "refuse_packed",
+    "some_rows",
     "validate_messages",
     "windows",
 ]

@@ -1,40 +1,30 @@
-"""Batches: samples → padded tensors, in an order that only the seed and the epoch decide.
-
-b samples of a micro-batch, s tokens of its longest sample.
-"""
+"""Batches: samples → tensors, in an order that only the seed and the epoch decide."""
 
 import hashlib
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator
+from random import Random
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
+from torchtune_lite.data import plan
+from torchtune_lite.data.collate import COLLATES, Batch
 from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX
-from torchtune_lite.errors import DataError
+from torchtune_lite.data.workers import made_ahead
+from torchtune_lite.errors import ConfigError, DataError
 
-Batch = dict[str, Tensor]
 T = TypeVar("T")
-
-
-def padded_collate_sft(
-    batch: Sequence[dict[str, list[int]]], padding_idx: int = 0, ignore_idx: int = CROSS_ENTROPY_IGNORE_IDX
-) -> Batch:
-    """Pads samples on the right to the longest: `tokens`, `labels` [b, s] int64."""
-    shape = len(batch), max(len(sample["tokens"]) for sample in batch)
-    tokens, labels = torch.full(shape, padding_idx), torch.full(shape, ignore_idx)
-    for row, sample in enumerate(batch):
-        tokens[row, : len(sample["tokens"])] = torch.tensor(sample["tokens"])
-        labels[row, : len(sample["labels"])] = torch.tensor(sample["labels"])
-    return {"tokens": tokens, "labels": labels}
 
 
 class Batches:
     """Micro-batches of `batch_size` samples on the CPU; the last of an epoch may be smaller.
 
+    Those of a data set that is packed (it has a `pack_len`) take as many samples as fit in `batch_size · pack_len`
+    tokens. `collate`: `padding_free`, `padded`, or a function of the samples and `padding_idx`. `group_by_length` puts
+    samples of about the same length together. `num_workers` processes make batches ahead of the step; 0: none.
     `vocab_size` is the number of the model's embeddings: a token id beyond it raises DataError naming its row; None
-    checks nothing.
+    checks nothing. Samples without tokens are left out.
     """
 
     def __init__(
@@ -46,26 +36,44 @@ class Batches:
         shuffle: bool,
         pad_id: int,
         vocab_size: int | None = None,
-        collate: Callable[..., Batch] = padded_collate_sft,
+        collate: str | Callable[..., Batch] = "padding_free",
+        group_by_length: bool = False,
+        num_workers: int = 0,
     ) -> None:
         self.dataset, self.batch_size, self.seed, self.shuffle = dataset, batch_size, seed, shuffle
-        self.pad_id, self.vocab_size, self.collate = pad_id, vocab_size, collate
+        self.pad_id, self.vocab_size, self.num_workers = pad_id, vocab_size, num_workers
+        self.collate = COLLATES[collate] if isinstance(collate, str) else collate
+        self.pack_len = getattr(dataset, "pack_len", None)
+        if self.pack_len and self.collate is not COLLATES["padding_free"]:
+            raise ConfigError("dataset.packed=True leaves nothing to pad; set collate=padding_free, or packed=False")
+        self.lengths = self._lengths() if group_by_length or self.pack_len else None
+        self._planned: tuple[tuple[int, int], plan.Plan] | None = None  # of the last epoch asked for
+        self._waited, self._since = 0.0, time.perf_counter()
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)
+        return len(self._plan(0)) if self.pack_len else -(-len(self.dataset) // self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields the micro-batches of an epoch from number `start` on; draws nothing from the global random state."""
-        order = self._order(epoch)
-        for first in range(start * self.batch_size, len(order), self.batch_size):
-            indices = order[first : first + self.batch_size]
-            batch = self.collate([self.dataset[i] for i in indices], padding_idx=self.pad_id)
-            self._check_ids(batch["tokens"], indices)
+        made = made_ahead(self._make, self._plan(epoch)[start:], self.num_workers)
+        while True:
+            asked = time.perf_counter()
+            batch = next(made, None)
+            self._waited += time.perf_counter() - asked
+            if batch is None:
+                return
             yield batch
+
+    def take_wait_share(self) -> float:
+        """Returns the share of the time since it was last asked in which the step waited for data."""
+        now = time.perf_counter()
+        share = self._waited / (now - self._since)
+        self._waited, self._since = 0.0, now
+        return share
 
     def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
         """Says where the rows of `num_batches` micro-batches of an epoch stand, the first `shown` by name."""
-        rows = self._order(epoch)[start * self.batch_size : (start + num_batches) * self.batch_size]
+        rows = [row for batch in self._plan(epoch)[start : start + num_batches] for row in batch]
         more = f" and {len(rows) - shown:,} more" if len(rows) > shown else ""
         return ", ".join(map(self._where, rows[:shown])) + more
 
@@ -73,26 +81,54 @@ class Batches:
         """Says how many samples there are, and hashes up to `looked_at` of them, evenly spread, in tokens."""
         count = len(self.dataset)
         samples = [self.dataset[i] for i in sorted({k * count // looked_at for k in range(looked_at)})]
-        return f"{count:,} samples with hash {hashlib.sha256(str(samples).encode()).hexdigest()[:12]}"
+        packs = f" in packs of {self.pack_len:,}" if self.pack_len else ""
+        return f"{count:,} samples{packs} with hash {hashlib.sha256(str(samples).encode()).hexdigest()[:12]}"
 
-    def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self.dataset)))
+    def _plan(self, epoch: int) -> plan.Plan:
+        """Gives the samples of each micro-batch of an epoch."""
+        if self._planned is None or self._planned[0] != (self.seed, epoch):
+            self._planned = (self.seed, epoch), self._new_plan(epoch)
+        return self._planned[1]
+
+    def _new_plan(self, epoch: int) -> plan.Plan:
+        order, rng = list(range(len(self.dataset))), Random(f"{self.seed}/{epoch}")
         if self.shuffle:
-            random.Random(f"{self.seed}/{epoch}").shuffle(order)
-        return order
+            rng.shuffle(order)
+        if self.pack_len:
+            packs = plan.best_fit(order, self.lengths, self.batch_size * self.pack_len)
+            if self.shuffle:
+                rng.shuffle(packs)
+            return packs
+        if self.lengths is not None:
+            return plan.by_length(order, self.lengths, self.batch_size, rng)
+        return plan.in_turn(order, self.batch_size)
+
+    def _lengths(self) -> Any:
+        """Gives the tokens of each sample; a data set that does not know them is tokenised."""
+        known = getattr(self.dataset, "lengths", None)
+        return [len(self.dataset[i]["tokens"]) for i in range(len(self.dataset))] if known is None else known
+
+    def _make(self, indices: list[int]) -> Batch:
+        samples = [self.dataset[i] for i in indices]
+        batch = self.collate(
+            [sample for sample in samples if sample["tokens"]]
+            or [{"tokens": [self.pad_id], "labels": [CROSS_ENTROPY_IGNORE_IDX]}],
+            padding_idx=self.pad_id,
+        )
+        if self.vocab_size is not None and batch["tokens"].max() >= self.vocab_size:
+            self._refuse_id(indices, [max(sample["tokens"], default=0) for sample in samples])
+        return batch
+
+    def _refuse_id(self, indices: list[int], highest: list[int]) -> None:
+        where, token = self._where(indices[highest.index(max(highest))]), max(*highest, self.pad_id)
+        raise DataError(
+            f"{where}: token id {token:,} is beyond the model's {self.vocab_size:,} embeddings; "
+            "use the tokenizer that came with the checkpoint"
+        )
 
     def _where(self, index: int) -> str:
         """Says where a row stands; a data set that knows no places gives its number."""
         return getattr(self.dataset, "where", "sample {}".format)(index)
-
-    def _check_ids(self, tokens: Tensor, indices: Sequence[int]) -> None:
-        if self.vocab_size is None or tokens.max() < self.vocab_size:
-            return
-        row = int(tokens.amax(1).argmax())
-        raise DataError(
-            f"{self._where(indices[row])}: token id {int(tokens[row].max()):,} is beyond the model's "
-            f"{self.vocab_size:,} embeddings; use the tokenizer that came with the checkpoint"
-        )
 
 
 def windows(iterable: Iterable[T], n: int) -> Iterator[list[T]]:
@@ -114,4 +150,13 @@ def num_label_tokens(batches: Iterable[Batch]) -> int:
 
 def num_real_tokens(batches: Iterable[Batch], pad_id: int) -> int:
     """Counts the tokens that are no padding."""
-    return sum(int((batch["tokens"] != pad_id).sum()) for batch in batches)
+    return sum(
+        sum(batch["seq_lens"]) if "seq_lens" in batch else int((batch["tokens"] != pad_id).sum()) for batch in batches
+    )
+
+
+def some_rows(batch: Batch, most: int, length: int = 64) -> torch.Tensor:
+    """Takes up to `most` rows of up to `length` tokens of a batch, to compare two models on: `[b, s] int64`."""
+    tokens = batch["tokens"].flatten()
+    length = min(length, len(tokens))
+    return tokens[: len(tokens) // length * length].view(-1, length)[:most]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from torchtune_lite import config
-from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, check_vocabulary, limit_length
+from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batches, check_vocabulary, limit_length
 from torchtune_lite.datasets.concatenated import ConcatDataset, concatenated
 from torchtune_lite.errors import ConfigError, TuneError, warn
 
@@ -29,11 +29,11 @@ def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
     tokenizer = config.instantiate(cfg.tokenizer)
     _apply_limits(cfg, tokenizer)
     report: dict[str, Any] = {"max_seq_len": tokenizer.max_seq_len}
-    for key, node in nodes.items():
-        if node is not None:
-            report[key] = _describe(concatenated(config.instantiate(node, tokenizer)), tokenizer, num_samples)
-    samples_per_step = getattr(cfg, "batch_size", 1) * getattr(cfg, "gradient_accumulation_steps", 1)
-    steps = math.ceil(report["dataset"]["samples"] / samples_per_step)
+    data = {key: concatenated(config.instantiate(node, tokenizer)) for key, node in nodes.items() if node is not None}
+    for key, dataset in data.items():
+        report[key] = _describe(dataset, tokenizer, num_samples)
+    batches = Batches(data["dataset"], getattr(cfg, "batch_size", 1), seed=0, shuffle=False, pad_id=tokenizer.pad_id)
+    steps = math.ceil(len(batches) / getattr(cfg, "gradient_accumulation_steps", 1))
     report["steps_per_epoch"] = min(steps, getattr(cfg, "max_steps_per_epoch", None) or steps)
     return report
 

@@ -15,6 +15,7 @@ from torchtune_lite.training.lr_schedulers import (
     get_wsd_schedule,
 )
 from torchtune_lite.training.memory import parameter_summary, peak_memory, reset_peak_memory, storage_summary
+from torchtune_lite.training.meter import Meter
 from torchtune_lite.training.metric_logging import (
     DiskLogger,
     MetricLoggerInterface,
@@ -32,6 +33,7 @@ __all__ = [
     "DiskLogger",
     "FullModelHFCheckpointer",
     "FullModelMetaCheckpointer",
+    "Meter",
     "MetricLoggerInterface",
     "MetricLoggers",
     "Progress",

@@ -1,0 +1,20 @@
+import torch
+
+from torchtune_lite.data import padded_collate_sft, padding_free_collate_sft
+
+SAMPLES = [{"tokens": [5], "labels": [-100]}, {"tokens": [6, 7, 8], "labels": [7, 8, -100]}]
+
+
+def test_pads_on_the_right_to_the_longest():
+    batch = padded_collate_sft(SAMPLES, padding_idx=99)
+    assert batch["tokens"].tolist() == [[5, 99, 99], [6, 7, 8]]
+    assert batch["labels"].tolist() == [[-100, -100, -100], [7, 8, -100]]
+    assert batch["tokens"].dtype == batch["labels"].dtype == torch.int64
+
+
+def test_without_padding_samples_lie_in_one_row():
+    batch = padding_free_collate_sft(SAMPLES, padding_idx=99)
+    assert batch["tokens"].tolist() == [[5, 6, 7, 8]]
+    assert batch["labels"].tolist() == [[-100, 7, 8, -100]]
+    assert batch["seq_lens"] == [1, 3]
+    assert batch["tokens"].dtype == batch["labels"].dtype == torch.int64

@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from torchtune_lite import training
+from torchtune_lite.data import Batches
+
+SAMPLES = [{"tokens": [1, 2, 3], "labels": [-100, 3, -100]}, {"tokens": [4], "labels": [-100]}]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that says what it is told to."""
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    return now
+
+
+def test_counts_what_the_steps_since_the_last_time_cost(clock):
+    batches = Batches(SAMPLES, 2, seed=0, shuffle=False, pad_id=0, collate="padded")
+    meter = training.Meter(batches, torch.device("cpu"), memory=False)
+    window = list(batches.epoch(0))
+    for seconds in (2.0, 6.0):
+        clock[0] += 10.0  # in which a checkpoint is saved
+        meter.start(window)
+        clock[0] += seconds
+        assert meter.stop() == 4 / seconds
+    expected = {"tokens_per_second": 1.0, "label_tokens_per_second": 0.25, "padding": 2 / 6, "data_wait": 0.0}
+    assert meter.take() == pytest.approx(expected)
+    meter.start(window)
+    clock[0] += 1.0
+    meter.stop()
+    assert meter.take()["tokens_per_second"] == 4.0
+
+
+def test_tells_the_peak_memory_since_the_last_time_unless_told_not_to():
+    batches = Batches(SAMPLES, 2, seed=0, shuffle=False, pad_id=0)
+    meter = training.Meter(batches, torch.device("cpu"))
+    window = list(batches.epoch(0))
+
+    def peak(num_bytes):
+        meter.start(window)
+        torch.ones(num_bytes, dtype=torch.uint8)
+        meter.stop()
+        return meter.take()["peak_memory_resident"]
+
+    assert peak(2**28) > peak(1) + 0.2

@@ -1,0 +1,39 @@
+"""Collating: the samples of a micro-batch as tensors.
+
+b samples, s tokens of the longest, t tokens of all.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX
+
+Batch = dict[str, Tensor | list[int]]
+Sample = dict[str, list[int]]
+
+
+def padded_collate_sft(
+    batch: Sequence[Sample], padding_idx: int = 0, ignore_idx: int = CROSS_ENTROPY_IGNORE_IDX
+) -> Batch:
+    """Pads samples on the right to the longest: `tokens`, `labels` [b, s] int64."""
+    shape = len(batch), max(len(sample["tokens"]) for sample in batch)
+    tokens, labels = torch.full(shape, padding_idx), torch.full(shape, ignore_idx)
+    for row, sample in enumerate(batch):
+        tokens[row, : len(sample["tokens"])] = torch.tensor(sample["tokens"])
+        labels[row, : len(sample["labels"])] = torch.tensor(sample["labels"])
+    return {"tokens": tokens, "labels": labels}
+
+
+def padding_free_collate_sft(batch: Sequence[Sample], padding_idx: int = 0) -> Batch:
+    """Joins samples in one row: `tokens`, `labels` [1, t] int64, and `seq_lens`, the length of each.
+
+    A model that is given `seq_lens` computes each sample as if it were alone, and no padding.
+    """
+    tokens, labels = (torch.tensor([[x for sample in batch for x in sample[name]]]) for name in ("tokens", "labels"))
+    return {"tokens": tokens, "labels": labels, "seq_lens": [len(sample["tokens"]) for sample in batch]}
+
+
+COLLATES = {"padding_free": padding_free_collate_sft, "padded": padded_collate_sft}
+"""What the key `collate` of a recipe can name."""

@@ -1,0 +1,72 @@
+"""Worker processes that make micro-batches ahead of the step."""
+
+import ctypes
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from torchtune_lite.errors import DataError
+
+AHEAD = 4  # micro-batches that a worker makes before they are asked for
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+class Made(Dataset):
+    """What a function makes of each item; an error of it is given back rather than raised, to keep its one line."""
+
+    def __init__(self, make: Callable[[Any], Any], items: Sequence[Any]) -> None:
+        self.make, self.items = make, items
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.make(self.items[index])
+        except DataError as error:
+            return error
+
+
+def made_ahead(make: Callable[[Any], Any], items: Sequence[Any], num_workers: int) -> Iterator[Any]:
+    """Yields `make(item)` for each in turn, made by `num_workers` processes; 0: here, when it is asked for.
+
+    Draws nothing from the global random state. A worker that is killed is a DataError.
+    """
+    if num_workers == 0:
+        yield from map(make, items)
+        return
+    loader = DataLoader(
+        Made(make, items),
+        batch_size=None,
+        sampler=range(len(items)),
+        num_workers=num_workers,
+        prefetch_factor=AHEAD,
+        collate_fn=_as_it_is,
+        worker_init_fn=_start,
+        generator=torch.Generator(),
+        multiprocessing_context="fork" if sys.platform == "linux" else None,  # nothing is imported anew
+    )
+    try:
+        for made in loader:
+            if isinstance(made, DataError):
+                raise made
+            yield made
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise DataError(f"{reason}: out of memory, perhaps; set num_workers=0") from error
+
+
+def _as_it_is(made: Any) -> Any:
+    return made
+
+
+def _start(number: int) -> None:
+    """Leaves signals to the training process, and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
