@@ -39,7 +39,8 @@ class Settings:
     enable_async_checkpointing: bool = False  # True: training goes on during a save, for a copy of what is trained
     verify_rows: int | None = config.key(4, minimum=1)  # rows to compare a saved model with the live one; null: none
 
-    dataset: Any = config.component("tokenizer")  # one, or a list of them to concatenate
+    dataset: Any = config.component("tokenizer")  # one, or a list of them
+    dataset_weights: list[float] | None = None  # shares of a list's data sets in an epoch; null: each sample once
     dataset_val: Any = config.component("tokenizer", default=None)  # null: no validation
     run_val_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch
     patience: int | None = config.key(None, minimum=1)  # validations without a better loss that end the run; null: none
@@ -98,7 +99,7 @@ class LoRAFinetuneRecipeSingleDevice:
             self.model = config.instantiate(cfg.model, defaults=self.checkpointer.decoder_args)
         data.check_vocabulary(self.tokenizer, self.model.config.vocab_size)
         data.limit_length(self.tokenizer, self.model.config.max_seq_len)
-        self.batches = self._batches(cfg.dataset, cfg.batch_size, cfg.shuffle)
+        self.batches = self._batches(cfg.dataset, cfg.batch_size, cfg.shuffle, cfg.dataset_weights)
         self.batches_val = self._batches(cfg.dataset_val, cfg.batch_size_val or cfg.batch_size, shuffle=False)
         steps = math.ceil(len(self.batches) / cfg.gradient_accumulation_steps)
         self.steps_per_epoch = min(steps, cfg.max_steps_per_epoch or steps)
@@ -134,11 +135,11 @@ class LoRAFinetuneRecipeSingleDevice:
         self.metrics.log_config(config.to_dict(cfg))
         self.meter = training.Meter(self.batches, self.device, memory=cfg.log_peak_memory_stats)
 
-    def _batches(self, node: Any, batch_size: int, shuffle: bool) -> data.Batches | None:
+    def _batches(self, node: Any, batch_size: int, shuffle: bool, weights: Any = None) -> data.Batches | None:
         if node is None:
             return None
         return data.Batches(
-            datasets.concatenated(config.instantiate(node, self.tokenizer)),
+            datasets.concatenated(config.instantiate(node, self.tokenizer), weights),
             batch_size,
             seed=self.progress.seed,
             shuffle=shuffle,
@@ -238,7 +239,7 @@ class LoRAFinetuneRecipeSingleDevice:
         self.signals.poll()
         tokens, labels = batch["tokens"].to(self.device), batch["labels"].to(self.device)
         hidden = self.model(tokens, seq_lens=batch.get("seq_lens"), skip_output=True)  # [b, s, d]
-        return self.loss_fn(self.model.output, hidden, labels)
+        return self.meter.loss_sum(self.loss_fn, self.model.output, hidden, labels, batch)
 
     @torch.no_grad()
     def validate(self, epoch: int) -> None:

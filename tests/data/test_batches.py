@@ -190,3 +190,18 @@ def test_some_rows_of_a_batch_whatever_its_shape():
     padded, joined = (next(batches(12, 6, collate=kind).epoch(0)) for kind in ("padded", "padding_free"))
     assert some_rows(padded, 4, 8).shape == (4, 8) and some_rows(joined, 4, 8).shape == (2, 8)
     assert some_rows(joined, 4).shape == (1, 21)
+
+
+class Drawn(Packed):
+    """A mixture of which an epoch is another part each time."""
+
+    def order(self, seed, epoch, shuffle):
+        return [i for i in range(7) if i != epoch % 7]
+
+
+def test_each_epoch_of_a_drawn_data_set_has_as_many_packs():
+    data = Batches(Drawn(7), 1, seed=0, shuffle=True, pad_id=99)
+    data.pack_len = 7
+    epochs = [[batch["seq_lens"] for batch in data.epoch(epoch)] for epoch in range(7)]
+    assert {len(epoch) for epoch in epochs} == {len(data)} == {4}
+    assert len({str(sorted(sum(epoch, []))) for epoch in epochs}) == 7

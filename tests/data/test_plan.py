@@ -55,3 +55,8 @@ def test_samples_of_a_length_change_places_with_the_order():
     packs = [plan.best_fit(Random(seed).sample(range(20), 20), lengths, 10) for seed in range(5)]
     assert len({str(each) for each in packs}) == 5
     assert all(Counter(map(len, each)) == {2: 10} for each in packs)
+
+
+def test_a_plan_of_a_draw_is_made_as_long_as_another():
+    assert plan.as_many([[1], [2, 3], [4]], 2) == [[1], [2, 3]]
+    assert plan.as_many([[1], [2, 3, 4], [5]], 5) == [[1], [2], [3], [4], [5]]

@@ -1,6 +1,7 @@
 import pytest
 
 from torchtune_lite import config
+from torchtune_lite.data import PackedDataset
 from torchtune_lite.datasets import concatenated, text_completion_dataset
 from torchtune_lite.errors import ConfigError, DataError
 
@@ -30,6 +31,75 @@ def test_a_list_in_a_config_is_one_data_set(tokenizer, jsonl):
     assert len(concatenated(config.instantiate(node, tokenizer))) == 2
 
 
+def test_tells_which_data_set_a_sample_is_from(tokenizer, jsonl):
+    paths = [jsonl([{"text": text} for text in texts], f"{texts}.jsonl") for texts in ("ab", "c")]
+    dataset = concatenated([text_completion_dataset(tokenizer, path) for path in [*paths, paths[0]]])
+    assert [dataset.source(i) for i in range(5)] == [0, 0, 1, 2, 2]
+    assert dataset.names == ["ab_0", "c", "ab_2"]
+
+
+# --- mixtures ---
+
+
+class Numbers(list):
+    where = "x.jsonl:{}".format
+
+
+def shares(mixture, epoch, seed=0, shuffle=True):
+    """The samples of an epoch, by data set."""
+    order = mixture.order(seed, epoch, shuffle)
+    return [[mixture[i] for i in order if mixture.source(i) == n] for n in range(len(mixture.datasets))]
+
+
+def mixture(*weights):
+    return concatenated([Numbers(range(100, 130)), Numbers(range(200, 210))], weights)
+
+
+def test_an_epoch_has_shares_as_the_weights():
+    for weights, counts in (((3, 1), [30, 10]), ((1, 1), [20, 20]), ((0.1, 0.9), [4, 36])):
+        assert [len(each) for each in shares(mixture(*weights), 0)] == counts
+
+
+def test_no_sample_comes_again_before_all_of_its_data_set_have_come():
+    few, many = zip(*(shares(mixture(1, 3), epoch) for epoch in range(6)), strict=True)  # 10 and 30 an epoch
+    few, many = sum(few, []), sum(many, [])
+    assert sorted(few[:30]) == sorted(few[30:]) == list(range(100, 130)) and few[:30] != few[30:]
+    assert all(sorted(many[i : i + 10]) == list(range(200, 210)) for i in range(0, 180, 10))
+    assert few[:30] != list(range(100, 130))
+
+
+def test_the_shares_are_those_of_seed_and_epoch():
+    assert shares(mixture(1, 1), 3) == shares(mixture(1, 1), 3) != shares(mixture(1, 1), 4)
+    assert shares(mixture(1, 1), 3) != shares(mixture(1, 1), 3, seed=1)
+    assert shares(mixture(1, 1), 1, shuffle=False)[0] == [*range(120, 130), *range(100, 110)]
+
+
+def test_says_what_an_epoch_is_made_of(log_lines):
+    mixture(1, 1)
+    assert log_lines == [
+        "an epoch's 40 samples: Numbers_0 20 (50.0%, each 0.67 times), Numbers_1 20 (50.0%, each 2 times)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("weights", "match"),
+    [([1], "dataset_weights has 1 numbers for 2 data sets"), ([1, 0], "dataset_weights must be more than 0, got 0")],
+)
+def test_weights_must_fit_the_data_sets(weights, match):
+    with pytest.raises(ConfigError, match=match):
+        mixture(*weights)
+    with pytest.raises(ConfigError, match="dataset_weights needs a list of several data sets"):
+        concatenated(range(3), weights)
+
+
+def test_all_are_packed_or_none():
+    packed = [PackedDataset([{"tokens": [n], "labels": [-100]}] * n, 8) for n in (2, 3)]
+    joined = concatenated(packed)
+    assert joined.pack_len == 8 and list(joined.lengths) == [1] * 5
+    with pytest.raises(ConfigError, match="some of the list are packed, others not"):
+        concatenated([packed[0], Numbers([1])])
+
+
 def test_an_empty_list_is_an_error():
     with pytest.raises(ConfigError, match="empty list"):
         concatenated([])
@@ -38,3 +108,5 @@ def test_an_empty_list_is_an_error():
 def test_no_samples_at_all_is_an_error():
     with pytest.raises(DataError, match=r"dataset \(range\) has 0 samples: no optimizer step would run"):
         concatenated(range(0))
+    with pytest.raises(DataError, match=r"dataset \(range\) has 0 samples: leave it out of the list"):
+        concatenated([range(3), range(0)])

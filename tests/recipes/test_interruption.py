@@ -99,16 +99,17 @@ def test_stops_at_every_kind_of_place(run, probe, tiny, tmp_path):
     assert best[0] == best[1]
 
 
-def test_a_run_of_dora_on_nf4_over_two_data_sets_is_stopped_twice(run, probe, tiny, tmp_path):
+def test_a_run_of_dora_on_nf4_over_a_mixture_of_data_sets_is_stopped_twice(run, probe, tiny, tmp_path):
     sets = [
         f"{{_component_: torchtune_lite.datasets.instruct_dataset, source: {path}}}" for path in (tiny.train, tiny.val)
     ]
-    words = ["model.quantize_base=True", "model.use_dora=True", f"dataset=[{','.join(sets)}]"]
+    # each micro-batch has a loss of each of the two
+    words = ["model.quantize_base=True", "model.use_dora=True", f"dataset=[{','.join(sets)}]", "dataset_weights=[1,3]"]
     run(*words)
     words.append("output_dir=stopped")
-    run(*words, *probe(8, send=["SIGTERM"]), code=143)
+    run(*words, *probe(15, send=["SIGTERM"]), code=143)
     words.append("resume_from_checkpoint=auto")
-    run(*words, *probe(8, send=["SIGINT"]), code=130)
+    run(*words, *probe(20, send=["SIGINT"]), code=130)
     run(*words)
     assert folders(tmp_path / "stopped") == ["epoch_0", "epoch_1", "step_2", "step_5"]
     assert digest(tmp_path / "stopped", "epoch_1") == digest(tmp_path / "out", "epoch_1")

@@ -37,6 +37,7 @@ ON_CHANGE = {
     "checkpointer.checkpoint_dir": WARN,
     "clip_grad_norm": WARN,
     "dataset_val": WARN,
+    "dataset_weights": REFUSE,
     "device": WARN,
     "dtype": REFUSE,
     "gradient_accumulation_steps": REFUSE,

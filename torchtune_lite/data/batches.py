@@ -24,7 +24,8 @@ class Batches:
     tokens. `collate`: `padding_free`, `padded`, or a function of the samples and `padding_idx`. `group_by_length` puts
     samples of about the same length together. `num_workers` processes make batches ahead of the step; 0: none.
     `vocab_size` is the number of the model's embeddings: a token id beyond it raises DataError naming its row; None
-    checks nothing. Samples without tokens are left out.
+    checks nothing. Samples without tokens are left out. A batch of several data sets says in `sources` which each of
+    its samples, sorted by it, is from.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Batches:
         if self.pack_len and self.collate is not COLLATES["padding_free"]:
             raise ConfigError("dataset.packed=True leaves nothing to pad; set collate=padding_free, or packed=False")
         self.lengths = self._lengths() if group_by_length or self.pack_len else None
+        self._source = getattr(dataset, "source", None)  # of several data sets
         self._planned: tuple[tuple[int, int], plan.Plan] | None = None  # of the last epoch asked for
         self._waited, self._since = 0.0, time.perf_counter()
 
@@ -91,11 +93,15 @@ class Batches:
         return self._planned[1]
 
     def _new_plan(self, epoch: int) -> plan.Plan:
-        order, rng = list(range(len(self.dataset))), Random(f"{self.seed}/{epoch}")
+        rng = Random(f"{self.seed}/{epoch}")
+        drawn = getattr(self.dataset, "order", None)  # of a mixture
+        order = drawn(self.seed, epoch, self.shuffle) if drawn else list(range(len(self.dataset)))
         if self.shuffle:
             rng.shuffle(order)
         if self.pack_len:
             packs = plan.best_fit(order, self.lengths, self.batch_size * self.pack_len)
+            if drawn and epoch:
+                packs = plan.as_many(packs, len(self))
             if self.shuffle:
                 rng.shuffle(packs)
             return packs
@@ -109,12 +115,14 @@ class Batches:
         return [len(self.dataset[i]["tokens"]) for i in range(len(self.dataset))] if known is None else known
 
     def _make(self, indices: list[int]) -> Batch:
+        if self._source:
+            indices = sorted(indices, key=self._source)
         samples = [self.dataset[i] for i in indices]
-        batch = self.collate(
-            [sample for sample in samples if sample["tokens"]]
-            or [{"tokens": [self.pad_id], "labels": [CROSS_ENTROPY_IGNORE_IDX]}],
-            padding_idx=self.pad_id,
-        )
+        kept = [i for i, sample in enumerate(samples) if sample["tokens"]]
+        nothing = {"tokens": [self.pad_id], "labels": [CROSS_ENTROPY_IGNORE_IDX]}
+        batch = self.collate([samples[i] for i in kept] or [nothing], padding_idx=self.pad_id)
+        if self._source and kept:
+            batch["sources"] = [self._source(indices[i]) for i in kept]
         if self.vocab_size is not None and batch["tokens"].max() >= self.vocab_size:
             self._refuse_id(indices, [max(sample["tokens"], default=0) for sample in samples])
         return batch

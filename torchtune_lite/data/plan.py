@@ -50,3 +50,13 @@ def best_fit(order: Sequence[int], lengths: Sequence[int], capacity: int) -> Pla
             insort(rooms, left)
         with_room[left].append(number)
     return plan
+
+
+def as_many(plan: Plan, count: int) -> Plan:
+    """Makes a plan of a draw `count` micro-batches long: leaves out its last, or halves those of the most samples."""
+    plan = plan[:count]
+    while len(plan) < count:
+        most = max(range(len(plan)), key=lambda number: len(plan[number]))
+        half = len(plan[most]) // 2
+        plan[most : most + 1] = [plan[most][:half], plan[most][half:]]
+    return plan

@@ -1,45 +1,112 @@
-"""Several data sets as one."""
+"""Several data sets as one: joined, or mixed by weights."""
 
+from array import array
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
+from pathlib import Path
+from random import Random
 from typing import Any
 
 from torchtune_lite.errors import ConfigError, DataError
+from torchtune_lite.utils import get_logger
 
 
 class ConcatDataset:
-    """The samples of several data sets, one after the other."""
+    """The samples of several data sets, one after the other; `names` are those of their files.
+
+    Packed data sets (all or none, of the same `pack_len`) make a packed one.
+    """
 
     def __init__(self, datasets: Sequence[Any]) -> None:
         self.datasets = list(datasets)
         self._ends = list(accumulate(map(len, self.datasets)))
+        self.names = _names(self.datasets)
+        pack_lens = {getattr(dataset, "pack_len", None) for dataset in self.datasets}
+        if len(pack_lens) > 1:
+            raise ConfigError("dataset: some of the list are packed, others not; set packed alike in all")
+        self.pack_len = pack_lens.pop()
+        if self.pack_len:
+            self.lengths = array("l", (length for dataset in self.datasets for length in dataset.lengths))
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         dataset, i = self._find(index)
-        return dataset[i]
+        return self.datasets[dataset][i]
+
+    def source(self, index: int) -> int:
+        """Returns the number of the data set that a sample is from."""
+        return self._find(index)[0]
 
     def where(self, index: int) -> str:
         """Says where the row of a sample stands."""
         dataset, i = self._find(index)
-        return dataset.where(i)
+        return self.datasets[dataset].where(i)
 
-    def _find(self, index: int) -> tuple[Any, int]:
+    def _find(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         number = bisect_right(self._ends, index)
-        return self.datasets[number], index - (self._ends[number - 1] if number else 0)
+        return number, index - (self._ends[number - 1] if number else 0)
 
 
-def concatenated(built: Any) -> Any:
-    """Gives one data set for what a config's `dataset` builds: a data set as it is, a list of them joined."""
+class MixedDataset(ConcatDataset):
+    """Data sets of which an epoch takes shares as `weights` (any positive numbers), in as many samples as all have.
+
+    Each data set is gone through from end to end, in a new order each time, and the next epoch goes on where this one
+    stopped: no sample comes again before all of its data set have come.
+    """
+
+    def __init__(self, datasets: Sequence[Any], weights: Sequence[float]) -> None:
+        super().__init__(datasets)
+        if len(weights) != len(self.datasets):
+            raise ConfigError(f"dataset_weights has {len(weights)} numbers for {len(self.datasets)} data sets")
+        if min(weights) <= 0:
+            raise ConfigError(f"dataset_weights must be more than 0, got {min(weights)}; leave the data set out")
+        total, ends = sum(weights), accumulate(weights)
+        bounds = [0, *(round(len(self) * end / total) for end in ends)]
+        self.counts = [stop - start for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+        shares = zip(self.names, self.counts, self.datasets, strict=True)
+        said = [f"{name} {n:,} ({n / len(self):.1%}, each {n / len(each):.2g} times)" for name, n, each in shares]
+        get_logger().info("an epoch's %s samples: %s", f"{len(self):,}", ", ".join(said))
+
+    def order(self, seed: int, epoch: int, shuffle: bool) -> list[int]:
+        """Gives the samples of an epoch, those of each data set together."""
+        order = []
+        for number, (count, dataset) in enumerate(zip(self.counts, self.datasets, strict=True)):
+            first, size = self._ends[number] - len(dataset), len(dataset)
+            for turn in range(epoch * count // size, -(-(epoch + 1) * count // size)):
+                each = list(range(size))
+                if shuffle:
+                    Random(f"{seed}/{number}/{turn}").shuffle(each)
+                start, stop = (min(max(at - turn * size, 0), size) for at in (epoch * count, (epoch + 1) * count))
+                order += [first + i for i in each[start:stop]]
+        return order
+
+
+def concatenated(built: Any, weights: Sequence[float] | None = None) -> Any:
+    """Gives one data set for what a config's `dataset` builds: one as it is, a list joined, or mixed by `weights`."""
     if isinstance(built, list):
         if not built:
             raise ConfigError("dataset is an empty list; give at least one data set")
-        built = built[0] if len(built) == 1 else ConcatDataset(built)
+        if empty := [each for each in built if not len(each)]:
+            raise DataError(f"dataset ({type(empty[0]).__name__}) has 0 samples: leave it out of the list")
+        if len(built) > 1:
+            return MixedDataset(built, weights) if weights else ConcatDataset(built)
+        built = built[0]
+    if weights:
+        raise ConfigError("dataset_weights needs a list of several data sets under dataset")
     if not len(built):
         raise DataError(f"dataset ({type(built).__name__}) has 0 samples: no optimizer step would run")
     return built
+
+
+def _names(datasets: Sequence[Any]) -> list[str]:
+    """Names each data set by its file, or by its class; those of the same name by their number too."""
+    whole = [getattr(dataset, "dataset", dataset) for dataset in datasets]  # of packed ones
+    names = [Path(each.rows.name).stem if hasattr(each, "rows") else type(each).__name__ for each in whole]
+    times = Counter(names)
+    return [name if times[name] == 1 else f"{name}_{number}" for number, name in enumerate(names)]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from torchtune_lite import config
-from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batches, check_vocabulary, limit_length
+from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batches, PackedDataset, check_vocabulary, limit_length
 from torchtune_lite.datasets.concatenated import ConcatDataset, concatenated
 from torchtune_lite.errors import ConfigError, TuneError, warn
 
@@ -29,7 +29,12 @@ def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
     tokenizer = config.instantiate(cfg.tokenizer)
     _apply_limits(cfg, tokenizer)
     report: dict[str, Any] = {"max_seq_len": tokenizer.max_seq_len}
-    data = {key: concatenated(config.instantiate(node, tokenizer)) for key, node in nodes.items() if node is not None}
+    weights = {"dataset": getattr(cfg, "dataset_weights", None)}
+    data = {
+        key: concatenated(config.instantiate(node, tokenizer), weights.get(key))
+        for key, node in nodes.items()
+        if node is not None
+    }
     for key, dataset in data.items():
         report[key] = _describe(dataset, tokenizer, num_samples)
     batches = Batches(data["dataset"], getattr(cfg, "batch_size", 1), seed=0, shuffle=False, pad_id=tokenizer.pad_id)
@@ -60,6 +65,7 @@ def _describe(dataset: Any, tokenizer: Any, num_samples: int) -> dict[str, Any]:
         lengths.append(len(sample["tokens"]))
         label_tokens += sum(label != CROSS_ENTROPY_IGNORE_IDX for label in sample["labels"])
     parts = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
+    parts = [part.dataset if isinstance(part, PackedDataset) else part for part in parts]
     counted = {name: _total(parts, name) for name in ("long", "unlabelled", "bad")}
     ordered = sorted(lengths)
     return {
