@@ -4,10 +4,10 @@
 
 PYTHON has the peer installed (torchtune 0.6.1 runs with torchao 0.15; TRL comes with transformers and PEFT). Samples
 have lengths as those of Alpaca (log-normal, mean 138 tokens, at most 512), every token in the loss; the model is a
-Llama shape of 69 million parameters with random weights in bf16, LoRA of rank 8 on q, v, output and the MLP, AdamW, four
-samples or four packs of 512 tokens a step. Each way runs in processes of its own, in turns. Printed are the real tokens
-(no padding) per second of the steps but the first, the share of positions that carry a token, the steps of the epoch
-and the peak memory of the process.
+Llama shape of 69 million parameters with random weights in bf16, LoRA of rank 8 on q, v, output and the MLP, AdamW,
+four samples or four packs of 512 tokens a step. Each way runs in processes of its own, in turns. Printed are the real
+tokens (no padding) per second of the steps but the first, the share of positions that carry a token, the steps of the
+epoch and the peak memory of the process.
 """
 
 import argparse
@@ -126,7 +126,9 @@ def torchtune(samples: list[list[int]], packed: bool) -> dict:
 
     dataset = PackedDataset(Rows(), max_seq_len=PACK) if packed else Rows()
     torch.manual_seed(0)
-    loader = DataLoader(dataset, BATCH, shuffle=True, collate_fn=padded_collate_packed if packed else padded_collate_sft)
+    loader = DataLoader(
+        dataset, BATCH, shuffle=True, collate_fn=padded_collate_packed if packed else padded_collate_sft
+    )
 
     def mean(batch: dict) -> torch.Tensor:
         labels = batch["labels"]

@@ -64,11 +64,14 @@ class Settings:
     device: str = "auto"  # auto, cpu, cuda, cuda:1; a device that is not there is an error
     dtype: str = config.key("bf16", choices=("fp32", "bf16"))  # of weights and computation
     adapter_dtype: str | None = config.key(None, choices=("fp32", "bf16"))  # null: as dtype; fp32 learns finer
+    compile: bool = False  # True: torch.compile of each layer; the first step then takes up to minutes
     enable_activation_checkpointing: bool = False  # True: recomputes activations, less memory, about a third slower
 
     metric_logger: Any = config.component(default=None)  # beside metrics.jsonl, which is always written
     log_every_n_steps: int = config.key(1, minimum=1)  # optimizer steps
     log_peak_memory_stats: bool = True
+    profiler: Any = config.component(default=None)  # traces of some steps
+    profile: bool = False  # True: the same with its defaults, under output_dir/profile
     log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))
 
 
@@ -100,7 +103,8 @@ class LoRAFinetuneRecipeSingleDevice:
         data.check_vocabulary(self.tokenizer, self.model.config.vocab_size)
         data.limit_length(self.tokenizer, self.model.config.max_seq_len)
         self.batches = self._batches(cfg.dataset, cfg.batch_size, cfg.shuffle, cfg.dataset_weights)
-        self.batches_val = self._batches(cfg.dataset_val, cfg.batch_size_val or cfg.batch_size, shuffle=False)
+        batch_size_val = cfg.batch_size_val or cfg.batch_size
+        self.batches_val = cfg.dataset_val and self._batches(cfg.dataset_val, batch_size_val, shuffle=False)
         steps = math.ceil(len(self.batches) / cfg.gradient_accumulation_steps)
         self.steps_per_epoch = min(steps, cfg.max_steps_per_epoch or steps)
         self.total_steps = self.steps_per_epoch * cfg.epochs
@@ -109,6 +113,8 @@ class LoRAFinetuneRecipeSingleDevice:
 
         self.load_model()
         self.model.activation_checkpointing = cfg.enable_activation_checkpointing
+        if cfg.compile:
+            training.compile_layers(self.model, self.device)
         self.log.info("%s; %s", training.parameter_summary(self.model), training.storage_summary(self.model))
         self.params = [p for p in self.model.parameters() if p.requires_grad]
         self.loss_fn = config.instantiate(cfg.loss)
@@ -121,7 +127,6 @@ class LoRAFinetuneRecipeSingleDevice:
             saved = checkpoint.restore(resume_from, self.model, self.optimizer, self.lr_scheduler)
             self.progress = training.Progress(**saved)
             self.batches.seed = self.progress.seed
-            self.log.info("resuming from %s after step %d of %d", resume_from, saved["global_step"], self.total_steps)
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
         step = self.progress.global_step
         self.claim = checkpoint.claim(self.output_dir)  # nothing is written before it
@@ -133,11 +138,12 @@ class LoRAFinetuneRecipeSingleDevice:
         logger = config.instantiate(cfg.metric_logger, defaults={"run_id": run_id})
         self.metrics = training.MetricLoggers(self.output_dir, logger, resumed_step=step)
         self.metrics.log_config(config.to_dict(cfg))
-        self.meter = training.Meter(self.batches, self.device, memory=cfg.log_peak_memory_stats)
+        profiler = config.instantiate(cfg.profiler) or training.Profiler(cfg.profile, f"{self.output_dir}/profile")
+        self.meter = training.Meter(
+            self.model, self.batches, self.device, memory=cfg.log_peak_memory_stats, profiler=profiler
+        )
 
-    def _batches(self, node: Any, batch_size: int, shuffle: bool, weights: Any = None) -> data.Batches | None:
-        if node is None:
-            return None
+    def _batches(self, node: Any, batch_size: int, shuffle: bool, weights: Any = None) -> data.Batches:
         return data.Batches(
             datasets.concatenated(config.instantiate(node, self.tokenizer), weights),
             batch_size,
@@ -244,8 +250,6 @@ class LoRAFinetuneRecipeSingleDevice:
     @torch.no_grad()
     def validate(self, epoch: int) -> None:
         """Logs the mean loss over the label tokens of `dataset_val`."""
-        if self.batches_val is None:
-            return
         self.model.eval()
         total, num_tokens = 0.0, 0
         for batch in self.batches_val.epoch(0):
@@ -266,21 +270,15 @@ class LoRAFinetuneRecipeSingleDevice:
     def save_checkpoint(self, name: str, final: bool = False) -> None:
         """Publishes the checkpoint folder `name` under output_dir, whole or not at all."""
         state = checkpoint.gather(self.model, self.optimizer, self.lr_scheduler, asdict(self.progress), self.facts)
-        write = partial(
-            self.checkpointer.save, adapter_only=self.cfg.save_adapter_weights_only, rows=self.verification_rows()
-        )
+        rows = data.some_rows(self.batches_val or self.batches, self.cfg.verify_rows)
+        write = partial(self.checkpointer.save, adapter_only=self.cfg.save_adapter_weights_only, rows=rows)
         self.checkpoints.save(name, self.progress, write, self.model, state, final=final or self.is_done())
-
-    def verification_rows(self) -> torch.Tensor | None:
-        """Takes the first tokens `[b, s]` of up to `verify_rows` rows of a batch."""
-        if self.cfg.verify_rows is None:
-            return None
-        return data.some_rows(next((self.batches_val or self.batches).epoch(0)), self.cfg.verify_rows)
 
     def cleanup(self) -> None:
         """Ends a save, closes the loggers, draws the loss curve and gives the output_dir free."""
         self.checkpoints.close()
         self.metrics.close()
+        self.claim.record(self.meter.close())
         training.plot_loss_curve(self.output_dir)
         self.claim.release()
 

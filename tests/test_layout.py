@@ -52,7 +52,6 @@ ALIKE = (
     "loss_sum",
     "validate",
     "log_step",
-    "verification_rows",
     "cleanup",
 )
 

@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import subprocess
@@ -77,3 +78,20 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="output_dir .*/file/run cannot be used: Not a directory"):
         claim(tmp_path / "file" / "run")
+
+
+def test_facts_of_the_run_stand_beside_its_id_and_may_be_lost(tmp_path: Path, monkeypatch, caplog):
+    with claim(tmp_path) as first:
+        first.record({"steps": 3})
+        first.record({"steps": 4})
+    assert json.loads((tmp_path / "run.json").read_text()) == {"run_id": first.run_id, "steps": 4}
+    with claim(tmp_path) as second:
+        assert second.run_id == first.run_id
+
+        def full(path: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(disk, "sync_file", full)
+        second.record({"steps": 5})
+    assert caplog.messages[-1] == f"{tmp_path}/run.json was not written: No space left on device"
+    assert json.loads((tmp_path / "run.json").read_text())["steps"] == 4

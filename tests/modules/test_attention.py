@@ -1,6 +1,7 @@
 """Attention against softmax written out."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -119,9 +120,12 @@ def test_the_kernel_for_documents_is_told_their_ends(kv_heads, new, monkeypatch)
         assert window_size == (-1, 0) and (enable_gqa or query.shape == key.shape)
         return computed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
 
-    monkeypatch.setattr(attention_module, "varlen_attn", as_in_2_13 if new else as_in_2_10)
+    module = SimpleNamespace(varlen_attn=as_in_2_13 if new else as_in_2_10)
+    monkeypatch.setattr(attention_module, "import_module", {attention_module.VARLEN: module}.__getitem__)
+    documents = Documents(LENGTHS)
+    documents.kernel = attention_module._varlen_kernel()
     q, k, v = (x[:1] for x in random_qkv(13, 13, kv_heads=kv_heads))
-    ours = attention_module._varlen(q, k, v, Documents(LENGTHS))
+    ours = attention_module._varlen(q, k, v, documents)
     assert_close(ours, attention(q, k, v, Documents(LENGTHS)))
 
 

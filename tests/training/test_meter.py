@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from torchtune_lite import training
 from torchtune_lite.data import Batches
@@ -19,7 +20,7 @@ def clock(monkeypatch):
 
 def test_counts_what_the_steps_since_the_last_time_cost(clock):
     batches = Batches(SAMPLES, 2, seed=0, shuffle=False, pad_id=0, collate="padded")
-    meter = training.Meter(batches, torch.device("cpu"), memory=False)
+    meter = training.Meter(nn.Module(), batches, torch.device("cpu"), memory=False)
     window = list(batches.epoch(0))
     for seconds in (2.0, 6.0):
         clock[0] += 10.0  # in which a checkpoint is saved
@@ -34,9 +35,49 @@ def test_counts_what_the_steps_since_the_last_time_cost(clock):
     assert meter.take()["tokens_per_second"] == 4.0
 
 
+def test_sums_up_the_run(clock, log_lines):
+    batches = Batches(SAMPLES, 2, seed=0, shuffle=False, pad_id=0, collate="padded")
+    meter = training.Meter(nn.Module(), batches, torch.device("cpu"), memory=False)
+    window = list(batches.epoch(0))
+    for seconds in (6.0, 1.0, 1.0):
+        meter.start(window)
+        clock[0] += seconds
+        meter.stop()
+        if seconds == 6.0:
+            meter.take()
+            clock[0] += 4.0
+    assert meter.close() == {
+        "steps": 3,
+        "tokens": 12,
+        "label_tokens": 3,
+        "tokens_per_second": 1.5,
+        "label_tokens_per_second": 0.375,
+        "padding": 0.3333,
+        "step_seconds": 8.0,
+        "first_step_seconds": 6.0,
+        "seconds": 12.0,
+    }
+    assert log_lines == [
+        "3 steps, 12 tokens (3 in the loss) in 12.0 s, 8.0 s of it in steps (2 tokens/s), 6.0 s in the first"
+    ]
+    assert training.Meter(nn.Module(), batches, torch.device("cpu")).close() == {}
+
+
+@pytest.mark.parametrize("collate", ["padded", "padding_free"])
+def test_tells_the_share_of_the_peak_where_that_is_known(clock, monkeypatch, collate):
+    monkeypatch.setattr("torchtune_lite.training.meter.peak_flops", lambda device: 1e6)
+    monkeypatch.setattr("torchtune_lite.training.meter.step_flops", lambda model, lens, labels: sum(lens) + labels)
+    batches = Batches(SAMPLES, 2, seed=0, shuffle=False, pad_id=0, collate=collate)
+    meter = training.Meter(nn.Module(), batches, torch.device("cpu"), memory=False)
+    meter.start(list(batches.epoch(0)))
+    clock[0] += 2.0
+    meter.stop()
+    assert meter.take()["mfu"] == pytest.approx((3 + 1 + 1) / 2.0 / 1e6)
+
+
 def test_tells_the_peak_memory_since_the_last_time_unless_told_not_to():
     batches = Batches(SAMPLES, 2, seed=0, shuffle=False, pad_id=0)
-    meter = training.Meter(batches, torch.device("cpu"))
+    meter = training.Meter(nn.Module(), batches, torch.device("cpu"))
     window = list(batches.epoch(0))
 
     def peak(num_bytes):
@@ -54,7 +95,7 @@ def test_notes_the_loss_of_each_data_set(collate):
     samples = [{"tokens": [i] * n, "labels": [5] * (n - 1) + [-100]} for i, n in enumerate((3, 2, 4, 2))]
     dataset = concatenated([samples[:3], samples[3:]])
     batches = Batches(dataset, 4, seed=1, shuffle=True, pad_id=0, collate=collate)
-    meter = training.Meter(batches, torch.device("cpu"), memory=False)
+    meter = training.Meter(nn.Module(), batches, torch.device("cpu"), memory=False)
     output, loss_fn = torch.nn.Linear(8, 10), LinearCrossEntropyLoss()
     (batch,) = window = list(batches.epoch(0))
     hidden = torch.nn.functional.one_hot(batch["tokens"], 8).float().requires_grad_()

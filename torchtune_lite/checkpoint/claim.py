@@ -4,8 +4,9 @@ import logging
 import os
 import socket
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from torchtune_lite.checkpoint import disk
 from torchtune_lite.checkpoint.files import read_json, write_json
@@ -24,8 +25,15 @@ class Claim:
     `run_id` stays the same when the run is resumed.
     """
 
-    def __init__(self, run_id: str, lock: BinaryIO | None) -> None:
-        self.run_id, self._lock = run_id, lock
+    def __init__(self, output_dir: Path, run_id: str, lock: BinaryIO | None) -> None:
+        self.output_dir, self.run_id, self._lock = output_dir, run_id, lock
+
+    def record(self, facts: Mapping[str, Any]) -> None:
+        """Writes what is known of the run to its `run.json`, beside its id; a full disk costs no more than that."""
+        try:
+            _write_run(self.output_dir, {"run_id": self.run_id, **facts})
+        except OSError as error:
+            log.warning("%s was not written: %s", self.output_dir / RUN, error.strerror)
 
     def release(self) -> None:
         """Lets the next run begin; a second call does nothing."""
@@ -51,7 +59,7 @@ def claim(output_dir: Path | str) -> Claim:
         lock = _lock(output_dir)
         if lock is not None:
             _remove_leftovers(output_dir)
-        return Claim(_run_id(output_dir), lock)
+        return Claim(output_dir, _run_id(output_dir), lock)
     except OSError as error:
         raise ConfigError(f"output_dir {output_dir} cannot be used: {error.strerror or error}") from error
 
@@ -100,14 +108,19 @@ def read_run_id(output_dir: Path | str) -> str | None:
 def _run_id(output_dir: Path) -> str:
     if (known := read_run_id(output_dir)) is not None:
         return known
-    path, draft = output_dir / RUN, output_dir / f"{DRAFT}{RUN}-{os.getpid()}"
-    if path.exists():
+    if (path := output_dir / RUN).exists():
         log.warning("%s is damaged; a new one is made, and earlier checkpoints count as another run's", path)
         disk.remove(path)
-    disk.remove(draft)  # of a process that had the same id
     run_id = uuid.uuid4().hex[:12]
-    write_json(draft, {"run_id": run_id})
-    disk.sync_file(draft)
-    disk.rename(draft, path)
-    disk.sync_folder(output_dir)
+    _write_run(output_dir, {"run_id": run_id})
     return run_id
+
+
+def _write_run(output_dir: Path, facts: Mapping[str, Any]) -> None:
+    """Writes `run.json`; there is the old one or the new one at any time."""
+    draft = output_dir / f"{DRAFT}{RUN}-{os.getpid()}"
+    disk.remove(draft)  # of a process that had the same id
+    write_json(draft, facts)
+    disk.sync_file(draft)
+    disk.rename(draft, output_dir / RUN)
+    disk.sync_folder(output_dir)

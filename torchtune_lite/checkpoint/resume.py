@@ -142,6 +142,7 @@ def restore(
     _restore_options(optimizer, lr_scheduler, trainer)
     _restore_moments(optimizer, dict(model.named_parameters()), trainer["optimizer"]["values"] | tensors)
     set_rng_state(rng)
+    log.info("resuming from %s after step %d", folder, trainer["progress"]["global_step"])
     return trainer["progress"]
 
 

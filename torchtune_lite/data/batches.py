@@ -163,8 +163,10 @@ def num_real_tokens(batches: Iterable[Batch], pad_id: int) -> int:
     )
 
 
-def some_rows(batch: Batch, most: int, length: int = 64) -> torch.Tensor:
-    """Takes up to `most` rows of up to `length` tokens of a batch, to compare two models on: `[b, s] int64`."""
-    tokens = batch["tokens"].flatten()
+def some_rows(batches: Batches, most: int | None, length: int = 64) -> torch.Tensor | None:
+    """Takes up to `most` rows of up to `length` tokens, to compare two models on: `[b, s] int64`; None for None."""
+    if most is None:
+        return None
+    tokens = next(batches.epoch(0))["tokens"].flatten()
     length = min(length, len(tokens))
     return tokens[: len(tokens) // length * length].view(-1, length)[:most]

@@ -1,6 +1,6 @@
 """The decoder and its loss; knows no model family, adapter or file format."""
 
-from torchtune_lite.modules.attention import Documents, attention
+from torchtune_lite.modules.attention import Documents, attention, keep_documents_out_of_graphs
 from torchtune_lite.modules.kv_cache import KVCache
 from torchtune_lite.modules.transformer import (
     DecoderConfig,
@@ -21,4 +21,5 @@ __all__ = [
     "TransformerDecoder",
     "TransformerSelfAttentionLayer",
     "attention",
+    "keep_documents_out_of_graphs",
 ]

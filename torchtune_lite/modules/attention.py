@@ -4,19 +4,19 @@ b batch, s queries, t keys, h heads, k kv heads, e head width.
 """
 
 from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from inspect import signature
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-try:
-    from torch.nn.attention.varlen import varlen_attn  # torch 2.10
-except ImportError:
-    varlen_attn = None
-
 SHORT = 512
 """Positions up to which 16-bit attention on a CPU is faster written out than fused: 1.3 to 4 times, measured."""
+
+VARLEN = "torch.nn.attention.varlen"  # from torch 2.10 on
 
 
 class Documents:
@@ -25,10 +25,21 @@ class Documents:
     def __init__(self, lengths: Sequence[int], device: torch.device | None = None) -> None:
         self.lengths = list(lengths)
         self.ends = torch.tensor([0, *self.lengths]).cumsum(0).to(device, torch.int32)  # [n + 1], for the GPU's kernel
+        self.kernel = _varlen_kernel() if self.ends.is_cuda else None
 
     def positions(self) -> Tensor:
         """Counts the tokens of each document from 0: `[1, t] int64`."""
         return torch.cat([torch.arange(n) for n in self.lengths])[None].to(self.ends.device)
+
+
+def _varlen_kernel() -> partial | None:
+    """Finds FlashAttention-2 for documents, which torch has from 2.10 on and imports its compiler for."""
+    if not find_spec(VARLEN):
+        return None
+    varlen_attn = import_module(VARLEN).varlen_attn
+    known = signature(varlen_attn).parameters
+    causal = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    return partial(varlen_attn, **causal, **{"enable_gqa": True} if "enable_gqa" in known else {})
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Documents | None = None, dropout: float = 0.0) -> Tensor:
@@ -39,8 +50,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Documents | None =
     make it causal within each of them; no mask is built.
     """
     if isinstance(mask, Documents):
-        on_gpu = q.is_cuda and q.dtype != torch.float32 and not dropout and varlen_attn is not None
-        return _varlen(q, k, v, mask) if on_gpu else _one_by_one(q, k, v, mask, dropout)
+        one_kernel = mask.kernel and q.dtype != torch.float32 and not dropout
+        return _varlen(q, k, v, mask) if one_kernel else _one_by_one(q, k, v, mask.lengths, dropout)
     s, t = q.shape[2], k.shape[2]
     if mask is None and 1 < s < t:
         mask = torch.ones(s, t, dtype=torch.bool, device=q.device).tril(t - s)
@@ -63,21 +74,24 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: 
     return (F.dropout(weights, dropout) @ v[:, :, None]).flatten(1, 2)
 
 
-def _one_by_one(q: Tensor, k: Tensor, v: Tensor, documents: Documents, dropout: float) -> Tensor:
+def keep_documents_out_of_graphs() -> None:
+    """Has torch.compile leave attention document by document as it is, rather than make a graph for each lengths."""
+    global _one_by_one
+    _one_by_one = torch.compiler.disable(_one_by_one)
+
+
+def _one_by_one(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], dropout: float) -> Tensor:
     """Calls `attention` once a document: on a CPU 3 times as fast as one call with a mask, measured."""
-    parts = zip(*(x.split(documents.lengths, dim=2) for x in (q, k, v)), strict=True)
+    parts = zip(*(x.split(lengths, dim=2) for x in (q, k, v)), strict=True)
     outputs = [attention(*part, dropout=dropout).transpose(1, 2) for part in parts]  # [1, n, h, e]
     return torch.cat(outputs, dim=1).transpose(1, 2)
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
-    """Attends in one kernel of FlashAttention-2 that is told where the documents end."""
-    known, longest = signature(varlen_attn).parameters, max(documents.lengths)
-    causal = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    if "enable_gqa" in known:
-        causal["enable_gqa"] = True
-    elif q.shape[1] != k.shape[1]:
+    """Attends in one kernel that is told where the documents end."""
+    if "enable_gqa" not in documents.kernel.keywords and q.shape[1] != k.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # [t, h or k, e]
-    y = varlen_attn(q, k, v, documents.ends, documents.ends, longest, longest, **causal)
+    longest = max(documents.lengths)
+    y = documents.kernel(q, k, v, documents.ends, documents.ends, longest, longest)
     return y.transpose(0, 1)[None]

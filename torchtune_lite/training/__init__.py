@@ -6,6 +6,7 @@ The checkpointers of `torchtune_lite.checkpoint` are here too, where torchtune's
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer
 from torchtune_lite.training import lr_schedulers, metric_logging
 from torchtune_lite.training.checkpoints import Checkpoints
+from torchtune_lite.training.compiling import compile_layers
 from torchtune_lite.training.environment import get_dtype, set_seed
 from torchtune_lite.training.loss_curve import plot_loss_curve
 from torchtune_lite.training.lr_schedulers import (
@@ -24,6 +25,7 @@ from torchtune_lite.training.metric_logging import (
     TensorBoardLogger,
     WandBLogger,
 )
+from torchtune_lite.training.profiler import Profiler, setup_torch_profiler
 from torchtune_lite.training.progress import Progress, check_patience
 from torchtune_lite.training.signals import Signals, StopRequested
 from torchtune_lite.training.step import may_step
@@ -36,6 +38,7 @@ __all__ = [
     "Meter",
     "MetricLoggerInterface",
     "MetricLoggers",
+    "Profiler",
     "Progress",
     "Signals",
     "StdoutLogger",
@@ -43,6 +46,7 @@ __all__ = [
     "TensorBoardLogger",
     "WandBLogger",
     "check_patience",
+    "compile_layers",
     "get_constant_schedule_with_warmup",
     "get_cosine_schedule_with_warmup",
     "get_dtype",
@@ -56,5 +60,6 @@ __all__ = [
     "plot_loss_curve",
     "reset_peak_memory",
     "set_seed",
+    "setup_torch_profiler",
     "storage_summary",
 ]

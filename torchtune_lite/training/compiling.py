@@ -1,0 +1,33 @@
+"""torch.compile, a layer at a time."""
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from torchtune_lite.errors import ConfigError
+from torchtune_lite.modules import keep_documents_out_of_graphs
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def compile_layers(model: nn.Module, device: torch.device) -> None:
+    """Has torch.compile compile each layer when it first runs: one graph serves all layers that are alike.
+
+    On a CPU it leaves out attention over several documents, so that a layer is two graphs.
+
+    What is compiled is kept in `~/.cache/torchtune_lite/inductor` for later runs, unless `TORCHINDUCTOR_CACHE_DIR` says
+    otherwise. ConfigError where there is no compiler: g++ for a CPU, Triton for a GPU.
+    """
+    if device.type == "cpu" and shutil.which(os.environ.get("CXX") or "c++") is None:
+        raise ConfigError("compile: True needs a C++ compiler for a CPU; install g++, or set compile=False")
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ConfigError("compile: True needs Triton for a GPU; pip install triton, or set compile=False")
+    os.environ.setdefault(CACHE, str(Path.home() / ".cache" / "torchtune_lite" / "inductor"))
+    if device.type == "cpu":
+        keep_documents_out_of_graphs()
+    for layer in model.layers:
+        layer.compile()
