@@ -1,0 +1,104 @@
+"""Parquet and Arrow files, by the package pyarrow (extra `[data]`)."""
+
+import os
+import tempfile
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from torchtune_lite.data.rows import Row
+from torchtune_lite.errors import DataError
+from torchtune_lite.utils import get_logger
+
+log = get_logger()
+
+MOST_IN_MEMORY = 2**26  # bytes of a Parquet file's values up to which they are kept there
+
+
+class ArrowRows:
+    """The rows of record batches, which lie in memory or in a file mapped into it."""
+
+    def __init__(self, path: Path, batches: Sequence[Any]) -> None:
+        self.name, self._batches = str(path), [batch for batch in batches if len(batch)]
+        self._ends = list(accumulate(map(len, self._batches)))
+        self.num_bytes = sum(batch.nbytes for batch in self._batches)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Row:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        number = bisect_right(self._ends, index)
+        first = self._ends[number - 1] if number else 0
+        return self._batches[number].slice(index - first, 1).to_pylist()[0]
+
+    def where(self, index: int) -> str:
+        """Says which row of the file it is, the first one being 0."""
+        return f"{self.name}[{index}]"
+
+
+def arrow_rows(path: Path) -> ArrowRows:
+    """Maps an Arrow file into memory, in the file or the stream format."""
+    pa = _pyarrow(path)
+    try:
+        return ArrowRows(path, _mapped(pa, path))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: no Arrow file ({_first_line(error)}); fetch it again") from None
+
+
+def parquet_rows(path: Path) -> ArrowRows:
+    """Reads a Parquet file: small ones into memory, others into an Arrow file that is mapped and ends with the process.
+
+    A Parquet file itself gives no single row without decoding its whole row group.
+    """
+    pa = _pyarrow(path)
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+            if sum(group.total_byte_size for group in groups) <= MOST_IN_MEMORY:
+                return ArrowRows(path, file.read().to_batches())
+            return ArrowRows(path, _unpack(pa, path, file))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: no Parquet file that can be read ({_first_line(error)})") from None
+
+
+def _unpack(pa: Any, path: Path, file: Any) -> list[Any]:
+    folder = tempfile.gettempdir()
+    handle, unpacked = tempfile.mkstemp(suffix=".arrow", dir=folder)
+    os.close(handle)
+    try:
+        with pa.OSFile(unpacked, "wb") as sink, pa.ipc.new_file(sink, file.schema_arrow) as writer:
+            for batch in file.iter_batches(batch_size=4096):
+                writer.write_batch(batch)
+        size = os.path.getsize(unpacked)
+        log.info(f"{path}: unpacked into {size / 1e6:,.1f} MB of {folder} until the run ends; TMPDIR names another")
+        return _mapped(pa, unpacked)
+    finally:
+        os.unlink(unpacked)  # what is mapped stays
+
+
+def _mapped(pa: Any, path: Any) -> list[Any]:
+    source = pa.memory_map(str(path))
+    try:
+        reader = pa.ipc.open_file(source)
+    except pa.ArrowInvalid:
+        source.seek(0)
+        return list(pa.ipc.open_stream(source))
+    return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+
+
+def _pyarrow(path: Path) -> Any:
+    try:
+        import pyarrow
+    except ImportError:
+        raise DataError(f"{path} needs the package pyarrow: pip install 'torchtune_lite[data]'") from None
+    return pyarrow
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
