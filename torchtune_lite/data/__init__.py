@@ -1,15 +1,16 @@
 """From rows to tensors: messages, prompt templates, tokenizers, samples, batches."""
 
 from torchtune_lite.data.batches import Batches, num_label_tokens, num_real_tokens, padded_collate_sft, windows
+from torchtune_lite.data.conversations import OpenAIToMessages, ShareGPTToMessages
 from torchtune_lite.data.messages import (
     AlpacaToMessages,
     InputOutputToMessages,
+    MaskingStrategy,
     Message,
-    OpenAIToMessages,
-    ShareGPTToMessages,
     validate_messages,
 )
 from torchtune_lite.data.packed import refuse_packed
+from torchtune_lite.data.preference import ChosenRejectedToMessages, PairTokens, PreferenceDataset, padded_collate_dpo
 from torchtune_lite.data.rows import OnBadSample, Rows
 from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, OnLongSample, SFTDataset
 from torchtune_lite.data.sources import DataFiles, Filter, load_rows
@@ -29,16 +30,20 @@ __all__ = [
     "AlpacaToMessages",
     "Batches",
     "ChatMLTemplate",
+    "ChosenRejectedToMessages",
     "ColumnText",
     "DataFiles",
     "Filter",
     "GrammarErrorCorrectionTemplate",
     "InputOutputToMessages",
     "Llama2ChatTemplate",
+    "MaskingStrategy",
     "Message",
     "OnBadSample",
     "OnLongSample",
     "OpenAIToMessages",
+    "PairTokens",
+    "PreferenceDataset",
     "PromptTemplate",
     "QuestionAnswerTemplate",
     "Rows",
@@ -52,6 +57,7 @@ __all__ = [
     "load_rows",
     "num_label_tokens",
     "num_real_tokens",
+    "padded_collate_dpo",
     "padded_collate_sft",
     "refuse_packed",
     "validate_messages",
