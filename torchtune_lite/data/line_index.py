@@ -54,7 +54,7 @@ def _starts(file: ByteFile) -> tuple[np.ndarray, np.ndarray]:
     offset, pending = 0, [0]
     for chunk in file.chunks():
         if offset == 0 and chunk.startswith(BOM):
-            pending = [len(BOM)] if len(chunk) > len(BOM) else []
+            pending = [len(BOM)]
         codes = np.frombuffer(chunk, np.uint8)
         found = np.concatenate([np.array(pending, np.int64), np.flatnonzero(codes == 10) + offset + 1])
         pending = found[-1:].tolist() if len(found) and found[-1] == offset + len(chunk) else []
