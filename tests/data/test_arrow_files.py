@@ -5,7 +5,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from torchtune_lite.data import arrow_files
 from torchtune_lite.data.arrow_files import arrow_rows, parquet_rows
 from torchtune_lite.errors import DataError
 
@@ -28,17 +27,11 @@ def write_stream(path):
 
 
 @pytest.mark.parametrize(
-    "write, read, most",
-    [
-        (write_parquet, parquet_rows, 2**26),
-        (write_parquet, parquet_rows, 0),
-        (write_file, arrow_rows, 0),
-        (write_stream, arrow_rows, 0),
-    ],
-    ids=["parquet in memory", "parquet unpacked", "arrow file", "arrow stream"],
+    "write, read",
+    [(write_parquet, parquet_rows), (write_file, arrow_rows), (write_stream, arrow_rows)],
+    ids=["parquet", "arrow file", "arrow stream"],
 )
-def test_reads_rows_by_their_number(tmp_path, monkeypatch, log_lines, write, read, most):
-    monkeypatch.setattr(arrow_files, "MOST_IN_MEMORY", most)
+def test_reads_rows_by_their_number(tmp_path, monkeypatch, log_lines, write, read):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     path = tmp_path / "x"
@@ -48,7 +41,7 @@ def test_reads_rows_by_their_number(tmp_path, monkeypatch, log_lines, write, rea
     assert rows.where(3) == f"{path}[3]" and rows.num_bytes > 0
     assert os.listdir(tmp_path / "temporary") == []
     assert [line for line in log_lines if "unpacked into" in line] == log_lines
-    assert len(log_lines) == (write is write_parquet and most == 0)
+    assert len(log_lines) == (write is write_parquet)
     for index in (25, -1):
         with pytest.raises(IndexError):
             rows[index]

@@ -14,11 +14,9 @@ from torchtune_lite.utils import get_logger
 
 log = get_logger()
 
-MOST_IN_MEMORY = 2**26  # bytes of a Parquet file's values up to which they are kept there
-
 
 class ArrowRows:
-    """The rows of record batches, which lie in memory or in a file mapped into it."""
+    """The rows of record batches, which lie in a file that is mapped into memory."""
 
     def __init__(self, path: Path, batches: Sequence[Any]) -> None:
         self.name, self._batches = str(path), [batch for batch in batches if len(batch)]
@@ -50,19 +48,15 @@ def arrow_rows(path: Path) -> ArrowRows:
 
 
 def parquet_rows(path: Path) -> ArrowRows:
-    """Reads a Parquet file: small ones into memory, others into an Arrow file that is mapped and ends with the process.
-
-    A Parquet file itself gives no single row without decoding its whole row group.
-    """
+    """Unpacks a Parquet file, which gives no single row, into an Arrow file that is mapped and ends with the process."""
     pa = _pyarrow(path)
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-            if sum(group.total_byte_size for group in groups) <= MOST_IN_MEMORY:
-                return ArrowRows(path, file.read().to_batches())
-            return ArrowRows(path, _unpack(pa, path, file))
+        with pyarrow.parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:  # no row group whole
+            batches = _unpack(pa, path, file)
+        pa.default_memory_pool().release_unused()
+        return ArrowRows(path, batches)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: no Parquet file that can be read ({_first_line(error)})") from None
 
