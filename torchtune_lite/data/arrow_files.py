@@ -1,6 +1,6 @@
 """Parquet and Arrow files, by the package pyarrow (extra `[data]`)."""
 
-import os
+import mmap
 import tempfile
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -42,13 +42,13 @@ def arrow_rows(path: Path) -> ArrowRows:
     """Maps an Arrow file into memory, in the file or the stream format."""
     pa = _pyarrow(path)
     try:
-        return ArrowRows(path, _mapped(pa, path))
+        return ArrowRows(path, _batches(pa, pa.memory_map(str(path))))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: no Arrow file ({_first_line(error)}); fetch it again") from None
 
 
 def parquet_rows(path: Path) -> ArrowRows:
-    """Unpacks a Parquet file, which gives no single row, into an Arrow file that is mapped and ends with the process."""
+    """Unpacks a Parquet file, which gives no single row, into a mapped Arrow file that ends with the process."""
     pa = _pyarrow(path)
     import pyarrow.parquet
 
@@ -63,21 +63,18 @@ def parquet_rows(path: Path) -> ArrowRows:
 
 def _unpack(pa: Any, path: Path, file: Any) -> list[Any]:
     folder = tempfile.gettempdir()
-    handle, unpacked = tempfile.mkstemp(suffix=".arrow", dir=folder)
-    os.close(handle)
-    try:
-        with pa.OSFile(unpacked, "wb") as sink, pa.ipc.new_file(sink, file.schema_arrow) as writer:
+    with tempfile.TemporaryFile(dir=folder) as unpacked:  # what is mapped stays
+        with pa.ipc.new_file(unpacked, file.schema_arrow) as writer:
             for batch in file.iter_batches(batch_size=4096):
                 writer.write_batch(batch)
-        size = os.path.getsize(unpacked)
-        log.info(f"{path}: unpacked into {size / 1e6:,.1f} MB of {folder} until the run ends; TMPDIR names another")
-        return _mapped(pa, unpacked)
-    finally:
-        os.unlink(unpacked)  # what is mapped stays
+        unpacked.flush()
+        size = f"{unpacked.tell() / 1e6:,.1f} MB"
+        log.info(f"{path}: unpacked into {size} of {folder} until the run ends; TMPDIR names another")
+        mapped = mmap.mmap(unpacked.fileno(), 0, access=mmap.ACCESS_READ)
+    return _batches(pa, pa.BufferReader(pa.py_buffer(mapped)))
 
 
-def _mapped(pa: Any, path: Any) -> list[Any]:
-    source = pa.memory_map(str(path))
+def _batches(pa: Any, source: Any) -> list[Any]:
     try:
         reader = pa.ipc.open_file(source)
     except pa.ArrowInvalid:
