@@ -78,7 +78,6 @@ def _batches(pa: Any, source: Any) -> list[Any]:
     try:
         reader = pa.ipc.open_file(source)
     except pa.ArrowInvalid:
-        source.seek(0)
         return list(pa.ipc.open_stream(source))
     return [reader.get_batch(i) for i in range(reader.num_record_batches)]
 
