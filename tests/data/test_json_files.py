@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,12 @@ def test_a_broken_line_leaves_the_others_readable(tmp_path):
     for row, place in ((1, ":2:7: "), (2, ":4: ")):
         with pytest.raises(DataError, match=place):
             rows[row]
+
+
+def test_rows_of_lines_can_be_sent_to_another_process(tmp_path):
+    (tmp_path / "x.jsonl").write_text('\n{"a": 1}\n')
+    rows = pickle.loads(pickle.dumps(json_rows(tmp_path / "x.jsonl")))
+    assert (rows[0], rows.where(0)) == ({"a": 1}, f"{tmp_path / 'x.jsonl'}:2")
 
 
 def test_a_large_array_gets_a_warning(tmp_path, monkeypatch, log_lines):

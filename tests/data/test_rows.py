@@ -1,6 +1,6 @@
 import pytest
 
-from torchtune_lite.data.rows import JoinedRows, Rows, SelectedRows, raise_problems
+from torchtune_lite.data.rows import JoinedRows, MarkedRows, Rows, SelectedRows, raise_problems
 from torchtune_lite.errors import DataError
 
 
@@ -31,6 +31,14 @@ def test_rows_of_several_files_one_after_the_other():
 def test_some_rows():
     rows = SelectedRows(numbered("a", 10), [7, 3])
     assert (len(rows), rows[0], rows.where(1), rows.name, rows.num_bytes) == (2, 7, "a:3", "a", 20)
+
+
+def test_marks_rows():
+    marked = MarkedRows(5)
+    assert not marked and list(marked) == []
+    for row in (4, 0, 3, 0):
+        marked.add(row)
+    assert (list(marked), len(marked), 3 in marked, 2 in marked) == ([0, 3, 4], 3, True, False)
 
 
 def test_problems_become_one_line():

@@ -157,7 +157,7 @@ def test_of_many_rows_some_are_checked_and_no_samples_kept(large, log_lines):
         "x.jsonl: 6 rows, of which only 2 are checked before they are read; "
         "1 (50.0%) left out without a label, first x.jsonl:4"
     ]
-    assert (dataset.bad, dataset.long, dataset.unlabelled) == ({}, set(), {3})
+    assert (dataset.bad, [*dataset.long], [*dataset.unlabelled]) == ({}, [], [3])
     nothing = {"tokens": [], "labels": []}
     for _ in range(2):
         assert [dataset[i] for i in range(6)] == [
@@ -168,10 +168,10 @@ def test_of_many_rows_some_are_checked_and_no_samples_kept(large, log_lines):
             {"tokens": [103, 104], "labels": [104, -100]},
             nothing,  # one token has no next one
         ]
-        assert (dataset.bad, dataset.long, dataset.unlabelled) == (
+        assert (dataset.bad, [*dataset.long], [*dataset.unlabelled]) == (
             {2: "x.jsonl:3: column 'text' must be text, got null"},
-            {1},
-            {3, 5},
+            [1],
+            [3, 5],
         )
     assert not dataset._samples and dataset.where(4) == "x.jsonl:5"
 
@@ -188,6 +188,13 @@ def test_of_many_rows_one_that_is_not_allowed_is_an_error_when_it_is_read(large)
         large("ab", "cd", "ef", None, "gh", "ij")
     with pytest.raises(DataError, match="none of 2 rows is left"):
         large("AB", "cd", "ef", "GH", "gh", "ij")
+
+
+def test_of_many_bad_rows_some_are_kept_in_words(large, monkeypatch):
+    monkeypatch.setattr(sft, "MOST_SAID", 2)
+    dataset = large("ab", None, None, "cd", None, None, on_bad_sample="skip")
+    assert [dataset[i]["tokens"] == [] for i in range(6)] == [False, True, True, False, True, True]
+    assert list(dataset.bad) == [1, 2, 4, 5] and [bool(said) for said in dataset.bad.values()] == [1, 1, 0, 0]
 
 
 def test_large_in_bytes_is_large_too(monkeypatch):

@@ -1,7 +1,10 @@
-"""Rows: what a source gives, by index, each with the place it came from."""
+"""Rows: what a source gives, by index, each with the place it came from.
+
+Each kind of file has a class of its own with the methods of `Rows`, which are all that a data set uses.
+"""
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -74,6 +77,29 @@ class SelectedRows:
     def where(self, index: int) -> str:
         """Says where a row stands."""
         return self._rows.where(self._indices[index])
+
+
+class MarkedRows:
+    """Numbers of rows: one byte for each row that there is, however many are marked."""
+
+    def __init__(self, count: int) -> None:
+        self._marks = bytearray(count)
+
+    def __len__(self) -> int:
+        return self._marks.count(1)
+
+    def __contains__(self, row: int) -> bool:
+        return bool(self._marks[row])
+
+    def __iter__(self) -> Iterator[int]:
+        row = self._marks.find(1)
+        while row >= 0:
+            yield row
+            row = self._marks.find(1, row + 1)
+
+    def add(self, row: int) -> None:
+        """Marks a row."""
+        self._marks[row] = 1
 
 
 def raise_problems(problems: Sequence[str], shown: int = 3) -> None:

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from torchtune_lite.data.rows import OnBadSample, Row, raise_problems
+from torchtune_lite.data.rows import MarkedRows, OnBadSample, Row, raise_problems
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import get_logger
 
@@ -16,6 +16,9 @@ CHECKED_WHOLE = {"rows": 200_000, "bytes": 64 * 2**20}
 
 CHECKED_FIRST, CHECKED_SPREAD = 100, 10_000
 """How many rows of a larger one are checked at the start: the first ones, and at most so many evenly spread."""
+
+MOST_SAID = 1000
+"""How many problems of rows that are checked when they are read are kept in words."""
 
 log = get_logger()
 
@@ -37,7 +40,8 @@ class SFTDataset:
 
     Of more rows or bytes than `CHECKED_WHOLE` only some rows are checked at the start and no samples are kept; the
     length is the number of rows, and a row that is left out gives a sample of empty lists. What is wrong with a row is
-    noted in `bad` (with its place), `long` and `unlabelled`, by the number of the row, as soon as it is known.
+    noted in `bad` (with its place), `long` and `unlabelled`, by the number of the row, as soon as it is known, in the
+    process that reads it.
     """
 
     names = ("tokens", "labels")
@@ -58,8 +62,8 @@ class SFTDataset:
         self._on_bad, self._on_long = on_bad_sample, on_long_sample
         self._samples: dict[int, dict[str, array]] = {}  # by row
         self.bad: dict[int, str] = {}
-        self.long: set[int] = set()  # cut, or left out for it
-        self.unlabelled: set[int] = set()  # left out since they have no label, even if cutting took it
+        self.long = MarkedRows(len(rows))  # cut, or left out for it
+        self.unlabelled = MarkedRows(len(rows))  # left out since they have no label, even if cutting took it
         self._whole = _is_small(rows)
         self.checked = range(len(rows)) if self._whole else _some_rows(rows)
         left_out = self._check()
@@ -120,7 +124,7 @@ class SFTDataset:
         except DataError as error:
             if self._on_bad == "error":
                 raise
-            self.bad[row] = str(error)
+            self.bad[row] = str(error) if len(self.bad) < MOST_SAID else ""
             return None
         if self._on_long == "error" and sample is None and row in self.long:
             self._refuse_long([row])
@@ -139,7 +143,7 @@ class SFTDataset:
             elif self._whole:
                 self._samples[row] = sample
         if self.long and self._on_long == "error":
-            self._refuse_long(sorted(self.long))
+            self._refuse_long([*self.long])
         return left_out
 
     def _check_prepared(self) -> list[int]:
@@ -197,8 +201,8 @@ class SFTDataset:
             "dataset.on_long_sample to truncate or skip"
         )
 
-    def _first(self, rows: set[int]) -> str:
-        return self.rows.where(min(rows)) if rows else ""
+    def _first(self, rows: MarkedRows) -> str:
+        return self.rows.where(next(iter(rows))) if rows else ""
 
     def _where_all(self, rows: Sequence[int]) -> str:
         return self.rows.where(rows[0]) + (f" and {len(rows) - 1:,} more" if len(rows) > 1 else "")
