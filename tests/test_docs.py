@@ -9,9 +9,11 @@ from pathlib import Path
 import peft
 import pytest
 import transformers
+import yaml
 
 from torchtune_lite import catalog, config
 from torchtune_lite.cli.main import main
+from torchtune_lite.data import SentencePieceTokenizer
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 COMMANDS = [
@@ -43,6 +45,27 @@ def test_a_command_says_what_the_page_says(words, shown, folder, monkeypatch, ca
 
 def test_the_pages_have_commands():
     assert len(COMMANDS) >= 9
+
+
+PAGE = (DOCS / "data.md").read_text(encoding="utf-8")
+FORMATS = re.findall(r"^    (\{.*\})\n\n((?:    .*\n)+)", PAGE, re.M)
+
+
+@pytest.mark.parametrize(("row", "dataset"), FORMATS, ids=[text.split()[1].rpartition(".")[2] for _, text in FORMATS])
+def test_a_row_of_the_data_page_can_be_trained_on_by_its_yaml(row, dataset, folder, char_model):
+    (folder / "rows.jsonl").write_text(row, encoding="utf-8")
+    built = config.instantiate(yaml.safe_load(dataset), SentencePieceTokenizer(char_model))
+    assert len(built) == 1 and any(label != -100 for name in built.names[1:] for label in built[0][name])
+
+
+def test_the_commands_of_the_data_page(folder, monkeypatch, capsys):
+    (folder / "rows.jsonl").write_text('{"input": "a", "output": "b"}\n')
+    commands = [line.split("   ")[0].split()[1:] for line in re.findall(r"^    (\$ tune .*)", PAGE, re.M)]
+    assert len(commands) == 2 and len(FORMATS) == 7
+    for words in (commands[0], ["tune", "validate", *commands[1][4:]]):  # which would train for a minute
+        monkeypatch.setattr(sys, "argv", words)
+        main()
+    assert "1 samples of 1 rows" in capsys.readouterr().out
 
 
 def settings_keys():

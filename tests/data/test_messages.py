@@ -1,13 +1,7 @@
 import pytest
 
-from torchtune_lite.data import (
-    AlpacaToMessages,
-    InputOutputToMessages,
-    Message,
-    OpenAIToMessages,
-    ShareGPTToMessages,
-    validate_messages,
-)
+from torchtune_lite.data import AlpacaToMessages, InputOutputToMessages, Message, validate_messages
+from torchtune_lite.data.messages import Masking
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -35,73 +29,6 @@ def test_input_output_maps_columns_and_puts_the_system_prompt_first():
     ]
 
 
-CHAT = [("system", "S"), ("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")]
-MASKED = [(role, text, role != "assistant") for role, text in CHAT]
-
-
-def openai(chat):
-    return {"turns": [{"role": role, "content": text} for role, text in chat]}
-
-
-def sharegpt(chat):
-    names = {"system": "system", "user": "human", "assistant": "gpt"}
-    return {"turns": [{"from": names[role], "value": text} for role, text in chat]}
-
-
-@pytest.mark.parametrize("transform, form", [(OpenAIToMessages, openai), (ShareGPTToMessages, sharegpt)])
-def test_conversations_have_every_answer_in_the_loss(transform, form):
-    assert seen(transform("turns")(form(CHAT))) == MASKED
-    assert seen(transform("turns", train_on_input=True)(form(CHAT))) == [(r, t, False) for r, t in CHAT]
-    assert seen(transform("turns", new_system_prompt="N")(form(CHAT))) == [("system", "N", True)] + MASKED[1:]
-    assert seen(transform("turns", new_system_prompt="N")(form(CHAT[1:]))) == [("system", "N", True)] + MASKED[1:]
-
-
-def test_openai_content_may_be_text_parts():
-    parts = [{"type": "text", "text": "Q"}, {"type": "text", "text": "?"}]
-    row = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "A"}]}
-    message = OpenAIToMessages("messages")(row)["messages"][0]
-    assert message.content == [{"type": "text", "content": "Q"}, {"type": "text", "content": "?"}]
-
-
-def test_an_answer_may_follow_a_tool():
-    chat = [("user", "Q"), ("assistant", "call"), ("tool", "42"), ("assistant", "A")]
-    assert [masked for *_, masked in seen(OpenAIToMessages("turns")(openai(chat)))] == [True, False, True, False]
-
-
-IMAGE = [{"type": "image_url", "image_url": {"url": "x"}}]
-
-
-@pytest.mark.parametrize(
-    "row, message",
-    [
-        ({"prompt": [], "x": 1}, r"missing column 'turns' \(has: prompt, x\); set conversation_column"),
-        ({"turns": "hello"}, "column 'turns' must be a list of messages, got str"),
-        ({"turns": None}, "must be a list of messages, got null"),
-        ({"turns": ["hello"]}, r"turns\[0\] is str; conversation_style=openai wants 'role' and 'content'"),
-        (sharegpt(CHAT), r"turns\[0\] has keys from, value; conversation_style=openai wants"),
-        (
-            openai([("user", "Q"), ("asistant", "A")]),
-            r"turns\[1\].role='asistant' is not one of system, user, assistant",
-        ),
-        (openai([("user", None), ("assistant", "A")]), r"turns\[0\].content must be text, got null"),
-        (openai([("user", 5), ("assistant", "A")]), r"turns\[0\].content must be text, got int"),
-        (openai([("user", IMAGE), ("assistant", "A")]), r"turns\[0\].content\[0\] is not a text part"),
-        (openai([("user", "a\ud800"), ("assistant", "A")]), "half a surrogate pair at character 2"),
-        (openai([]), "has 0 messages"),
-        (openai([("user", "Q")]), "has 1 messages"),
-        (openai([("user", "Q"), ("user", "R")]), r"messages\[1\] is the second user message in a row"),
-        (openai([("assistant", "A"), ("user", "Q")]), r"messages\[0\] is an assistant message that no user"),
-        (openai([("system", "S"), ("assistant", "A")]), r"messages\[1\] is an assistant message that no user"),
-        (openai([*CHAT[1:3], ("assistant", "A")]), r"messages\[2\] is an assistant message that no user"),
-        (openai([("user", "Q"), ("system", "S")]), r"messages\[1\] is a system prompt"),
-    ],
-)
-def test_says_what_is_wrong_with_a_conversation(row, message):
-    with pytest.raises(DataError, match=message) as error:
-        OpenAIToMessages("turns")(row)
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize(
     "transform, row, message",
     [
@@ -122,13 +49,6 @@ def test_says_what_is_wrong_with_a_column(transform, row, message):
         transform()(row)
 
 
-def test_refuses_an_unknown_key_of_column_map():
-    with pytest.raises(ConfigError, match="unknown keys question; its keys are input, output"):
-        InputOutputToMessages(column_map={"question": "input"})
-    with pytest.raises(ConfigError, match="unknown keys answer; its keys are instruction, input, output"):
-        AlpacaToMessages(column_map={"answer": "output"})
-
-
 def test_a_message_has_a_known_role():
     with pytest.raises(DataError, match="role='bot' is not one of system, user, assistant, tool, ipython"):
         Message("bot", "hi")
@@ -138,3 +58,37 @@ def test_validates_messages_of_any_origin():
     validate_messages([Message("user", "Q"), Message("assistant", "A")])
     with pytest.raises(DataError, match="second user message"):
         validate_messages([Message("user", "Q"), Message("user", "R")])
+
+
+TURNS = ["system", "user", "assistant", "user", "assistant", "user"]
+
+
+@pytest.mark.parametrize(
+    "train_on_input, strategy, in_loss",
+    [
+        (True, None, [0, 1, 2, 3, 4, 5]),
+        (False, None, [2, 4]),
+        (False, "train_on_all", [1, 2, 3, 4, 5]),
+        (True, "train_on_assistant", [2, 4]),
+        (True, "train_on_last", [4]),
+    ],
+)
+def test_masks_by_strategy(train_on_input, strategy, in_loss):
+    messages = Masking(train_on_input, strategy)([Message(role, role) for role in TURNS])
+    assert [i for i, message in enumerate(messages) if not message.masked] == in_loss
+    masked = Masking(train_on_input, strategy)([Message(role, role, masked=True) for role in TURNS])
+    assert all(message.masked for message in masked)
+
+
+def test_refuses_a_strategy_that_does_not_exist():
+    with pytest.raises(ConfigError, match="masking_strategy='last' is not one of train_on_all, train_on_assistant, tr"):
+        InputOutputToMessages(masking_strategy="last")
+
+
+def test_columns_may_be_nested():
+    row = {"q": {"text": "Q"}, "choices": [{"text": "A"}]}
+    columns = {"input": "q.text", "output": "choices.0.text"}
+    assert [text for _, text, _ in seen(InputOutputToMessages(column_map=columns)(row))] == ["Q", "A"]
+    alpaca = AlpacaToMessages(column_map={**columns, "instruction": "q.text", "input": "q.more"})
+    assert "### Input" not in seen(alpaca(row))[0][1]
+    assert "### Input:\nM" in seen(alpaca({**row, "q": {"text": "Q", "more": "M"}}))[0][1]

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchtune_lite.data import PackedDataset, refuse_packed
+from torchtune_lite.data import PackedDataset
 from torchtune_lite.errors import ConfigError
 
 
@@ -54,9 +54,3 @@ def test_each_token_with_a_label_is_there_once(lengths, limit):
 def test_the_length_of_a_pack_must_be_known():
     with pytest.raises(ConfigError, match="^packed=True needs tokenizer.max_seq_len"):
         PackedDataset(Texts(3), None)
-
-
-def test_off_is_allowed():
-    refuse_packed(False)
-    with pytest.raises(ConfigError, match="^packed=True: samples can't be packed yet"):
-        refuse_packed(True)

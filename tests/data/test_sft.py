@@ -1,6 +1,6 @@
 import pytest
 
-from torchtune_lite.data import ColumnText, Rows, SFTDataset
+from torchtune_lite.data import ColumnText, Rows, SFTDataset, load_rows, sft
 from torchtune_lite.data.sft import shifted_labels
 from torchtune_lite.errors import ConfigError, DataError
 
@@ -92,11 +92,12 @@ def test_long_samples_may_be_an_error():
 
 
 def test_bad_rows_may_be_left_out(log_lines):
-    rows = Rows("x", [{"text": "ab"}, {"body": "b"}, {"text": "cd"}], lambda i: f"x:{i + 1}", bad=["x:9: invalid"])
+    rows = Rows("x", [{"text": "ab"}, {"body": "b"}, {"text": "cd"}], lambda i: f"x:{i + 1}")
     dataset = SFTDataset(rows, ColumnText("text"), codes, on_bad_sample="skip")
     assert (len(dataset), dataset.where(1)) == (2, "x:3")
-    assert log_lines == ["x: 2 samples of 4 rows; 2 (50.0%) left out as bad, first x:9: invalid"]
-    assert dataset.bad[1].startswith("x:2: missing column 'text'")
+    bad = "x:2: missing column 'text' (has: body); set column to the one that is meant"
+    assert log_lines == [f"x: 2 samples of 3 rows; 1 (33.3%) left out as bad, first {bad}"]
+    assert dataset.bad == {1: bad}
 
 
 def test_one_line_says_that_nothing_is_left_out(log_lines):
@@ -125,3 +126,83 @@ def test_that_nothing_is_left_is_an_error(texts, policies, message):
 def test_a_policy_that_does_not_exist():
     with pytest.raises(ConfigError, match="on_long_sample='drop' is not one of truncate, skip, error"):
         SFTDataset(rows_of("ab"), ColumnText("text"), codes, on_long_sample="drop")
+
+
+def test_broken_lines_and_bad_rows_are_named_together_or_left_out(folder, log_lines):
+    (folder / "x.jsonl").write_text('{"text": "ab"}\nno\n\n[1]\n[2]\n{"body": "b"}\n{"text": "cd"}\n')
+    rows = load_rows("x.jsonl")
+    with pytest.raises(
+        DataError,
+        match=r"^x.jsonl:2:1: invalid JSON .*; x.jsonl:4 and 1 more: expected an object, got list; x.jsonl:6: m",
+    ):
+        SFTDataset(rows, ColumnText("text"), codes)
+    dataset = SFTDataset(rows, ColumnText("text"), codes, on_bad_sample="skip")
+    assert [dataset.where(i) for i in range(len(dataset))] == ["x.jsonl:1", "x.jsonl:7"]
+    assert list(dataset.bad) == [1, 2, 3, 4] and "4 (66.7%) left out as bad, first x.jsonl:2:1: " in log_lines[-1]
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Makes a data set of which the first row and every third are checked at the start."""
+    monkeypatch.setattr(sft, "CHECKED_WHOLE", {"rows": 5, "bytes": 1000})
+    monkeypatch.setattr(sft, "CHECKED_FIRST", 1)
+    monkeypatch.setattr(sft, "CHECKED_SPREAD", 2)
+    return lambda *texts, **policies: SFTDataset(rows_of(*texts), ColumnText("text"), codes, **policies)
+
+
+def test_of_many_rows_some_are_checked_and_no_samples_kept(large, log_lines):
+    dataset = large("ab", "cd…", None, "EF", "gh", "i", on_bad_sample="skip", on_long_sample="skip")
+    assert len(dataset) == 6 and list(dataset.checked) == [0, 3]
+    assert log_lines == [
+        "x.jsonl: 6 rows, of which only 2 are checked before they are read; "
+        "1 (50.0%) left out without a label, first x.jsonl:4"
+    ]
+    assert (dataset.bad, [*dataset.long], [*dataset.unlabelled]) == ({}, [], [3])
+    nothing = {"tokens": [], "labels": []}
+    for _ in range(2):
+        assert [dataset[i] for i in range(6)] == [
+            {"tokens": [97, 98], "labels": [98, -100]},
+            nothing,
+            nothing,
+            nothing,
+            {"tokens": [103, 104], "labels": [104, -100]},
+            nothing,  # one token has no next one
+        ]
+        assert (dataset.bad, [*dataset.long], [*dataset.unlabelled]) == (
+            {2: "x.jsonl:3: column 'text' must be text, got null"},
+            [1],
+            [3, 5],
+        )
+    assert not dataset._samples and dataset.where(4) == "x.jsonl:5"
+
+
+def test_of_many_rows_one_that_is_not_allowed_is_an_error_when_it_is_read(large):
+    dataset = large("ab", "cd…", None, "ef", "gh", "ij", on_long_sample="error")
+    with pytest.raises(DataError, match="^x.jsonl:2: longer than tokenizer.max_seq_len"):
+        dataset[1]
+    with pytest.raises(DataError, match="^x.jsonl:3: column 'text' must be text, got null"):
+        dataset[2]
+    assert dataset[3]["tokens"] == [101, 102]
+    assert large("ab", "cd…", "ef", "ef", "gh", "ij")[1]["tokens"] == [99, 100, ord("…")]
+    with pytest.raises(DataError, match="^x.jsonl:4: column 'text'"):
+        large("ab", "cd", "ef", None, "gh", "ij")
+    with pytest.raises(DataError, match="none of 2 rows is left"):
+        large("AB", "cd", "ef", "GH", "gh", "ij")
+
+
+def test_of_many_bad_rows_some_are_kept_in_words(large, monkeypatch):
+    monkeypatch.setattr(sft, "MOST_SAID", 2)
+    dataset = large("ab", None, None, "cd", None, None, on_bad_sample="skip")
+    assert [dataset[i]["tokens"] == [] for i in range(6)] == [False, True, True, False, True, True]
+    assert list(dataset.bad) == [1, 2, 4, 5] and [bool(said) for said in dataset.bad.values()] == [1, 1, 0, 0]
+
+
+def test_large_in_bytes_is_large_too(monkeypatch):
+    def checked(num_bytes, count=300):
+        rows = Rows("x", [{"text": "ab"}] * count, str, num_bytes)
+        return len(SFTDataset(rows, ColumnText("text"), codes).checked)
+
+    assert checked(0) == checked(64 * 2**20) == 300
+    assert checked(128 * 2**20) == 100 + 100  # the first, and every second of the others
+    assert checked(2**40) == 100
+    assert 10_000 < checked(0, 200_001) < 10_101

@@ -80,9 +80,9 @@ def test_a_path_is_relative_to_the_working_directory(jsonl, tmp_path, monkeypatc
         ({"source": "json", "data_files": []}, "data_files is an empty list"),
         ({"source": "no/such.jsonl"}, r"no file matches 'no/such.jsonl' \(cwd /"),
         ({"source": "json", "data_files": "no/*.jsonl"}, r"no file matches 'no/\*.jsonl'"),
-        ({"source": "rows.csv"}, "only .json and .jsonl files are read"),
-        ({"source": "json", "data_files": "rows.jsonl.gz"}, "convert or unpack"),
-        ({"source": "folder"}, "is a folder; name the files in it"),
+        ({"source": "csv"}, "source: csv needs data_files"),
+        ({"source": "gone.parquet"}, "no file matches 'gone.parquet'"),
+        ({"source": "gone.zip"}, "no file matches 'gone.zip'"),
         ({"source": "rows.jsonl", "data_files": "rows.jsonl"}, "is a file itself"),
         ({"source": "rows.jsonl", "split": "test"}, "split='test': local files have only train"),
         ({"source": "rows.jsonl", "filter_fn": lambda row: False}, "0 samples in split='train' after filter_fn"),
@@ -129,8 +129,17 @@ def test_a_filter_may_be_named_by_its_dotted_path(jsonl, folder):
         load_rows(path, filter_fn="os.system")
 
 
-def test_bad_lines_may_be_left_out_and_are_noted(folder):
+def test_a_filter_leaves_broken_rows_to_whoever_reads_them(folder):
     (folder / "x.jsonl").write_text('{"n": 0}\nno\n{"n": 1}\n{"n": 2}\n')
-    rows = load_rows("x.jsonl", split="train[1:]", on_bad_sample="skip")
-    assert [rows[i]["n"] for i in range(len(rows))] == [1, 2] and rows.where(0) == "x.jsonl:3"
-    assert len(rows.bad) == 1 and rows.bad[0].startswith("x.jsonl:2:1: invalid JSON")
+    rows = load_rows("x.jsonl", split="train[1:]", filter_fn=lambda row: row["n"] > 1)
+    assert (len(rows), rows[1], rows.where(0), rows.where(1)) == (2, {"n": 2}, "x.jsonl:2", "x.jsonl:4")
+    with pytest.raises(DataError, match="x.jsonl:2:1: invalid JSON"):
+        rows[0]
+
+
+def test_each_kind_by_its_name_and_a_folder(folder):
+    (folder / "data").mkdir()
+    (folder / "data/a.csv").write_text("n\n1\n")
+    (folder / "data/b.csv").write_text("n\n2\n")
+    for source in ({"source": "data"}, {"source": "csv", "data_files": "data"}, {"source": "data/*.csv"}):
+        assert numbers(load_rows(**source)) == ["1", "2"]

@@ -29,3 +29,11 @@ def test_a_text_is_surely_whole_where_its_bytes_fit(char_model):
     assert [TextTokens(long).surely_whole({"text": text}) for text in ("abcdefgh", "abcdefghi", "市市")] == [1, 0, 1]
     assert TextTokens(SentencePieceTokenizer(char_model)).surely_whole({"text": "x" * 9999})
     assert not TextTokens(SentencePieceTokenizer(char_model), add_eos=False).surely_whole({"text": " "})
+
+
+def test_a_text_to_be_split_over_packs_is_not_cut(char_model, spell):
+    tokenizer = SentencePieceTokenizer(char_model, 4)
+    split, cut = TextTokens(tokenizer, split_across_pack=True), TextTokens(tokenizer)
+    assert spell(split({"text": "abc"})["tokens"]) == "⟨▁a" == spell(cut.for_packs({"text": "abc"})["tokens"])
+    assert spell(split.for_packs({"text": "abc"})["tokens"]) == "⟨▁abc⟩"
+    assert split.for_packs.max_seq_len == 4 and split.for_packs.surely_whole({"text": "x" * 99})

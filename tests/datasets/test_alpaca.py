@@ -1,9 +1,7 @@
-import inspect
-
 import pytest
 
 from torchtune_lite.data import Llama2ChatTemplate, SentencePieceTokenizer
-from torchtune_lite.datasets import alpaca, alpaca_cleaned_dataset, alpaca_dataset
+from torchtune_lite.datasets import alpaca, alpaca_dataset
 
 ROWS = [{"instruction": "add", "input": "1 2", "output": "3"}, {"instruction": "hi", "input": "", "output": "yo"}]
 
@@ -44,8 +42,3 @@ def test_two_templates_give_one_warning(char_model, jsonl, log_lines, written):
 def test_one_template_gives_no_warning(tokenizer, jsonl, log_lines):
     alpaca_dataset(tokenizer, source=jsonl(ROWS))
     assert not any("two prompt" in line for line in log_lines)
-
-
-def test_the_two_differ_in_their_source():
-    sources = [inspect.signature(f).parameters["source"].default for f in (alpaca_dataset, alpaca_cleaned_dataset)]
-    assert sources == ["tatsu-lab/alpaca", "yahma/alpaca-cleaned"]

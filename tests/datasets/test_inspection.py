@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from torchtune_lite.config.components import Component
+from torchtune_lite.data import sft
 from torchtune_lite.datasets import inspect_data
 from torchtune_lite.datasets.inspection import histogram, pieces, special_names
 from torchtune_lite.errors import ConfigError, DataError
@@ -40,6 +41,14 @@ def test_counts_what_is_trained_on(cfg):
     assert data["lengths"] == {"min": 8, "median": 8, "mean": 8.0, "max": 8}
     assert sum(count for *_, count in data["histogram"]) == 2
     assert data["shown"][0]["where"].endswith("rows.jsonl:1") and data["shown"][0]["tokens"] == 8
+
+
+def test_rows_that_a_large_data_set_leaves_out_when_they_are_read(cfg, monkeypatch):
+    monkeypatch.setattr(sft, "CHECKED_WHOLE", {"rows": 1, "bytes": 0})
+    monkeypatch.setattr(sft, "CHECKED_FIRST", 1)
+    data = inspect_data(cfg([ROWS[0], ROWS[2], ROWS[0]]))["dataset"]
+    assert (data["rows"], data["samples"], data["cut"], data["without_label"], data["bad"]) == (3, 2, 1, 1, 0)
+    assert data["lengths"]["min"] == 8 and [sample["where"][-2:] for sample in data["shown"]] == [":1", ":3"]
 
 
 def test_several_data_sets_and_a_validation_set(cfg, jsonl):

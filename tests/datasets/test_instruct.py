@@ -2,7 +2,7 @@ import pytest
 
 from torchtune_lite import config
 from torchtune_lite.datasets import instruct_dataset
-from torchtune_lite.errors import ConfigError, DataError
+from torchtune_lite.errors import DataError
 
 ROWS = [{"input": "hi", "output": "yo"}, {"input": "a", "output": "b"}]
 
@@ -34,8 +34,3 @@ def test_names_file_and_line_of_a_bad_row(tokenizer, jsonl):
     path = jsonl([ROWS[0], {"input": "x", "output": None}])
     with pytest.raises(DataError, match="rows.jsonl:2: column 'output' must be text, got null$"):
         instruct_dataset(tokenizer, source=path)
-
-
-def test_refuses_packing_before_it_reads(tokenizer):
-    with pytest.raises(ConfigError, match="packed=True"):
-        instruct_dataset(tokenizer, source="no/such.jsonl", packed=True)

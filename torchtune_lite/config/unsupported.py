@@ -12,7 +12,10 @@ ANY = object()
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "ac_mode": (("full",), "use enable_activation_checkpointing: True"),
     "ac_option": ((1,), "use enable_activation_checkpointing: True"),
-    "collate_fn": (("torchtune.data.padded_collate_sft",), "change the batches in a recipe of your own ('tune cp')"),
+    "collate_fn": (
+        ("torchtune.data.padded_collate_sft", "torchtune.data.padded_collate_packed"),
+        "use collate: padded, or change the batches in a recipe of your own ('tune cp')",
+    ),
     "compile": ((), "call torch.compile in a recipe of your own ('tune cp')"),
     "cudnn_deterministic_mode": ((), "set a seed; runs on the CPU repeat exactly"),
     "custom_sharded_layers": ((ANY,), ""),

@@ -1,22 +1,17 @@
 """From rows to tensors: messages, prompt templates, tokenizers, samples, batches."""
 
-from torchtune_lite.data.batches import (
-    Batches,
-    num_label_tokens,
-    num_real_tokens,
-    some_rows,
-    windows,
-)
+from torchtune_lite.data.batches import Batches, num_label_tokens, num_real_tokens, some_rows, windows
 from torchtune_lite.data.collate import COLLATES, Batch, padded_collate_sft, padding_free_collate_sft
+from torchtune_lite.data.conversations import OpenAIToMessages, ShareGPTToMessages
 from torchtune_lite.data.messages import (
     AlpacaToMessages,
     InputOutputToMessages,
+    MaskingStrategy,
     Message,
-    OpenAIToMessages,
-    ShareGPTToMessages,
     validate_messages,
 )
-from torchtune_lite.data.packed import PackedDataset, refuse_packed
+from torchtune_lite.data.packed import PackedDataset
+from torchtune_lite.data.preference import ChosenRejectedToMessages, PairTokens, PreferenceDataset, padded_collate_dpo
 from torchtune_lite.data.rows import OnBadSample, Rows
 from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, OnLongSample, SFTDataset
 from torchtune_lite.data.sources import DataFiles, Filter, load_rows
@@ -38,17 +33,21 @@ __all__ = [
     "Batch",
     "Batches",
     "ChatMLTemplate",
+    "ChosenRejectedToMessages",
     "ColumnText",
     "DataFiles",
     "Filter",
     "GrammarErrorCorrectionTemplate",
     "InputOutputToMessages",
     "Llama2ChatTemplate",
+    "MaskingStrategy",
     "Message",
     "OnBadSample",
     "OnLongSample",
     "OpenAIToMessages",
     "PackedDataset",
+    "PairTokens",
+    "PreferenceDataset",
     "PromptTemplate",
     "QuestionAnswerTemplate",
     "Rows",
@@ -62,9 +61,9 @@ __all__ = [
     "load_rows",
     "num_label_tokens",
     "num_real_tokens",
+    "padded_collate_dpo",
     "padded_collate_sft",
     "padding_free_collate_sft",
-    "refuse_packed",
     "some_rows",
     "validate_messages",
     "windows",

@@ -2,7 +2,9 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from random import Random
 from typing import Any, TypeVar
 
@@ -57,7 +59,7 @@ class Batches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields the micro-batches of an epoch from number `start` on; draws nothing from the global random state."""
-        made = made_ahead(self._make, self._plan(epoch)[start:], self.num_workers)
+        made = made_ahead(self._make, self._plan(epoch), self.num_workers, start)
         while True:
             asked = time.perf_counter()
             batch = next(made, None)
@@ -75,7 +77,7 @@ class Batches:
 
     def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
         """Says where the rows of `num_batches` micro-batches of an epoch stand, the first `shown` by name."""
-        rows = [row for batch in self._plan(epoch)[start : start + num_batches] for row in batch]
+        rows = [row for batch in islice(self._plan(epoch), start, start + num_batches) for row in batch]
         more = f" and {len(rows) - shown:,} more" if len(rows) > shown else ""
         return ", ".join(map(self._where, rows[:shown])) + more
 
@@ -95,7 +97,7 @@ class Batches:
     def _new_plan(self, epoch: int) -> plan.Plan:
         rng = Random(f"{self.seed}/{epoch}")
         drawn = getattr(self.dataset, "order", None)  # of a mixture
-        order = drawn(self.seed, epoch, self.shuffle) if drawn else list(range(len(self.dataset)))
+        order = drawn(self.seed, epoch, self.shuffle) if drawn else array("q", range(len(self.dataset)))
         if self.shuffle:
             rng.shuffle(order)
         if self.pack_len:
@@ -107,27 +109,27 @@ class Batches:
             return packs
         if self.lengths is not None:
             return plan.by_length(order, self.lengths, self.batch_size, rng)
-        return plan.in_turn(order, self.batch_size)
+        return plan.InTurn(order, self.batch_size)
 
     def _lengths(self) -> Any:
         """Gives the tokens of each sample; a data set that does not know them is tokenised."""
         known = getattr(self.dataset, "lengths", None)
         return [len(self.dataset[i]["tokens"]) for i in range(len(self.dataset))] if known is None else known
 
-    def _make(self, indices: list[int]) -> Batch:
+    def _make(self, indices: Sequence[int]) -> Batch:
         if self._source:
             indices = sorted(indices, key=self._source)
         samples = [self.dataset[i] for i in indices]
-        kept = [i for i, sample in enumerate(samples) if sample["tokens"]]
+        kept = [i for i, sample in enumerate(samples) if any(sample.values())]
         nothing = {"tokens": [self.pad_id], "labels": [CROSS_ENTROPY_IGNORE_IDX]}
         batch = self.collate([samples[i] for i in kept] or [nothing], padding_idx=self.pad_id)
         if self._source and kept:
             batch["sources"] = [self._source(indices[i]) for i in kept]
         if self.vocab_size is not None and batch["tokens"].max() >= self.vocab_size:
-            self._refuse_id(indices, [max(sample["tokens"], default=0) for sample in samples])
+            self._refuse_id(indices, [max((max(each, default=0) for each in s.values()), default=0) for s in samples])
         return batch
 
-    def _refuse_id(self, indices: list[int], highest: list[int]) -> None:
+    def _refuse_id(self, indices: Sequence[int], highest: list[int]) -> None:
         where, token = self._where(indices[highest.index(max(highest))]), max(*highest, self.pad_id)
         raise DataError(
             f"{where}: token id {token:,} is beyond the model's {self.vocab_size:,} embeddings; "

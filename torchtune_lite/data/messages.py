@@ -6,14 +6,16 @@ or message; the data set puts the file and line before it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
+from torchtune_lite.data.columns import check_text, checked_column_map, column_text, column_value, has_column
 from torchtune_lite.errors import ConfigError, DataError
 
 ROLES = ("system", "user", "assistant", "tool", "ipython")
 """`tool` and `ipython` are what a tool answered: OpenAI's name and torchtune's."""
 
-SHAREGPT_ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
+MaskingStrategy = Literal["train_on_all", "train_on_assistant", "train_on_last"]
+"""Which messages are in the loss: all but the system prompt, the assistant's, or the assistant's last one."""
 
 ALPACA_PROMPT = (
     "Below is an instruction that describes a task. "
@@ -72,23 +74,56 @@ def validate_messages(messages: Sequence[Message]) -> None:
         before = message.role
 
 
+class Masking:
+    """Takes messages out of the loss; one that is masked already stays so.
+
+    `masking_strategy` decides where it is given, else `train_on_input`: True for all messages, False for the
+    assistant's.
+    """
+
+    def __init__(self, train_on_input: bool, masking_strategy: MaskingStrategy | None = None) -> None:
+        if masking_strategy not in (None, *get_args(MaskingStrategy)):
+            raise ConfigError(
+                f"masking_strategy={masking_strategy!r} is not one of {', '.join(get_args(MaskingStrategy))}"
+            )
+        self._strategy = masking_strategy or (None if train_on_input else "train_on_assistant")
+
+    def __call__(self, messages: list[Message]) -> list[Message]:
+        answers = [message for message in messages if message.role == "assistant"]
+        for message in messages:
+            message.masked |= {
+                None: False,
+                "train_on_all": message.role == "system",
+                "train_on_assistant": message.role != "assistant",
+                "train_on_last": not answers or message is not answers[-1],
+            }[self._strategy]
+        return messages
+
+
 class AlpacaToMessages:
     """Makes the Alpaca prompt and its answer from the columns `instruction`, `input` and `output`.
 
-    `input` may be missing or empty. `column_map` gives the file's own names for any of the three.
+    `input` may be missing or empty. `column_map` gives the file's own names for any of the three, or dotted paths.
+    `train_on_input` and `masking_strategy` are those of `Masking`.
     """
 
-    def __init__(self, train_on_input: bool = True, column_map: Mapping[str, str] | None = None) -> None:
-        self.train_on_input = train_on_input
+    def __init__(
+        self,
+        train_on_input: bool = True,
+        column_map: Mapping[str, str] | None = None,
+        masking_strategy: MaskingStrategy | None = None,
+    ) -> None:
+        self._masked = Masking(train_on_input, masking_strategy)
         self.column_map = checked_column_map(column_map, ("instruction", "input", "output"))
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, list[Message]]:
         instruction = self._text(row, "instruction")
-        if row.get(self.column_map["input"]):
+        column = self.column_map["input"]
+        if has_column(row, column) and column_value(row, column, "column_map.input"):
             prompt = ALPACA_PROMPT_WITH_INPUT.format(instruction=instruction, input=self._text(row, "input"))
         else:
             prompt = ALPACA_PROMPT.format(instruction=instruction)
-        return {"messages": _question_and_answer(prompt, self._text(row, "output"), self.train_on_input)}
+        return {"messages": self._masked([Message("user", prompt), Message("assistant", self._text(row, "output"))])}
 
     def _text(self, row: Mapping[str, Any], name: str) -> str:
         return column_text(row, self.column_map[name], f"column_map.{name}")
@@ -97,7 +132,8 @@ class AlpacaToMessages:
 class InputOutputToMessages:
     """Makes a question and an answer from the columns `input` and `output`.
 
-    `column_map` gives the file's own names for either. `new_system_prompt`: put before the question; None for none.
+    `column_map` gives the file's own names for either, or dotted paths. `new_system_prompt`: put before the question;
+    None for none. `train_on_input` and `masking_strategy` are those of `Masking`.
     """
 
     def __init__(
@@ -105,120 +141,17 @@ class InputOutputToMessages:
         train_on_input: bool = False,
         column_map: Mapping[str, str] | None = None,
         new_system_prompt: str | None = None,
+        masking_strategy: MaskingStrategy | None = None,
     ) -> None:
-        self.train_on_input, self.new_system_prompt = train_on_input, new_system_prompt
+        self._masked, self.new_system_prompt = Masking(train_on_input, masking_strategy), new_system_prompt
         self.column_map = checked_column_map(column_map, ("input", "output"))
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, list[Message]]:
         question, answer = (column_text(row, column, f"column_map.{name}") for name, column in self.column_map.items())
-        messages = _question_and_answer(question, answer, self.train_on_input)
-        return {"messages": _system(self.new_system_prompt) + messages}
+        turns = [*system_prompt(self.new_system_prompt), Message("user", question), Message("assistant", answer)]
+        return {"messages": self._masked(turns)}
 
 
-class ConversationToMessages:
-    """Makes the messages of one conversation, all of whose assistant turns are in the loss.
-
-    A row's `column` is a list of messages; `role_key` and `content_key` name the role and text of each, `roles` maps
-    the file's roles. `new_system_prompt` replaces the conversation's own system prompt; None keeps it.
-    """
-
-    style: str
-    role_key: str
-    content_key: str
-    roles: Mapping[str, str]
-
-    def __init__(self, column: str, train_on_input: bool = False, new_system_prompt: str | None = None) -> None:
-        self.column, self.train_on_input, self.new_system_prompt = column, train_on_input, new_system_prompt
-
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, list[Message]]:
-        turns = column_value(row, self.column, "conversation_column")
-        if not isinstance(turns, list):
-            raise DataError(f"column {self.column!r} must be a list of messages, got {_kind(turns)}")
-        messages = [self._message(turn, f"{self.column}[{i}]") for i, turn in enumerate(turns)]
-        validate_messages(messages)
-        if self.new_system_prompt is not None:
-            messages = _system(self.new_system_prompt) + [m for m in messages if m.role != "system"]
-        return {"messages": messages}
-
-    def _message(self, turn: Any, where: str) -> Message:
-        if not isinstance(turn, Mapping) or self.role_key not in turn or self.content_key not in turn:
-            got = f"has keys {', '.join(map(str, turn))}" if isinstance(turn, Mapping) else f"is {_kind(turn)}"
-            raise DataError(
-                f"{where} {got}; conversation_style={self.style} wants {self.role_key!r} and {self.content_key!r}"
-            )
-        role = turn[self.role_key]
-        if not isinstance(role, str) or role not in self.roles:
-            raise DataError(f"{where}.{self.role_key}={role!r} is not one of {', '.join(self.roles)}")
-        content = self._content(turn[self.content_key], f"{where}.{self.content_key}")
-        masked = self.roles[role] != "assistant" and not self.train_on_input
-        return Message(self.roles[role], content, masked)
-
-    def _content(self, value: Any, where: str) -> str | list[dict[str, Any]]:
-        return check_text(value, where)
-
-
-class ShareGPTToMessages(ConversationToMessages):
-    """ShareGPT's form: `{"from": "system" | "human" | "gpt", "value": text}`."""
-
-    style, role_key, content_key, roles = "sharegpt", "from", "value", SHAREGPT_ROLES
-
-
-class OpenAIToMessages(ConversationToMessages):
-    """OpenAI's chat form: `{"role": …, "content": text or [{"type": "text", "text": text}, …]}`."""
-
-    style, role_key, content_key, roles = "openai", "role", "content", {role: role for role in ROLES}
-
-    def _content(self, value: Any, where: str) -> str | list[dict[str, Any]]:
-        if not isinstance(value, list):
-            return check_text(value, where)
-        return [self._part(part, f"{where}[{i}]") for i, part in enumerate(value)]
-
-    def _part(self, part: Any, where: str) -> dict[str, Any]:
-        if not isinstance(part, Mapping) or part.get("type") != "text":
-            raise DataError(f"{where} is not a text part, and only text can be trained on")
-        return {"type": "text", "content": check_text(part.get("text"), f"{where}.text")}
-
-
-def checked_column_map(column_map: Mapping[str, str] | None, names: Sequence[str]) -> dict[str, str]:
-    """Gives the file's column for each of `names`: itself where `column_map` has none; ConfigError for another key."""
-    unknown = [str(name) for name in column_map or () if name not in names]
-    if unknown:
-        raise ConfigError(f"column_map has unknown keys {', '.join(unknown)}; its keys are {', '.join(names)}")
-    return {name: (column_map or {}).get(name, name) for name in names}
-
-
-def column_value(row: Mapping[str, Any], column: str, setting: str) -> Any:
-    """Reads a column; DataError lists the columns there are and names the `setting` that chooses another."""
-    if column not in row:
-        raise DataError(
-            f"missing column {column!r} (has: {', '.join(map(str, row))}); set {setting} to the one that is meant"
-        )
-    return row[column]
-
-
-def column_text(row: Mapping[str, Any], column: str, setting: str) -> str:
-    """Reads a column that must be text."""
-    return check_text(column_value(row, column, setting), f"column {column!r}")
-
-
-def check_text(value: Any, where: str) -> str:
-    """Returns `value` if it is text that UTF-8 can carry, else raises DataError."""
-    if not isinstance(value, str):
-        raise DataError(f"{where} must be text, got {_kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where} has half a surrogate pair at character {error.start + 1}; mend the escape") from None
-    return value
-
-
-def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
-
-
-def _system(prompt: str | None) -> list[Message]:
+def system_prompt(prompt: str | None) -> list[Message]:
+    """Gives the message of a system prompt, which is never in the loss; none for None."""
     return [] if prompt is None else [Message("system", prompt, masked=True)]
-
-
-def _question_and_answer(question: str, answer: str, train_on_input: bool) -> list[Message]:
-    return [Message("user", question, masked=not train_on_input), Message("assistant", answer)]

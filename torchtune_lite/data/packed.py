@@ -5,6 +5,8 @@ from bisect import bisect_right
 from itertools import accumulate
 from typing import Any
 
+from tqdm import tqdm
+
 from torchtune_lite.errors import ConfigError
 
 
@@ -19,7 +21,8 @@ class PackedDataset:
         if max_seq_len is None:
             raise ConfigError("packed=True needs tokenizer.max_seq_len, the tokens of a pack")
         self.dataset, self.pack_len = dataset, max_seq_len
-        lengths = array("l", (len(dataset[i]["tokens"]) for i in range(len(dataset))))
+        rows = tqdm(range(len(dataset)), desc="tokenising to pack", unit="row", delay=5)
+        lengths = array("l", (len(dataset[i]["tokens"]) for i in rows))
         starts = [range(0, max(n - 1, min(n, 1)), max_seq_len) for n in lengths]  # a last token alone has no label
         self._firsts = array("l", accumulate(map(len, starts), initial=0))
         self.lengths = array(
@@ -42,9 +45,3 @@ class PackedDataset:
         """Returns the number of the whole sample and the token that this one starts at."""
         number = bisect_right(self._firsts, index) - 1
         return number, (index - self._firsts[number]) * self.pack_len
-
-
-def refuse_packed(packed: bool) -> None:
-    """Raises ConfigError for `packed: True`."""
-    if packed:
-        raise ConfigError("packed=True: samples can't be packed yet; set packed=False, batches are then padded")

@@ -4,20 +4,30 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from random import Random
 
-Plan = list[list[int]]
+Plan = Sequence[Sequence[int]]
 
 
-def in_turn(order: Sequence[int], batch_size: int) -> Plan:
-    """Takes `batch_size` samples at a time; the last may be fewer."""
-    return [list(order[first : first + batch_size]) for first in range(0, len(order), batch_size)]
+class InTurn(Sequence):
+    """`batch_size` samples of an order at a time, the last may be fewer; made when asked for."""
+
+    def __init__(self, order: Sequence[int], batch_size: int) -> None:
+        self.order, self.batch_size = order, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Sequence[int]:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return self.order[number * self.batch_size : (number + 1) * self.batch_size]
 
 
 def by_length(order: Sequence[int], lengths: Sequence[int], batch_size: int, rng: Random, spread: int = 50) -> Plan:
     """Takes samples of about the same length: sorts each `spread` micro-batches of the order, then shuffles them."""
     plan = [
         batch
-        for part in in_turn(order, batch_size * spread)
-        for batch in in_turn(sorted(part, key=lengths.__getitem__), batch_size)
+        for part in InTurn(order, batch_size * spread)
+        for batch in InTurn(sorted(part, key=lengths.__getitem__), batch_size)
     ]
     rng.shuffle(plan)
     return plan
@@ -29,7 +39,7 @@ def best_fit(order: Sequence[int], lengths: Sequence[int], capacity: int) -> Pla
     The number of micro-batches and how full each is follow from the lengths alone (best-fit decreasing; Johnson et al.,
     SIAM J. Comput. 3(4), 1974); which of several samples of a length goes where follows from their order.
     """
-    plan: Plan = []
+    plan: list[list[int]] = []
     with_room: dict[int, list[int]] = {}  # room → micro-batches that have just that left
     rooms: list[int] = []  # its keys, sorted
     for sample in sorted(order, key=lambda sample: -lengths[sample]):
@@ -54,7 +64,7 @@ def best_fit(order: Sequence[int], lengths: Sequence[int], capacity: int) -> Pla
 
 def as_many(plan: Plan, count: int) -> Plan:
     """Makes a plan of a draw `count` micro-batches long: leaves out its last, or halves those of the most samples."""
-    plan = plan[:count]
+    plan = list(plan[:count])
     while len(plan) < count:
         most = max(range(len(plan)), key=lambda number: len(plan[number]))
         half = len(plan[most]) // 2

@@ -1,6 +1,11 @@
-"""Rows: what a source gives, each with the place it came from."""
+"""Rows: what a source gives, by index, each with the place it came from.
 
-from collections.abc import Callable, Sequence
+Each kind of file has a class of its own with the methods of `Rows`, which are all that a data set uses.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, Literal
 
 from torchtune_lite.errors import DataError
@@ -15,17 +20,86 @@ OnBadSample = Literal["error", "skip"]
 class Rows:
     """Rows by index. `name` says where they come from, `where(i)` where row i stands (`train.jsonl:143`).
 
-    `bad`: what was wrong with the rows that were left out of the file, each with its place.
+    `num_bytes`: the size of the file or its part; 0 where it is not known. Reading a row that is broken in the file
+    raises DataError with its place.
     """
 
-    def __init__(self, name: str, rows: Sequence[Row], where: Callable[[int], str], bad: Sequence[str] = ()) -> None:
-        self.name, self._rows, self.where, self.bad = name, rows, where, list(bad)
+    def __init__(self, name: str, rows: Sequence[Row], where: Callable[[int], str], num_bytes: int = 0) -> None:
+        self.name, self._rows, self.where, self.num_bytes = name, rows, where, num_bytes
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Row:
         return self._rows[index]
+
+
+class JoinedRows:
+    """The rows of several files, one after the other."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self._parts, self._ends = list(parts), list(accumulate(map(len, parts)))
+        self.name = f"{parts[0].name} and {len(parts) - 1} more files"
+        self.num_bytes = sum(part.num_bytes for part in parts)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Row:
+        part, i = self._find(index)
+        return part[i]
+
+    def where(self, index: int) -> str:
+        """Says where a row stands."""
+        part, i = self._find(index)
+        return part.where(i)
+
+    def _find(self, index: int) -> tuple[Any, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        number = bisect_right(self._ends, index)
+        return self._parts[number], index - (self._ends[number - 1] if number else 0)
+
+
+class SelectedRows:
+    """Some of the rows, by their numbers."""
+
+    def __init__(self, rows: Any, indices: Sequence[int]) -> None:
+        self._rows, self._indices = rows, indices
+        self.name, self.num_bytes = rows.name, rows.num_bytes * len(indices) // max(len(rows), 1)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Row:
+        return self._rows[self._indices[index]]
+
+    def where(self, index: int) -> str:
+        """Says where a row stands."""
+        return self._rows.where(self._indices[index])
+
+
+class MarkedRows:
+    """Numbers of rows: one byte for each row that there is, however many are marked."""
+
+    def __init__(self, count: int) -> None:
+        self._marks = bytearray(count)
+
+    def __len__(self) -> int:
+        return self._marks.count(1)
+
+    def __contains__(self, row: int) -> bool:
+        return bool(self._marks[row])
+
+    def __iter__(self) -> Iterator[int]:
+        row = self._marks.find(1)
+        while row >= 0:
+            yield row
+            row = self._marks.find(1, row + 1)
+
+    def add(self, row: int) -> None:
+        """Marks a row."""
+        self._marks[row] = 1
 
 
 def raise_problems(problems: Sequence[str], shown: int = 3) -> None:

@@ -4,12 +4,21 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from torchtune_lite.data.rows import OnBadSample, Row, Rows, raise_problems
+from torchtune_lite.data.rows import MarkedRows, OnBadSample, Row, raise_problems
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import get_logger
 
 CROSS_ENTROPY_IGNORE_IDX = -100
 """The label of a position without a loss."""
+
+CHECKED_WHOLE = {"rows": 200_000, "bytes": 64 * 2**20}
+"""The most a data set may have of each for all of its rows to be checked at the start."""
+
+CHECKED_FIRST, CHECKED_SPREAD = 100, 10_000
+"""How many rows of a larger one are checked at the start: the first ones, and at most so many evenly spread."""
+
+MOST_SAID = 1000
+"""How many problems of rows that are checked when they are read are kept in words."""
 
 log = get_logger()
 
@@ -28,11 +37,18 @@ class SFTDataset:
     So the length is right from the start. Left out are samples without a label token, bad rows with
     `on_bad_sample="skip"`, and with `on_long_sample="skip"` samples that `tokenize` cuts; one line says how many. That
     nothing is left is an error.
+
+    Of more rows or bytes than `CHECKED_WHOLE` only some rows are checked at the start and no samples are kept; the
+    length is the number of rows, and a row that is left out gives a sample of empty lists. What is wrong with a row is
+    noted in `bad` (with its place), `long` and `unlabelled`, by the number of the row, as soon as it is known, in the
+    process that reads it.
     """
+
+    names = ("tokens", "labels")
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Any,
         prepare: Callable[[Row], Mapping[str, Any]],
         tokenize: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         *,
@@ -43,101 +59,150 @@ class SFTDataset:
         _check_policy("on_long_sample", on_long_sample, OnLongSample)
         self.rows = rows
         self._prepare, self._tokenize = prepare, tokenize
-        self._samples: dict[int, tuple[array, array]] = {}  # by row
-        self.bad = list(rows.bad)  # what was wrong with each row that is left out
-        self.long: list[int] = []  # rows that are cut, or left out for it
-        self.unlabelled: list[int] = []  # rows that are left out since they have no label, even if cutting took it
-        self._kept = self._usable_rows(on_bad_sample, on_long_sample)
-        self._report(on_long_sample)
+        self._on_bad, self._on_long = on_bad_sample, on_long_sample
+        self._samples: dict[int, dict[str, array]] = {}  # by row
+        self.bad: dict[int, str] = {}
+        self.long = MarkedRows(len(rows))  # cut, or left out for it
+        self.unlabelled = MarkedRows(len(rows))  # left out since they have no label, even if cutting took it
+        self._whole = _is_small(rows)
+        self.checked = range(len(rows)) if self._whole else _some_rows(rows)
+        left_out = self._check()
+        self._kept: Sequence[int] = range(len(rows))
+        if left_out and self._whole:
+            self._kept = array("q", (row for row in self._kept if row not in left_out))
+        self._report(left=len(self.checked) - len(left_out))
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         row = self._kept[index]
-        if row not in self._samples:
-            self._samples[row], _ = self._make(row)
-        tokens, labels = self._samples[row]
-        return {"tokens": tokens.tolist(), "labels": labels.tolist()}
+        if not self._whole:
+            sample = self._checked_now(row)
+        elif row in self._samples:
+            sample = self._samples[row]
+        else:
+            sample = self._samples[row] = self._make(row)[0]
+        return {name: sample[name].tolist() if sample else [] for name in self.names}
 
     def where(self, index: int) -> str:
         """Says where the row of a sample stands."""
         return self.rows.where(self._kept[index])
 
-    def _make(self, row: int) -> tuple[tuple[array, array], bool]:
+    def _arrays(self, tokenized: Mapping[str, Any]) -> dict[str, array]:
+        labels = shifted_labels(tokenized["tokens"], tokenized["mask"])
+        return {"tokens": array("i", tokenized["tokens"]), "labels": array("i", labels)}
+
+    def _prepared(self, row: int) -> Mapping[str, Any]:
+        values = self.rows[row]
+        try:
+            return self._prepare(values)
+        except DataError as error:
+            raise DataError(f"{self.rows.where(row)}: {error}") from None
+
+    def _make(self, row: int) -> tuple[dict[str, array], bool]:
         """Returns tokens and labels of a row, and whether they are cut."""
-        sample = self._tokenize(self._prepare(self.rows[row]))
-        tokens, labels = array("i", sample["tokens"]), array("i", shifted_labels(sample["tokens"], sample["mask"]))
-        return (tokens, labels), sample.get("truncated", False)
+        tokenized = self._tokenize(self._prepared(row))
+        return self._arrays(tokenized), tokenized.get("truncated", False)
 
-    def _usable_rows(self, on_bad_sample: OnBadSample, on_long_sample: OnLongSample) -> Sequence[int]:
-        bad, doubtful = self._check_rows()
-        if on_bad_sample == "error":
-            raise_problems([f"{self._where_all(rows)}: {problem}" for problem, rows in bad.items()])
-        self.bad += [f"{self.rows.where(row)}: {problem}" for problem, rows in bad.items() for row in rows]
-        left_out = {row for rows in bad.values() for row in rows}
+    def _usable(self, row: int) -> dict[str, array] | None:
+        """Returns tokens and labels of a row; None, with a note of the reason, where it is to be left out."""
+        sample, cut = self._make(row)
+        if cut:
+            self.long.add(row)
+        if cut and self._on_long != "truncate":
+            return None
+        if not all(_has_label(sample[name]) for name in self.names if name.endswith("labels")):
+            self.unlabelled.add(row)
+            return None
+        return sample
+
+    def _checked_now(self, row: int) -> dict[str, array] | None:
+        """Does for one row what `_check` does for all."""
+        try:
+            sample = self._usable(row)
+        except DataError as error:
+            if self._on_bad == "error":
+                raise
+            self.bad[row] = str(error) if len(self.bad) < MOST_SAID else ""
+            return None
+        if self._on_long == "error" and sample is None and row in self.long:
+            self._refuse_long([row])
+        return sample
+
+    def _check(self) -> set[int]:
+        """Checks rows and returns those to leave out; raises DataError for all that the policies do not allow."""
+        doubtful = self._check_prepared()
+        if self._on_bad == "error":
+            raise_problems(self._alike(self.bad))
+        left_out = set(self.bad)
         for row in doubtful:
-            sample, cut = self._make(row)
-            if cut:
-                self.long.append(row)
-            if cut and on_long_sample != "truncate":
+            sample = self._usable(row)
+            if sample is None:
                 left_out.add(row)
-            elif _has_label(sample[1]):
+            elif self._whole:
                 self._samples[row] = sample
-            else:
-                self.unlabelled.append(row)
-                left_out.add(row)
-        if self.long and on_long_sample == "error":
-            raise DataError(
-                f"{self._where_all(self.long)}: longer than tokenizer.max_seq_len; raise it, shorten the row, or set "
-                "dataset.on_long_sample to truncate or skip"
-            )
-        if not left_out:
-            return range(len(self.rows))
-        return array("l", (row for row in range(len(self.rows)) if row not in left_out))
+        if self.long and self._on_long == "error":
+            self._refuse_long([*self.long])
+        return left_out
 
-    def _check_rows(self) -> tuple[dict[str, list[int]], list[int]]:
-        """Prepares every row: returns the bad ones by what is wrong with them, and those that must be tokenised."""
-        bad: dict[str, list[int]] = {}
+    def _check_prepared(self) -> list[int]:
+        """Prepares rows, notes the bad ones, and returns those that must be tokenised to know more."""
         empty, doubtful = [], []
         surely_whole = getattr(self._tokenize, "surely_whole", lambda sample: False)
-        for row in range(len(self.rows)):
+        for row in self.checked:
             try:
-                sample = self._prepare(self.rows[row])
+                sample = self._prepared(row)
             except DataError as error:
-                bad.setdefault(str(error), []).append(row)
+                self.bad[row] = str(error)
                 continue
-            if _has_empty_text(sample):
+            if not all(text.strip() for text in _texts(sample)):
                 empty.append(row)
             if not surely_whole(sample):
                 doubtful.append(row)
         if empty:
             log.warning(f"{self._where_all(empty)}: an empty text, trained on as it is")
-        return bad, doubtful
+        return doubtful
 
-    def _report(self, on_long_sample: OnLongSample) -> None:
+    def _report(self, left: int) -> None:
         """Says in one line what is trained on and what is not; raises DataError where nothing is."""
-        done = "cut to" if on_long_sample == "truncate" else "left out as longer than"
+        done = "cut to" if self._on_long == "truncate" else "left out as longer than"
         counts = [
-            (len(self.long), f"{done} max_seq_len", self.long and self._where_all(self.long[:1])),
-            (
-                len(self.unlabelled),
-                "left out without a label",
-                self.unlabelled and self._where_all(self.unlabelled[:1]),
-            ),
-            (len(self.bad), "left out as bad", self.bad and self.bad[0]),
+            (len(self.long), f"{done} max_seq_len", self._first(self.long)),
+            (len(self.unlabelled), "left out without a label", self._first(self.unlabelled)),
+            (len(self.bad), "left out as bad", self.bad and self.bad[min(self.bad)]),
         ]
-        total = len(self.rows) + len(self.rows.bad)
-        said = [f"{n:,} ({n / total:.1%}) {what}, first {first}" for n, what, first in counts if n]
-        if not len(self):
+        total = len(self.checked)
+        said = "; ".join(f"{n:,} ({n / total:.1%}) {what}, first {first}" for n, what, first in counts if n)
+        if not left:
             raise DataError(
-                f"{self.rows.name}: none of {total:,} rows is left to train on: {'; '.join(said)}; raise "
+                f"{self.rows.name}: none of {total:,} rows is left to train on: {said}; raise "
                 "tokenizer.max_seq_len if it cuts the answers off, or set train_on_input=True"
             )
+        counted = f"{len(self):,} samples of {total:,} rows"
+        if not self._whole:
+            counted = f"{len(self):,} rows, of which only {total:,} are checked before they are read"
         report = log.warning if said else log.info
-        report(
-            f"{self.rows.name}: {len(self):,} samples of {total:,} rows; {'; '.join(said) or 'none cut or left out'}"
+        report(f"{self.rows.name}: {counted}; {said or 'none cut or left out'}")
+
+    def _alike(self, problems: Mapping[int, str]) -> list[str]:
+        """Joins the problems that differ in their place alone."""
+        rows_by_problem: dict[str, list[int]] = {}
+        for row, problem in problems.items():
+            rows_by_problem.setdefault(problem.removeprefix(f"{self.rows.where(row)}: "), []).append(row)
+        return [
+            problems[rows[0]] if len(rows) == 1 else f"{self._where_all(rows)}: {problem}"
+            for problem, rows in rows_by_problem.items()
+        ]
+
+    def _refuse_long(self, rows: Sequence[int]) -> None:
+        raise DataError(
+            f"{self._where_all(rows)}: longer than tokenizer.max_seq_len; raise it, shorten the row, or set "
+            "dataset.on_long_sample to truncate or skip"
         )
+
+    def _first(self, rows: MarkedRows) -> str:
+        return self.rows.where(next(iter(rows))) if rows else ""
 
     def _where_all(self, rows: Sequence[int]) -> str:
         return self.rows.where(rows[0]) + (f" and {len(rows) - 1:,} more" if len(rows) > 1 else "")
@@ -146,6 +211,17 @@ class SFTDataset:
 def _check_policy(name: str, given: str, policies: Any) -> None:
     if given not in get_args(policies):
         raise ConfigError(f"{name}={given!r} is not one of {', '.join(get_args(policies))}")
+
+
+def _is_small(rows: Any) -> bool:
+    return len(rows) <= CHECKED_WHOLE["rows"] and rows.num_bytes <= CHECKED_WHOLE["bytes"]
+
+
+def _some_rows(rows: Any) -> Sequence[int]:
+    """Chooses the rows of a large data set to check, of fewer bytes than those of a small one but for the first."""
+    count = len(rows)
+    spread = min(CHECKED_SPREAD, count * CHECKED_WHOLE["bytes"] // max(rows.num_bytes, 1))
+    return sorted({*range(min(CHECKED_FIRST, count)), *(k * count // spread for k in range(spread))})
 
 
 def shifted_labels(tokens: Sequence[int], mask: Sequence[bool]) -> list[int]:
@@ -158,6 +234,6 @@ def _has_label(labels: Sequence[int]) -> bool:
     return any(label != CROSS_ENTROPY_IGNORE_IDX for label in labels)
 
 
-def _has_empty_text(sample: Mapping[str, Any]) -> bool:
-    texts = [message.text_content for message in sample["messages"]] if "messages" in sample else [sample["text"]]
-    return not all(text.strip() for text in texts)
+def _texts(sample: Mapping[str, Any]) -> list[str]:
+    messages = [message for name in ("messages", "chosen", "rejected") for message in sample.get(name, ())]
+    return [message.text_content for message in messages] + ([sample["text"]] if "text" in sample else [])

@@ -1,21 +1,18 @@
 """Sources: from what a YAML names (files, a hub data set) to rows."""
 
-import glob
 import re
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torchtune_lite import config
-from torchtune_lite.data.json_files import read_json
-from torchtune_lite.data.rows import OnBadSample, Row, Rows
+from torchtune_lite.data.local_files import KINDS, PACKED, find_files, kind_of, read_files
+from torchtune_lite.data.rows import Row, Rows, SelectedRows
 from torchtune_lite.errors import DataError
 
-JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
-OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".arrow", ".gz", ".zst", ".zip")
-
 DataFiles = str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
-"""A path or pattern, several, or a mapping split → those."""
+"""A path, pattern or folder, several, or a mapping split → those."""
 
 Filter = config.DottedPath | Callable[[Row], bool]
 """A function that keeps the rows for which it is true, or its dotted path."""
@@ -33,42 +30,42 @@ def load_rows(
     name: str | None = None,
     split: str = "train",
     filter_fn: Filter | None = None,
-    on_bad_sample: OnBadSample = "error",
-) -> Rows:
-    """Reads the rows of a source.
+) -> Any:
+    """Gives the rows of a source, each read when it is asked for.
 
-    `source`: a path to a .json or .jsonl file; or `json` with the paths or patterns in `data_files` (a mapping gives
-    them by split) and, for a file that is one object, the `field` that holds its rows; or a data set of the Hugging
-    Face hub with its configuration `name`, loaded by the library `datasets`. `split`: `train`, or a part as
-    `train[:95%]`, `train[100:]`. `filter_fn`, a function or its dotted path, keeps the rows for which it is true.
-    `on_bad_sample="skip"` leaves out the lines that are no JSON object; `split` counts the rows that are left. Raises
-    DataError for whatever can't be read, and for 0 samples.
+    `source`: a file, a pattern or a folder, of .json, .jsonl, .ndjson, .csv, .tsv, .txt (these also with .gz), .parquet
+    or .arrow files; or one of `json`, `csv`, `text`, `parquet`, `arrow` with those in `data_files` (a mapping gives
+    them by split); or a data set of the Hugging Face hub with its configuration `name`, loaded by the library
+    `datasets`. `field`: for a JSON file that is one object, the key that holds its rows. `split`: `train`, or a part as
+    `train[:95%]`, `train[100:]`. `filter_fn`, a function or its dotted path, keeps the rows for which it is true; it
+    sees every row at once, but for broken ones, which are kept. Raises DataError for whatever can't be read, and for 0
+    samples.
     """
-    bad = [] if on_bad_sample == "skip" else None
     if isinstance(filter_fn, str):
         filter_fn = config.find(filter_fn)
-    if source == "json":
+    if source in KINDS:
         if data_files is None:
-            raise DataError("source: json needs data_files, the path of a .json or .jsonl file")
-        rows = _local_rows(data_files, field, split, bad)
+            raise DataError(f"source: {source} needs data_files, the path of a file, a pattern or a folder")
+        rows = _local_rows(data_files, source, field, split)
     elif _is_local(source):
         if data_files is not None:
             raise DataError(f"source {source} is a file itself; leave out data_files, or set source: json")
-        rows = _local_rows(source, field, split, bad)
+        rows = _local_rows(source, None, field, split)
     else:
         rows = _hub_rows(source, {"name": name, "data_files": data_files, "field": field}, split)
     if filter_fn is not None:
-        rows = _selected(rows, [i for i in range(len(rows)) if filter_fn(rows[i])])
+        rows = SelectedRows(rows, array("q", (i for i in range(len(rows)) if _passes(filter_fn, rows, i))))
     if not len(rows):
         raise DataError(f"{rows.name}: 0 samples in split={split!r}" + " after filter_fn" * (filter_fn is not None))
     return rows
 
 
 def _is_local(source: str) -> bool:
-    return source.endswith(JSON_SUFFIXES + OTHER_SUFFIXES) or Path(source).expanduser().exists()
+    path = Path(source)
+    return kind_of(path) is not None or path.suffix in PACKED or path.expanduser().exists()
 
 
-def _local_rows(data_files: Any, field: str | None, split: str, bad: list[str] | None) -> Rows:
+def _local_rows(data_files: Any, kind: str | None, field: str | None, split: str) -> Any:
     parts = _SLICE.fullmatch(split)
     if not parts:
         raise DataError(f"split={split!r} is neither a name nor a part such as train[:95%] or train[100:]")
@@ -77,32 +74,9 @@ def _local_rows(data_files: Any, field: str | None, split: str, bad: list[str] |
         raise DataError(
             f"split={split!r}: local files have only {', '.join(files)}; data_files: {{name: path}} names more"
         )
-    patterns = files[parts["name"]]
-    paths = [path for pattern in ([patterns] if isinstance(patterns, str) else patterns) for path in _matches(pattern)]
-    if not paths:
-        raise DataError("data_files is an empty list; name at least one file")
-    rows: list[Row] = []
-    places: list[str] = []
-    for path in paths:
-        more_rows, more_places = read_json(path, field, bad)
-        rows += more_rows
-        places += more_places
-    name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
-    every = Rows(name, rows, places.__getitem__, bad or ())
+    rows = read_files(find_files(files[parts["name"]]), kind, field)
     part = _slice(parts, len(rows))
-    return every if len(part) == len(rows) else _selected(every, part)
-
-
-def _matches(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
-    if path.suffix in OTHER_SUFFIXES:
-        raise DataError(f"data file {pattern}: only .json and .jsonl files are read; convert or unpack it")
-    if path.is_dir():
-        raise DataError(f"data file {pattern} is a folder; name the files in it, e.g. {path / '*.jsonl'}")
-    paths = [path] if path.exists() else sorted(map(Path, glob.glob(str(path))))
-    if not paths:
-        raise DataError(f"no file matches {pattern!r} (cwd {Path.cwd()})")
-    return paths
+    return rows if len(part) == len(rows) else SelectedRows(rows, part)
 
 
 def _slice(parts: re.Match, length: int) -> range:
@@ -116,8 +90,12 @@ def _slice(parts: re.Match, length: int) -> range:
     return range(bound(parts["start"], 0), bound(parts["stop"], length))
 
 
-def _selected(rows: Rows, indices: Sequence[int]) -> Rows:
-    return Rows(rows.name, [rows[i] for i in indices], lambda i: rows.where(indices[i]), rows.bad)
+def _passes(filter_fn: Callable[[Row], bool], rows: Any, index: int) -> bool:
+    try:
+        row = rows[index]
+    except DataError:  # for on_bad_sample to decide about
+        return True
+    return bool(filter_fn(row))
 
 
 def _hub_rows(source: str, options: Mapping[str, Any], split: str) -> Rows:
@@ -133,4 +111,4 @@ def _hub_rows(source: str, options: Mapping[str, Any], split: str) -> Rows:
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"source {source!r}: the library 'datasets' cannot load it ({reason})") from error
-    return Rows(source, data, lambda i: f"{source}[{i}]")
+    return Rows(source, data, f"{source}[{{}}]".format)

@@ -20,20 +20,26 @@ class ColumnText:
 class TextTokens:
     """Encodes a text with BOS and, if `add_eos`, EOS; no token is masked, no template applied.
 
-    A longer text is cut to `max_seq_len - 1` tokens, without EOS: it goes on, as torchtune has it.
+    A longer text is cut to `max_seq_len - 1` tokens, without EOS: it goes on, as torchtune has it. With
+    `split_across_pack`, `for_packs` leaves it whole, for a packed data set to split.
     """
 
-    def __init__(self, tokenizer: Any, add_eos: bool = True) -> None:
+    def __init__(self, tokenizer: Any, add_eos: bool = True, split_across_pack: bool = False) -> None:
         self.tokenizer, self.add_eos = tokenizer, add_eos
+        self.max_seq_len, self._cuts = tokenizer.max_seq_len, tokenizer.max_seq_len is not None
+        self.for_packs = self
+        if split_across_pack:
+            self.for_packs = TextTokens(tokenizer, add_eos)
+            self.for_packs._cuts = False
 
     def surely_whole(self, sample: Mapping[str, str]) -> bool:
         """Tells without encoding it that a text will not be cut and has a label; False where only encoding tells."""
-        limit, bound = self.tokenizer.max_seq_len, getattr(self.tokenizer, "most_tokens", None)
+        bound = getattr(self.tokenizer, "most_tokens", None)
         if not self.add_eos and not sample["text"].strip():
             return False
-        return limit is None or (bound is not None and bound(sample["text"]) + 2 <= limit - 1)  # BOS and EOS
+        return not self._cuts or (bound is not None and bound(sample["text"]) + 2 <= self.max_seq_len - 1)  # BOS, EOS
 
     def __call__(self, sample: Mapping[str, str]) -> dict[str, Any]:
         tokens = self.tokenizer.encode(sample["text"], add_bos=True, add_eos=self.add_eos)
-        limit = len(tokens) if self.tokenizer.max_seq_len is None else self.tokenizer.max_seq_len - 1
+        limit = self.max_seq_len - 1 if self._cuts else len(tokens)
         return {"tokens": tokens[:limit], "mask": [False] * len(tokens[:limit]), "truncated": len(tokens) > limit}

@@ -28,18 +28,18 @@ class Made(Dataset):
             return error
 
 
-def made_ahead(make: Callable[[Any], Any], items: Sequence[Any], num_workers: int) -> Iterator[Any]:
-    """Yields `make(item)` for each in turn, made by `num_workers` processes; 0: here, when it is asked for.
+def made_ahead(make: Callable[[Any], Any], items: Sequence[Any], num_workers: int, start: int = 0) -> Iterator[Any]:
+    """Yields `make(item)` for each from number `start` on, made by `num_workers` processes; 0: here, when asked for.
 
     Draws nothing from the global random state. A worker that is killed is a DataError.
     """
     if num_workers == 0:
-        yield from map(make, items)
+        yield from (make(items[number]) for number in range(start, len(items)))
         return
     loader = DataLoader(
         Made(make, items),
         batch_size=None,
-        sampler=range(len(items)),
+        sampler=range(start, len(items)),
         num_workers=num_workers,
         prefetch_factor=AHEAD,
         collate_fn=_as_it_is,

@@ -1,64 +1,33 @@
 """Alpaca: an instruction, perhaps an input, and an output."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
 
-from torchtune_lite.data import (
-    AlpacaToMessages,
-    DataFiles,
-    Filter,
-    OnBadSample,
-    OnLongSample,
-    SFTDataset,
-    load_rows,
-    refuse_packed,
-)
+from torchtune_lite.data import AlpacaToMessages, MaskingStrategy
+from torchtune_lite.datasets.builder import builder
 from torchtune_lite.utils import get_logger
 
 log = get_logger()
 
 
+@builder(source="tatsu-lab/alpaca")
 def alpaca_dataset(
     tokenizer: Any,
     *,
-    source: str = "tatsu-lab/alpaca",
-    data_files: DataFiles = None,
-    field: str | None = None,
-    name: str | None = None,
-    split: str = "train",
     column_map: Mapping[str, str] | None = None,
     train_on_input: bool = True,
-    packed: bool = False,
-    filter_fn: Filter | None = None,
-    on_bad_sample: OnBadSample = "error",
-    on_long_sample: OnLongSample = "truncate",
-) -> SFTDataset:
+    masking_strategy: MaskingStrategy | None = None,
+) -> tuple[Callable, Callable]:
     """Builds a data set with the Alpaca prompt around the columns `instruction`, `input` and `output`.
 
-    `source`, `data_files`, `field`, `name`, `split` and `filter_fn` are those of `data.load_rows`; `column_map` gives
-    the file's own column names. A prompt template of the tokenizer is put around the Alpaca prompt, as torchtune does,
-    with a warning. `on_bad_sample` and `on_long_sample` are those of `data.SFTDataset`.
+    `column_map` gives the file's own column names. `train_on_input` leaves the prompt in the loss; `masking_strategy`,
+    where given, decides instead. A prompt template of the tokenizer is put around the Alpaca prompt, as torchtune does,
+    with a warning. The other arguments are those of `builder.samples`.
     """
-    refuse_packed(packed)
-    rows = load_rows(
-        source,
-        data_files=data_files,
-        field=field,
-        name=name,
-        split=split,
-        filter_fn=filter_fn,
-        on_bad_sample=on_bad_sample,
-    )
     if tokenizer.prompt_template is not None:
         _warn_of_two_templates(type(tokenizer.prompt_template).__name__)
-    return SFTDataset(
-        rows,
-        AlpacaToMessages(train_on_input, column_map),
-        tokenizer,
-        on_bad_sample=on_bad_sample,
-        on_long_sample=on_long_sample,
-    )
+    return AlpacaToMessages(train_on_input, column_map, masking_strategy), tokenizer
 
 
 alpaca_cleaned_dataset = partial(alpaca_dataset, source="yahma/alpaca-cleaned")

@@ -59,9 +59,12 @@ def _apply_limits(cfg: Any, tokenizer: Any) -> None:
 
 
 def _describe(dataset: Any, tokenizer: Any, num_samples: int) -> dict[str, Any]:
-    lengths, label_tokens = [], 0
+    lengths, label_tokens, first = [], 0, []
     for i in range(len(dataset)):
         sample = dataset[i]
+        if not sample["tokens"]:  # of a large data set, which leaves rows out as late as this
+            continue
+        first += [i] * (len(first) < num_samples)
         lengths.append(len(sample["tokens"]))
         label_tokens += sum(label != CROSS_ENTROPY_IGNORE_IDX for label in sample["labels"])
     parts = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
@@ -69,8 +72,8 @@ def _describe(dataset: Any, tokenizer: Any, num_samples: int) -> dict[str, Any]:
     counted = {name: _total(parts, name) for name in ("long", "unlabelled", "bad")}
     ordered = sorted(lengths)
     return {
-        "rows": len(dataset) if counted["bad"] is None else _num_rows(parts),
-        "samples": len(dataset),
+        "rows": len(dataset) if counted["bad"] is None else sum(len(part.rows) for part in parts),
+        "samples": len(lengths),
         "tokens": sum(lengths),
         "label_tokens": label_tokens,
         "lengths": {
@@ -83,16 +86,12 @@ def _describe(dataset: Any, tokenizer: Any, num_samples: int) -> dict[str, Any]:
         "cut": counted["long"],
         "without_label": counted["unlabelled"],
         "bad": counted["bad"],
-        "shown": [_show(dataset, i, tokenizer) for i in range(min(num_samples, len(dataset)))],
+        "shown": [_show(dataset, i, tokenizer) for i in first],
     }
 
 
 def _total(parts: Sequence[Any], name: str) -> int | None:
     return sum(len(getattr(part, name)) for part in parts) if all(hasattr(part, name) for part in parts) else None
-
-
-def _num_rows(parts: Sequence[Any]) -> int:
-    return sum(len(part.rows) + len(part.rows.bad) for part in parts)
 
 
 def histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -1,56 +1,32 @@
 """Questions and answers in two columns."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from torchtune_lite.data import (
-    DataFiles,
-    Filter,
-    InputOutputToMessages,
-    OnBadSample,
-    OnLongSample,
-    SFTDataset,
-    load_rows,
-    refuse_packed,
-)
+from torchtune_lite.data import InputOutputToMessages, MaskingStrategy
+from torchtune_lite.datasets.builder import builder
 
 
+@builder()
 def instruct_dataset(
     tokenizer: Any,
     *,
-    source: str,
-    data_files: DataFiles = None,
-    field: str | None = None,
-    name: str | None = None,
-    split: str = "train",
     column_map: Mapping[str, str] | None = None,
     train_on_input: bool = False,
     new_system_prompt: str | None = None,
-    packed: bool = False,
-    filter_fn: Filter | None = None,
-    on_bad_sample: OnBadSample = "error",
-    on_long_sample: OnLongSample = "truncate",
-) -> SFTDataset:
+    masking_strategy: MaskingStrategy | None = None,
+) -> tuple[Callable, Callable]:
     """Builds a data set from the columns `input` and `output`, or those that `column_map` names.
 
-    `source`, `data_files`, `field`, `name`, `split` and `filter_fn` are those of `data.load_rows`. `train_on_input`
-    puts the question in the loss too. `new_system_prompt`: a system prompt for every sample; None for none.
-    `on_bad_sample` and `on_long_sample` are those of `data.SFTDataset`.
+    `train_on_input` puts the question in the loss too; `masking_strategy`, where given, decides instead.
+    `new_system_prompt`: a system prompt for every sample; None for none. The other arguments are those of
+    `builder.samples`.
     """
-    refuse_packed(packed)
-    rows = load_rows(
-        source,
-        data_files=data_files,
-        field=field,
-        name=name,
-        split=split,
-        filter_fn=filter_fn,
-        on_bad_sample=on_bad_sample,
-    )
-    return SFTDataset(
-        rows,
-        InputOutputToMessages(train_on_input, column_map, new_system_prompt),
-        tokenizer,
-        on_bad_sample=on_bad_sample,
-        on_long_sample=on_long_sample,
-    )
+    return InputOutputToMessages(train_on_input, column_map, new_system_prompt, masking_strategy), tokenizer
+
+
+grammar_dataset = partial(instruct_dataset, source="liweili/c4_200m")
+samsum_dataset = partial(
+    instruct_dataset, source="Samsung/samsum", column_map={"input": "dialogue", "output": "summary"}
+)

@@ -1,0 +1,94 @@
+"""Parquet and Arrow files, by the package pyarrow (extra `[data]`)."""
+
+import mmap
+import tempfile
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from torchtune_lite.data.rows import Row
+from torchtune_lite.errors import DataError
+from torchtune_lite.utils import get_logger
+
+log = get_logger()
+
+
+class ArrowRows:
+    """The rows of record batches, which lie in a file that is mapped into memory."""
+
+    def __init__(self, path: Path, batches: Sequence[Any]) -> None:
+        self.name, self._batches = str(path), [batch for batch in batches if len(batch)]
+        self._ends = list(accumulate(map(len, self._batches)))
+        self.num_bytes = sum(batch.nbytes for batch in self._batches)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Row:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        number = bisect_right(self._ends, index)
+        first = self._ends[number - 1] if number else 0
+        return self._batches[number].slice(index - first, 1).to_pylist()[0]
+
+    def where(self, index: int) -> str:
+        """Says which row of the file it is, the first one being 0."""
+        return f"{self.name}[{index}]"
+
+
+def arrow_rows(path: Path) -> ArrowRows:
+    """Maps an Arrow file into memory, in the file or the stream format."""
+    pa = _pyarrow(path)
+    try:
+        return ArrowRows(path, _batches(pa, pa.memory_map(str(path))))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: no Arrow file ({_first_line(error)}); fetch it again") from None
+
+
+def parquet_rows(path: Path) -> ArrowRows:
+    """Unpacks a Parquet file, which gives no single row, into a mapped Arrow file that ends with the process."""
+    pa = _pyarrow(path)
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:  # no row group whole
+            batches = _unpack(pa, path, file)
+        pa.default_memory_pool().release_unused()
+        return ArrowRows(path, batches)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: no Parquet file that can be read ({_first_line(error)})") from None
+
+
+def _unpack(pa: Any, path: Path, file: Any) -> list[Any]:
+    folder = tempfile.gettempdir()
+    with tempfile.TemporaryFile(dir=folder) as unpacked:  # what is mapped stays
+        with pa.ipc.new_file(unpacked, file.schema_arrow) as writer:
+            for batch in file.iter_batches(batch_size=4096):
+                writer.write_batch(batch)
+        unpacked.flush()
+        size = f"{unpacked.tell() / 1e6:,.1f} MB"
+        log.info(f"{path}: unpacked into {size} of {folder} until the run ends; TMPDIR names another")
+        mapped = mmap.mmap(unpacked.fileno(), 0, access=mmap.ACCESS_READ)
+    return _batches(pa, pa.BufferReader(pa.py_buffer(mapped)))
+
+
+def _batches(pa: Any, source: Any) -> list[Any]:
+    try:
+        reader = pa.ipc.open_file(source)
+    except pa.ArrowInvalid:
+        return list(pa.ipc.open_stream(source))
+    return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+
+
+def _pyarrow(path: Path) -> Any:
+    try:
+        import pyarrow
+    except ImportError:
+        raise DataError(f"{path} needs the package pyarrow: pip install 'torchtune_lite[data]'") from None
+    return pyarrow
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

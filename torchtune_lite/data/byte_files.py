@@ -1,0 +1,96 @@
+"""The bytes of a file, read where they are asked for, by any process or thread."""
+
+import gzip
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from io import FileIO
+from pathlib import Path
+from typing import IO
+
+from torchtune_lite.errors import DataError
+from torchtune_lite.utils import get_logger
+
+log = get_logger()
+
+MOST_OPEN = 64  # files at a time, however many there are
+
+
+class ByteFile:
+    """A file of `size` bytes; one that ends in .gz is unpacked, into a file without a name that ends with the process.
+
+    Reads share no position, so that they survive a fork. Raises DataError for what can't be read, is no whole gzip
+    file, or is another file by the time it is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self._unpacked = _unpack(self.path) if path.suffix == ".gz" else None
+        try:
+            self._stat = os.fstat(self._unpacked.fileno()) if self._unpacked else os.stat(self.path)
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror or error}") from None
+        self.size = self._stat.st_size
+
+    def read(self, start: int = 0, stop: int | None = None) -> bytes:
+        """Reads the bytes from `start` to `stop`, or to the end."""
+        stop = self.size if stop is None else min(stop, self.size)
+        file = self._unpacked or _opened(self.path, _identity(self._stat))
+        parts = []
+        while start < stop:
+            part = os.pread(file.fileno(), stop - start, start)  # at most 2 GiB a call
+            if not part:
+                raise DataError(f"{self.path} was shortened while it was being read; start the run again")
+            parts.append(part)
+            start += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def chunks(self, size: int = 2**24) -> Iterator[bytes]:
+        """Yields the whole file in turn."""
+        for start in range(0, self.size, size):
+            yield self.read(start, start + size)
+
+    def lines(self) -> Iterator[bytes]:
+        """Yields the lines, which end with a newline character and nothing else."""
+        rest = b""
+        for chunk in self.chunks(2**20):
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from (line + b"\n" for line in whole)
+        if rest:
+            yield rest
+
+
+@lru_cache(maxsize=MOST_OPEN)
+def _opened(path: str, identity: tuple[int, ...]) -> FileIO:
+    """Opens a file, which is closed when enough others have been opened since."""
+    try:
+        file = FileIO(path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    if _identity(os.fstat(file.fileno())) != identity:
+        raise DataError(f"{path} was changed while it was being read; start the run again")
+    return file
+
+
+def _identity(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _unpack(path: str) -> IO[bytes]:
+    folder = tempfile.gettempdir()
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (lives as long as its reader)
+    try:
+        with gzip.open(path) as packed:
+            while part := packed.read(2**20):
+                file.write(part)
+        file.flush()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is no whole gzip file ({error}); fetch or pack it again") from None
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be unpacked into {folder} ({error.strerror or error}); TMPDIR names another folder"
+        ) from None
+    log.info(f"{path}: unpacked into {file.tell() / 1e6:,.1f} MB of {folder} until the run ends; TMPDIR names another")
+    return file

@@ -1,0 +1,72 @@
+"""Columns of a row: by name, or by a dotted path into what is nested (`data.question`, `choices.0.text`)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torchtune_lite.errors import ConfigError, DataError
+
+
+def checked_column_map(column_map: Mapping[str, str] | None, names: Sequence[str]) -> dict[str, str]:
+    """Gives the file's column for each of `names`: itself where `column_map` has none; ConfigError for another key."""
+    unknown = [str(name) for name in column_map or () if name not in names]
+    if unknown:
+        raise ConfigError(f"column_map has unknown keys {', '.join(unknown)}; its keys are {', '.join(names)}")
+    return {name: (column_map or {}).get(name, name) for name in names}
+
+
+def has_column(row: Mapping[str, Any], column: str) -> bool:
+    """Tells whether a row has a column."""
+    return _find(row, column)[1] is None
+
+
+def column_value(row: Mapping[str, Any], column: str, setting: str) -> Any:
+    """Reads a column; DataError lists the columns there are and names the `setting` that chooses another."""
+    value, missing = _find(row, column)
+    if missing is not None:
+        within = f" of {column!r}" if missing != column else ""
+        raise DataError(
+            f"missing column {missing!r}{within} (has: {_has(value)}); set {setting} to the one that is meant"
+        )
+    return value
+
+
+def column_text(row: Mapping[str, Any], column: str, setting: str) -> str:
+    """Reads a column that must be text."""
+    return check_text(column_value(row, column, setting), f"column {column!r}")
+
+
+def check_text(value: Any, where: str) -> str:
+    """Returns `value` if it is text that UTF-8 can carry, else raises DataError."""
+    if not isinstance(value, str):
+        raise DataError(f"{where} must be text, got {kind(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} has half a surrogate pair at character {error.start + 1}; mend the escape") from None
+    return value
+
+
+def kind(value: Any) -> str:
+    """Names the type of a value as JSON does where it is null."""
+    return "null" if value is None else type(value).__name__
+
+
+def _find(row: Any, column: str) -> tuple[Any, str | None]:
+    """Gives the value of a column; or what lacks the first part of its path that is not there, and that part."""
+    if column in row or "." not in column:
+        return (row[column], None) if column in row else (row, column)
+    value = row
+    for part in column.split("."):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return value, part
+    return value, None
+
+
+def _has(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(map(str, value))
+    return f"a list of {len(value)}" if isinstance(value, list) else kind(value)

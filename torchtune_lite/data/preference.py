@@ -1,0 +1,101 @@
+"""Preference pairs: the same prompt with an answer that is chosen and one that is rejected."""
+
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from torchtune_lite.data.collate import padded_collate_sft
+from torchtune_lite.data.columns import checked_column_map, column_value, has_column
+from torchtune_lite.data.conversations import OpenAIToMessages
+from torchtune_lite.data.messages import MaskingStrategy, Message
+from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, SFTDataset
+from torchtune_lite.errors import DataError
+
+SIDES = ("chosen", "rejected")
+
+
+class ChosenRejectedToMessages:
+    """Makes two conversations, `chosen` and `rejected`, from the columns of these names and `prompt`.
+
+    Each is text, or a list of messages in OpenAI's form. One that begins with an answer is put after `prompt`, which
+    is text or messages too; else it is the whole conversation. `column_map` gives the file's own names for any of the
+    three, or dotted paths. `new_system_prompt`, `train_on_input` and `masking_strategy` are those of a conversation.
+    """
+
+    def __init__(
+        self,
+        train_on_input: bool = False,
+        column_map: Mapping[str, str] | None = None,
+        new_system_prompt: str | None = None,
+        masking_strategy: MaskingStrategy | None = None,
+    ) -> None:
+        self.column_map = checked_column_map(column_map, (*SIDES, "prompt"))
+        self._conversation = OpenAIToMessages(None, train_on_input, new_system_prompt, masking_strategy)
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, list[Message]]:
+        return {side: self._side(row, side) for side in SIDES}
+
+    def _side(self, row: Mapping[str, Any], side: str) -> list[Message]:
+        messages = self._read(row, side, "assistant")
+        if messages and messages[0].role == "assistant":
+            if not has_column(row, self.column_map["prompt"]):
+                raise DataError(
+                    f"column {self.column_map[side]!r} begins with an answer, and there is no column "
+                    f"{self.column_map['prompt']!r} (has: {', '.join(row)}); set column_map.prompt"
+                )
+            messages = self._read(row, "prompt", "user") + messages
+        try:
+            return self._conversation.finish(messages)
+        except DataError as error:
+            raise DataError(f"column {self.column_map[side]!r}: {error}") from None
+
+    def _read(self, row: Mapping[str, Any], name: str, role: str) -> list[Message]:
+        column = self.column_map[name]
+        value = column_value(row, column, f"column_map.{name}")
+        turns = [{"role": role, "content": value}] if isinstance(value, str) else value
+        return self._conversation.read(turns, column)
+
+
+class PairTokens:
+    """Tokenises both conversations of a pair with a tokenizer of messages."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def surely_whole(self, sample: Mapping[str, Any]) -> bool:
+        """Tells without encoding them that neither will be cut and both have a label."""
+        surely_whole = getattr(self.tokenizer, "surely_whole", lambda sample: False)
+        return all(surely_whole({"messages": sample[side]}) for side in SIDES)
+
+    def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        pair = {side: self.tokenizer({"messages": sample[side]}) for side in SIDES}
+        return {**pair, "truncated": any(each.get("truncated", False) for each in pair.values())}
+
+
+class PreferenceDataset(SFTDataset):
+    """Samples `{"chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels"}`, lists of ints.
+
+    Rows are checked as those of an `SFTDataset`; a pair is left out where either side has no label or is cut. Labels
+    are those of the next token, unlike torchtune's, whose loss shifts them.
+    """
+
+    names = tuple(f"{side}_{what}" for side in SIDES for what in ("input_ids", "labels"))
+
+    def _arrays(self, tokenized: Mapping[str, Any]) -> dict[str, array]:
+        pair = {side: super(PreferenceDataset, self)._arrays(tokenized[side]) for side in SIDES}
+        arrays = [pair[side][what] for side in SIDES for what in ("tokens", "labels")]
+        return dict(zip(self.names, arrays, strict=True))
+
+
+def padded_collate_dpo(
+    batch: Sequence[dict[str, list[int]]], padding_idx: int = 0, ignore_idx: int = CROSS_ENTROPY_IGNORE_IDX
+) -> dict[str, Tensor]:
+    """Pads pairs on the right to the longest, all that are chosen first: `tokens`, `labels` [2b, s] int64."""
+    samples = [
+        {"tokens": sample[f"{side}_input_ids"], "labels": sample[f"{side}_labels"]}
+        for side in SIDES
+        for sample in batch
+    ]
+    return padded_collate_sft(samples, padding_idx, ignore_idx)

@@ -1,0 +1,77 @@
+"""What all builders of data sets share: their arguments, and the way from a source to samples."""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from torchtune_lite.data import (
+    DataFiles,
+    Filter,
+    OnBadSample,
+    OnLongSample,
+    PackedDataset,
+    SFTDataset,
+    load_rows,
+)
+from torchtune_lite.errors import ConfigError
+
+
+def builder(dataset: type = SFTDataset, source: Any = inspect.Parameter.empty) -> Callable[[Callable], Callable]:
+    """Makes a builder of a function that takes a tokenizer and what it alone needs, and gives `prepare` and `tokenize`.
+
+    The builder takes the arguments of that function with `source` after the tokenizer, where `source` here is the
+    default, and those of `samples`; it builds a `dataset`. `inspect.signature` shows them all, so that a config is
+    checked against them.
+    """
+
+    def decorate(own: Callable[..., tuple[Callable, Callable]]) -> Callable[..., Any]:
+        parameters = list(inspect.signature(own).parameters.values())
+        names = [parameter.name for parameter in parameters]
+        where = inspect.Parameter("source", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=source, annotation=str)
+        signature = inspect.Signature([parameters[0], where, *parameters[1:], *SHARED], return_annotation=dataset)
+
+        @wraps(own)
+        def build(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            mine = {name: given.arguments.pop(name) for name in names}
+            return samples(dataset, lambda: own(**mine), **given.arguments)
+
+        build.__signature__ = signature
+        return build
+
+    return decorate
+
+
+def samples(
+    dataset: type,
+    transforms: Callable[[], tuple[Callable, Callable]],
+    source: str,
+    *,
+    data_files: DataFiles = None,
+    field: str | None = None,
+    name: str | None = None,
+    split: str = "train",
+    packed: bool = False,
+    filter_fn: Filter | None = None,
+    on_bad_sample: OnBadSample = "error",
+    on_long_sample: OnLongSample = "truncate",
+) -> Any:
+    """Builds a data set from the rows of a source.
+
+    `source`, `data_files`, `field`, `name`, `split` and `filter_fn` are those of `data.load_rows`, `on_bad_sample` and
+    `on_long_sample` those of `data.SFTDataset`. `packed` fills micro-batches with samples, as `data.PackedDataset`
+    says. `transforms` gives the data set's `prepare` and `tokenize`.
+    """
+    if packed and dataset is not SFTDataset:
+        raise ConfigError("packed=True: pairs cannot be packed; set packed=False")
+    prepare, tokenize = transforms()
+    if packed:
+        tokenize = getattr(tokenize, "for_packs", tokenize)
+    rows = load_rows(source, data_files=data_files, field=field, name=name, split=split, filter_fn=filter_fn)
+    made = dataset(rows, prepare, tokenize, on_bad_sample=on_bad_sample, on_long_sample=on_long_sample)
+    return PackedDataset(made, tokenize.max_seq_len) if packed else made
+
+
+SHARED = [each for each in inspect.signature(samples).parameters.values() if each.kind is each.KEYWORD_ONLY]

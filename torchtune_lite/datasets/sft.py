@@ -1,0 +1,39 @@
+"""Any rows, by a transform of the user's own or one of `data`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torchtune_lite import config
+from torchtune_lite.data import validate_messages
+from torchtune_lite.datasets.builder import builder
+from torchtune_lite.errors import ConfigError
+
+
+@builder()
+def sft_dataset(tokenizer: Any, *, message_transform: config.DottedPath | Callable) -> tuple[Callable, Callable]:
+    """Builds a data set by `message_transform`, which maps a row to `{"messages": list of data.Message}`.
+
+    It is a function or class by its dotted path (`my_module.to_messages`), or a `_component_` with arguments. The other
+    arguments are those of `builder.samples`.
+    """
+    if isinstance(message_transform, str):
+        found = config.find(message_transform)
+        message_transform = found() if isinstance(found, type) else found
+    return Checked(message_transform), tokenizer
+
+
+class Checked:
+    """Checks that what a transform gives is a conversation."""
+
+    def __init__(self, transform: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+        self.transform = transform
+
+    def __call__(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        sample = self.transform(row)
+        if not isinstance(sample, Mapping) or "messages" not in sample:
+            name = getattr(self.transform, "__name__", type(self.transform).__name__)
+            raise ConfigError(
+                f"message_transform {name} must return {{'messages': [...]}}, got {type(sample).__name__}"
+            )
+        validate_messages(sample["messages"])
+        return sample
