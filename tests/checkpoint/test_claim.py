@@ -17,7 +17,7 @@ def test_a_run_keeps_its_id(tmp_path: Path):
         assert read_run_id(tmp_path / "new" / "run") == first.run_id
     with claim(str(tmp_path / "new" / "run")) as again, claim(tmp_path / "other") as other:
         assert again.run_id == first.run_id != other.run_id
-    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == [".lock", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == [".lock", "run.json", "run.log"]
 
 
 def test_a_second_run_is_told_who_is_there(tmp_path: Path):
@@ -51,7 +51,8 @@ def test_what_killed_runs_left_is_removed(tmp_path: Path, caplog):
         (tmp_path / name / "x").touch()
     (tmp_path / ".tmp-run.json-17").touch()
     with caplog.at_level(logging.INFO), claim(tmp_path):
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", ".lock", "run.json", "step_2"]
+        left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".hidden", ".lock", "run.json", "run.log", "step_2"]
     assert len(caplog.messages) == 3 and "which a killed run left behind" in caplog.text
 
 

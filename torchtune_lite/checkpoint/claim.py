@@ -10,8 +10,9 @@ from typing import BinaryIO
 from torchtune_lite.checkpoint import disk
 from torchtune_lite.checkpoint.files import read_json, write_json
 from torchtune_lite.errors import CheckpointError, ConfigError
+from torchtune_lite.utils import LogFile
 
-LOCK, RUN = ".lock", "run.json"
+LOCK, RUN, LOG = ".lock", "run.json", "run.log"
 DRAFT, TRASH = ".tmp-", ".trash-"
 """Names of folders that are being written or removed begin so, and end with the id of the process."""
 
@@ -24,11 +25,12 @@ class Claim:
     `run_id` stays the same when the run is resumed.
     """
 
-    def __init__(self, run_id: str, lock: BinaryIO | None) -> None:
-        self.run_id, self._lock = run_id, lock
+    def __init__(self, run_id: str, lock: BinaryIO | None, log_file: LogFile) -> None:
+        self.run_id, self._lock, self._log_file = run_id, lock, log_file
 
     def release(self) -> None:
         """Lets the next run begin; a second call does nothing."""
+        self._log_file.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -40,7 +42,7 @@ class Claim:
 
 
 def claim(output_dir: Path | str) -> Claim:
-    """Makes `output_dir` if need be, locks it, removes what killed runs left, and reads or draws the run's id.
+    """Makes `output_dir` if need be, locks it, removes what killed runs left, reads or draws the run's id, opens a log.
 
     Keep what is returned: the lock goes with it. ConfigError where another run has the folder, or it cannot be written.
     Where the file system has no locks, one warning; leftovers then stay, since they may be of a run that is alive.
@@ -51,7 +53,7 @@ def claim(output_dir: Path | str) -> Claim:
         lock = _lock(output_dir)
         if lock is not None:
             _remove_leftovers(output_dir)
-        return Claim(_run_id(output_dir), lock)
+        return Claim(_run_id(output_dir), lock, LogFile(output_dir / LOG))
     except OSError as error:
         raise ConfigError(f"output_dir {output_dir} cannot be used: {error.strerror or error}") from error
 
