@@ -105,6 +105,11 @@ def test_no_secret_is_printed_or_logged(capsys, tmp_path, monkeypatch):
     assert lines[-1] == "tune: error: no access with ***"
 
 
+def test_several_problems_are_a_line_each_whatever_is_in_them():
+    assert str(errors.ConfigError("a\n  b\x1b[1m")) == r"a b\x1b[1m"
+    assert str(errors.ConfigError("a", "b\nc")).splitlines() == ["2 problems:", "  a", "  b c"]
+
+
 def test_did_you_mean():
     assert errors.did_you_mean("optimiser", ["model", "optimizer"]) == "; did you mean 'optimizer'?"
     assert errors.did_you_mean("zzz", ["model", "optimizer"]) == ""

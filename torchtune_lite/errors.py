@@ -13,9 +13,16 @@ from torchtune_lite.redaction import redact
 
 
 class TuneError(ValueError):
-    """A mistake its reader can mend: the message is one line that names it and says what to do."""
+    """A mistake its reader can mend: the message is one line that names it and says what to do.
+
+    Of several problems it is a line each, below their number. Line ends and control characters are made visible.
+    """
 
     exit_code = 70
+
+    def __init__(self, *problems: str) -> None:
+        lines = [_in_one_line(problem) for problem in problems]
+        super().__init__(lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines]))
 
 
 class ConfigError(TuneError):
@@ -54,6 +61,11 @@ class Stopped(Exception):  # noqa: N818 (no error)
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signum  # as a shell reports it: 130 for SIGINT, 143 for SIGTERM
+
+
+def _in_one_line(text: str) -> str:
+    text = re.sub(r"\s*\n\s*", " ", text)
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -111,6 +111,6 @@ def damage(path: Path) -> str | None:
             file.seek(8)
             header = json.loads(file.read(length)) if length < size else {}
             expected = 8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__")
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
     return f"is truncated: {size:,} of {expected:,} bytes" if size < expected else None

@@ -49,7 +49,7 @@ def read(path: Path, name: str | None = None) -> Document:
                 problems.append(f"{name}:{line}: {problem}")
             origins[key_path] = f"{name}:{line}"
         if problems:
-            raise ConfigError("\n  ".join(problems))
+            raise ConfigError(*problems)
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except OSError as error:
         raise ConfigError(f"cannot read {name}: {error.strerror}") from error
