@@ -64,7 +64,7 @@ class DiskLogger(MetricLoggerInterface):
 
 
 class WandBLogger(MetricLoggerInterface):
-    """Logs to Weights & Biases over `global_step`; `**kwargs` (name, mode, tags, id, resume, …) go to `wandb.init`.
+    """Logs to Weights & Biases over `global_step`; what is not explained here is that argument of `wandb.init`.
 
     With `WANDB_MODE=offline` (or `mode: offline`) it needs no account and writes under `log_dir` (None: the working
     directory). Where the service does not answer, the run is logged offline with one warning. A wrong argument or a
@@ -82,18 +82,31 @@ class WandBLogger(MetricLoggerInterface):
         group: str | None = None,
         log_dir: str | None = None,
         run_id: str | None = None,
-        **kwargs: Any,
+        *,
+        dir: str | None = None,
+        id: str | None = None,
+        job_type: str | None = None,
+        mode: str | None = None,
+        name: str | None = None,
+        notes: str | None = None,
+        resume: str | bool | None = None,
+        save_code: bool | None = None,
+        settings: dict[str, Any] | None = None,
+        tags: list[str] | None = None,
     ) -> None:
         try:
             import wandb
         except ImportError as error:
             raise ConfigError("metric_logger: WandBLogger needs wandb; run `pip install wandb`") from error
 
-        folder = kwargs.pop("dir", log_dir)
+        folder = dir or log_dir
         if folder is not None:
             folder = str(_folder(folder))
         same_run = {} if run_id is None else {"id": run_id, "resume": "allow"}
-        arguments = {"project": project, "entity": entity, "group": group, "dir": folder} | same_run | kwargs
+        more = {"id": id, "job_type": job_type, "mode": mode, "name": name, "notes": notes, "resume": resume}
+        more |= {"save_code": save_code, "settings": settings, "tags": tags}
+        arguments = {"project": project, "entity": entity, "group": group, "dir": folder} | same_run
+        arguments |= {key: value for key, value in more.items() if value is not None}
         try:
             self.run = wandb.run or within(self.init_timeout_s, lambda: wandb.init(**arguments))
         except wandb.errors.UsageError as error:
