@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from torchtune_lite import errors
 from torchtune_lite.checkpoint import claim, disk
 from torchtune_lite.checkpoint.claim import read_run_id
 from torchtune_lite.errors import ConfigError
@@ -43,6 +44,13 @@ def test_a_claim_ends_by_hand_too(tmp_path: Path):
     held.release()
     held.release()
     claim(tmp_path).release()
+
+
+def test_the_log_of_a_run_gets_nothing_of_another_that_finds_the_folder_taken(tmp_path: Path, capsys):
+    with claim(tmp_path), pytest.raises(SystemExit), errors.reporting():
+        claim(tmp_path)
+    assert "is using output_dir" in capsys.readouterr().err
+    assert (tmp_path / "run.log").read_text() == ""
 
 
 def test_what_killed_runs_left_is_removed(tmp_path: Path, caplog):
