@@ -121,8 +121,8 @@ CASES: dict[str, tuple[int, list[Case]]] = {
         [
             Case("A file", f"{RUN} output_dir=my.yaml"),
             Case("A folder below a file", f"{RUN} output_dir=my.yaml/out"),
-            Case("The checkpoint's folder", f"{RUN} checkpointer.output_dir=base"),
-            Case("A folder that cannot be written", f"{RUN} output_dir=/proc/out"),
+            Case("The checkpoint's folder", f"{RUN} output_dir=base"),
+            Case("The same, in torchtune's way", f"{RUN} checkpointer.output_dir=base"),
         ],
     ),
     "Data": (
@@ -231,7 +231,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 config("epochs: 1", "epochs: !!python/object/apply:os.system [id]"),
             ),
             Case("Grow without bound", CHECK, config("epochs: 1", BOMB)),
-            Case("Nest without bound", CHECK, config("epochs: 1", "epochs: " + "[" * 5000 + "]" * 5000)),
+            Case("Nest without bound", CHECK, config("epochs: 1", "epochs: " + "[" * 1200 + "]" * 1200)),
             Case(
                 "Name a script elsewhere",
                 CHECK,

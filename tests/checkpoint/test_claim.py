@@ -8,7 +8,7 @@ import pytest
 
 from torchtune_lite import errors
 from torchtune_lite.checkpoint import claim, disk
-from torchtune_lite.checkpoint.claim import read_run_id
+from torchtune_lite.checkpoint.claim import check_output_dir, read_run_id
 from torchtune_lite.errors import ConfigError
 
 
@@ -86,3 +86,19 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="output_dir .*/file/run cannot be used: Not a directory"):
         claim(tmp_path / "file" / "run")
+
+
+def test_a_folder_that_cannot_be_claimed_is_known_before(tmp_path: Path, monkeypatch):
+    check_output_dir(tmp_path / "new" / "run")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name != "closed")
+    (tmp_path / "closed").mkdir()
+    for folder, problem in (
+        ("model", "it holds a model"),
+        ("model/config.json/run", "config.json is a file"),
+        ("closed/new/run", "closed may not be written to"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^output_dir .*{folder} cannot be used: .*{problem}; choose another"):
+            check_output_dir(tmp_path / folder)
+    assert not (tmp_path / "new").exists()

@@ -58,6 +58,24 @@ def claim(output_dir: Path | str) -> Claim:
         raise ConfigError(f"output_dir {output_dir} cannot be used: {error.strerror or error}") from error
 
 
+def check_output_dir(output_dir: Path | str) -> None:
+    """Raises ConfigError where `output_dir` cannot be made or written, or is a model's own folder; writes nothing.
+
+    So a run finds out before it reads the weights; what only the writing tells, `claim` says.
+    """
+    output_dir = Path(output_dir)
+    nearest = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
+    problem = ""
+    if not nearest.is_dir():
+        problem = f"{nearest} is a file"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        problem = f"{nearest} may not be written to"
+    elif (output_dir / "config.json").exists():
+        problem = "it holds a model"
+    if problem:
+        raise ConfigError(f"output_dir {output_dir} cannot be used: {problem}; choose another folder")
+
+
 def make_folders(path: Path) -> None:
     """Makes a folder and those above it that are missing; they are on the disk when it returns."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
