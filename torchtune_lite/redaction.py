@@ -12,7 +12,7 @@ NO_SECRET = re.compile(r".*(bos|cls|end|eos|image|mask|new|pad|sep|special|start
 """Names of values that are secret; and of those that only look so, the tokens of a tokenizer."""
 
 IN_TEXT = re.compile(
-    r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}"  # Hugging Face
+    r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}"  # Hugging Face; what is shorter may be the name of a folder
     r"|\bwandb_v\d_\w{16,}"  # W&B, and its older keys: 40 hex digits that are no part of a path or revision
     r"|(?<![\w/\\@.-])(?<!revision )[0-9a-f]{40}(?![\w/\\.-])"
 )

@@ -54,7 +54,7 @@ def test_a_log_file_gets_the_lines_until_it_is_closed_and_no_secrets(tmp_path, c
     path = tmp_path / "run.log"
     path.write_text("of an earlier start\n")
     log_file = LogFile(path)
-    get_logger("INFO").warning("hf_0123456789abcdefXYZ is careful")
+    get_logger("INFO").warning("hf_0123456789abcdefghijklmnopqrstuvXYZ is careful")
     log_file.close()
     log_file.close()
     get_logger().warning("later")
