@@ -74,8 +74,10 @@ def test_the_log_of_one_command_gets_nothing_of_the_next(capsys, tmp_path):
         (MemoryError(), "out of memory;"),
         (OSError(12, "Cannot allocate memory"), "out of memory;"),
         (
-            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000 bytes. Error code 12"),
-            "out of memory (8000 bytes more were asked for);",
+            RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9663676416 bytes. Error code 12"
+            ),
+            "out of memory (9.00 GiB more were asked for);",
         ),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has"), "out of GPU memory (2.50 GiB more"),
     ],

@@ -132,10 +132,10 @@ def _report(error: BaseException, debug: bool) -> int:
     if isinstance(error, Stopped):
         say(str(error))
         return error.exit_code
-    if isinstance(error, BrokenPipeError) and _drop_closed_pipes():
-        return CLOSED_PIPE
     trace = redact("".join(format_exception(error)))
     logged = _write_log(trace)
+    if isinstance(error, BrokenPipeError) and _drop_closed_pipes():
+        return CLOSED_PIPE
     if isinstance(error, TuneError):
         code, line = error.exit_code, f"error: {error}"
     elif isinstance(error, KeyboardInterrupt):
@@ -172,8 +172,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _explain_memory(error: BaseException) -> str:
-    asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
-    more = f" ({asked[1]} more were asked for)" if asked else ""
+    asked = re.search(r"tried to allocate ([\d.]+) (\w+)", str(error), re.IGNORECASE)
+    size = asked and (f"{int(asked[1]) / 2**30:,.2f} GiB" if asked[2] == "bytes" else f"{asked[1]} {asked[2]}")
+    more = f" ({size} more were asked for)" if asked else ""
     return (
         f"out of {'GPU ' if 'CUDA' in str(error) else ''}memory{more}; "
         "lower batch_size and raise gradient_accumulation_steps, lower tokenizer.max_seq_len, or set "
