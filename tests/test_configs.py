@@ -1,5 +1,6 @@
 """Every config that is shipped: readable, accepted by its recipe, and of the model it names."""
 
+import inspect
 import math
 import re
 from dataclasses import fields
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from torchtune_lite import catalog, config
-from torchtune_lite.errors import did_you_mean
+from torchtune_lite.config import components, settings
+from torchtune_lite.config.document import Document
 
 CONFIGS = catalog.configs()
 
@@ -68,11 +70,39 @@ def test_its_model_has_the_published_number_of_parameters(name, folder):
         assert sum(p.numel() for p in parameters.values() if p.requires_grad) == adapters
 
 
+def slips(key):
+    """The key with a letter left out, doubled, or swapped with the next."""
+    found = {key[:i] + key[i + 1 :] for i in range(len(key))} | {key[: i + 1] + key[i:] for i in range(len(key))}
+    return sorted(found | {key[:i] + key[i + 1] + key[i] + key[i + 2 :] for i in range(len(key) - 1)})
+
+
+def components_of(recipe):
+    """The components in the recipe's configs: the key that holds it, its path, the keys it has."""
+    for name in recipe.configs:
+        for slot, value in vars(load(name)).items():
+            for node in value if isinstance(value, list) else [value]:
+                if isinstance(node, dict) and "_component_" in node:
+                    yield slot, node["_component_"], tuple(key for key in node if key != "_component_")
+
+
 @pytest.mark.parametrize("recipe", catalog.recipes(), ids=lambda recipe: recipe.name)
-def test_a_slip_in_any_key_is_answered_with_the_key(recipe):
-    keys = [field.name for field in fields(config.settings_of(recipe.path))]
-    for key in keys:
-        for i in range(len(key)):
-            doubled, swapped = key[: i + 1] + key[i:], key[:i] + key[i + 1 : i + 2] + key[i] + key[i + 2 :]
-            for slip in {key[:i] + key[i + 1 :], doubled, swapped} - set(keys):
-                assert did_you_mean(slip, keys) == f"; did you mean '{key}'?"
+def test_a_slip_in_any_key_is_refused_and_answered_with_the_key(recipe, folder):
+    cls = config.settings_of(recipe.path)
+    given = {field.name: field.metadata.get("component", ()) for field in fields(cls)}
+    right = []
+
+    def judge(key, slip, problems):
+        named = [line for line in problems if f"unknown key '{slip}'" in line or f"has no argument '{slip}'" in line]
+        assert named, f"{slip} for {key} passes"
+        right.append(f"did you mean '{key}'?" in named[0])
+
+    for key in given:
+        for slip in set(slips(key)) - set(given):
+            judge(key, slip, settings.build(cls, Document("my.yaml", {slip: None}, {}))[1])
+    for slot, path, keys in set(components_of(recipe)):
+        has = inspect.signature(config.find(path)).parameters
+        for key in keys:
+            for slip in set(slips(key)) - set(has):
+                node = {"_component_": path, slip: None}
+                judge(key, slip, components.check(node, (slot,), Document("my.yaml", {}, {}), given[slot]))
+    assert len(right) > 200 and sum(right) >= 0.95 * len(right)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from torchtune_lite import errors
@@ -28,11 +30,86 @@ def test_a_stop_is_no_error_and_one_line_with_the_code_of_its_signal(capsys):
     assert capsys.readouterr().err == "tune: stopped by SIGTERM after step 3\n"
 
 
-def test_debug_keeps_the_traceback_and_a_bug_always_does():
-    with pytest.raises(errors.ConfigError), errors.reporting(debug=True):
-        raise errors.ConfigError("x")
-    with pytest.raises(ZeroDivisionError), errors.reporting():
-        1 / 0  # noqa: B018
+def end_of(error, capsys, debug=False, log=None):
+    """What is printed, and the exit code, when `error` ends a command."""
+    with pytest.raises(SystemExit) as exit, errors.reporting(debug):
+        if log:
+            errors.log_tracebacks(log)
+        raise error
+    return capsys.readouterr().err.splitlines(), exit.value.code
+
+
+def test_debug_shows_the_traceback_before_the_line(capsys):
+    lines, code = end_of(errors.DataError("no rows"), capsys, debug=True)
+    assert (lines[0], lines[-1], code) == ("Traceback (most recent call last):", "tune: error: no rows", 3)
+
+
+def test_a_bug_is_one_line_that_says_where_the_traceback_is(capsys, tmp_path):
+    log = tmp_path / "run.log"
+    log.write_text("before\n")
+    lines, code = end_of(ZeroDivisionError("by\nzero"), capsys, log=log)
+    assert (len(lines), code) == (1, 70)
+    assert lines[0].startswith(
+        f"tune: internal error: ZeroDivisionError: by zero; the traceback is in {log}, and --debug"
+    )
+    assert log.read_text().startswith("before\nTraceback") and log.read_text().endswith("ZeroDivisionError: by\nzero\n")
+
+
+@pytest.mark.parametrize("log", [None, Path("/no/such/folder/run.log")])
+def test_the_traceback_of_a_bug_is_shown_where_no_log_takes_it(log, capsys):
+    lines, code = end_of(ZeroDivisionError("x"), capsys, log=log)
+    assert (lines[0], code) == ("Traceback (most recent call last):", 70)
+    assert lines[-1] == "tune: internal error: ZeroDivisionError: x; the traceback is above; please report it"
+
+
+def test_the_log_of_one_command_gets_nothing_of_the_next(capsys, tmp_path):
+    end_of(errors.DataError("first"), capsys, log=tmp_path / "run.log")
+    end_of(errors.DataError("second"), capsys)
+    assert "first" in (tmp_path / "run.log").read_text() and "second" not in (tmp_path / "run.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (MemoryError(), "out of memory;"),
+        (OSError(12, "Cannot allocate memory"), "out of memory;"),
+        (
+            RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9663676416 bytes. Error code 12"
+            ),
+            "out of memory (9.00 GiB more were asked for);",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has"), "out of GPU memory (2.50 GiB more"),
+    ],
+)
+def test_too_little_memory_is_exit_code_7_and_names_what_to_lower(error, what, capsys):
+    [line], code = end_of(error, capsys)
+    assert code == 7
+    assert line.startswith(f"tune: error: {what}")
+    assert all(key in line for key in ("batch_size", "max_seq_len", "enable_activation_checkpointing=True"))
+
+
+def test_torch_says_so_when_memory_is_short(capsys):
+    import torch
+
+    try:
+        torch.empty(2**60)
+    except RuntimeError as error:
+        assert end_of(error, capsys)[1] == 7
+
+
+def test_no_secret_is_printed_or_logged(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "s3cret-of-mine")
+    log = tmp_path / "run.log"
+    lines, _ = end_of(errors.DataError("no access with s3cret-of-mine"), capsys, debug=True, log=log)
+    errors.warn("s3cret-of-mine is old")
+    assert "s3cret" not in "".join(lines) + log.read_text() + capsys.readouterr().err
+    assert lines[-1] == "tune: error: no access with ***"
+
+
+def test_several_problems_are_a_line_each_whatever_is_in_them():
+    assert str(errors.ConfigError("a\n  b\x1b[1m")) == r"a b\x1b[1m"
+    assert str(errors.ConfigError("a", "b\nc")).splitlines() == ["2 problems:", "  a", "  b c"]
 
 
 def test_did_you_mean():

@@ -1,14 +1,28 @@
 """What a user did that cannot work, said in one line, with the exit code that scripts can test."""
 
+import errno
+import os
+import re
+import select
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from torchtune_lite.redaction import redact
 
 
 class TuneError(ValueError):
-    """A mistake its reader can mend: the message is one line that names it and says what to do."""
+    """A mistake its reader can mend: the message is one line that names it and says what to do.
+
+    Of several problems it is a line each, below their number. Line ends and control characters are made visible.
+    """
 
     exit_code = 70
+
+    def __init__(self, *problems: str) -> None:
+        lines = [_in_one_line(problem) for problem in problems]
+        super().__init__(lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines]))
 
 
 class ConfigError(TuneError):
@@ -49,6 +63,11 @@ class Stopped(Exception):  # noqa: N818 (no error)
         self.exit_code = 128 + signum  # as a shell reports it: 130 for SIGINT, 143 for SIGTERM
 
 
+def _in_one_line(text: str) -> str:
+    text = re.sub(r"\s*\n\s*", " ", text)
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the nearest of the known names, or nothing when none is near."""
     from difflib import get_close_matches  # not needed by a command that succeeds
@@ -59,27 +78,131 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 
 def warn(message: str) -> None:
     """Prints one line on stderr about something that does not stop the run."""
-    print(f"tune: warning: {message}", file=sys.stderr)
+    say(f"warning: {message}")
+
+
+def say(message: str) -> None:
+    """Prints a line of `tune` on stderr, its secrets blanked."""
+    print(f"tune: {redact(message)}", file=sys.stderr)
+
+
+OUT_OF_MEMORY, BUG = 7, 70
+CLOSED_PIPE = 141  # as a shell reports the end by SIGPIPE
+
+_log: Path | None = None  # of the run, once there is one
+
+
+def log_tracebacks(path: Path) -> None:
+    """Has `reporting` write the traceback of what ends the program to this file too."""
+    global _log
+    _log = path
 
 
 @contextmanager
 def reporting(debug: bool = False) -> Iterator[None]:
-    """Turns a `TuneError`, a stop or Ctrl-C into one line on stderr and an exit code; `debug` keeps the traceback.
+    """Turns whatever ends the program into one line on stderr and an exit code; `debug` shows the traceback before it.
 
-    Anything else is a bug of ours and passes through with its traceback.
+    The traceback goes to the log of the run, if it got that far. Anything but a `TuneError`, a stop, Ctrl-C, too little
+    memory or a pipe that nobody reads is a bug of ours; where there is no log, its traceback is shown.
     """
+    global _log
+    outer, _log = _log, None
+    end: SystemExit | None = None
     try:
         yield
-    except TuneError as error:
-        if debug:
-            raise
-        print(f"tune: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Stopped as stop:
-        print(f"tune: {stop}", file=sys.stderr)
-        sys.exit(stop.exit_code)
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print("tune: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as exit:
+        end = exit
+    except (Exception, KeyboardInterrupt) as error:
+        try:
+            end = SystemExit(_report(error, debug))
+        except BrokenPipeError:  # of stderr
+            end = SystemExit(CLOSED_PIPE)
+    finally:
+        _log = outer
+    if _drop_closed_pipes():
+        end = SystemExit(CLOSED_PIPE)
+    if end is not None:
+        raise end
+
+
+def _report(error: BaseException, debug: bool) -> int:
+    """Says why the program ends; returns the exit code."""
+    from traceback import format_exception  # not needed by a command that succeeds
+
+    if isinstance(error, Stopped):
+        say(str(error))
+        return error.exit_code
+    trace = redact("".join(format_exception(error)))
+    logged = _write_log(trace)
+    if isinstance(error, BrokenPipeError) and _drop_closed_pipes():
+        return CLOSED_PIPE
+    if isinstance(error, TuneError):
+        code, line = error.exit_code, f"error: {error}"
+    elif isinstance(error, KeyboardInterrupt):
+        code, line = 130, "interrupted"
+    elif _is_out_of_memory(error):
+        code, line = OUT_OF_MEMORY, f"error: {_explain_memory(error)}"
+    else:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        where = f"the traceback is in {_log}, and --debug shows it" if logged else "the traceback is above"
+        code, line = BUG, f"internal error: {what}; {where}; please report it"
+        debug = debug or not logged
+    if debug:
+        sys.stderr.write(trace)
+    say(line)
+    return code
+
+
+def _write_log(trace: str) -> bool:
+    if _log is None:
+        return False
+    try:
+        with _log.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(trace)
+    except OSError:  # a disk that is full, perhaps what the error is about
+        return False
+    return True
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    said = isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+    return said or isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+
+
+def _explain_memory(error: BaseException) -> str:
+    asked = re.search(r"tried to allocate ([\d.]+) (\w+)", str(error), re.IGNORECASE)
+    size = asked and (f"{int(asked[1]) / 2**30:,.2f} GiB" if asked[2] == "bytes" else f"{asked[1]} {asked[2]}")
+    more = f" ({size} more were asked for)" if asked else ""
+    return (
+        f"out of {'GPU ' if 'CUDA' in str(error) else ''}memory{more}; "
+        "lower batch_size and raise gradient_accumulation_steps, lower tokenizer.max_seq_len, or set "
+        "enable_activation_checkpointing=True"
+    )
+
+
+def _drop_closed_pipes() -> bool:
+    """Tells whether stdout or stderr is a pipe that nobody reads any more, and sends what is left for it nowhere."""
+    closed = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+            gone = _has_no_reader(stream.fileno())
+        except BrokenPipeError:
+            gone = True
+        except (AttributeError, ValueError, OSError):  # no stream, or none of the system's
+            continue
+        if gone:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            closed = True
+    return closed
+
+
+def _has_no_reader(file: int) -> bool:
+    """Tells by a look at a pipe that its other end is closed; an unbuffered stream keeps nothing whose flush would."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(file, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))

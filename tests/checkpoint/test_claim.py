@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from torchtune_lite import errors
 from torchtune_lite.checkpoint import claim, disk
-from torchtune_lite.checkpoint.claim import read_run_id
+from torchtune_lite.checkpoint.claim import check_output_dir, read_run_id
 from torchtune_lite.errors import ConfigError
 
 
@@ -18,7 +19,7 @@ def test_a_run_keeps_its_id(tmp_path: Path):
         assert read_run_id(tmp_path / "new" / "run") == first.run_id
     with claim(str(tmp_path / "new" / "run")) as again, claim(tmp_path / "other") as other:
         assert again.run_id == first.run_id != other.run_id
-    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == [".lock", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == [".lock", "run.json", "run.log"]
 
 
 def test_a_second_run_is_told_who_is_there(tmp_path: Path):
@@ -46,13 +47,21 @@ def test_a_claim_ends_by_hand_too(tmp_path: Path):
     claim(tmp_path).release()
 
 
+def test_the_log_of_a_run_gets_nothing_of_another_that_finds_the_folder_taken(tmp_path: Path, capsys):
+    with claim(tmp_path), pytest.raises(SystemExit), errors.reporting():
+        claim(tmp_path)
+    assert "is using output_dir" in capsys.readouterr().err
+    assert (tmp_path / "run.log").read_text() == ""
+
+
 def test_what_killed_runs_left_is_removed(tmp_path: Path, caplog):
     for name in (".tmp-step_4-17", ".trash-step_1-17", "step_2", ".hidden"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x").touch()
     (tmp_path / ".tmp-run.json-17").touch()
     with caplog.at_level(logging.INFO), claim(tmp_path):
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", ".lock", "run.json", "step_2"]
+        left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".hidden", ".lock", "run.json", "run.log", "step_2"]
     assert len(caplog.messages) == 3 and "which a killed run left behind" in caplog.text
 
 
@@ -95,3 +104,19 @@ def test_facts_of_the_run_stand_beside_its_id_and_may_be_lost(tmp_path: Path, mo
         second.record({"steps": 5})
     assert caplog.messages[-1] == f"{tmp_path}/run.json was not written: No space left on device"
     assert json.loads((tmp_path / "run.json").read_text())["steps"] == 4
+
+
+def test_a_folder_that_cannot_be_claimed_is_known_before(tmp_path: Path, monkeypatch):
+    check_output_dir(tmp_path / "new" / "run")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name != "closed")
+    (tmp_path / "closed").mkdir()
+    for folder, problem in (
+        ("model", "it holds a model"),
+        ("model/config.json/run", "config.json is a file"),
+        ("closed/new/run", "closed may not be written to"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^output_dir .*{folder} cannot be used: .*{problem}; choose another"):
+            check_output_dir(tmp_path / folder)
+    assert not (tmp_path / "new").exists()

@@ -27,3 +27,10 @@ def test_what_is_not_known_is_said(value, text):
 def test_the_real_report_is_one_line_for_each_thing(tune):
     lines = tune("env").splitlines()
     assert [line for line in lines if not line.startswith("  ")] == list(machine.describe_machine())
+
+
+def test_no_secret_of_the_environment_is_shown(tune, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "s3cret-of-mine")
+    monkeypatch.setattr(env, "describe_machine", lambda: {"wandb": {"mode": "s3cret-of-mine"}})
+    assert tune("env").splitlines() == ["wandb", "  mode             ***"]
+    assert "s3cret" not in tune("env", "--json")

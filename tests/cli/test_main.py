@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -50,9 +51,36 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, message, monkeypatch, caps
     assert err.startswith(f"tune: error: {message}")
 
 
-def test_debug_shows_the_traceback(monkeypatch):
-    with pytest.raises(main.errors.ConfigError):
+def test_debug_shows_the_traceback(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit:
         run(monkeypatch, "--debug", "nonsense")
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.startswith("Traceback")
+
+
+@pytest.mark.parametrize(
+    ("words", "closed"),
+    [
+        (["--help"], "stdout"),
+        (["ls"], "stdout"),
+        (["ls", "--help"], "stdout"),
+        (["cat", "demo/base"], "stdout"),
+        (["env"], "stdout"),
+        (["nonsense"], "stderr"),
+    ],
+)
+def test_a_reader_that_goes_away_ends_a_command_without_a_word(words, closed, folder, unbuffered=""):
+    reader, writer = os.pipe()
+    os.close(reader)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: writer}
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run([sys.executable, "-m", "torchtune_lite", *words], env=env, **streams)
+    os.close(writer)
+    assert (done.returncode, done.stdout or b"", done.stderr or b"") == (141, b"", b"")
+
+
+def test_so_it_does_where_nothing_is_buffered(folder):
+    test_a_reader_that_goes_away_ends_a_command_without_a_word(["ls"], "stdout", folder, unbuffered="1")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["ls"], ["cp", "generate"]])

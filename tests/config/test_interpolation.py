@@ -37,7 +37,7 @@ def test_every_failing_reference_is_listed_with_its_line():
         {("a",): "my.yaml:2", ("b", "c"): "my.yaml:4"},
     )
     assert problems[0] == "my.yaml:2: 'a' refers to '${output_dirr}', which is no key; did you mean 'output_dir'?"
-    assert problems[1].startswith("my.yaml:4: 'b.c': Environment variable 'NO_SUCH_VARIABLE' not found")
+    assert problems[1].startswith("my.yaml:4: 'b.c': the variable NO_SUCH_VARIABLE is not set")
     assert problems[2] == "my.yaml: 'd' has no value yet; set d=..."
 
 

@@ -61,9 +61,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, message, monkeypatch, caps
     assert line.startswith(f"tune: error: {message}")
 
 
-def test_debug_shows_the_traceback(monkeypatch):
-    with pytest.raises(ConfigError):
+def test_debug_shows_the_traceback(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
         run(monkeypatch, "--debug", "--config", "no.yaml")
+    assert capsys.readouterr().err.startswith("Traceback")
 
 
 def test_all_problems_come_at_once(folder):

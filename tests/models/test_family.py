@@ -88,6 +88,15 @@ def test_configs_of_old_and_new_transformers_give_the_same_rope_base(family):
 
 
 @every_family
+@pytest.mark.parametrize(
+    ("key", "value"), [("hidden_size", "32"), ("num_hidden_layers", 0), ("rms_norm_eps", None), ("vocab_size", True)]
+)
+def test_a_size_that_is_none_is_refused(family, key, value):
+    with pytest.raises(ValueError, match=f"{value!r}, not as a .*number above 0"):
+        family.decoder_args(hf_config(family).to_dict() | {key: value})
+
+
+@every_family
 def test_without_kv_heads_every_head_has_its_own(family):
     config = hf_config(family).to_dict()
     del config["num_key_value_heads"]

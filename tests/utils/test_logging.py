@@ -7,7 +7,7 @@ import pytest
 from tqdm import tqdm
 
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.utils import get_logger
+from torchtune_lite.utils import LogFile, get_logger
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +48,21 @@ def test_a_message_does_not_tear_the_progress_bar(capsys):
 def test_an_unknown_level_names_the_key_and_the_choices():
     with pytest.raises(ConfigError, match="log_level: 'LOUD' .* DEBUG, INFO"):
         get_logger("LOUD")
+
+
+def test_a_log_file_gets_the_lines_until_it_is_closed_and_no_secrets(tmp_path, capsys):
+    path = tmp_path / "run.log"
+    path.write_text("of an earlier start\n")
+    log_file = LogFile(path)
+    get_logger("INFO").warning("hf_0123456789abcdefghijklmnopqrstuvXYZ is careful")
+    log_file.close()
+    log_file.close()
+    get_logger().warning("later")
+    first, second = path.read_text().splitlines()
+    assert first == "of an earlier start" and second.endswith("WARNING *** is careful")
+    assert "hf_0" not in capsys.readouterr().err
+
+
+def test_a_log_file_that_cannot_be_written_is_one_warning(tmp_path, log_lines):
+    LogFile(tmp_path).close()
+    assert log_lines == [f"{tmp_path} is not written: Is a directory"]

@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 from torchtune_lite.checkpoint import disk
 from torchtune_lite.checkpoint.files import read_json, write_json
 from torchtune_lite.errors import CheckpointError, ConfigError
+from torchtune_lite.utils import LogFile
 
-LOCK, RUN = ".lock", "run.json"
+LOCK, RUN, LOG = ".lock", "run.json", "run.log"
 DRAFT, TRASH = ".tmp-", ".trash-"
 """Names of folders that are being written or removed begin so, and end with the id of the process."""
 
@@ -25,8 +26,9 @@ class Claim:
     `run_id` stays the same when the run is resumed.
     """
 
-    def __init__(self, output_dir: Path, run_id: str, lock: BinaryIO | None) -> None:
-        self.output_dir, self.run_id, self._lock = output_dir, run_id, lock
+    def __init__(self, output_dir: Path, run_id: str, lock: BinaryIO | None, log_file: LogFile) -> None:
+        self.output_dir, self.run_id = output_dir, run_id
+        self._lock, self._log_file = lock, log_file
 
     def record(self, facts: Mapping[str, Any]) -> None:
         """Writes what is known of the run to its `run.json`, beside its id; a full disk costs no more than that."""
@@ -37,6 +39,7 @@ class Claim:
 
     def release(self) -> None:
         """Lets the next run begin; a second call does nothing."""
+        self._log_file.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -48,7 +51,7 @@ class Claim:
 
 
 def claim(output_dir: Path | str) -> Claim:
-    """Makes `output_dir` if need be, locks it, removes what killed runs left, and reads or draws the run's id.
+    """Makes `output_dir` if need be, locks it, removes what killed runs left, reads or draws the run's id, opens a log.
 
     Keep what is returned: the lock goes with it. ConfigError where another run has the folder, or it cannot be written.
     Where the file system has no locks, one warning; leftovers then stay, since they may be of a run that is alive.
@@ -59,9 +62,27 @@ def claim(output_dir: Path | str) -> Claim:
         lock = _lock(output_dir)
         if lock is not None:
             _remove_leftovers(output_dir)
-        return Claim(output_dir, _run_id(output_dir), lock)
+        return Claim(output_dir, _run_id(output_dir), lock, LogFile(output_dir / LOG))
     except OSError as error:
         raise ConfigError(f"output_dir {output_dir} cannot be used: {error.strerror or error}") from error
+
+
+def check_output_dir(output_dir: Path | str) -> None:
+    """Raises ConfigError where `output_dir` cannot be made or written, or is a model's own folder; writes nothing.
+
+    So a run finds out before it reads the weights; what only the writing tells, `claim` says.
+    """
+    output_dir = Path(output_dir)
+    nearest = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
+    problem = ""
+    if not nearest.is_dir():
+        problem = f"{nearest} is a file"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        problem = f"{nearest} may not be written to"
+    elif (output_dir / "config.json").exists():
+        problem = "it holds a model"
+    if problem:
+        raise ConfigError(f"output_dir {output_dir} cannot be used: {problem}; choose another folder")
 
 
 def make_folders(path: Path) -> None:

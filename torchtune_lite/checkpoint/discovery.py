@@ -8,6 +8,7 @@ import logging
 import math
 from pathlib import Path
 
+from torchtune_lite.checkpoint.claim import check_output_dir
 from torchtune_lite.checkpoint.files import read_json
 from torchtune_lite.checkpoint.manifest import MANIFEST, has_manifest, read_manifest, verify
 from torchtune_lite.checkpoint.model_weights import some
@@ -25,8 +26,9 @@ def resume_folder(output_dir: Path | str, resume_from_checkpoint: bool | str) ->
 
     False is a new run; True and "auto" are the newest checkpoint in `output_dir`, or a new run where there is none,
     with True of which a warning tells; else the folder that is named. ConfigError for a run that would meet another's
-    checkpoints in `output_dir`, or its own later ones, which it must not overwrite.
+    checkpoints in `output_dir`, or its own later ones, which it must not overwrite, or that cannot write there.
     """
+    check_output_dir(output_dir)
     if isinstance(resume_from_checkpoint, str) and resume_from_checkpoint != AUTO:
         return _named(Path(resume_from_checkpoint), Path(output_dir))
     if not resume_from_checkpoint:

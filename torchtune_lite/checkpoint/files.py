@@ -22,7 +22,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} does not exist") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is not JSON ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: must hold an object, has a {type(content).__name__}")
@@ -78,12 +78,19 @@ def _indexed(index: Path) -> list[Path]:
 
 
 def _existing(files: list[Path], named_by: str) -> list[Path]:
-    if missing := [file.name for file in files if not file.is_file()]:
+    if missing := [file.name for file in files if not _is_file(file)]:
         raise CheckpointError(
             f"{files[0].parent}: {len(missing)} of {len(files)} files named by {named_by} are missing: "
             f"{', '.join(missing)} (interrupted download?)"
         )
     return files
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def read_files(files: Sequence[Path]) -> dict[str, dict[str, Weight]]:

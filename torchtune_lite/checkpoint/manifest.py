@@ -47,8 +47,7 @@ def write_manifest(folder: Path, *, run_id: str | None, step: int | None) -> Non
         size, sha256 = disk.sha256(path)
         files[path.relative_to(folder).as_posix()] = {"size": size, "sha256": sha256}
         disk.sync_file(path)
-    content = {"format": FORMAT, **asdict(Manifest(run_id, step, files))}
-    write_json(folder / MANIFEST, {**content, "sha256": _hash(content)})
+    write_json(folder / MANIFEST, seal({"format": FORMAT, **asdict(Manifest(run_id, step, files))}))
     disk.sync_file(folder / MANIFEST)
     for path in [*filter(Path.is_dir, paths), folder]:
         disk.sync_folder(path)
@@ -64,7 +63,28 @@ def read_manifest(folder: Path | str) -> Manifest:
         raise CheckpointError(f"{path}: has format {found}, this version reads {FORMAT}; is torchtune_lite too old?")
     if content.pop("sha256", None) != _hash(content):
         raise CheckpointError(f"{path}: is damaged: it is not what its own sha256 was made of")
-    return Manifest(content["run_id"], content["step"], content["files"])
+    manifest = Manifest(*(content.get(name) for name in ("run_id", "step", "files")))
+    if not _is_well_formed(manifest):
+        raise CheckpointError(f"{path}: is no manifest of this format; was it written by hand?")
+    return manifest
+
+
+def _is_well_formed(manifest: Manifest) -> bool:
+    """Tells whether step and files have their types, and no file lies outside of the folder."""
+    return (
+        isinstance(manifest.step, int | None)
+        and isinstance(manifest.files, dict)
+        and all(
+            isinstance(entry, dict) and isinstance(entry.get("size"), int) and isinstance(entry.get("sha256"), str)
+            for entry in manifest.files.values()
+        )
+        and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in manifest.files)
+    )
+
+
+def seal(content: dict[str, Any]) -> dict[str, Any]:
+    """Adds to the content of a manifest the hash of it."""
+    return {**content, "sha256": _hash(content)}
 
 
 def _hash(content: dict[str, Any]) -> str:

@@ -43,7 +43,8 @@ def read_safetensors(path: Path) -> dict[str, Weight]:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, not a mapping
             header = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: {damage(path) or error}") from error
+        reason = " ".join(str(error).rpartition(": ")[2].split())
+        raise CheckpointError(f"{path}: {damage(path) or f'is damaged ({reason}); fetch it again'}") from error
     if unknown := sorted({dtype for dtype, _ in header.values()} - DTYPES.keys()):
         raise CheckpointError(f"{path}: weights are {', '.join(unknown)}; load an fp32, bf16 or fp16 checkpoint")
 
@@ -110,6 +111,6 @@ def damage(path: Path) -> str | None:
             file.seek(8)
             header = json.loads(file.read(length)) if length < size else {}
             expected = 8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__")
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
     return f"is truncated: {size:,} of {expected:,} bytes" if size < expected else None

@@ -4,6 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
+from torchtune_lite.redaction import redact
 from torchtune_lite.utils.machine import describe_machine
 
 
@@ -14,7 +15,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def main(args: Namespace) -> None:
     """Prints a section of lines for each part of the report."""
-    report = describe_machine()
+    report = redact(describe_machine())
     if args.json:
         print(json.dumps(report))
         return

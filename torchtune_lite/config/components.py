@@ -8,6 +8,7 @@ from torchtune_lite.config import hints
 from torchtune_lite.config.document import Document, KeyPath
 from torchtune_lite.config.dotted import DottedPath, find
 from torchtune_lite.errors import ConfigError, TuneError, did_you_mean
+from torchtune_lite.redaction import redact
 
 EMPTY = inspect.Parameter.empty
 
@@ -130,7 +131,7 @@ def _misfit(name: str, value: Any, parameters: Mapping[str, inspect.Parameter], 
         return _unknown_object(name, value)
     if hint is EMPTY or isinstance(hint, str) or value == default or hints.fits(value, hint):
         return ""
-    return f"expects {hints.describe(hint)} for '{name}', got {hints.shown(value)}"
+    return f"expects {hints.describe(hint)} for '{name}', got {hints.shown(redact({name: value})[name])}"
 
 
 def _unknown_object(name: str, path: str) -> str:

@@ -1,5 +1,6 @@
 """A YAML file as plain values, with the line each key came from."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def read(path: Path, name: str | None = None) -> Document:
                 problems.append(f"{name}:{line}: {problem}")
             origins[key_path] = f"{name}:{line}"
         if problems:
-            raise ConfigError("\n  ".join(problems))
+            raise ConfigError(*problems)
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except OSError as error:
         raise ConfigError(f"cannot read {name}: {error.strerror}") from error
@@ -67,7 +68,13 @@ def _explain(name: str, error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{place}: {'found a tab; YAML needs spaces' if repr(chr(9)) in problem else problem}"
+    if repr(chr(9)) in problem:
+        problem = "found a tab; YAML needs spaces"
+    elif tag := re.search(r"constructor for the tag 'tag:yaml.org,2002:(.*)'", problem):
+        problem = f"the tag !!{tag[1]} makes no plain value; remove it"
+    elif "expansion exceeds" in problem:
+        problem = "its aliases (*name) stand for too many values to be a config"
+    return f"{place}: {problem}"
 
 
 def _walk(node: yaml.Node, path: KeyPath, seen: set[int]) -> Iterator[tuple[KeyPath, int, str]]:

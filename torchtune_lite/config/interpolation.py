@@ -61,6 +61,12 @@ def _explain(error: OmegaConfBaseException, key: str, document: Document) -> str
     if isinstance(error, InterpolationKeyError) and (name := re.search(r"'(.+)' not found", str(error))):
         known = list(_keys(document.values, ()))
         return f"'{key}' refers to '${{{name[1]}}}', which is no key{did_you_mean(name[1], known)}"
+    if "Recursive interpolation" in str(error):
+        return f"'{key}' stands for itself, by way of what it refers to; give it a value"
+    if missing := re.search(r"Environment variable '(.+)' not found", str(error)):
+        return (
+            f"'{key}': the variable {missing[1]} is not set; set it, or give a default: ${{oc.env:{missing[1]},value}}"
+        )
     reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
     return f"'{key}': {reason.strip(chr(34))}"
 

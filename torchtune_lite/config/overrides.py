@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from torchtune_lite.config.document import Document, KeyPath
 from torchtune_lite.errors import ConfigError, did_you_mean
+from torchtune_lite.redaction import BLANK, is_secret
 
 
 def apply(document: Document, words: Sequence[str]) -> list[str]:
@@ -19,16 +20,17 @@ def apply(document: Document, words: Sequence[str]) -> list[str]:
     """
     problems = []
     for word in words:
+        key, equals, text = word.partition("=")
+        origin = f"override '{key}={BLANK}'" if equals and is_secret(key.rpartition(".")[2]) else f"override '{word}'"
         try:
             if word.startswith("~"):
                 _remove(document, _key_path(word[1:]))
+            elif not equals or word.startswith("-"):
+                raise ConfigError("expected key=value or ~key, without dashes")
             else:
-                key, equals, text = word.partition("=")
-                if not equals or word.startswith("-"):
-                    raise ConfigError("expected key=value or ~key, without dashes")
-                _set(document, _key_path(key), value(text), f"override '{word}'")
+                _set(document, _key_path(key), value(text), origin)
         except ConfigError as error:
-            problems.append(f"override '{word}': {error}")
+            problems.append(f"{origin}: {error}")
     return problems
 
 

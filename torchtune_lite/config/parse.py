@@ -65,7 +65,7 @@ def load(config: str | Path, changes: Sequence[str], cls: type[S]) -> S:
     made, found = settings.build(cls, doc)
     problems += found
     if made is None or problems:
-        raise ConfigError(problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems:", *problems]))
+        raise ConfigError(*problems)
     return made
 
 

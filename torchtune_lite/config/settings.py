@@ -12,6 +12,7 @@ from torchtune_lite.config import components, hints
 from torchtune_lite.config.document import Document, KeyPath
 from torchtune_lite.config.interpolation import Unresolved
 from torchtune_lite.errors import did_you_mean
+from torchtune_lite.redaction import redact
 
 MISSING = dataclasses.MISSING
 S = TypeVar("S")
@@ -104,14 +105,14 @@ def _located(value: Any, path: KeyPath, document: Document) -> Any:
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:
-    """Returns settings as plain dicts, lists and scalars: the config in effect."""
+    """Returns settings as plain dicts, lists and scalars, to be written down: the config in effect, secrets blanked."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {name: plain(each) for name, each in value.items()}
         return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
-    return {name: plain(getattr(cfg, name)) for name in names(type(cfg))}
+    return redact({name: plain(getattr(cfg, name)) for name in names(type(cfg))})
 
 
 def save(cfg: Any, folder: str | Path) -> Path:

@@ -56,9 +56,11 @@ class Family:
             if hf_config.get(key, value) != value:
                 raise ValueError(f"config.json has {key} {hf_config[key]!r}; {self.name} models here have {value!r}")
         rope = hf_config.get("rope_parameters") or hf_config.get("rope_scaling") or {}  # transformers 5; 4
+        if not isinstance(rope, Mapping):
+            raise ValueError(f"config.json has rope parameters {rope!r}, not a mapping")
         if (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":
             raise ValueError(f"config.json has rope type {kind!r}; {self.name} models here have 'default'")
-        return {
+        args = {
             "vocab_size": hf_config["vocab_size"],
             "num_layers": hf_config["num_hidden_layers"],
             "num_heads": hf_config["num_attention_heads"],
@@ -69,6 +71,11 @@ class Family:
             "norm_eps": hf_config["rms_norm_eps"],
             "rope_base": hf_config.get("rope_theta") or rope.get("rope_theta", 10_000.0),
         }
+        for name, value in args.items():
+            kind, said = ((int, float), "number") if name in ("norm_eps", "rope_base") else (int, "whole number")
+            if not isinstance(value, kind) or isinstance(value, bool) or not value > 0:
+                raise ValueError(f"config.json gives {name} as {value!r}, not as a {said} above 0")
+        return args
 
     def decoder_args_meta(self, params: Mapping[str, Any], vocab_size: int, intermediate_dim: int) -> dict[str, Any]:
         """Reads the fields of `DecoderConfig` from Meta's params.json, which leaves two to the weights' shapes."""

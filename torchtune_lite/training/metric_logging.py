@@ -1,7 +1,6 @@
 """Where metrics go: the terminal, a file, Weights & Biases, TensorBoard, and always `metrics.jsonl`."""
 
 import json
-import re
 import sys
 import threading
 import time
@@ -14,10 +13,11 @@ from typing import Any
 from tqdm import tqdm
 
 from torchtune_lite.errors import ConfigError
+from torchtune_lite.redaction import redact
 from torchtune_lite.training.metrics_file import MetricsFile, Scalar, json_line, number
 from torchtune_lite.utils import get_logger
 
-SECRET = re.compile(r"(^|_)(api_?key|access_?key|token|secret|password)$", re.IGNORECASE)
+WITHOUT = "training goes on without it, the metrics are in metrics.jsonl"
 
 
 class MetricLoggerInterface:
@@ -64,13 +64,15 @@ class DiskLogger(MetricLoggerInterface):
 
 
 class WandBLogger(MetricLoggerInterface):
-    """Logs to Weights & Biases over `global_step`; `**kwargs` (name, mode, tags, id, resume, …) go to `wandb.init`.
+    """Logs to Weights & Biases over `global_step`; what is not explained here is that argument of `wandb.init`.
 
     With `WANDB_MODE=offline` (or `mode: offline`) it needs no account and writes under `log_dir` (None: the working
     directory). Where the service does not answer, the run is logged offline with one warning. A wrong argument or a
     missing API key is a ConfigError. With the `run_id` of an earlier W&B run it goes on with that one, if there is one.
+    A start that takes `init_timeout_s`, longer than W&B's own limit, is given up: the run goes on without W&B.
     """
 
+    init_timeout_s = 180.0
     finish_timeout_s = 60.0
 
     def __init__(
@@ -80,26 +82,42 @@ class WandBLogger(MetricLoggerInterface):
         group: str | None = None,
         log_dir: str | None = None,
         run_id: str | None = None,
-        **kwargs: Any,
+        *,
+        dir: str | None = None,
+        id: str | None = None,
+        job_type: str | None = None,
+        mode: str | None = None,
+        name: str | None = None,
+        notes: str | None = None,
+        resume: str | bool | None = None,
+        save_code: bool | None = None,
+        settings: dict[str, Any] | None = None,
+        tags: list[str] | None = None,
     ) -> None:
         try:
             import wandb
         except ImportError as error:
             raise ConfigError("metric_logger: WandBLogger needs wandb; run `pip install wandb`") from error
 
-        folder = kwargs.pop("dir", log_dir)
+        folder = dir or log_dir
         if folder is not None:
             folder = str(_folder(folder))
         same_run = {} if run_id is None else {"id": run_id, "resume": "allow"}
-        arguments = {"project": project, "entity": entity, "group": group, "dir": folder} | same_run | kwargs
+        more = {"id": id, "job_type": job_type, "mode": mode, "name": name, "notes": notes, "resume": resume}
+        more |= {"save_code": save_code, "settings": settings, "tags": tags}
+        arguments = {"project": project, "entity": entity, "group": group, "dir": folder} | same_run
+        arguments |= {key: value for key, value in more.items() if value is not None}
         try:
-            self.run = wandb.run or wandb.init(**arguments)
+            self.run = wandb.run or within(self.init_timeout_s, lambda: wandb.init(**arguments))
         except wandb.errors.UsageError as error:
             raise ConfigError(f"metric_logger: W&B says: {error} Or set WANDB_MODE=offline") from error
         except (TypeError, ValueError):  # an argument that wandb.init does not take
             raise
+        except Hangs as error:
+            get_logger().warning(f"W&B did not start ({error}); {WITHOUT}")
+            self.run = None
         except Exception as error:
-            self.run = _start_offline(wandb, arguments, error)
+            self.run = self._start_offline(wandb, arguments, error)
         if self.run:
             self.run.define_metric("global_step")
             self.run.define_metric("*", step_metric="global_step", step_sync=True)
@@ -116,21 +134,20 @@ class WandBLogger(MetricLoggerInterface):
         """Finishes the run, waiting `finish_timeout_s` at most: a hanging service cannot hold up the end of a run."""
         if not self.run:
             return
-        errors: list[Exception] = []
+        try:
+            within(self.finish_timeout_s, self.run.finish)
+        except Hangs as error:
+            raise TimeoutError(f"{error}; send the run later with `wandb sync`") from None
 
-        def finish() -> None:
-            try:
-                self.run.finish()
-            except Exception as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=finish, daemon=True)
-        thread.start()
-        thread.join(self.finish_timeout_s)
-        if thread.is_alive():
-            raise TimeoutError(f"not finished after {self.finish_timeout_s:g} s; send the run later with `wandb sync`")
-        if errors:
-            raise errors[0]
+    def _start_offline(self, wandb: ModuleType, arguments: dict[str, Any], reason: Exception) -> Any:
+        """Starts the run offline, or returns None where even that fails, and says so in one warning."""
+        try:
+            run = within(self.init_timeout_s, lambda: wandb.init(**arguments | {"mode": "offline"}))
+            instead = f"logging offline: send the run later with `wandb sync {Path(run.dir).parent}`"
+        except Exception:
+            run, instead = None, WITHOUT
+        get_logger().warning(f"W&B did not start ({_first_line(reason)}); {instead}")
+        return run
 
 
 class TensorBoardLogger(MetricLoggerInterface):
@@ -190,7 +207,7 @@ class MetricLoggers(MetricLoggerInterface):
 
     def log_config(self, config: dict[str, Any]) -> None:
         """Logs the config with the values of keys such as `api_key`, `hf_token` or `password` blanked."""
-        blanked = _without_secrets(config)
+        blanked = redact(config)
         self._each(lambda logger: logger.log_config(blanked))
 
     def close(self) -> None:
@@ -214,16 +231,29 @@ class MetricLoggers(MetricLoggerInterface):
                 get_logger().warning(f"{type(sink).__name__} failed ({what}); training goes on{where}")
 
 
-def _start_offline(wandb: ModuleType, arguments: dict[str, Any], reason: Exception) -> Any:
-    """Starts the run offline, or returns None where even that fails, and says so in one warning."""
-    try:
-        run = wandb.init(**arguments | {"mode": "offline"})
-        instead = f"logging offline: send the run later with `wandb sync {Path(run.dir).parent}`"
-    except Exception:
-        run = None
-        instead = "training goes on without it, the metrics are in metrics.jsonl"
-    get_logger().warning(f"W&B did not start ({_first_line(reason)}); {instead}")
-    return run
+class Hangs(Exception):  # noqa: N818 (no error of this program)
+    """What was called did not return in time."""
+
+
+def within(seconds: float, call: Callable[[], Any]) -> Any:
+    """Returns what `call` returns or raises what it raises; Hangs after so many seconds, and leaves it to itself."""
+    results: list[Any] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise Hangs(f"not finished after {seconds:g} s")
+    return results[0]
 
 
 def _text_line(payload: Mapping[str, Scalar], step: int, form: str) -> str:
@@ -241,12 +271,3 @@ def _folder(path: str | Path) -> Path:
     except OSError as error:
         raise ConfigError(f"metric_logger.log_dir: cannot make {folder} ({error.strerror}); choose another") from error
     return folder
-
-
-def _without_secrets(node: Any) -> Any:
-    if isinstance(node, Mapping):
-        return {
-            key: "***" if isinstance(value, str) and SECRET.search(str(key)) else _without_secrets(value)
-            for key, value in node.items()
-        }
-    return [_without_secrets(value) for value in node] if isinstance(node, list) else node

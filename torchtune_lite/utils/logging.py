@@ -3,11 +3,20 @@
 import logging
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TextIO
 
-from torchtune_lite.errors import ConfigError
+from torchtune_lite.errors import ConfigError, log_tracebacks
+from torchtune_lite.redaction import redact
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "WARN", "ERROR")
+
+
+class _Formatter(logging.Formatter):
+    """Writes a line without the secrets in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 class _StderrHandler(logging.StreamHandler):
@@ -15,7 +24,7 @@ class _StderrHandler(logging.StreamHandler):
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+        self.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
 
     @property
     def stream(self) -> TextIO:
@@ -42,3 +51,27 @@ def get_logger(level: str | None = None) -> logging.Logger:
             raise ConfigError(f"log_level: {level!r} is not a level; choose one of {', '.join(LEVELS)}")
         logger.setLevel(level.upper())
     return logger
+
+
+class LogFile:
+    """A copy, in a file, of what the package logs until `close`, and of the traceback that ends the program.
+
+    Goes on in a file that exists. Where it cannot be written, one warning.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._handler: logging.Handler | None = None
+        try:
+            self._handler = logging.FileHandler(path, encoding="utf-8", errors="replace")
+        except OSError as error:
+            get_logger().warning("%s is not written: %s", path, error.strerror or error)
+            return
+        self._handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+        get_logger().addHandler(self._handler)
+        log_tracebacks(path)
+
+    def close(self) -> None:
+        """Ends the copy; a second call does nothing."""
+        if self._handler is not None:
+            get_logger().removeHandler(self._handler)
+            self._handler.close()

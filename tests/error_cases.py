@@ -1,0 +1,246 @@
+"""Bad inputs by section: what a user gave, the command, the files beside it; docs/errors.md shows the answers."""
+
+from tests.error_files import (
+    CHECK,
+    CONFIG,
+    ROW,
+    RUN,
+    Case,
+    changed_weights,
+    chat,
+    config,
+    flipped,
+    hf_config,
+    index,
+    other_format,
+    pickled,
+    rows,
+    truncated,
+)
+
+LOSS = "torchtune_lite.modules.loss"
+VAL = """dataset_val:
+- _component_: torchtune_lite.datasets.instruct_dataset
+  source: train.jsonl
+  colum_map: {}
+dataset:"""
+BOMB = "x_a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]" + "".join(
+    f"\nx_{new}: &{new} [{', '.join([f'*{old}'] * 10)}]" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+IDS = """class Rows:
+    def __init__(self, tokenizer):
+        self.ids = [1, 5000, 2]
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return {"tokens": self.ids, "labels": self.ids}
+"""
+ADAPTER = "out/epoch_0/adapter/adapter_model.safetensors"
+SHARD = "model-00001-of-00002.safetensors"
+WEIGHT = "model.norm.weight"
+RESUME = f"{RUN} resume_from_checkpoint=True epochs=2"
+CASES: dict[str, tuple[int, list[Case]]] = {
+    "Command line": (
+        2,
+        [
+            Case("A verb that does not exist", "vlaidate my.yaml"),
+            Case("An option that does not exist", "ls --sort"),
+            Case("No recipe", "run --config my.yaml"),
+            Case("No config", "run exact_match_eval"),
+            Case("A recipe that does not exist", "run lora_finetune_singel_device --config my.yaml"),
+            Case("A config that does not exist", "validate llama2/7B_qlora_single"),
+            Case("A config for another recipe", "run full_finetune_single_device --config my.yaml"),
+            Case("Several devices", "run lora_finetune_single_device --nproc_per_node 2 --config my.yaml"),
+            Case("A copy onto a file that exists", "cp llama2/7B_lora_single_device my.yaml"),
+            Case("A copy into a folder that is missing", "cp llama2/7B_lora_single_device no/such.yaml"),
+        ],
+    ),
+    "Overrides": (
+        2,
+        [
+            Case("A key that does not exist, with a section", f"{CHECK} modle.lora_rank=16"),
+            Case("A word without =", f"{CHECK} lr"),
+            Case("Dashes", f"{RUN} --lr 1e-5"),
+            Case("None for null", f"{CHECK} seed=None"),
+            Case("A list that does not end", f"{CHECK} 'model.lora_attn_modules=[q_proj'"),
+            Case("A number with a comma", f"{CHECK} optimizer.lr=2e-5,"),
+            Case("Zero where there must be one", f"{CHECK} batch_size=0"),
+            Case("A negative number", f"{CHECK} epochs=-1"),
+            Case("No number", f"{CHECK} epochs="),
+            Case("A removal of what is not there", f"{CHECK} ~lr_schedule"),
+            Case("A dtype that is not served", f"{CHECK} dtype=fp16"),
+            Case("A key below a value", f"{CHECK} seed.x=1"),
+            Case("A device that does not exist", f"{RUN} device=gpu"),
+        ],
+    ),
+    "Config file": (
+        2,
+        [
+            Case("A key with a slip", CHECK, config("epochs: 1", "epoch: 1")),
+            Case(
+                "An argument that a component does not have",
+                CHECK,
+                config("lr: 1e-3", "lr: 1e-3\n  weight_decy: 0.1"),
+            ),
+            Case("The same in a list", CHECK, config("dataset:", VAL)),
+            Case("A wrong type", CHECK, config("lora_rank: 2", "lora_rank: two")),
+            Case("A list for a text", CHECK, config("source: train.jsonl", "source: [train.jsonl]")),
+            Case("`yes` for a text", CHECK, config("output_dir: out", "output_dir: yes")),
+            Case("A number in base 60", CHECK, config("epochs: 1", "epochs: 1:30")),
+            Case("A number with a leading zero", CHECK, config("epochs: 1", "epochs: 010")),
+            Case("A tab", CHECK, config("  lr: 1e-3", "\tlr: 1e-3")),
+            Case("A syntax error", CHECK, config("epochs: 1", "epochs: [1")),
+            Case("A file that is not UTF-8", CHECK, {"my.yaml": CONFIG.encode() + b"# caf\xe9\n"}),
+            Case("An empty file", f"{CHECK} --recipe lora_finetune_single_device", {"my.yaml": ""}),
+            Case("A list at the top", f"{CHECK} --recipe lora_finetune_single_device", {"my.yaml": "- a\n"}),
+            Case("A key twice", CHECK, config("epochs: 1", "epochs: 1\nepochs: 2")),
+            Case("A key left out", CHECK, config("output_dir: out\n", "")),
+            Case("No recipe key", CHECK, config("recipe: lora_finetune_single_device\n", "")),
+            Case("A component that does not exist", CHECK, config("epochs: 1", f"loss: {LOSS}.LinearCrossEntropyLos")),
+            Case("An argument left out", CHECK, config("  source: train.jsonl\n", "")),
+            Case("A component that is a module", CHECK, config("epochs: 1", f"loss: {LOSS}")),
+            Case("A component without a path", CHECK, config("torch.optim.AdamW", "AdamW")),
+            Case("A mapping without _component_", CHECK, config("  _component_: torch.optim.AdamW\n", "")),
+            Case("An argument that the recipe passes", CHECK, config("lr: 1e-3", "lr: 1e-3\n  params: []")),
+            Case("A reference to no key", CHECK, config("{checkpointer.ch", "{checkpointr.ch")),
+            Case("References in a circle", CHECK, config("output_dir: out", "output_dir: ${x_a}\nx_a: ${output_dir}")),
+            Case("A variable that is not set", CHECK, config("_dir: out", "_dir: ${oc.env:NO_SUCH_VARIABLE}")),
+            Case("A key of torchtune that is on", CHECK, config("epochs: 1", "epochs: 1\noptimizer_in_bwd: True")),
+            Case("patience without validation", f"{RUN} patience=2"),
+            Case(
+                "Several mistakes, all at once",
+                f"{CHECK} batch_size=0",
+                config("epochs: 1", "epoch: 1\nlr_schduler: null"),
+            ),
+        ],
+    ),
+    "Output folder": (
+        2,
+        [
+            Case("A file", f"{RUN} output_dir=my.yaml"),
+            Case("A folder below a file", f"{RUN} output_dir=my.yaml/out"),
+            Case("The checkpoint's folder", f"{RUN} output_dir=base"),
+            Case("The same, in torchtune's way", f"{RUN} checkpointer.output_dir=base"),
+        ],
+    ),
+    "Data": (
+        3,
+        [
+            Case("A file that is missing", f"{RUN} dataset.source=data/*.jsonl"),
+            Case("A folder", f"{RUN} dataset.source=base"),
+            Case("A CSV file", f"{RUN} dataset.source=train.csv"),
+            Case("An empty file", RUN, rows()),
+            Case("White space only", RUN, rows("", "  ")),
+            Case("An empty list", RUN, rows("[]")),
+            Case("Malformed JSON in a line", RUN, rows(ROW, '{"input": "a" "output": "b"}')),
+            Case("A line that is no object", RUN, rows(ROW, '"a"')),
+            Case("Bytes that are not UTF-8", RUN, rows(ROW, b'{"input": "caf\xe9", "output": ""}')),
+            Case("A compressed file under another name", RUN, rows(b"\x1f\x8b\x08\x00")),
+            Case("Half a surrogate pair", RUN, rows('{"input": "\\ud83d", "output": "b"}')),
+            Case("A column that is missing", RUN, rows({"prompt": "a", "completion": "b"})),
+            Case("null for a text", RUN, rows(ROW, {"input": None, "output": "b"})),
+            Case("A number for a text", RUN, rows({"input": 3, "output": "b"})),
+            Case("An unknown role", RUN, chat([("user", "a"), ("assistent", "b")])),
+            Case("Two questions in a row", RUN, chat([("user", "a"), ("user", "b")])),
+            Case("An answer first", RUN, chat([("assistant", "a"), ("user", "b")])),
+            Case("A conversation of one", RUN, chat([("user", "a")])),
+            Case("No conversation", RUN, chat("hello")),
+            Case("A sample that is too long", f"{RUN} tokenizer.max_seq_len=4 dataset.on_long_sample=error"),
+            Case("No sample with a label", f"{RUN} tokenizer.max_seq_len=4"),
+            Case("A split that is not there", f"{RUN} dataset.split=test"),
+            Case("A policy that is not known", f"{CHECK} dataset.on_bad_sample=ignore", code=2),
+        ],
+    ),
+    "Tokenizer": (
+        3,
+        [
+            Case("A file that is missing", f"{RUN} tokenizer.path=no.model"),
+            Case("A git-lfs pointer", RUN, {"base/tokenizer.model": "version https://git-lfs.github.com/spec/v1\n"}),
+            Case("A web page", RUN, {"base/tokenizer.model": "<!DOCTYPE html><html></html>"}),
+            Case("A truncated file", RUN, prepare=truncated("base/tokenizer.model", 1000)),
+            Case("An empty file", RUN, {"base/tokenizer.model": ""}),
+            Case("tokenizer.json", f"{RUN} tokenizer.path=base/config.json"),
+            Case("More tokens than embeddings", RUN, hf_config(vocab_size=1000)),
+            Case("Samples longer than the model's positions", f"{RUN} tokenizer.max_seq_len=9999", code=2),
+            Case(
+                "A data set with ids that the model does not have",
+                f"{RUN} dataset=rows.Rows",
+                config("  source: train.jsonl\n", "") | {"rows.py": IDS},
+            ),
+        ],
+    ),
+    "Checkpoint": (
+        4,
+        [
+            Case("A folder that is missing", f"{RUN} checkpointer.checkpoint_dir=missing"),
+            Case("No config.json", RUN, prepare=lambda folder: (folder / "base/config.json").unlink()),
+            Case("A config.json that is no JSON", RUN, {"base/config.json": "{"}),
+            Case("No weights", RUN, prepare=lambda folder: (folder / "base/model.safetensors").unlink()),
+            Case("A shard that is missing", RUN, prepare=index(a=SHARD, b="x.safetensors")),
+            Case("An index that names a file elsewhere", RUN, prepare=index(a="../../etc/passwd")),
+            Case("An index without a map", RUN, prepare=index(a=3)),
+            Case("A truncated file", RUN, prepare=truncated("base/model.safetensors", 100_000)),
+            Case("An empty file", RUN, {"base/model.safetensors": b""}),
+            Case("A git-lfs pointer", RUN, {"base/model.safetensors": "version https://git-lfs.github.com/spec/v1\n"}),
+            Case("A web page", RUN, {"base/model.safetensors": "<html>403</html>"}),
+            Case("A PyTorch file under another name", RUN, {"base/model.safetensors": b"PK\x03\x04" + bytes(99)}),
+            Case("A header of 2^63 bytes", RUN, {"base/model.safetensors": b"\xff" * 7 + b"\x7f" + bytes(99)}),
+            Case("Another size", RUN, hf_config(hidden_size=64, num_attention_heads=2, num_key_value_heads=2)),
+            Case("More layers", RUN, hf_config(num_hidden_layers=6)),
+            Case("Another family", RUN, hf_config(model_type="gpt2")),
+            Case("A quantised export", RUN, hf_config(quantization_config={"quant_method": "gptq"})),
+            Case("A weight that is missing", RUN, prepare=changed_weights(lambda weights: weights.pop(WEIGHT))),
+            Case("A weight too many", RUN, prepare=changed_weights(lambda w: w.update(extra=w[WEIGHT].clone()))),
+            Case("Weights in int8", RUN, prepare=changed_weights(lambda w: w.update({WEIGHT: w[WEIGHT].char()}))),
+            Case("A weight that is NaN", RUN, prepare=changed_weights(lambda w: w[WEIGHT].fill_(float("nan")))),
+            Case(
+                "An adapter of another rank",
+                f"{RUN} output_dir=new checkpointer.adapter_checkpoint=out/epoch_0/adapter model.lora_rank=4",
+                trained=True,
+            ),
+        ],
+    ),
+    "Resuming": (
+        4,
+        [
+            Case("A folder that is no checkpoint", f"{RUN} resume_from_checkpoint=base"),
+            Case("A new run in the folder of another", RUN, trained=True, code=2),
+            Case("Another seed", f"{RESUME} seed=1", trained=True),
+            Case("Another rank", f"{RESUME} model.lora_rank=4", trained=True),
+            Case("Other data", RESUME, rows(ROW, ROW, ROW), trained=True),
+            Case("A bit that has flipped", RESUME, prepare=flipped(ADAPTER), trained=True),
+            Case("A truncated file", RESUME, prepare=truncated(ADAPTER, 999), trained=True),
+            Case("A checkpoint of a later version", RESUME, prepare=other_format, trained=True),
+        ],
+    ),
+    "What a config or file from elsewhere may not do": (
+        2,
+        [
+            Case("Run a function of the system", CHECK, config("torch.optim.AdamW", "os.system")),
+            Case(
+                "Reach it through an allowed package",
+                CHECK,
+                config("torch.optim.AdamW", "torch.nn.functional.importlib.import_module"),
+            ),
+            Case("Import a package", CHECK, config("torch.optim.AdamW", "sentencepiece.SentencePieceTrainer")),
+            Case(
+                "Make an object by a YAML tag",
+                CHECK,
+                config("epochs: 1", "epochs: !!python/object/apply:os.system [id]"),
+            ),
+            Case("Grow without bound", CHECK, config("epochs: 1", BOMB)),
+            Case("Nest without bound", CHECK, config("epochs: 1", "epochs: " + "[" * 1200 + "]" * 1200)),
+            Case(
+                "Name a script elsewhere",
+                CHECK,
+                config("lora_finetune_single_device", "../elsewhere.py"),
+                lambda folder: (folder.parent / "elsewhere.py").touch(),
+            ),
+            Case("Run code from a pickle", RUN, prepare=pickled, code=4),
+            Case("Bring its own code", f"{CHECK} checkpointer.trust_remote_code=True"),
+            Case("A secret on the command line", f"{CHECK} metric_logger.api_key=0123456789"),
+        ],
+    ),
+}

@@ -1,0 +1,39 @@
+"""What a run that ends by a bug leaves: one line on the terminal, the traceback in its own log."""
+
+from tests.recipes.conftest import common_keys
+
+BUG = """
+from torchtune_lite.modules.loss import LinearCrossEntropyLoss
+from torchtune_lite.training.metric_logging import MetricLoggerInterface
+from torchtune_lite.utils import get_logger
+
+
+class Quiet(MetricLoggerInterface):
+    def __init__(self, api_key):
+        get_logger().warning("careful")
+
+
+class Bug(LinearCrossEntropyLoss):
+    def forward(self, output, hidden, labels):
+        return {}["missing"]
+"""
+
+
+def test_the_traceback_of_a_bug_is_in_the_log_beside_what_was_logged(tiny, tune, tmp_path):
+    (tmp_path / "bug.py").write_text(BUG)
+    (tmp_path / "full.yaml").write_text(
+        common_keys(tiny, tmp_path / "out")
+        + "model: {_component_: torchtune_lite.models.llama2.llama2}\n"
+        + "optimizer: {_component_: torch.optim.AdamW, lr: 1.0e-3}\nloss: {_component_: bug.Bug}\nverify_rows: null\n"
+        + "metric_logger: {_component_: bug.Quiet, api_key: s3cret}\n"
+    )
+    done = tune("run", "full_finetune_single_device", "--config", "full.yaml", check=False)
+    log = tmp_path / "out" / "run.log"
+    assert done.returncode == 70
+    assert done.stderr.splitlines()[-1].startswith(
+        f"tune: internal error: KeyError: 'missing'; the traceback is in {log}, and --debug shows it"
+    )
+    assert "Traceback" not in done.stderr
+    said = log.read_text()
+    assert "WARNING careful" in said and said.endswith("KeyError: 'missing'\n") and 'return {}["missing"]' in said
+    assert "s3cret" not in "".join(path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file())

@@ -1,0 +1,94 @@
+"""A config in torchtune's vocabulary, every key of its LoRA configs in it: it runs, with a warning, or says why not."""
+
+import sys
+
+import pytest
+
+from torchtune_lite.cli.main import main
+
+CONFIG = """
+output_dir: /tmp/torchtune/llama2_7B/lora_single_device
+model:
+  _component_: torchtune.models.llama2.lora_llama2_7b
+  lora_attn_modules: ['q_proj', 'v_proj', 'output_proj']
+  apply_lora_to_mlp: True
+  apply_lora_to_output: False
+  lora_rank: 8
+  lora_alpha: 16
+  lora_dropout: 0.0
+tokenizer:
+  _component_: torchtune.models.llama2.llama2_tokenizer
+  path: /tmp/Llama-2-7b-hf/tokenizer.model
+  max_seq_len: null
+checkpointer:
+  _component_: torchtune.training.FullModelHFCheckpointer
+  checkpoint_dir: /tmp/Llama-2-7b-hf
+  checkpoint_files: {filename_format: "pytorch_model-{}-of-{}.bin", max_filename: "00002"}
+  adapter_checkpoint: null
+  recipe_checkpoint: null
+  output_dir: ${output_dir}
+  model_type: LLAMA2
+resume_from_checkpoint: False
+save_adapter_weights_only: False
+dataset: {_component_: torchtune.datasets.alpaca_cleaned_dataset, packed: False, split: "train[:95%]"}
+seed: null
+shuffle: True
+batch_size: 2
+optimizer: {_component_: torch.optim.AdamW, fused: True, weight_decay: 0.01, lr: 3e-4}
+lr_scheduler:
+  _component_: torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup
+  num_warmup_steps: 100
+loss: {_component_: torchtune.modules.loss.LinearCrossEntropyLoss}
+epochs: 1
+max_steps_per_epoch: null
+gradient_accumulation_steps: 8
+clip_grad_norm: null
+compile: False
+metric_logger: {_component_: torchtune.training.metric_logging.DiskLogger, log_dir: "${output_dir}/logs"}
+log_every_n_steps: 1
+log_peak_memory_stats: True
+log_level: INFO
+device: cuda
+dtype: bf16
+enable_activation_checkpointing: True
+enable_activation_offloading: False
+low_cpu_ram: False
+profiler:
+  _component_: torchtune.training.setup_torch_profiler
+  enabled: False
+  output_dir: ${output_dir}/profiling_outputs
+  profile_memory: False
+  num_cycles: 1
+"""
+
+
+def validate(text, monkeypatch, capsys):
+    with open("theirs.yaml", "w") as file:
+        file.write(text)
+    words = ["tune", "validate", "theirs.yaml", "--recipe", "lora_finetune_distributed"]
+    monkeypatch.setattr(sys, "argv", words)
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 2
+    return capsys.readouterr()
+
+
+def test_it_runs_with_one_warning_of_what_has_no_effect(folder, monkeypatch, capsys):
+    out, err = validate(CONFIG, monkeypatch, capsys)
+    assert out == "Config is well-formed.\n"
+    assert err.startswith("tune: warning: theirs.yaml: without effect here: ") and err.count("\n") == 1
+    assert "profiler" in err and "low_cpu_ram" in err
+
+
+@pytest.mark.parametrize("loss", ["LinearCrossEntropyLoss", "NoSuchLoss"])
+def test_it_cannot_run_for_each_of_these_reasons(loss, folder, monkeypatch, capsys):
+    text = CONFIG.replace("  enabled: False", "  enabled: True").replace("LinearCrossEntropyLoss", loss)
+    out, err = validate(text.replace("lora_rank: 8", "lora_rnak: 8"), monkeypatch, capsys)
+    assert out == ""
+    for reason in (
+        "'profiler' is not served here; use torch.profiler in a recipe of your own",
+        "has no argument 'lora_rnak'; did you mean 'lora_rank'?",
+    ):
+        assert reason in err
+    assert ("cannot find 'NoSuchLoss' in torchtune_lite.modules.loss" in err) == (loss == "NoSuchLoss")
