@@ -101,8 +101,9 @@ class FullFinetuneRecipeSingleDevice:
         self.batches = self._batches(cfg.dataset, cfg.batch_size, cfg.shuffle, cfg.dataset_weights)
         batch_size_val = cfg.batch_size_val or cfg.batch_size
         self.batches_val = cfg.dataset_val and self._batches(cfg.dataset_val, batch_size_val, shuffle=False)
-        steps = math.ceil(len(self.batches) / cfg.gradient_accumulation_steps)
-        self.steps_per_epoch = min(steps, cfg.max_steps_per_epoch or steps)
+        self.steps_per_epoch = data.steps_per_epoch(
+            self.batches, self.batches_val, cfg.gradient_accumulation_steps, cfg.max_steps_per_epoch
+        )
         self.total_steps = self.steps_per_epoch * cfg.epochs
         self.facts = checkpoint.run_facts(config.to_dict(cfg), self.batches.fingerprint(), self.steps_per_epoch)
         checkpoint.check_resumable(resume_from, self.facts)
@@ -122,7 +123,7 @@ class FullFinetuneRecipeSingleDevice:
         if resume_from is not None:
             saved = checkpoint.restore(resume_from, self.model, self.optimizer, self.lr_scheduler)
             self.progress = training.Progress(**saved)
-            self.batches.seed = self.progress.seed
+            self.batches.seed, self.batches.cursor = self.progress.seed, self.progress.cursor
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
         step = self.progress.global_step
         self.claim = checkpoint.claim(self.output_dir)  # nothing is written before it
@@ -135,12 +136,10 @@ class FullFinetuneRecipeSingleDevice:
         self.metrics = training.MetricLoggers(self.output_dir, logger, resumed_step=step)
         self.metrics.log_config(config.to_dict(cfg))
         profiler = config.instantiate(cfg.profiler) or training.Profiler(cfg.profile, f"{self.output_dir}/profile")
-        self.meter = training.Meter(
-            self.model, self.batches, self.device, memory=cfg.log_peak_memory_stats, profiler=profiler
-        )
+        self.meter = training.Meter(self.model, self.batches, self.device, cfg.log_peak_memory_stats, profiler)
 
-    def _batches(self, node: Any, batch_size: int, shuffle: bool, weights: Any = None) -> data.Batches:
-        return data.Batches(
+    def _batches(self, node: Any, batch_size: int, shuffle: bool, weights: Any = None) -> data.AnyBatches:
+        return data.make_batches(
             datasets.concatenated(config.instantiate(node, self.tokenizer), weights),
             batch_size,
             seed=self.progress.seed,
@@ -192,7 +191,7 @@ class FullFinetuneRecipeSingleDevice:
                     self.optimizer.zero_grad(set_to_none=True)
                     lr = self.lr_scheduler.get_last_lr()[0]
                     self.lr_scheduler.step()
-                    progress.global_step += 1
+                    progress.global_step, progress.cursor = progress.global_step + 1, self.batches.cursor
                     progress.val_pending = self.batches_val is not None and self.is_due(cfg.run_val_every_n_steps)
                     self.rng_state = checkpoint.rng_state()
 
@@ -256,13 +255,12 @@ class FullFinetuneRecipeSingleDevice:
     def log_step(self, epoch: int, **values: Any) -> None:
         """Logs the numbers of one optimizer step, and what the steps since the last time cost."""
         values |= {"epoch": epoch, "skipped_steps": self.progress.skipped_steps, **self.meter.take()}
-        row = {name: float(value) for name, value in values.items()}
-        self.metrics.log_dict(row, step=self.progress.global_step)
+        self.metrics.log_dict({name: float(value) for name, value in values.items()}, step=self.progress.global_step)
 
     def save_checkpoint(self, name: str, final: bool = False) -> None:
         """Publishes the checkpoint folder `name` under output_dir, whole or not at all."""
         state = checkpoint.gather(self.model, self.optimizer, self.lr_scheduler, asdict(self.progress), self.facts)
-        rows = data.some_rows(self.batches_val or self.batches, self.cfg.verify_rows)
+        rows = self.cfg.verify_rows and data.some_rows((self.batches_val or self.batches).peek(), self.cfg.verify_rows)
         write = partial(self.checkpointer.save, rows=rows)
         self.checkpoints.save(name, self.progress, write, self.model, state, final=final or self.is_done())
 

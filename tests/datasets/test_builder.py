@@ -8,7 +8,7 @@ from torchtune_lite.data import ColumnText, Rows, TextTokens
 from torchtune_lite.datasets.builder import builder
 from torchtune_lite.errors import ConfigError
 
-SHARED = ["data_files", "field", "name", "split", "packed", "filter_fn", "on_bad_sample", "on_long_sample"]
+SHARED = ["data_files", "field", "name", "split", "packed", "streaming", "filter_fn", "on_bad_sample", "on_long_sample"]
 NAMES = [name for name in datasets.__all__ if name.endswith("_dataset")]
 ELSEWHERE = {
     "alpaca_dataset": "tatsu-lab/alpaca",

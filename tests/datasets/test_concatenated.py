@@ -100,6 +100,13 @@ def test_all_are_packed_or_none():
         concatenated([packed[0], Numbers([1])])
 
 
+def test_a_stream_stands_alone(tokenizer, jsonl):
+    stream = text_completion_dataset(tokenizer, jsonl([{"text": "a"}]), streaming=True, packed=False)
+    assert concatenated(stream) is concatenated([stream]) is stream and len(stream.first()) == 1
+    with pytest.raises(ConfigError, match="a stream cannot be one of a list"):
+        concatenated([stream, range(3)])
+
+
 def test_an_empty_list_is_an_error():
     with pytest.raises(ConfigError, match="empty list"):
         concatenated([])

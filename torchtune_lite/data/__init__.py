@@ -14,7 +14,8 @@ from torchtune_lite.data.packed import PackedDataset
 from torchtune_lite.data.preference import ChosenRejectedToMessages, PairTokens, PreferenceDataset, padded_collate_dpo
 from torchtune_lite.data.rows import OnBadSample, Rows
 from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, OnLongSample, SFTDataset
-from torchtune_lite.data.sources import DataFiles, Filter, load_rows
+from torchtune_lite.data.sources import DataFiles, Filter, filtered, load_rows, open_stream
+from torchtune_lite.data.streams import AnyBatches, StreamBatches, StreamDataset, make_batches, steps_per_epoch
 from torchtune_lite.data.templates import (
     ChatMLTemplate,
     GrammarErrorCorrectionTemplate,
@@ -30,6 +31,7 @@ __all__ = [
     "COLLATES",
     "CROSS_ENTROPY_IGNORE_IDX",
     "AlpacaToMessages",
+    "AnyBatches",
     "Batch",
     "Batches",
     "ChatMLTemplate",
@@ -54,17 +56,23 @@ __all__ = [
     "SFTDataset",
     "SentencePieceTokenizer",
     "ShareGPTToMessages",
+    "StreamBatches",
+    "StreamDataset",
     "SummarizeTemplate",
     "TextTokens",
     "check_vocabulary",
+    "filtered",
     "limit_length",
     "load_rows",
+    "make_batches",
     "num_label_tokens",
     "num_real_tokens",
+    "open_stream",
     "padded_collate_dpo",
     "padded_collate_sft",
     "padding_free_collate_sft",
     "some_rows",
+    "steps_per_epoch",
     "validate_messages",
     "windows",
 ]

@@ -19,6 +19,32 @@ from torchtune_lite.errors import ConfigError, DataError
 T = TypeVar("T")
 
 
+class WaitClock:
+    """Tells how long the steps wait for data."""
+
+    def __init__(self) -> None:
+        self._waited, self._since = 0.0, time.perf_counter()
+
+    def through(self, items: Iterator[T]) -> Iterator[T]:
+        """Yields the items, and notes how long each took to come."""
+        while True:
+            asked = time.perf_counter()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self._waited += time.perf_counter() - asked
+            yield item
+
+    def take_share(self) -> float:
+        """Returns the share of the time since it was last asked that was spent on waiting."""
+        now = time.perf_counter()
+        share = self._waited / (now - self._since)
+        self._waited, self._since = 0.0, now
+        return share
+
+
 class Batches:
     """Micro-batches of `batch_size` samples on the CPU; the last of an epoch may be smaller.
 
@@ -35,7 +61,7 @@ class Batches:
         dataset: Any,
         batch_size: int,
         *,
-        seed: int,
+        seed: int | str,
         shuffle: bool,
         pad_id: int,
         vocab_size: int | None = None,
@@ -51,29 +77,21 @@ class Batches:
             raise ConfigError("dataset.packed=True leaves nothing to pad; set collate=padding_free, or packed=False")
         self.lengths = self._lengths() if group_by_length or self.pack_len else None
         self._source = getattr(dataset, "source", None)  # of several data sets
-        self._planned: tuple[tuple[int, int], plan.Plan] | None = None  # of the last epoch asked for
-        self._waited, self._since = 0.0, time.perf_counter()
+        self._planned: tuple[tuple[int | str, int], plan.Plan] | None = None  # of the last epoch asked for
+        self.cursor = None  # the step and the seed say it all
+        self._clock = WaitClock()
+        self.take_wait_share = self._clock.take_share
 
     def __len__(self) -> int:
         return len(self._plan(0)) if self.pack_len else -(-len(self.dataset) // self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields the micro-batches of an epoch from number `start` on; draws nothing from the global random state."""
-        made = made_ahead(self._make, self._plan(epoch), self.num_workers, start)
-        while True:
-            asked = time.perf_counter()
-            batch = next(made, None)
-            self._waited += time.perf_counter() - asked
-            if batch is None:
-                return
-            yield batch
+        return self._clock.through(made_ahead(self._make, self._plan(epoch), self.num_workers, start))
 
-    def take_wait_share(self) -> float:
-        """Returns the share of the time since it was last asked in which the step waited for data."""
-        now = time.perf_counter()
-        share = self._waited / (now - self._since)
-        self._waited, self._since = 0.0, now
-        return share
+    def peek(self) -> Batch:
+        """Makes a batch of the first samples, apart from any epoch."""
+        return self._make(range(min(self.batch_size, len(self.dataset))))
 
     def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
         """Says where the rows of `num_batches` micro-batches of an epoch stand, the first `shown` by name."""
@@ -165,10 +183,8 @@ def num_real_tokens(batches: Iterable[Batch], pad_id: int) -> int:
     )
 
 
-def some_rows(batches: Batches, most: int | None, length: int = 64) -> torch.Tensor | None:
-    """Takes up to `most` rows of up to `length` tokens, to compare two models on: `[b, s] int64`; None for None."""
-    if most is None:
-        return None
-    tokens = next(batches.epoch(0))["tokens"].flatten()
+def some_rows(batch: Batch, most: int, length: int = 64) -> torch.Tensor:
+    """Takes up to `most` rows of up to `length` tokens of a batch, to compare two models on: `[b, s] int64`."""
+    tokens = batch["tokens"].flatten()
     length = min(length, len(tokens))
     return tokens[: len(tokens) // length * length].view(-1, length)[:most]

@@ -9,6 +9,7 @@ from typing import Any
 from torchtune_lite import config
 from torchtune_lite.data.local_files import KINDS, PACKED, find_files, kind_of, read_files
 from torchtune_lite.data.rows import Row, Rows, SelectedRows
+from torchtune_lite.data.streams import FileStream, HubStream
 from torchtune_lite.errors import DataError
 
 DataFiles = str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
@@ -41,23 +42,61 @@ def load_rows(
     sees every row at once, but for broken ones, which are kept. Raises DataError for whatever can't be read, and for 0
     samples.
     """
-    if isinstance(filter_fn, str):
-        filter_fn = config.find(filter_fn)
-    if source in KINDS:
-        if data_files is None:
-            raise DataError(f"source: {source} needs data_files, the path of a file, a pattern or a folder")
-        rows = _local_rows(data_files, source, field, split)
-    elif _is_local(source):
-        if data_files is not None:
-            raise DataError(f"source {source} is a file itself; leave out data_files, or set source: json")
-        rows = _local_rows(source, None, field, split)
-    else:
+    files, kind = _local_files(source, data_files)
+    if files is None:
         rows = _hub_rows(source, {"name": name, "data_files": data_files, "field": field}, split)
-    if filter_fn is not None:
-        rows = SelectedRows(rows, array("q", (i for i in range(len(rows)) if _passes(filter_fn, rows, i))))
+    else:
+        paths, parts = _files_of_split(files, split)
+        rows = read_files(paths, kind, field)
+        part = _slice(parts, len(rows))
+        rows = rows if len(part) == len(rows) else SelectedRows(rows, part)
+    rows = filtered(rows, filter_fn)
     if not len(rows):
         raise DataError(f"{rows.name}: 0 samples in split={split!r}" + " after filter_fn" * (filter_fn is not None))
     return rows
+
+
+def open_stream(
+    source: str,
+    *,
+    data_files: DataFiles = None,
+    field: str | None = None,
+    name: str | None = None,
+    split: str = "train",
+) -> FileStream | HubStream:
+    """Opens a source as a stream, file by file; a data set of the hub as `datasets` streams it.
+
+    The arguments are those of `load_rows`; `split` can be no part of a split.
+    """
+    files, kind = _local_files(source, data_files)
+    if files is None:
+        options = {"name": name, "data_files": data_files, "field": field, "streaming": True}
+        return HubStream(source, lambda: _load_from_hub(source, options, split))
+    paths, parts = _files_of_split(files, split)
+    if parts[2]:
+        raise DataError(f"split={split!r}: a stream is read whole; set split={parts['name']}")
+    return FileStream(paths, kind, field)
+
+
+def filtered(rows: Any, filter_fn: Filter | None) -> Any:
+    """Selects the rows for which a function is true, and broken ones; None selects all."""
+    if filter_fn is None:
+        return rows
+    passes = config.find(filter_fn) if isinstance(filter_fn, str) else filter_fn
+    return SelectedRows(rows, array("q", (i for i in range(len(rows)) if _passes(passes, rows, i))))
+
+
+def _local_files(source: str, data_files: DataFiles) -> tuple[DataFiles, str | None]:
+    """Gives the files that are meant and their kind, where it is named; no files for a data set of the hub."""
+    if source in KINDS:
+        if data_files is None:
+            raise DataError(f"source: {source} needs data_files, the path of a file, a pattern or a folder")
+        return data_files, source
+    if not _is_local(source):
+        return None, None
+    if data_files is not None:
+        raise DataError(f"source {source} is a file itself; leave out data_files, or set source: json")
+    return source, None
 
 
 def _is_local(source: str) -> bool:
@@ -65,7 +104,8 @@ def _is_local(source: str) -> bool:
     return kind_of(path) is not None or path.suffix in PACKED or path.expanduser().exists()
 
 
-def _local_rows(data_files: Any, kind: str | None, field: str | None, split: str) -> Any:
+def _files_of_split(data_files: DataFiles, split: str) -> tuple[list[Path], re.Match]:
+    """Lists the files of a split, and says which part of their rows it means."""
     parts = _SLICE.fullmatch(split)
     if not parts:
         raise DataError(f"split={split!r} is neither a name nor a part such as train[:95%] or train[100:]")
@@ -74,9 +114,7 @@ def _local_rows(data_files: Any, kind: str | None, field: str | None, split: str
         raise DataError(
             f"split={split!r}: local files have only {', '.join(files)}; data_files: {{name: path}} names more"
         )
-    rows = read_files(find_files(files[parts["name"]]), kind, field)
-    part = _slice(parts, len(rows))
-    return rows if len(part) == len(rows) else SelectedRows(rows, part)
+    return find_files(files[parts["name"]]), parts
 
 
 def _slice(parts: re.Match, length: int) -> range:
@@ -99,6 +137,10 @@ def _passes(filter_fn: Callable[[Row], bool], rows: Any, index: int) -> bool:
 
 
 def _hub_rows(source: str, options: Mapping[str, Any], split: str) -> Rows:
+    return Rows(source, _load_from_hub(source, options, split), f"{source}[{{}}]".format)
+
+
+def _load_from_hub(source: str, options: Mapping[str, Any], split: str) -> Any:
     try:
         from datasets import load_dataset
     except ImportError:
@@ -107,8 +149,7 @@ def _hub_rows(source: str, options: Mapping[str, Any], split: str) -> Rows:
             "'datasets': pip install datasets, or give a file (source: json, data_files: PATH)"
         ) from None
     try:
-        data = load_dataset(source, split=split, **{key: value for key, value in options.items() if value is not None})
+        return load_dataset(source, split=split, **{key: value for key, value in options.items() if value is not None})
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"source {source!r}: the library 'datasets' cannot load it ({reason})") from error
-    return Rows(source, data, f"{source}[{{}}]".format)

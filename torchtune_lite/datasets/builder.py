@@ -12,7 +12,10 @@ from torchtune_lite.data import (
     OnLongSample,
     PackedDataset,
     SFTDataset,
+    StreamDataset,
+    filtered,
     load_rows,
+    open_stream,
 )
 from torchtune_lite.errors import ConfigError
 
@@ -54,6 +57,7 @@ def samples(
     name: str | None = None,
     split: str = "train",
     packed: bool = False,
+    streaming: bool = False,
     filter_fn: Filter | None = None,
     on_bad_sample: OnBadSample = "error",
     on_long_sample: OnLongSample = "truncate",
@@ -62,16 +66,23 @@ def samples(
 
     `source`, `data_files`, `field`, `name`, `split` and `filter_fn` are those of `data.load_rows`, `on_bad_sample` and
     `on_long_sample` those of `data.SFTDataset`. `packed` fills micro-batches with samples, as `data.PackedDataset`
-    says. `transforms` gives the data set's `prepare` and `tokenize`.
+    says; `streaming` reads one file at a time, in a `data.StreamDataset`. `transforms` gives the data set's `prepare`
+    and `tokenize`.
     """
     if packed and dataset is not SFTDataset:
         raise ConfigError("packed=True: pairs cannot be packed; set packed=False")
     prepare, tokenize = transforms()
     if packed:
         tokenize = getattr(tokenize, "for_packs", tokenize)
-    rows = load_rows(source, data_files=data_files, field=field, name=name, split=split, filter_fn=filter_fn)
-    made = dataset(rows, prepare, tokenize, on_bad_sample=on_bad_sample, on_long_sample=on_long_sample)
-    return PackedDataset(made, tokenize.max_seq_len) if packed else made
+
+    def made(rows: Any) -> Any:
+        found = dataset(rows, prepare, tokenize, on_bad_sample=on_bad_sample, on_long_sample=on_long_sample)
+        return PackedDataset(found, tokenize.max_seq_len) if packed else found
+
+    where = {"data_files": data_files, "field": field, "name": name, "split": split}
+    if streaming:
+        return StreamDataset(open_stream(source, **where), lambda rows: made(filtered(rows, filter_fn)))
+    return made(load_rows(source, **where, filter_fn=filter_fn))
 
 
 SHARED = [each for each in inspect.signature(samples).parameters.values() if each.kind is each.KEYWORD_ONLY]

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from torchtune_lite.data import StreamDataset
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import get_logger
 
@@ -92,14 +93,16 @@ def concatenated(built: Any, weights: Sequence[float] | None = None) -> Any:
     if isinstance(built, list):
         if not built:
             raise ConfigError("dataset is an empty list; give at least one data set")
-        if empty := [each for each in built if not len(each)]:
+        if any(isinstance(each, StreamDataset) for each in built) and len(built) > 1:
+            raise ConfigError("dataset: a stream cannot be one of a list; set streaming=False, or train on it alone")
+        if empty := [each for each in built if not isinstance(each, StreamDataset) and not len(each)]:
             raise DataError(f"dataset ({type(empty[0]).__name__}) has 0 samples: leave it out of the list")
         if len(built) > 1:
             return MixedDataset(built, weights) if weights else ConcatDataset(built)
         built = built[0]
     if weights:
         raise ConfigError("dataset_weights needs a list of several data sets under dataset")
-    if not len(built):
+    if not isinstance(built, StreamDataset) and not len(built):
         raise DataError(f"dataset ({type(built).__name__}) has 0 samples: no optimizer step would run")
     return built
 

@@ -1,6 +1,5 @@
 """What a recipe will train on, counted and spelled out before a step runs; `tune inspect` prints it."""
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -8,7 +7,15 @@ from typing import Any
 import torch
 
 from torchtune_lite import config
-from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batches, PackedDataset, check_vocabulary, limit_length
+from torchtune_lite.data import (
+    CROSS_ENTROPY_IGNORE_IDX,
+    PackedDataset,
+    StreamDataset,
+    check_vocabulary,
+    limit_length,
+    make_batches,
+    steps_per_epoch,
+)
 from torchtune_lite.datasets.concatenated import ConcatDataset, concatenated
 from torchtune_lite.errors import ConfigError, TuneError, warn
 
@@ -21,7 +28,8 @@ def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
 
     Each has `rows`, `samples`, `tokens`, `label_tokens`, `lengths` (min, median, mean, max), `histogram` (first and
     last length, samples), `cut`, `without_label`, `bad` (None where the data set does not count them) and in `shown`
-    the first `num_samples`. Data and tokenizer are read, no weights. Raises DataError as the run would.
+    the first `num_samples`. Of a stream it is the first part. Data and tokenizer are read, no weights. Raises DataError
+    as the run would.
     """
     nodes = {key: getattr(cfg, key, None) for key in KEYS}
     if nodes["dataset"] is None:
@@ -36,10 +44,12 @@ def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
         if node is not None
     }
     for key, dataset in data.items():
-        report[key] = _describe(dataset, tokenizer, num_samples)
-    batches = Batches(data["dataset"], getattr(cfg, "batch_size", 1), seed=0, shuffle=False, pad_id=tokenizer.pad_id)
-    steps = math.ceil(len(batches) / getattr(cfg, "gradient_accumulation_steps", 1))
-    report["steps_per_epoch"] = min(steps, getattr(cfg, "max_steps_per_epoch", None) or steps)
+        first = dataset.first() if isinstance(dataset, StreamDataset) else dataset
+        report[key] = _describe(first, tokenizer, num_samples)
+    batch_size, accumulation = getattr(cfg, "batch_size", 1), getattr(cfg, "gradient_accumulation_steps", 1)
+    batches = make_batches(data["dataset"], batch_size, seed=0, shuffle=False, pad_id=tokenizer.pad_id)
+    most = getattr(cfg, "max_steps_per_epoch", None)
+    report["steps_per_epoch"] = steps_per_epoch(batches, None, accumulation, most)
     return report
 
 

@@ -30,7 +30,6 @@ class Meter:
         model: nn.Module,
         batches: Batches,
         device: torch.device,
-        *,
         memory: bool = True,
         profiler: Profiler | None = None,
     ) -> None:

@@ -1,0 +1,160 @@
+"""Streams: data sets read part by part, of which only the part being read is opened.
+
+A part is a file, or some thousand rows in turn of a data set of the hub.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from torchtune_lite.data.batches import Batches, WaitClock
+from torchtune_lite.data.collate import Batch
+from torchtune_lite.data.local_files import read_files
+from torchtune_lite.data.rows import Rows
+from torchtune_lite.errors import ConfigError, DataError
+
+PART = 10_000  # rows of a part of a stream from the hub
+Part = tuple[Any, Any]
+"""Rows, and the state that opens the stream at them: what JSON can hold."""
+
+
+class FileStream:
+    """Each file is a part; with an `rng` in its order. The state is the number of the part."""
+
+    def __init__(self, paths: Sequence[Path], kind: str | None, field: str | None) -> None:
+        self.paths, self.kind, self.field = list(paths), kind, field
+        self.name = f"{self.paths[0]} and {len(self.paths) - 1} more files"
+
+    def parts(self, state: Any, rng: Random | None) -> Iterator[Part]:
+        """Yields the parts from `state` on; None: all."""
+        order = list(range(len(self.paths)))
+        if rng is not None:
+            rng.shuffle(order)
+        for number in range(state or 0, len(order)):
+            yield read_files([self.paths[order[number]]], self.kind, self.field), number
+
+
+class HubStream:
+    """`PART` rows at a time of an iterable data set of the library `datasets`, in its order; the state is its own."""
+
+    def __init__(self, name: str, open_stream: Callable[[], Any]) -> None:
+        self.name, self._open = name, open_stream
+
+    def parts(self, state: Any, rng: Random | None) -> Iterator[Part]:
+        """Yields the parts from `state` on; None: all."""
+        stream = self._open()
+        if state is not None:
+            stream.load_state_dict(state)
+        rows = iter(stream)
+        number = 0
+        while True:
+            here = stream.state_dict()
+            part = list(islice(rows, PART))
+            if not part:
+                return
+            yield Rows(self.name, part, f"{self.name}, part {number}[{{}}]".format), here
+            number += 1
+
+
+class StreamDataset:
+    """A stream whose parts `make` turns from rows to data sets."""
+
+    def __init__(self, stream: FileStream | HubStream, make: Callable[[Any], Any]) -> None:
+        self.stream, self._make = stream, make
+
+    def parts(self, state: Any = None, rng: Random | None = None) -> Iterator[Part]:
+        """Yields the data set of each part, and the state that opens the stream at it."""
+        for rows, here in self.stream.parts(state, rng):
+            yield self._make(rows), here
+
+    def first(self) -> Any:
+        """Gives the data set of the first part."""
+        for dataset, _ in self.parts():
+            return dataset
+        raise DataError(f"{self.stream.name}: the stream is empty")
+
+
+class StreamBatches:
+    """Micro-batches of a stream, part after part, and of the whole stream again when it has ended.
+
+    With `shuffle` the files come in an order that `seed` and the number of the turn decide, and the rows of a part in
+    one that its number decides too. `cursor` says which batch was yielded last; set it to go on after that one: what is
+    read for it is its part. An epoch has no end. The other arguments are those of `Batches`.
+    """
+
+    def __init__(self, dataset: StreamDataset, batch_size: int, *, seed: int, shuffle: bool, **options: Any) -> None:
+        self.dataset, self.batch_size, self.seed, self.shuffle = dataset, batch_size, seed, shuffle
+        self.pad_id, self._options = options["pad_id"], options
+        self.cursor: Mapping[str, Any] | None = None
+        self._clock = WaitClock()
+        self._part: Batches | None = None
+        self.take_wait_share = self._clock.take_share
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yields micro-batches after the `cursor`, whatever the epoch."""
+        return self._clock.through(self._batches())
+
+    def peek(self) -> Batch:
+        """Makes a batch of the first samples, and leaves the cursor where it is."""
+        return self._batches_of(self.dataset.first(), 0, 0).peek()
+
+    def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
+        """Says where the rows of the last `num_batches` micro-batches stand, as far as they are of the same part."""
+        done = self.cursor["batch"]
+        first = max(done - num_batches, 0)
+        return self._part.where(0, first, done - first, shown)
+
+    def fingerprint(self) -> str:
+        """Says what the stream's first part is like, in tokens."""
+        return f"a stream that begins with {self._batches_of(self.dataset.first(), 0, 0).fingerprint()}"
+
+    def _batches(self) -> Iterator[Batch]:
+        at = self.cursor or {"turn": 0, "part": 0, "state": None, "batch": 0}
+        turn, number, state, done = at["turn"], at["part"], at["state"], at["batch"]
+        while True:
+            rng = Random(f"{self.seed}/{turn}") if self.shuffle else None
+            empty = True
+            for dataset, here in self.dataset.parts(state, rng):
+                self._part = self._batches_of(dataset, turn, number)
+                for last, batch in enumerate(self._part.epoch(0, done), done + 1):
+                    self.cursor = {"turn": turn, "part": number, "state": here, "batch": last}
+                    empty = False
+                    yield batch
+                number, done = number + 1, 0
+            if empty and state is None:
+                raise DataError(f"{self.dataset.stream.name}: the stream is empty")
+            turn, number, state = turn + 1, 0, None
+
+    def _batches_of(self, dataset: Any, turn: int, number: int) -> Batches:
+        seed = f"{self.seed}/{turn}/{number}"
+        return Batches(dataset, self.batch_size, seed=seed, shuffle=self.shuffle, **self._options)
+
+
+AnyBatches = Batches | StreamBatches
+
+
+def make_batches(dataset: Any, batch_size: int, **options: Any) -> AnyBatches:
+    """Makes the micro-batches of a data set or of a stream."""
+    return (StreamBatches if isinstance(dataset, StreamDataset) else Batches)(dataset, batch_size, **options)
+
+
+def steps_per_epoch(
+    batches: AnyBatches,
+    batches_val: Any,
+    gradient_accumulation_steps: int,
+    max_steps_per_epoch: int | None,
+) -> int:
+    """Counts the optimizer steps of an epoch; ConfigError for a stream whose epochs have no end, or that validates."""
+    if isinstance(batches_val, StreamBatches):
+        raise ConfigError("dataset_val: a stream has no end to validate on; set dataset_val.streaming=False")
+    if isinstance(batches, StreamBatches) and max_steps_per_epoch is None:
+        raise ConfigError("dataset.streaming: a stream does not say how long it is; set max_steps_per_epoch")
+    steps = math.ceil(len(batches) / gradient_accumulation_steps)
+    return min(steps, max_steps_per_epoch or steps)
