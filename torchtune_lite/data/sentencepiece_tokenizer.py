@@ -1,0 +1,119 @@
+"""SentencePiece models: Llama 2's `tokenizer.model` and its like."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from sentencepiece import SentencePieceProcessor
+
+from torchtune_lite.data.chat_template import Span
+from torchtune_lite.data.tokenizer_files import (
+    added_tokens,
+    not_readable,
+    prepend_scheme,
+    read_json,
+    read_tokenizer_file,
+    special_tokens,
+)
+from torchtune_lite.data.tokenizers import ModelTokenizer, PromptTemplateArg
+from torchtune_lite.errors import DataError
+
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+
+
+class SentencePieceTokenizer(ModelTokenizer):
+    """A SentencePiece model (`tokenizer.model`).
+
+    `pad_id` is 0 where the model has no padding piece. Raises DataError for a file that is missing or no SentencePiece
+    model, or one without BOS and EOS. A chat template is encoded as transformers' LlamaTokenizer does.
+    """
+
+    def __init__(self, path: str, max_seq_len: int | None = None, prompt_template: PromptTemplateArg = None) -> None:
+        super().__init__(path, max_seq_len)
+        file = Path(path).expanduser()
+        self._model = _load(file)
+        self.vocab_size = self._model.vocab_size()
+        self.bos_id, self.eos_id = self._model.bos_id(), self._model.eos_id()
+        if self.bos_id < 0 or self.eos_id < 0:
+            raise DataError(f"tokenizer {path} has no BOS or no EOS piece; train it with bos_id and eos_id")
+        self.pad_id = max(self._model.pad_id(), 0)
+        self.stop_tokens = [self.eos_id]
+        self._keeps_whitespace = any(self._model.encode(character) for character in " \n\t\r\v")
+        self._newline = len(self._model.encode("\n"))
+        self._expansion = (
+            1 if len(self._model.encode("\ufdfa")) <= 4 else 11
+        )  # NFKC writes this character out: 3 bytes, 33
+        self._read_config(file.parent, prompt_template)
+
+    def _read_config(self, folder: Path, prompt_template: PromptTemplateArg) -> None:
+        """Reads what stands beside the model and matters to chat templates alone."""
+        config = read_json(folder / "tokenizer_config.json")
+        pieces = range(self._model.vocab_size())
+        named = {
+            self._model.id_to_piece(i): i for i in pieces if self._model.is_control(i) or self._model.is_unknown(i)
+        }
+        named |= added_tokens(folder, config)
+        self._special = named
+        self.added = set(named.values())
+        self._split = re.compile(f"({'|'.join(map(re.escape, sorted(named, key=len, reverse=True)))})")
+        self.prepend_scheme = prepend_scheme(config)
+        ends = {"bos_token": self._model.id_to_piece(self.bos_id), "eos_token": self._model.id_to_piece(self.eos_id)}
+        self.special_tokens = ends | special_tokens(folder, config)
+        self._use_template(prompt_template, self.special_tokens)
+
+    def encode(
+        self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
+    ) -> list[int]:
+        """Encodes text; `trim_leading_whitespace` leaves out the space that SentencePiece puts before a text."""
+        if trim_leading_whitespace and self._keeps_whitespace:
+            ids = self._model.encode("\n" + text)[self._newline :]
+        else:
+            ids = self._model.encode(text)
+        return [self.bos_id] * add_bos + ids + [self.eos_id] * add_eos
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Gives the text of token ids, without BOS, EOS and ids beyond the vocabulary, which a padded embedding has."""
+        return self._model.decode([token for token in token_ids if token < self.vocab_size])
+
+    def most_tokens(self, text: str) -> int:
+        """Bounds the tokens of a text without encoding it: one a byte, and one for the space put before it."""
+        return 1 + self._expansion * len(text.encode())
+
+    def encode_chat(self, text: str) -> tuple[list[int], list[Span]]:
+        """Encodes a text in which special tokens are spelled out; gives each token's start and end in it, too."""
+        tokens: list[int] = []
+        places: list[Span] = []
+        at = 0
+        for piece in filter(None, self._split.split(text)):
+            if piece in self._special:
+                tokens.append(self._special[piece])
+                places.append((at, at + len(piece)))
+            else:
+                prefixed = self.prepend_scheme == "always" or (self.prepend_scheme == "first" and at == 0)
+                tokens += self.encode(piece, add_bos=False, add_eos=False, trim_leading_whitespace=not prefixed)
+                places += self._places(piece, at, prefixed)
+            at += len(piece)
+        return tokens, places
+
+    def _places(self, text: str, at: int, prefixed: bool) -> list[Span]:
+        """Finds where each token of a text, which starts `at`, stands: by the bytes of what it writes."""
+        written = self._model.encode(text if prefixed else "\n" + text, out_type=str)[
+            0 if prefixed else self._newline :
+        ]
+        characters = [i for i, character in enumerate(text) for _ in character.encode()]  # of each byte
+        places: list[Span] = []
+        end = -1 if prefixed else 0  # the space put before it
+        for piece in written:
+            start, end = end, end + (1 if BYTE.fullmatch(piece) else len(piece.replace("▁", " ").encode()))
+            places.append((at + characters[max(start, 0)], at + characters[max(end, 1) - 1] + 1))
+        return places
+
+
+def _load(path: Path) -> SentencePieceProcessor:
+    data = read_tokenizer_file(path, "sentencepiece")
+    model = SentencePieceProcessor()
+    try:
+        model.LoadFromSerializedProto(data)
+    except RuntimeError:
+        raise not_readable(path, data, "sentencepiece") from None
+    return model
