@@ -11,6 +11,7 @@ from torchtune_lite.data.chat_template import CHAT_TEMPLATE, Span
 from torchtune_lite.data.messages import Message
 from torchtune_lite.data.templates import joined
 from torchtune_lite.data.tokenizer_files import (
+    guard,
     ids,
     not_readable,
     prepend_scheme,
@@ -110,10 +111,9 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
             tokenizer_config_json_path=tokenizer_config_json_path,
             generation_config_path=generation_config_path,
         )
-        encode = self.tokenizer.encode
-        newline, with_a = (encode(text, add_special_tokens=False).ids for text in ("\n", "\na"))
-        self._newline = len(newline)
-        self.prefixes = encode("a", add_special_tokens=False).ids != with_a[self._newline :]
+        self._guard = guard(self.tokenizer.get_vocab())
+        self._guard_length = len(super().encode(self._guard, add_bos=False, add_eos=False))
+        self.prefixes = super().encode("a", add_bos=False, add_eos=False) != self._encode_part("a", trim=True)
         self._bounded = self.tokenizer.normalizer is None
         self._use_template(prompt_template, self.special_tokens)
 
@@ -123,8 +123,8 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         """Encodes text; `trim_leading_whitespace` leaves out a space that the tokenizer puts before a text."""
         if not (trim_leading_whitespace and self.prefixes):
             return super().encode(text, add_bos, add_eos)
-        found = self.tokenizer.encode("\n" + text, add_special_tokens=False).ids[self._newline :]
-        return [self.bos_id] * (add_bos and self.bos_id is not None) + found + [self.eos_id] * add_eos
+        bos = [self.bos_id] if add_bos and self.bos_id is not None else []
+        return bos + self._encode_part(text, trim=True) + [self.eos_id] * add_eos
 
     def encode_chat(self, text: str) -> tuple[list[int], list[Span]]:
         """Encodes a text in which special tokens are spelled out; gives each token's start and end in it, too."""
@@ -135,12 +135,18 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         """Bounds the tokens of a text: one a byte and one put before it, unless a normalizer may make it longer."""
         return 1 + len(text.encode()) if self._bounded else math.inf
 
+    def _encode_part(self, text: str, trim: bool) -> list[int]:
+        """Encodes a text with one space before it, as SentencePiece does, or none."""
+        if not text:
+            return []
+        space = "" if trim else " "
+        return self.tokenizer.encode(self._guard + space + text, add_special_tokens=False).ids[self._guard_length :]
+
     def _by_parts(self, messages: list[Message], add_eos: bool) -> tuple[list[int], list[bool], bool]:
         if self.prefixes:
             return super()._by_parts(messages, add_eos)
         ends = [self.tokenizer.id_to_token(i) if i is not None else "" for i in (self.bos_id, self.eos_id)]
-        text, spans = joined(messages, ends[0], ends[1] if add_eos else "")
-        return *self._encode_spans(text if add_eos else text.rstrip(" "), spans), False  # an answer starts with a space
+        return *self._encode_spans(*joined(messages, *ends, add_eos)), False
 
 
 def _beside(tokenizer_json: Path, given: str | Path | None, name: str) -> Path:

@@ -9,6 +9,7 @@ from sentencepiece import SentencePieceProcessor
 from torchtune_lite.data.chat_template import Span
 from torchtune_lite.data.tokenizer_files import (
     added_tokens,
+    guard,
     not_readable,
     prepend_scheme,
     read_json,
@@ -39,7 +40,8 @@ class SentencePieceTokenizer(ModelTokenizer):
         self.pad_id = max(self._model.pad_id(), 0)
         self.stop_tokens = [self.eos_id]
         self._keeps_whitespace = any(self._model.encode(character) for character in " \n\t\r\v")
-        self._newline = len(self._model.encode("\n"))
+        self._guard = guard(map(self.piece, range(self.vocab_size)))
+        self._guard_length = len(self._model.encode(self._guard))
         self._expansion = (
             1 if len(self._model.encode("\ufdfa")) <= 4 else 11
         )  # NFKC writes this character out: 3 bytes, 33
@@ -48,10 +50,8 @@ class SentencePieceTokenizer(ModelTokenizer):
     def _read_config(self, folder: Path, prompt_template: PromptTemplateArg) -> None:
         """Reads what stands beside the model and matters to chat templates alone."""
         config = read_json(folder / "tokenizer_config.json")
-        pieces = range(self._model.vocab_size())
-        named = {
-            self._model.id_to_piece(i): i for i in pieces if self._model.is_control(i) or self._model.is_unknown(i)
-        }
+        outside = [i for i in range(self.vocab_size) if self._model.is_control(i) or self._model.is_unknown(i)]
+        named = {self._model.id_to_piece(i): i for i in outside}
         named |= added_tokens(folder, config)
         self._special = named
         self.added = set(named.values())
@@ -61,12 +61,16 @@ class SentencePieceTokenizer(ModelTokenizer):
         self.special_tokens = ends | special_tokens(folder, config)
         self._use_template(prompt_template, self.special_tokens)
 
+    def piece(self, token_id: int) -> str:
+        """Gives the text by which a chat template spells a token."""
+        return self._model.id_to_piece(token_id)
+
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
     ) -> list[int]:
         """Encodes text; `trim_leading_whitespace` leaves out the space that SentencePiece puts before a text."""
         if trim_leading_whitespace and self._keeps_whitespace:
-            ids = self._model.encode("\n" + text)[self._newline :]
+            ids = self._model.encode(self._guard + text)[self._guard_length :]
         else:
             ids = self._model.encode(text)
         return [self.bos_id] * add_bos + ids + [self.eos_id] * add_eos
@@ -90,6 +94,7 @@ class SentencePieceTokenizer(ModelTokenizer):
                 places.append((at, at + len(piece)))
             else:
                 prefixed = self.prepend_scheme == "always" or (self.prepend_scheme == "first" and at == 0)
+                prefixed &= not piece.startswith(" ")
                 tokens += self.encode(piece, add_bos=False, add_eos=False, trim_leading_whitespace=not prefixed)
                 places += self._places(piece, at, prefixed)
             at += len(piece)
@@ -97,9 +102,8 @@ class SentencePieceTokenizer(ModelTokenizer):
 
     def _places(self, text: str, at: int, prefixed: bool) -> list[Span]:
         """Finds where each token of a text, which starts `at`, stands: by the bytes of what it writes."""
-        written = self._model.encode(text if prefixed else "\n" + text, out_type=str)[
-            0 if prefixed else self._newline :
-        ]
+        whole, left_out = (text, 0) if prefixed else (self._guard + text, self._guard_length)
+        written = self._model.encode(whole, out_type=str)[left_out:]
         characters = [i for i, character in enumerate(text) for _ in character.encode()]  # of each byte
         places: list[Span] = []
         end = -1 if prefixed else 0  # the space put before it

@@ -93,17 +93,20 @@ def get_prompt_template(given: str | Mapping[str, Sequence[str]] | Template | No
     return PromptTemplate(given) if isinstance(given, Mapping) else given
 
 
-def joined(messages: Sequence[Message], bos: str, eos: str) -> tuple[str, list[tuple[int, int]]]:
-    """Writes messages as one text, `bos` before each exchange and `eos` after each answer; and where the loss is."""
+def joined(messages: Sequence[Message], bos: str, eos: str, add_eos: bool) -> tuple[str, list[tuple[int, int]]]:
+    """Writes messages as one text, `bos` before each exchange, `eos` after each answer; and tells where the loss is.
+
+    Without `add_eos` the last message stays open and ends with no space, with which the answer starts.
+    """
     text, spans, starts = "", [], True
     for message in messages:
         text += bos if starts else ""
         start = len(text)
         starts = message.role == "assistant"
-        text += message.text_content + (eos if starts else "")
+        text += message.text_content + (eos if starts and (add_eos or message is not messages[-1]) else "")
         if not message.masked:
             spans.append((start, len(text)))
-    return text, spans
+    return text if add_eos else text.rstrip(" "), spans
 
 
 def _wrap(message: Message, prefix: str, suffix: str) -> Message:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +118,12 @@ def prepend_scheme(tokenizer_config: Mapping[str, Any]) -> str:
 def ids(value: Any) -> list[int]:
     """Reads what a config may give as one id, a list of them, or null."""
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def guard(pieces: Iterable[str]) -> str:
+    """Finds a character that no longer piece holds, and so joins with nothing.
+
+    Put before a text and taken off its tokens, it keeps a tokenizer from putting a space there.
+    """
+    pieces, guards = list(pieces), ("\n", "\ue000")
+    return next((each for each in guards if not any(each in piece and each != piece for piece in pieces)), guards[0])

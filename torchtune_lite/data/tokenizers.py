@@ -142,6 +142,9 @@ class ModelTokenizer(ABC):
         tokens, places = self.encode_chat(text)
         return tokens, [not any(has_loss[start : max(end, start + 1)]) for start, end in places]
 
+    def _encode_part(self, text: str, trim: bool) -> list[int]:
+        return self.encode(text, add_bos=False, add_eos=False, trim_leading_whitespace=trim)
+
     def _by_parts(self, messages: list[Message], add_eos: bool) -> tuple[list[int], list[bool], bool]:
         """Encodes part after part, until there is enough; tells whether messages are left."""
         limit = self.max_seq_len or math.inf
@@ -154,10 +157,10 @@ class ModelTokenizer(ABC):
             text = ""
             for part in message.content:
                 text = part["content"]
-                ids += self.encode(text.rstrip(" "), add_bos=False, add_eos=False, trim_leading_whitespace=trim)
+                ids += self._encode_part(text.rstrip(" "), trim)
             after_space = text.endswith(" ")
             starts = message.role == "assistant"
-            if starts and add_eos:
+            if starts and (add_eos or message is not messages[-1]):
                 ids.append(self.eos_id)
             tokens += ids
             mask += [message.masked] * len(ids)
@@ -185,7 +188,7 @@ def check_vocabulary(tokenizer: Any, vocab_size: int, checkpoint_dir: Path | str
         theirs = sorted({each for config in configs for each in ids(config.get(f"{special}_token_id"))})
         if ours is not None and theirs and ours not in theirs:
             log.warning(
-                "tokenizer %s has %s %d, but the checkpoint's config.json has %s; is it the tokenizer of another model?",
+                "tokenizer %s has %s %d, but the checkpoint's config.json has %s; is it another model's?",
                 *(name, special.upper(), ours, " or ".join(map(str, theirs))),
             )
 
