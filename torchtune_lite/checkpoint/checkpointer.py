@@ -1,7 +1,6 @@
 """What the checkpointers of all layouts have in common: a folder in, a folder out."""
 
 import logging
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from torchtune_lite.checkpoint.model_weights import (
 )
 from torchtune_lite.checkpoint.nf4_cache import NF4Cache
 from torchtune_lite.checkpoint.store import publish
+from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, save_tokenizer
 from torchtune_lite.checkpoint.training_state import TrainingState
 from torchtune_lite.checkpoint.verification import compare
 from torchtune_lite.checkpoint.weights import Weight
@@ -28,17 +28,7 @@ from torchtune_lite.models import FAMILIES, Family
 from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.peft import adapter_modules, adapter_state, is_quantized
 
-COPIED = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "chat_template*",
-    "generation_config.json",
-    "LICENSE*",
-    "USE_POLICY*",
-)
+COPIED = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "USE_POLICY*")
 """Small files of the base that a checkpoint made from it needs as well."""
 
 MERGE_INTO = ("quantized", "original")
@@ -162,12 +152,14 @@ class Checkpointer(ABC):
         adapter_only: bool = False,
         state: TrainingState | None = None,
         rows: Tensor | None = None,
+        tokenizer: Any = None,
     ) -> None:
         """Publishes `folder`, which must not exist: the merged model, the adapter in `adapter/`, `state` in `resume/`.
 
         `adapter_only` leaves out the merged model and its config.json. Weights are merged in the dtype of the model, as
         `merge_into` says. On `rows [b, s] int64` the written model's logits are compared with the live one's, and the
-        difference is logged; None compares nothing. SaveError, and no folder, when it cannot be written, a trained
+        difference is logged; None compares nothing. The files and the template of `tokenizer` are saved in the place of
+        the base's, and checked; None leaves the base's. SaveError, and no folder, when it cannot be written, a trained
         weight is NaN or infinite, or the dtype does not explain the difference.
         """
         adapted = bool(adapter_modules(model))
@@ -183,9 +175,9 @@ class Checkpointer(ABC):
                 self._write_model(draft, model.config, merged_weights(model, originals))
                 if rows is not None:
                     self._verify(draft, model, rows)
-            for pattern in COPIED:
-                for file in filter(Path.is_file, self.checkpoint_dir.glob(pattern)):
-                    shutil.copyfile(file, draft / file.name)
+            copy_files(self.checkpoint_dir, draft, COPIED)
+            if tokenizer is not None:
+                save_tokenizer(draft, tokenizer, self.checkpoint_dir)
             if state is not None:
                 state.write(draft / "resume", self.family)
 

@@ -1,7 +1,6 @@
 """Tokenizers of Hugging Face: a `tokenizer.json`, read by the library `tokenizers`."""
 
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +20,6 @@ from torchtune_lite.data.tokenizer_files import (
 )
 from torchtune_lite.data.tokenizers import ModelTokenizer, PromptTemplateArg
 from torchtune_lite.errors import ConfigError, DataError
-
-log = logging.getLogger("torchtune_lite")
 
 
 class HuggingFaceBaseTokenizer:
@@ -46,9 +43,10 @@ class HuggingFaceBaseTokenizer:
         config = read_json(_beside(path, tokenizer_config_json_path, "tokenizer_config.json"))
         generation = read_json(_beside(path, generation_config_path, "generation_config.json"))
         self.tokenizer = _load(path, config)
-        self.special_tokens = special_tokens(self.folder, config)
+        self.template_variables = special_tokens(self.folder, config)
         self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
-        self.added = set(self.tokenizer.get_added_tokens_decoder())
+        self.special_tokens = {token.content: i for i, token in self.tokenizer.get_added_tokens_decoder().items()}
+        self.added = set(self.special_tokens.values())
         self.bos_id = self._find("bos", generation)
         eos_id = self._find("eos", generation)
         if eos_id is None:
@@ -57,8 +55,6 @@ class HuggingFaceBaseTokenizer:
             )
         self.eos_id = eos_id
         pad_id = self._find("pad", generation)
-        if pad_id is None:
-            log.info("tokenizer %s names no padding token; EOS pads, which no label sees", path)
         self.pad_id = eos_id if pad_id is None else pad_id
         self.stop_tokens = list(dict.fromkeys([eos_id, *ids(generation.get("eos_token_id"))]))
 
@@ -72,7 +68,7 @@ class HuggingFaceBaseTokenizer:
         return self.tokenizer.decode([token for token in token_ids if token < self.vocab_size])
 
     def _find(self, name: str, generation_config: Mapping[str, Any]) -> int | None:
-        text = self.special_tokens.get(f"{name}_token")
+        text = self.template_variables.get(f"{name}_token")
         if text is None:
             return next(iter(ids(generation_config.get(f"{name}_token_id"))), None)
         found = self.tokenizer.token_to_id(text)
@@ -115,7 +111,7 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         self._guard_length = len(super().encode(self._guard, add_bos=False, add_eos=False))
         self.prefixes = super().encode("a", add_bos=False, add_eos=False) != self._encode_part("a", trim=True)
         self._bounded = self.tokenizer.normalizer is None
-        self._use_template(prompt_template, self.special_tokens)
+        self._use_template(prompt_template, self.template_variables)
 
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
@@ -189,7 +185,6 @@ def _load(path: Path, config: Mapping[str, Any]) -> Any:
 
 def _is_rebuilt(folder: Path, config: Mapping[str, Any]) -> bool:
     """Tells whether transformers (5) takes the vocabulary alone from tokenizer.json and splits text its own way."""
-    named = config.get("tokenizer_class") or read_json(folder / "config.json").get("tokenizer_class")
-    if named is None and read_json(folder / "config.json").get("model_type") == "llama":
-        return True
-    return (named or "").removesuffix("Fast") == "LlamaTokenizer"
+    model = read_json(folder / "config.json")
+    named = config.get("tokenizer_class") or model.get("tokenizer_class") or ""
+    return named.removesuffix("Fast") == "LlamaTokenizer" and model.get("model_type") in (None, "llama")

@@ -58,8 +58,8 @@ class SentencePieceTokenizer(ModelTokenizer):
         self._split = re.compile(f"({'|'.join(map(re.escape, sorted(named, key=len, reverse=True)))})")
         self.prepend_scheme = prepend_scheme(config)
         ends = {"bos_token": self._model.id_to_piece(self.bos_id), "eos_token": self._model.id_to_piece(self.eos_id)}
-        self.special_tokens = ends | special_tokens(folder, config)
-        self._use_template(prompt_template, self.special_tokens)
+        self.template_variables = ends | special_tokens(folder, config)
+        self._use_template(prompt_template, self.template_variables)
 
     def piece(self, token_id: int) -> str:
         """Gives the text by which a chat template spells a token."""

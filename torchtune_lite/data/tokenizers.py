@@ -180,6 +180,13 @@ def check_vocabulary(tokenizer: Any, vocab_size: int, checkpoint_dir: Path | str
             f"tokenizer {name} has {tokenizer.vocab_size:,} tokens but the model embeds "
             f"{vocab_size:,}; use the tokenizer that came with the checkpoint"
         )
+    pad_id, eos_id = getattr(tokenizer, "pad_id", 0), getattr(tokenizer, "eos_id", None)
+    if not 0 <= pad_id < vocab_size:
+        raise DataError(
+            f"tokenizer {name} pads with id {pad_id}, which the model does not embed; set another pad_token"
+        )
+    if pad_id == eos_id:
+        log.info("tokenizer %s has no padding token of its own: EOS pads; an EOS in the data keeps its label", name)
     if checkpoint_dir is None:
         return
     configs = [read_json(Path(checkpoint_dir) / file) for file in ("config.json", "generation_config.json")]
