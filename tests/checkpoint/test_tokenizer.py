@@ -59,7 +59,7 @@ def test_a_tokenizer_from_elsewhere_takes_the_place_of_the_bases(save, tmp_path,
     (other / "tokenizer.model").rename(other / "mine.model")
     live = load_tokenizer(other / "mine.model", prompt_template="chat_template")
     folder = save(live, base)
-    assert {path.name for path in folder.iterdir()} == {"tokenizer.model", "tokenizer_config.json"}
+    assert {path.name for path in folder.iterdir()} == {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"}
     assert load_tokenizer(folder, prompt_template="chat_template").encode("the fox") == live.encode("the fox")
     assert not caplog.text
 

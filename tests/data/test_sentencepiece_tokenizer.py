@@ -2,7 +2,9 @@ import io
 
 import pytest
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
+from tests.data.chats import write_folder
 from torchtune_lite.data import Message, SentencePieceTokenizer
 from torchtune_lite.errors import DataError
 
@@ -67,3 +69,13 @@ def test_a_part_keeps_its_line_breaks_where_the_model_has_a_piece_of_two(tmp_pat
     tokenizer = SentencePieceTokenizer(path)
     tokens, _ = tokenizer.tokenize_messages([Message("user", "a\n"), Message("assistant", "\nb")])
     assert tokenizer.decode(tokens) == "a\n\nb"
+
+
+def test_refuses_a_chat_template_where_the_text_is_changed(tmp_path):
+    folder = write_folder(tmp_path, "spm", "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}")
+    model = sentencepiece_model_pb2.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
+    model.normalizer_spec.remove_extra_whitespaces = True
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    tokenizer = SentencePieceTokenizer(folder / "tokenizer.model", prompt_template="chat_template")
+    with pytest.raises(DataError, match="changes spaces or characters, so.*tokenizer.json"):
+        tokenizer.tokenize_messages([Message("user", "a  b", True), Message("assistant", "c")])

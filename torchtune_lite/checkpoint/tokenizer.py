@@ -16,6 +16,7 @@ from torchtune_lite.data import (
     load_tokenizer,
 )
 from torchtune_lite.data.chat_template import CHAT_TEMPLATE, FILE, find_chat_template
+from torchtune_lite.data.sentencepiece_export import as_tokenizer_json
 from torchtune_lite.data.template_export import as_chat_template
 from torchtune_lite.data.tokenizer_files import read_json
 from torchtune_lite.errors import TuneError
@@ -71,6 +72,12 @@ def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
     if isinstance(tokenizer, SentencePieceTokenizer) and not config.exists():  # transformers would guess the class
         values = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False}
         config.write_text(json.dumps(values | tokenizer.template_variables, indent=2) + "\n", encoding="utf-8")
+    if isinstance(tokenizer, SentencePieceTokenizer) and not (folder / "tokenizer.json").exists():
+        converted = as_tokenizer_json(tokenizer)
+        if converted is None:
+            log.warning("%s is no BPE model of plain text: transformers may encode some texts otherwise", path)
+        else:
+            (folder / "tokenizer.json").write_text(json.dumps(converted, ensure_ascii=False), encoding="utf-8")
     try:
         _save_template(folder, tokenizer)
     except TuneError as error:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
@@ -61,6 +62,10 @@ class SentencePieceTokenizer(ModelTokenizer):
         self.template_variables = ends | special_tokens(folder, config)
         self._use_template(prompt_template, self.template_variables)
 
+    def serialized(self) -> bytes:
+        """Gives the model as its file holds it."""
+        return self._model.serialized_model_proto()
+
     def piece(self, token_id: int) -> str:
         """Gives the text by which a chat template spells a token."""
         return self._model.id_to_piece(token_id)
@@ -105,12 +110,15 @@ class SentencePieceTokenizer(ModelTokenizer):
         whole, left_out = (text, 0) if prefixed else (self._guard + text, self._guard_length)
         written = self._model.encode(whole, out_type=str)[left_out:]
         characters = [i for i, character in enumerate(text) for _ in character.encode()]  # of each byte
-        places: list[Span] = []
-        end = -1 if prefixed else 0  # the space put before it
+        ends = [-1 if prefixed else 0]  # of each token, in bytes, after the space put before the text
         for piece in written:
-            start, end = end, end + (1 if BYTE.fullmatch(piece) else len(piece.replace("▁", " ").encode()))
-            places.append((at + characters[max(start, 0)], at + characters[max(end, 1) - 1] + 1))
-        return places
+            ends.append(ends[-1] + (1 if BYTE.fullmatch(piece) else len(piece.replace("▁", " ").encode())))
+        if ends[-1] != len(characters):
+            raise DataError(
+                f"tokenizer {self.path} changes spaces or characters, so where its tokens stand is not known; "
+                "a chat template needs another tokenizer, or its tokenizer.json"
+            )
+        return [(at + characters[max(start, 0)], at + characters[max(end, 1) - 1] + 1) for start, end in pairwise(ends)]
 
 
 def _load(path: Path) -> SentencePieceProcessor:
