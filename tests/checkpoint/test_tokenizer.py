@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tests.data.chats import TEMPLATES, plain, write_folder
 from torchtune_lite.checkpoint import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.tokenizer import save_tokenizer
 from torchtune_lite.data import ChatMLTemplate, Llama2ChatTemplate, Message, load_tokenizer
+from torchtune_lite.errors import DataError
 
 CONVERSATION = [Message("user", "what is  it? "), Message("assistant", "42\nlines."), Message("user", "é市")]
 DICTS = [{"role": message.role, "content": message.text_content} for message in CONVERSATION]
@@ -96,6 +98,16 @@ def test_a_tokenizer_that_is_gone_does_not_cost_the_checkpoint(tmp_path, save, c
     assert "tokenizer.json is gone" in caplog.text
 
 
+def test_a_missing_extra_is_no_warning(save, tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    base = write_folder(tmp_path / "base", "spm_plain")
+    live = load_tokenizer(base, prompt_template=Llama2ChatTemplate())
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    assert (save(live, base) / "chat_template.jinja").is_file()
+    [record] = caplog.records
+    assert record.levelname == "INFO" and "not compared" in record.message and "torchtune_lite[hf]" in record.message
+
+
 def test_what_is_no_tokenizer_of_ours_is_left_alone(tmp_path):
     save_tokenizer(tmp_path, object(), tmp_path)
     assert not list(tmp_path.iterdir())
@@ -104,7 +116,11 @@ def test_what_is_no_tokenizer_of_ours_is_left_alone(tmp_path):
 def test_a_save_brings_the_tokenizer_of_the_run(hf_base, build, tmp_path, caplog):
     checkpointer = FullModelHFCheckpointer(hf_base.dir)
     tokenizer = load_tokenizer(write_folder(tmp_path / "own", "bytelevel"), 8, Llama2ChatTemplate())
-    checkpointer.save(tmp_path / "out", build(checkpointer, dtype=torch.float32), tokenizer=tokenizer)
+    with pytest.raises(DataError, match="but the model embeds 96"):
+        checkpointer.use_tokenizer(tokenizer, 96)
+    checkpointer.use_tokenizer(tokenizer, 1000)
+    assert "has BOS 1" not in caplog.text
+    checkpointer.save(tmp_path / "out", build(checkpointer, dtype=torch.float32))
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= names
     assert "tokenizer.model" not in names and WARNING not in caplog.text

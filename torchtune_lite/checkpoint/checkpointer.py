@@ -23,6 +23,7 @@ from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, sav
 from torchtune_lite.checkpoint.training_state import TrainingState
 from torchtune_lite.checkpoint.verification import compare
 from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family
 from torchtune_lite.modules import DecoderConfig
@@ -53,6 +54,7 @@ class Checkpointer(ABC):
     family: Family
     decoder_args: dict[str, Any]
     _files: list[Path]
+    _tokenizer: Any = None
     _num_layouts = 1  # in which `_write_model` writes the model
 
     def __init__(
@@ -133,6 +135,14 @@ class Checkpointer(ABC):
         if self.adapter_checkpoint:
             load_adapter(model, self.adapter_checkpoint, self.family)
 
+    def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:
+        """Checks, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.
+
+        Its files and its template take the place of the base's, and are compared with it on a chat.
+        """
+        check_vocabulary(tokenizer, vocab_size, self.checkpoint_dir)
+        self._tokenizer = tokenizer
+
     def _nf4_cache(
         self, model: nn.Module, cache_dir: Path | str | None, device: torch.device | str, dtype: torch.dtype
     ) -> NF4Cache | None:
@@ -152,14 +162,12 @@ class Checkpointer(ABC):
         adapter_only: bool = False,
         state: TrainingState | None = None,
         rows: Tensor | None = None,
-        tokenizer: Any = None,
     ) -> None:
         """Publishes `folder`, which must not exist: the merged model, the adapter in `adapter/`, `state` in `resume/`.
 
         `adapter_only` leaves out the merged model and its config.json. Weights are merged in the dtype of the model, as
         `merge_into` says. On `rows [b, s] int64` the written model's logits are compared with the live one's, and the
-        difference is logged; None compares nothing. The files and the template of `tokenizer` are saved in the place of
-        the base's, and checked; None leaves the base's. SaveError, and no folder, when it cannot be written, a trained
+        difference is logged; None compares nothing. SaveError, and no folder, when it cannot be written, a trained
         weight is NaN or infinite, or the dtype does not explain the difference.
         """
         adapted = bool(adapter_modules(model))
@@ -176,8 +184,8 @@ class Checkpointer(ABC):
                 if rows is not None:
                     self._verify(draft, model, rows)
             copy_files(self.checkpoint_dir, draft, COPIED)
-            if tokenizer is not None:
-                save_tokenizer(draft, tokenizer, self.checkpoint_dir)
+            if self._tokenizer is not None:
+                save_tokenizer(draft, self._tokenizer, self.checkpoint_dir)
             if state is not None:
                 state.write(draft / "resume", self.family)
 

@@ -19,7 +19,7 @@ from torchtune_lite.data.chat_template import CHAT_TEMPLATE, FILE, find_chat_tem
 from torchtune_lite.data.sentencepiece_export import as_tokenizer_json
 from torchtune_lite.data.template_export import as_chat_template
 from torchtune_lite.data.tokenizer_files import read_json
-from torchtune_lite.errors import TuneError
+from torchtune_lite.errors import ConfigError, TuneError
 
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -81,7 +81,8 @@ def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
     try:
         _save_template(folder, tokenizer)
     except TuneError as error:
-        log.warning("the tokenizer in the checkpoint was not compared with the one of the run: %s", error)
+        level = logging.INFO if isinstance(error, ConfigError) else logging.WARNING  # an extra that is not installed
+        log.log(level, "the tokenizer in the checkpoint was not compared with the one of the run: %s", error)
 
 
 def _save_template(folder: Path, tokenizer: ModelTokenizer) -> None:
