@@ -141,6 +141,18 @@ def test_an_answer_that_the_prompt_begins_is_gone_on_with(tmp_path):
     )
 
 
+def test_of_several_templates_it_is_the_one_that_transformers_takes(tmp_path):
+    named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ messages[0].content }}1"}]
+    write_folder(tmp_path, "bytelevel", chat_template=named)
+    for expected in ("the1", "the2"):
+        theirs = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(
+            [{"role": "user", "content": "the"}], tokenize=False
+        )
+        ours = load_tokenizer(tmp_path, prompt_template="chat_template").prompt_template
+        assert ours.render([Message("user", "the")]) == theirs == expected
+        (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}2")
+
+
 def test_templates_have_what_transformers_gives_them(tmp_path):
     source = (
         "{{ {'é': ['<', 1]} | tojson }}{{ [1] | tojson(indent=2) }}{{ strftime_now('%Y') }}{% for i in [1, 2] %}"
