@@ -7,9 +7,9 @@ from transformers import AutoTokenizer
 
 from tests.data.chats import write_folder
 from torchtune_lite.data import SentencePieceTokenizer
-from torchtune_lite.data.sentencepiece_export import as_tokenizer_json
+from torchtune_lite.data.sentencepiece_export import TOKENIZER_CLASS, USER_DEFINED, as_tokenizer_json
 
-TEXTS = ["a  b   the    fox", "  two  spaces\n\nand  lines", "é市𝄞  [INST] what?", "héllo<s>  "]
+TEXTS = ["a  b   the    fox", "  two  spaces\n\nand  lines", "é市𝄞  [INST] what?", 'the": "fox": "', "héllo<s>  "]
 
 
 @pytest.fixture
@@ -21,6 +21,8 @@ def folder(tmp_path):
         if set(piece.piece) == {"▁"} and len(piece.piece) > 1:
             piece.piece = "▁" + piece.piece + "▁"  # out of the way
     first = next(i for i, piece in enumerate(model.pieces) if piece.type == piece.NORMAL)
+    own = type(model.pieces[first])(piece='":▁"', type=USER_DEFINED)
+    model.pieces.insert(first, own)
     model.pieces.insert(first, type(model.pieces[first])(piece="▁▁", score=-1e9))
     (folder / "tokenizer.model").write_bytes(model.SerializeToString())
     return folder
@@ -39,6 +41,8 @@ def test_transformers_gives_the_tokens_of_sentencepiece(folder):
     theirs, ours = tokens(folder)
     assert theirs != ours  # of the bare model
     (folder / "tokenizer.json").write_text(json.dumps(as_tokenizer_json(tokenizer)))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": TOKENIZER_CLASS}))
     theirs, ours = tokens(folder)
     assert theirs == ours
     loaded = AutoTokenizer.from_pretrained(folder)

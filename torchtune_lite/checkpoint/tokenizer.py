@@ -16,7 +16,7 @@ from torchtune_lite.data import (
     load_tokenizer,
 )
 from torchtune_lite.data.chat_template import CHAT_TEMPLATE, FILE, find_chat_template
-from torchtune_lite.data.sentencepiece_export import as_tokenizer_json
+from torchtune_lite.data.sentencepiece_export import TOKENIZER_CLASS, as_tokenizer_json
 from torchtune_lite.data.template_export import as_chat_template
 from torchtune_lite.data.tokenizer_files import read_json
 from torchtune_lite.errors import ConfigError, TuneError
@@ -68,21 +68,27 @@ def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
         copy_files(path.parent, folder, TOKENIZER_FILES)
     is_json = isinstance(tokenizer, HuggingFaceModelTokenizer)
     shutil.copyfile(path, folder / ("tokenizer.json" if is_json else "tokenizer.model"))
-    config = folder / "tokenizer_config.json"
-    if isinstance(tokenizer, SentencePieceTokenizer) and not config.exists():  # transformers would guess the class
-        values = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False}
-        config.write_text(json.dumps(values | tokenizer.template_variables, indent=2) + "\n", encoding="utf-8")
     if isinstance(tokenizer, SentencePieceTokenizer) and not (folder / "tokenizer.json").exists():
-        converted = as_tokenizer_json(tokenizer)
-        if converted is None:
-            log.warning("%s is no BPE model of plain text: transformers may encode some texts otherwise", path)
-        else:
-            (folder / "tokenizer.json").write_text(json.dumps(converted, ensure_ascii=False), encoding="utf-8")
+        _convert(folder, tokenizer)
     try:
         _save_template(folder, tokenizer)
     except TuneError as error:
         level = logging.INFO if isinstance(error, ConfigError) else logging.WARNING  # an extra that is not installed
         log.log(level, "the tokenizer in the checkpoint was not compared with the one of the run: %s", error)
+
+
+def _convert(folder: Path, tokenizer: SentencePieceTokenizer) -> None:
+    """Writes a lone SentencePiece model as tokenizer.json, too, which transformers would convert with other tokens."""
+    converted, config = as_tokenizer_json(tokenizer), folder / "tokenizer_config.json"
+    if converted is None:
+        log.warning("%s is no BPE model of plain text: transformers may encode some texts otherwise", tokenizer.path)
+        return
+    values = {"add_bos_token": True, "add_eos_token": False, **tokenizer.template_variables, **read_json(config)}
+    for path, content in (
+        (folder / "tokenizer.json", converted),
+        (config, values | {"tokenizer_class": TOKENIZER_CLASS}),
+    ):
+        path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _save_template(folder: Path, tokenizer: ModelTokenizer) -> None:

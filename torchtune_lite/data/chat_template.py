@@ -20,6 +20,7 @@ CHAT_TEMPLATE = "chat_template"
 """What a config's `prompt_template` says for the template that came with the tokenizer."""
 
 FILE = "chat_template.jinja"
+MARKS = "_marks"  # a variable of a template, no state of it: a save in the background renders, too
 
 
 class ChatTemplate:
@@ -61,7 +62,6 @@ class ChatTemplate:
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool, marks: tuple[str, str]) -> str:
         import jinja2
 
-        self._template.environment.marks = marks
         try:
             return self._template.render(
                 messages=[as_dict(message) for message in messages],
@@ -69,6 +69,7 @@ class ChatTemplate:
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self.variables,
+                **{MARKS: marks},
             )
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
             raise DataError(f"{self.name}: {' '.join(str(error).split()) or type(error).__name__}") from None
@@ -156,17 +157,18 @@ def _compile(source: str, name: str) -> Any:
         raise ConfigError("chat templates need jinja2; pip install 'torchtune_lite[hf]'") from None
 
     class Generation(jinja2.ext.Extension):
-        """`{% generation %}…{% endgeneration %}`, put between the environment's two `marks`."""
+        """`{% generation %}…{% endgeneration %}`, put between the two marks that the rendering is given."""
 
         tags = {"generation"}
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.CallBlock(self.call_method("_between_marks"), [], [], body).set_lineno(line)
+            call = self.call_method("_between_marks", [jinja2.nodes.ContextReference()])
+            return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
 
-        def _between_marks(self, caller: Any) -> str:
-            start, end = self.environment.marks
+        def _between_marks(self, context: Any, caller: Any) -> str:
+            start, end = context[MARKS]
             return f"{start}{caller()}{end}"
 
     def raise_exception(message: str) -> None:
@@ -181,7 +183,6 @@ def _compile(source: str, name: str) -> Any:
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    environment.extend(marks=("", ""))
     try:
         return environment.from_string(source)
     except jinja2.TemplateError as error:

@@ -8,13 +8,16 @@ from typing import Any
 
 from torchtune_lite.data.sentencepiece_tokenizer import SentencePieceTokenizer
 
+TOKENIZER_CLASS = "PreTrainedTokenizerFast"
+"""In transformers: takes a tokenizer.json as it is, where LlamaTokenizer splits texts its own way."""
+
 BPE = 2  # sentencepiece_model.proto: TrainerSpec.ModelType
 CONTROL, USER_DEFINED, BYTE = 3, 4, 6  # ModelProto.SentencePiece.Type
 UNKNOWN = 2
 
 
 def as_tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | None:
-    """Writes the vocabulary and its merges as transformers' LlamaTokenizer reads them, with BOS before a text.
+    """Writes the vocabulary, its merges and how a text is split, with BOS before it, for `TOKENIZER_CLASS`.
 
     None for what is no BPE model, or one that changes spaces or characters before it splits a text. A merge comes the
     sooner the higher the score of the piece that it makes.
@@ -36,7 +39,7 @@ def as_tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | Non
         known = [pair for pair in halves if pair[0] in vocabulary and pair[1] in vocabulary]
         merges += sorted(known, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
     added = {i: piece for i, piece in enumerate(model.pieces) if piece.type in (CONTROL, UNKNOWN, USER_DEFINED)}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False}
     scheme = tokenizer.prepend_scheme
     decoders = [
         {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
@@ -51,10 +54,11 @@ def as_tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | Non
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": i, "content": piece.piece, **flags, "special": piece.type != USER_DEFINED}
+            {"id": i, "content": piece.piece, **flags, "normalized": own, "special": not own}
             for i, piece in added.items()
+            for own in [piece.type == USER_DEFINED]  # found in a text whose spaces are ▁
         ],
-        "normalizer": None,
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
         "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False},
         "post_processor": {
             "type": "TemplateProcessing",
