@@ -47,6 +47,9 @@ def test_torchtunes_name_and_arguments(tmp_path):
     with pytest.raises(DataError, match="has none: no chat_template.jinja"):
         instantiate(node)
     assert instantiate({**node, "prompt_template": None}).eos_id == 2
+    config = json.loads((tmp_path / "c.json").read_text())
+    (tmp_path / "c.json").write_text(json.dumps({**config, "chat_template": "{{ messages[0].content + eos_token }}"}))
+    assert instantiate(node).prompt_template.render([Message("user", "x")]) == "x</s>"
     with pytest.raises(ConfigError, match="truncation_type='left' is not served"):
         instantiate({**node, "truncation_type": "left"})
     with pytest.raises(DataError, match="g.json is no file"):

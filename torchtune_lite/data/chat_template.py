@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite.data.messages import Message
-from torchtune_lite.data.tokenizer_files import read_json
 from torchtune_lite.errors import ConfigError, DataError
 
 Span = tuple[int, int]
@@ -124,9 +123,9 @@ def find_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> tup
     return (found, f"{folder / 'tokenizer_config.json'}: {CHAT_TEMPLATE}") if found else None
 
 
-def get_chat_template(folder: Path, variables: Mapping[str, str]) -> ChatTemplate:
-    """Reads the chat template in `folder`; DataError where there is none."""
-    found = find_chat_template(folder, read_json(folder / "tokenizer_config.json"))
+def get_chat_template(folder: Path, tokenizer_config: Mapping[str, Any], variables: Mapping[str, str]) -> ChatTemplate:
+    """Reads the chat template of a tokenizer; DataError where there is none."""
+    found = find_chat_template(folder, tokenizer_config)
     if found is None:
         raise DataError(
             f"tokenizer.prompt_template is {CHAT_TEMPLATE}, but {folder} has none: no {FILE}, nor one in "

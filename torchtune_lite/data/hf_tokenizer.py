@@ -40,10 +40,10 @@ class HuggingFaceBaseTokenizer:
     ) -> None:
         path = Path(tokenizer_json_path).expanduser()
         self.folder = path.parent
-        config = read_json(_beside(path, tokenizer_config_json_path, "tokenizer_config.json"))
+        self.config = read_json(_beside(path, tokenizer_config_json_path, "tokenizer_config.json"))
         generation = read_json(_beside(path, generation_config_path, "generation_config.json"))
-        self.tokenizer = _load(path, config)
-        self.template_variables = special_tokens(self.folder, config)
+        self.tokenizer = _load(path, self.config)
+        self.template_variables = special_tokens(self.folder, self.config)
         self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
         self.special_tokens = {token.content: i for i, token in self.tokenizer.get_added_tokens_decoder().items()}
         self.added = set(self.special_tokens.values())
@@ -111,7 +111,7 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         self._guard_length = len(super().encode(self._guard, add_bos=False, add_eos=False))
         self.prefixes = super().encode("a", add_bos=False, add_eos=False) != self._encode_part("a", trim=True)
         self._bounded = self.tokenizer.normalizer is None
-        self._use_template(prompt_template, self.template_variables)
+        self._use_template(prompt_template, self.config, self.template_variables)
 
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False

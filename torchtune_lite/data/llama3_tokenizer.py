@@ -115,7 +115,7 @@ class Llama3Tokenizer(ModelTokenizer):
             path, "llama3_tiktoken", LLAMA3_PATTERN, self.bos_id, self.eos_id, special
         )
         self.vocab_size = self.tt_model.vocab_size
-        self._use_template(prompt_template, {})
+        self._use_template(prompt_template, {}, {})
 
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False

@@ -60,7 +60,7 @@ class SentencePieceTokenizer(ModelTokenizer):
         self.prepend_scheme = prepend_scheme(config)
         ends = {"bos_token": self._model.id_to_piece(self.bos_id), "eos_token": self._model.id_to_piece(self.eos_id)}
         self.template_variables = ends | special_tokens(folder, config)
-        self._use_template(prompt_template, self.template_variables)
+        self._use_template(prompt_template, config, self.template_variables)
 
     def serialized(self) -> bytes:
         """Gives the model as its file holds it."""

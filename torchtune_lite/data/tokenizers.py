@@ -91,10 +91,13 @@ class ModelTokenizer(ABC):
         most = self.most_around * len(messages) + sum(map(self.most_tokens, texts))
         return self.max_seq_len is None or most <= self.max_seq_len
 
-    def _use_template(self, given: PromptTemplateArg, special_tokens: Mapping[str, str]) -> None:
-        """Sets `prompt_template`, last of all; a chat template's end of turn becomes a stop token."""
+    def _use_template(self, given: PromptTemplateArg, config: Mapping[str, Any], variables: Mapping[str, str]) -> None:
+        """Sets `prompt_template`, last of all; a chat template's end of turn becomes a stop token.
+
+        `config` is that of the tokenizer, `variables` the special tokens that a chat template may name.
+        """
         if given == CHAT_TEMPLATE:
-            given = get_chat_template(Path(self.path).expanduser().parent, special_tokens)
+            given = get_chat_template(Path(self.path).expanduser().parent, config, variables)
         self.prompt_template = given if isinstance(given, ChatTemplate) else get_prompt_template(given)
         if isinstance(given, ChatTemplate):
             self._stop_at_turns_end(given)
