@@ -1,15 +1,18 @@
+import base64
 import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tests.data.chats import TEMPLATES, plain, write_folder
 from torchtune_lite.checkpoint import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.tokenizer import save_tokenizer
-from torchtune_lite.data import ChatMLTemplate, Llama2ChatTemplate, Message, load_tokenizer
+from torchtune_lite.data import ChatMLTemplate, Llama2ChatTemplate, Llama3Tokenizer, Message, load_tokenizer
 from torchtune_lite.errors import DataError
 
 CONVERSATION = [Message("user", "what is  it? "), Message("assistant", "42\nlines."), Message("user", "é市")]
@@ -24,7 +27,7 @@ def save(tmp_path: Path):
     def save(tokenizer, base: Path) -> Path:
         folder = tmp_path / "saved"
         folder.mkdir()
-        for file in base.iterdir():
+        for file in filter(Path.is_file, base.iterdir()):
             (folder / file.name).write_bytes(file.read_bytes())
         save_tokenizer(folder, tokenizer, base)
         return folder
@@ -63,6 +66,24 @@ def test_a_tokenizer_from_elsewhere_takes_the_place_of_the_bases(save, tmp_path,
     folder = save(live, base)
     assert {path.name for path in folder.iterdir()} == {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"}
     assert load_tokenizer(folder, prompt_template="chat_template").encode("the fox") == live.encode("the fox")
+    assert not caplog.text
+
+
+def test_llama_3s_ranks_leave_the_bases_files(save, tmp_path, caplog):
+    """They stand in original/, beside them a tokenizer.json of the same tokens."""
+    base = write_folder(tmp_path / "base", "bytelevel", plain(TEMPLATES["llama3"]))
+    (base / "tokenizer.json").unlink()
+    ranks = [base64.b64encode(bytes([byte])).decode() for byte in range(256)]
+    (base / "original").mkdir()
+    (base / "original" / "tokenizer.model").write_text("".join(f"{token} {i}\n" for i, token in enumerate(ranks)))
+    tokenizer = Llama3Tokenizer(str(base / "original" / "tokenizer.model"))
+    letters = {character: byte for byte, character in bytes_to_unicode().items()}
+    model = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.add_special_tokens(["<s>", "</s>"])
+    model.save(str(base / "tokenizer.json"))
+    saved = save(tokenizer, base)
+    assert {path.name for path in saved.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
     assert not caplog.text
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torchtune_lite.data import (
     ChatTemplate,
     HuggingFaceModelTokenizer,
+    Llama3Tokenizer,
     Message,
     ModelTokenizer,
     SentencePieceTokenizer,
@@ -19,6 +20,7 @@ from torchtune_lite.data.chat_template import CHAT_TEMPLATE, FILE, find_chat_tem
 from torchtune_lite.data.sentencepiece_export import TOKENIZER_CLASS, as_tokenizer_json
 from torchtune_lite.data.template_export import as_chat_template
 from torchtune_lite.data.tokenizer_files import read_json
+from torchtune_lite.data.tokenizer_loader import FILES
 from torchtune_lite.errors import ConfigError, TuneError
 
 TOKENIZER_FILES = (
@@ -52,7 +54,8 @@ def copy_files(source: Path, folder: Path, patterns: Iterable[str]) -> None:
 def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
     """Puts the files of the tokenizer that was trained with into `folder`, which has those of `checkpoint_dir`.
 
-    A text template is written as chat_template.jinja, in the place of the base's. Then a chat is encoded by `tokenizer`
+    The base's files stay where they give the same tokens. A text template is written as chat_template.jinja, in the
+    place of the base's. Then a chat is encoded by `tokenizer`
     and by what was saved; a warning tells where they differ, or where the template cannot be written. A tokenizer of
     the user's own is left alone.
     """
@@ -62,12 +65,15 @@ def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
     if not path.is_file():
         log.warning("%s is gone, so the checkpoint has the base's tokenizer files", path)
         return
-    if path.parent.resolve() != checkpoint_dir.resolve():
+    elsewhere = path.parent.resolve() != checkpoint_dir.resolve()
+    if elsewhere and not _encodes_alike(folder, tokenizer):
         for file in [file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)]:
             file.unlink()
         copy_files(path.parent, folder, TOKENIZER_FILES)
-    is_json = isinstance(tokenizer, HuggingFaceModelTokenizer)
-    shutil.copyfile(path, folder / ("tokenizer.json" if is_json else "tokenizer.model"))
+    if not any((folder / name).exists() for name in FILES):
+        shutil.copyfile(path, folder / FILES[not isinstance(tokenizer, HuggingFaceModelTokenizer)])
+    if isinstance(tokenizer, Llama3Tokenizer):  # it has one form, that of the base's chat template
+        return
     if isinstance(tokenizer, SentencePieceTokenizer) and not (folder / "tokenizer.json").exists():
         _convert(folder, tokenizer)
     try:
@@ -75,6 +81,16 @@ def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
     except TuneError as error:
         level = logging.INFO if isinstance(error, ConfigError) else logging.WARNING  # an extra that is not installed
         log.log(level, "the tokenizer in the checkpoint was not compared with the one of the run: %s", error)
+
+
+def _encodes_alike(folder: Path, tokenizer: ModelTokenizer) -> bool:
+    """Tells whether the base's files give the tokens of the run's, which stand elsewhere: Llama 3's ranks, say."""
+    try:
+        saved = load_tokenizer(folder)
+    except TuneError:
+        return False
+    texts = [text.strip() for _, text in _CHAT]
+    return all(saved.encode(text, False, False) == tokenizer.encode(text, False, False) for text in texts)
 
 
 def _convert(folder: Path, tokenizer: SentencePieceTokenizer) -> None:
