@@ -87,6 +87,14 @@ def test_llama_3s_ranks_leave_the_bases_files(save, tmp_path, caplog):
     assert not caplog.text
 
 
+def test_a_lone_model_of_the_base_makes_place_for_a_tokenizer_json(save, tmp_path, caplog):
+    base = write_folder(tmp_path / "base", "spm_plain")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "json")
+    saved = save(load_tokenizer(tmp_path / "json"), base)
+    assert (saved / "tokenizer.json").exists() and not (saved / "tokenizer.model").exists()
+    assert not caplog.text
+
+
 def test_warns_of_a_template_that_others_cannot_follow(save, tmp_path, caplog):
     """Tags that are special tokens of a SentencePiece model are text in training, and tokens for transformers."""
     base = write_folder(tmp_path / "base", "spm")

@@ -54,10 +54,10 @@ def copy_files(source: Path, folder: Path, patterns: Iterable[str]) -> None:
 def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
     """Puts the files of the tokenizer that was trained with into `folder`, which has those of `checkpoint_dir`.
 
-    The base's files stay where they give the same tokens. A text template is written as chat_template.jinja, in the
-    place of the base's. Then a chat is encoded by `tokenizer`
-    and by what was saved; a warning tells where they differ, or where the template cannot be written. A tokenizer of
-    the user's own is left alone.
+    The base's files stay where its tokenizer.json gives the same tokens. A text template is written as
+    chat_template.jinja, in the place of the base's. Then a chat is encoded by `tokenizer` and by what was saved; a
+    warning tells where they differ, or where the template cannot be written. A tokenizer of the user's own is left
+    alone.
     """
     if not isinstance(tokenizer, ModelTokenizer):
         return
@@ -84,7 +84,9 @@ def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
 
 
 def _encodes_alike(folder: Path, tokenizer: ModelTokenizer) -> bool:
-    """Tells whether the base's files give the tokens of the run's, which stand elsewhere: Llama 3's ranks, say."""
+    """Tells whether the base's tokenizer.json gives the tokens of the run's, which stand elsewhere: Llama 3's ranks."""
+    if not (folder / "tokenizer.json").exists():
+        return False
     try:
         saved = load_tokenizer(folder)
     except TuneError:
