@@ -96,7 +96,7 @@ class FullFinetuneRecipeSingleDevice:
         self.tokenizer = config.instantiate(cfg.tokenizer)
         with torch.device("meta"):  # shapes only: the weights come one by one from the checkpoint
             self.model = config.instantiate(cfg.model, defaults=self.checkpointer.decoder_args)
-        data.check_vocabulary(self.tokenizer, self.model.config.vocab_size)
+        self.checkpointer.use_tokenizer(self.tokenizer, self.model.config.vocab_size)
         data.limit_length(self.tokenizer, self.model.config.max_seq_len)
         self.batches = self._batches(cfg.dataset, cfg.batch_size, cfg.shuffle, cfg.dataset_weights)
         batch_size_val = cfg.batch_size_val or cfg.batch_size

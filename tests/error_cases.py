@@ -27,6 +27,11 @@ dataset:"""
 BOMB = "x_a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]" + "".join(
     f"\nx_{new}: &{new} [{', '.join([f'*{old}'] * 10)}]" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
+DATASET = "dataset:\n  _component_: torchtune_lite.datasets.instruct_dataset\n  source: train.jsonl\n"
+PACKED_AND_NOT = "dataset:\n" + "".join(
+    "- {_component_: torchtune_lite.datasets.instruct_dataset, source: train.jsonl, packed: %s}\n" % packed
+    for packed in (True, False)
+)
 IDS = """class Rows:
     def __init__(self, tokenizer):
         self.ids = [1, 5000, 2]
@@ -129,8 +134,15 @@ CASES: dict[str, tuple[int, list[Case]]] = {
         3,
         [
             Case("A file that is missing", f"{RUN} dataset.source=data/*.jsonl"),
-            Case("A folder", f"{RUN} dataset.source=base"),
-            Case("A CSV file", f"{RUN} dataset.source=train.csv"),
+            Case("A model's folder", f"{RUN} dataset.source=base"),
+            Case(
+                "A folder of two kinds of files", f"{RUN} dataset.source=data", {"data/a.csv": "a", "data/b.txt": "b"}
+            ),
+            Case("A CSV file without the column", f"{RUN} dataset.source=a.csv", {"a.csv": "input,answer\na,b\n"}),
+            Case("A list of a packed and another data set", RUN, config(DATASET, PACKED_AND_NOT), code=2),
+            Case("Packs to be padded", f"{RUN} dataset.packed=True collate=padded", code=2),
+            Case("Weights of a single data set", f"{RUN} dataset_weights=[1,2]", code=2),
+            Case("A stream without an end", f"{RUN} dataset.streaming=True", code=2),
             Case("An empty file", RUN, rows()),
             Case("White space only", RUN, rows("", "  ")),
             Case("An empty list", RUN, rows("[]")),

@@ -18,7 +18,7 @@ from torchtune_lite.data import SentencePieceTokenizer
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 COMMANDS = [
     pytest.param(words, shown, id=f"{page.stem}: {' '.join(words)[:60]}")
-    for page in sorted(DOCS.glob("coming_from_*.md"))
+    for page in [*sorted(DOCS.glob("coming_from_*.md")), DOCS / "tokenizers.md"]
     for block in re.findall(r"(?:^    .*\n)+", page.read_text(encoding="utf-8"), re.M)
     for (first, *shown) in [block.rstrip("\n").split("\n")]
     if first.startswith("    $ tune ")
@@ -44,7 +44,7 @@ def test_a_command_says_what_the_page_says(words, shown, folder, monkeypatch, ca
 
 
 def test_the_pages_have_commands():
-    assert len(COMMANDS) >= 9
+    assert len(COMMANDS) >= 12
 
 
 PAGE = (DOCS / "data.md").read_text(encoding="utf-8")

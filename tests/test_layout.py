@@ -37,7 +37,10 @@ MAY_IMPORT = {
 }
 NO_TORCH = {"__init__", "__main__", "errors", "redaction", "config", "catalog", "cli"}
 OWNED = {"torchao": {"peft"}, "sentencepiece": {"data", "assets"}, "omegaconf": {"config", "cli"}, "yaml": {"config"}}
-OPTIONAL = {"wandb", "matplotlib", "tensorboard", "tokenizers", "huggingface_hub", "lm_eval", "pyarrow", "transformers"}
+OPTIONAL = {
+    *("wandb", "matplotlib", "tensorboard", "tokenizers", "tiktoken", "jinja2", "huggingface_hub", "lm_eval"),
+    *("pyarrow", "transformers"),
+}
 
 BUDGETS = {PACKAGE / "modules/transformer.py": 400}
 ALIKE = (

@@ -206,3 +206,18 @@ def test_large_in_bytes_is_large_too(monkeypatch):
     assert checked(128 * 2**20) == 100 + 100  # the first, and every second of the others
     assert checked(2**40) == 100
     assert 10_000 < checked(0, 200_001) < 10_101
+
+
+def refusing(sample):
+    """A tokenizer whose template takes no text that starts with `x`."""
+    if sample["text"].startswith("x"):
+        raise DataError("the chat template refuses it")
+    return codes(sample)
+
+
+def test_a_row_that_the_template_refuses_is_a_bad_one():
+    rows = rows_of("ab", "xa", "xb")
+    with pytest.raises(DataError, match=r"^x.jsonl:2 and 1 more: the chat template refuses it$"):
+        SFTDataset(rows, ColumnText("text"), refusing)
+    dataset = SFTDataset(rows, ColumnText("text"), refusing, on_bad_sample="skip")
+    assert len(dataset) == 1 and list(dataset.bad) == [1, 2]

@@ -1,8 +1,8 @@
 import pytest
 
-from torchtune_lite.data import Llama2ChatTemplate, Message, PromptTemplate, SentencePieceTokenizer
+from torchtune_lite.data import Llama2ChatTemplate, Message, MistralChatTemplate, PromptTemplate, SentencePieceTokenizer
 from torchtune_lite.data.templates import get_prompt_template
-from torchtune_lite.errors import ConfigError
+from torchtune_lite.errors import ConfigError, DataError
 
 CHAT = [
     Message("system", "S", masked=True),
@@ -51,10 +51,16 @@ def test_chatml_leaves_an_empty_last_answer_open():
         ("torchtune.data.SummarizeTemplate", "Summarize this dialogue:\nQ\n---\nSummary:\n"),
         ("torchtune.data.GrammarErrorCorrectionTemplate", "Correct this to standard English: Q\n---\nCorrected: "),
         ("torchtune.models.llama2.Llama2ChatTemplate", "[INST] Q [/INST] "),
+        ("torchtune_lite.data.MistralChatTemplate", "[INST] Q [/INST] "),
     ],
 )
 def test_a_dotted_path_names_a_template(path, question):
     assert written(get_prompt_template(path), CHAT[1:3]) == [("user", question, True), ("assistant", "A", False)]
+
+
+def test_mistral_has_no_place_for_a_system_prompt():
+    with pytest.raises(DataError, match="no place for a system prompt; put it into the first user message"):
+        MistralChatTemplate()(CHAT)
 
 
 def test_null_is_no_template_and_an_object_is_itself():

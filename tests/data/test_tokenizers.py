@@ -1,9 +1,17 @@
+import logging
 import random
 
 import pytest
-import sentencepiece
 
-from torchtune_lite.data import Llama2ChatTemplate, Message, SentencePieceTokenizer, check_vocabulary, limit_length
+from tests.data.chats import TEMPLATES, plain, write_folder
+from torchtune_lite.data import (
+    Llama2ChatTemplate,
+    Message,
+    SentencePieceTokenizer,
+    check_vocabulary,
+    limit_length,
+    load_tokenizer,
+)
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -61,45 +69,6 @@ def test_truncation_keeps_eos_and_the_mask_in_step(char_model, spell, max_seq_le
     assert sample["id"] == 7
 
 
-def test_agrees_with_sentencepiece_on_plain_text(char_model):
-    tokenizer = SentencePieceTokenizer(char_model)
-    model = sentencepiece.SentencePieceProcessor(model_file=str(char_model))
-    text = "The quick  brown fox\n"
-    assert tokenizer.encode(text) == model.encode(text, add_bos=True, add_eos=True)
-    assert tokenizer.encode(text, add_bos=False, add_eos=False) == model.encode(text)
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size) == (1, 2, model.vocab_size())
-    assert (tokenizer.pad_id, tokenizer.stop_tokens, tokenizer.path) == (0, [2], str(char_model))
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (None, "No such file"),
-        (b"", "not a SentencePiece model"),
-        (b"\x00garbage\xff" * 40, "not a SentencePiece model"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git-lfs pointer"),
-        (b"<!DOCTYPE html><html></html>", "HTML page"),
-        (b'{"version": "1.0"}', "JSON file"),
-    ],
-)
-def test_refuses_a_file_that_is_no_tokenizer(tmp_path, content, message):
-    path = tmp_path / "tokenizer.model"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(DataError, match=message) as error:
-        SentencePieceTokenizer(path)
-    assert str(path) in str(error.value) and "\n" not in str(error.value)
-
-
-def test_refuses_a_truncated_model_and_a_folder(tmp_path, char_model):
-    path = tmp_path / "half.model"
-    path.write_bytes(char_model.read_bytes()[:-7])
-    for given in (path, tmp_path):
-        with pytest.raises(DataError, match="tokenizer.path"):
-            SentencePieceTokenizer(given)
-
-
 def test_refuses_a_length_without_room_for_a_label(char_model):
     with pytest.raises(ConfigError, match="max_seq_len=1"):
         SentencePieceTokenizer(char_model, max_seq_len=1)
@@ -147,3 +116,60 @@ def test_a_sample_without_an_answer_in_the_loss_is_never_sure(char_model):
     assert tokenizer.surely_whole({"messages": turns("a", "b")})
     assert not tokenizer.surely_whole({"messages": turns("a")})
     assert not tokenizer.surely_whole({"messages": [Message("assistant", "b", masked=True)]})
+
+
+@pytest.mark.parametrize("template", [None, Llama2ChatTemplate()])
+def test_a_prompt_is_how_the_conversation_starts(char_model, template):
+    """Earlier answers end with EOS there, too."""
+    tokenizer = SentencePieceTokenizer(char_model, prompt_template=template)
+    conversation = turns("a", "b", "c", "d")
+    prompt, _ = tokenizer.tokenize_messages(conversation[:3], add_eos=False)
+    assert prompt.count(tokenizer.eos_id) == 1
+    assert tokenizer.tokenize_messages(conversation)[0][: len(prompt)] == prompt
+
+
+def test_warns_of_special_tokens_that_are_not_the_checkpoints(char_model, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("torchtune_lite"), "propagate", True)
+    tokenizer = SentencePieceTokenizer(char_model)
+    (tmp_path / "config.json").write_text('{"bos_token_id": 128000, "eos_token_id": [128001, 2]}')
+    check_vocabulary(tokenizer, 200, tmp_path)
+    assert "has BOS 1, but the checkpoint's config.json has 128000" in caplog.text and "EOS" not in caplog.text
+    caplog.clear()
+    (tmp_path / "generation_config.json").write_text('{"bos_token_id": 1}')
+    check_vocabulary(tokenizer, 200, tmp_path)
+    check_vocabulary(tokenizer, 200, tmp_path / "none")
+    assert not caplog.text
+
+
+def test_padding_must_be_embedded(char_model):
+    tokenizer = SentencePieceTokenizer(char_model)
+    tokenizer.pad_id = 300
+    with pytest.raises(DataError, match="pads with id 300, which the model does not embed"):
+        check_vocabulary(tokenizer, 200)
+
+
+@pytest.mark.parametrize("max_seq_len, kept", [(None, 25), (25, 25), (24, 23), (10, 9)])
+def test_a_chat_that_is_cut_ends_with_eos(tmp_path, max_seq_len, kept):
+    folder = write_folder(tmp_path, "bytelevel", plain(TEMPLATES["chatml"]))
+    whole, whole_mask = load_tokenizer(folder, prompt_template="chat_template").tokenize_messages(turns("a", "b" * 12))
+    assert len(whole) == 25
+    tokenizer = load_tokenizer(folder, max_seq_len, "chat_template")
+    sample = tokenizer({"messages": turns("a", "b" * 12)})
+    assert sample["tokens"] == whole[:kept] + [tokenizer.eos_id] * (kept < 25)
+    assert sample["mask"] == whole_mask[: len(sample["tokens"])]
+    assert sample["truncated"] is (kept < 25)
+    assert not tokenizer.surely_whole({"messages": turns("a", "b")})
+
+
+def test_stops_where_the_template_ends_a_turn_and_warns_where_it_does_not(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("torchtune_lite"), "propagate", True)
+    tokenizer = load_tokenizer(write_folder(tmp_path, "bytelevel", plain(TEMPLATES["gemma"])), None, "chat_template")
+    assert tokenizer.stop_tokens == [tokenizer.eos_id, tokenizer.special_tokens["<end_of_turn>"]]
+    assert not caplog.text
+    load_tokenizer(
+        write_folder(tmp_path, "bytelevel", "{{ messages[0].content }}{{ messages[1].content }}"), None, None
+    )
+    assert not caplog.text
+    for source in ("{% for m in messages %}{{ m.role + m.content }}{% endfor %}",):
+        load_tokenizer(write_folder(tmp_path, "bytelevel", source), None, "chat_template")
+    assert "ends an answer with no special token" in caplog.text

@@ -1,7 +1,6 @@
 """What the checkpointers of all layouts have in common: a folder in, a folder out."""
 
 import logging
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,25 +19,17 @@ from torchtune_lite.checkpoint.model_weights import (
 )
 from torchtune_lite.checkpoint.nf4_cache import NF4Cache
 from torchtune_lite.checkpoint.store import publish
+from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, save_tokenizer
 from torchtune_lite.checkpoint.training_state import TrainingState
 from torchtune_lite.checkpoint.verification import compare
 from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family
 from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.peft import adapter_modules, adapter_state, is_quantized
 
-COPIED = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "chat_template*",
-    "generation_config.json",
-    "LICENSE*",
-    "USE_POLICY*",
-)
+COPIED = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "USE_POLICY*")
 """Small files of the base that a checkpoint made from it needs as well."""
 
 MERGE_INTO = ("quantized", "original")
@@ -63,6 +54,7 @@ class Checkpointer(ABC):
     family: Family
     decoder_args: dict[str, Any]
     _files: list[Path]
+    _tokenizer: Any = None
     _num_layouts = 1  # in which `_write_model` writes the model
 
     def __init__(
@@ -143,6 +135,14 @@ class Checkpointer(ABC):
         if self.adapter_checkpoint:
             load_adapter(model, self.adapter_checkpoint, self.family)
 
+    def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:
+        """Checks, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.
+
+        Its files and its template take the place of the base's, and are compared with it on a chat.
+        """
+        check_vocabulary(tokenizer, vocab_size, self.checkpoint_dir)
+        self._tokenizer = tokenizer
+
     def _nf4_cache(
         self, model: nn.Module, cache_dir: Path | str | None, device: torch.device | str, dtype: torch.dtype
     ) -> NF4Cache | None:
@@ -183,9 +183,9 @@ class Checkpointer(ABC):
                 self._write_model(draft, model.config, merged_weights(model, originals))
                 if rows is not None:
                     self._verify(draft, model, rows)
-            for pattern in COPIED:
-                for file in filter(Path.is_file, self.checkpoint_dir.glob(pattern)):
-                    shutil.copyfile(file, draft / file.name)
+            copy_files(self.checkpoint_dir, draft, COPIED)
+            if self._tokenizer is not None:
+                save_tokenizer(draft, self._tokenizer, self.checkpoint_dir)
             if state is not None:
                 state.write(draft / "resume", self.family)
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from torchtune_lite.config import hints
 from torchtune_lite.config.document import Document, KeyPath
@@ -127,7 +127,9 @@ def _misfit(name: str, value: Any, parameters: Mapping[str, inspect.Parameter], 
         instead = did_you_mean(name, known) or f" (it has: {', '.join(known)})"
         return "" if _open(parameters) else f"has no argument '{name}'{instead}"
     hint, default = parameters[name].annotation, parameters[name].default
-    if isinstance(value, str) and DottedPath in (hint, *get_args(hint)) and value != default:
+    options = get_args(hint)
+    words = [word for each in options if get_origin(each) is Literal for word in get_args(each)]
+    if isinstance(value, str) and DottedPath in (hint, *options) and value not in (default, *words):
         return _unknown_object(name, value)
     if hint is EMPTY or isinstance(hint, str) or value == default or hints.fits(value, hint):
         return ""

@@ -20,6 +20,7 @@ DottedPath = Annotated[str, "dotted path"]
 """The annotation of an argument whose text names an object: checked with the config as a `_component_` is."""
 
 MOST_NAMES = 40  # more in a module are not listed in a message
+TOKENIZERS = "torchtune.modules.transforms.tokenizers."
 
 
 def find(path: Any) -> Any:
@@ -29,8 +30,7 @@ def find(path: Any) -> Any:
     """
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
         raise ConfigError(f"{path!r} is no dotted path such as torch.optim.AdamW")
-    if path.startswith("torchtune."):
-        path = path.replace("torchtune.", "torchtune_lite.", 1)
+    path = _ours(path)
     with _own_modules_importable():
         if not trust.may_import(path):
             raise ConfigError(_refused(path))
@@ -40,6 +40,13 @@ def find(path: Any) -> Any:
         if not trust.names(path) and not trust.module(_module_of(found)):
             raise ConfigError(_refused(path))
     return found
+
+
+def _ours(path: str) -> str:
+    """Puts this package in the place of `torchtune.`, and of the module of torchtune that stands elsewhere here."""
+    if path.startswith(TOKENIZERS):
+        return path.replace(TOKENIZERS, "torchtune_lite.data.", 1)
+    return path.replace("torchtune.", "torchtune_lite.", 1) if path.startswith("torchtune.") else path
 
 
 def _is_component(found: Any) -> bool:

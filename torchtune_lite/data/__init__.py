@@ -1,8 +1,11 @@
 """From rows to tensors: messages, prompt templates, tokenizers, samples, batches."""
 
 from torchtune_lite.data.batches import Batches, num_label_tokens, num_real_tokens, some_rows, windows
+from torchtune_lite.data.chat_template import ChatTemplate
 from torchtune_lite.data.collate import COLLATES, Batch, padded_collate_sft, padding_free_collate_sft
 from torchtune_lite.data.conversations import OpenAIToMessages, ShareGPTToMessages
+from torchtune_lite.data.hf_tokenizer import HuggingFaceBaseTokenizer, HuggingFaceModelTokenizer
+from torchtune_lite.data.llama3_tokenizer import Llama3Tokenizer, TikTokenBaseTokenizer
 from torchtune_lite.data.messages import (
     AlpacaToMessages,
     InputOutputToMessages,
@@ -13,6 +16,7 @@ from torchtune_lite.data.messages import (
 from torchtune_lite.data.packed import PackedDataset
 from torchtune_lite.data.preference import ChosenRejectedToMessages, PairTokens, PreferenceDataset, padded_collate_dpo
 from torchtune_lite.data.rows import OnBadSample, Rows
+from torchtune_lite.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, OnLongSample, SFTDataset
 from torchtune_lite.data.sources import DataFiles, Filter, filtered, load_rows, open_stream
 from torchtune_lite.data.streams import AnyBatches, StreamBatches, StreamDataset, make_batches, steps_per_epoch
@@ -20,12 +24,14 @@ from torchtune_lite.data.templates import (
     ChatMLTemplate,
     GrammarErrorCorrectionTemplate,
     Llama2ChatTemplate,
+    MistralChatTemplate,
     PromptTemplate,
     QuestionAnswerTemplate,
     SummarizeTemplate,
 )
 from torchtune_lite.data.text import ColumnText, TextTokens
-from torchtune_lite.data.tokenizers import SentencePieceTokenizer, check_vocabulary, limit_length
+from torchtune_lite.data.tokenizer_loader import load_tokenizer
+from torchtune_lite.data.tokenizers import ModelTokenizer, check_vocabulary, limit_length
 
 __all__ = [
     "COLLATES",
@@ -36,14 +42,20 @@ __all__ = [
     "Batches",
     "ChatMLTemplate",
     "ChosenRejectedToMessages",
+    "ChatTemplate",
     "ColumnText",
     "DataFiles",
     "Filter",
     "GrammarErrorCorrectionTemplate",
+    "HuggingFaceBaseTokenizer",
+    "HuggingFaceModelTokenizer",
     "InputOutputToMessages",
     "Llama2ChatTemplate",
     "MaskingStrategy",
+    "Llama3Tokenizer",
     "Message",
+    "MistralChatTemplate",
+    "ModelTokenizer",
     "OnBadSample",
     "OnLongSample",
     "OpenAIToMessages",
@@ -60,11 +72,13 @@ __all__ = [
     "StreamDataset",
     "SummarizeTemplate",
     "TextTokens",
+    "TikTokenBaseTokenizer",
     "check_vocabulary",
     "filtered",
     "limit_length",
     "load_rows",
     "make_batches",
+    "load_tokenizer",
     "num_label_tokens",
     "num_real_tokens",
     "open_stream",

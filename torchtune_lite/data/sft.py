@@ -102,7 +102,11 @@ class SFTDataset:
 
     def _make(self, row: int) -> tuple[dict[str, array], bool]:
         """Returns tokens and labels of a row, and whether they are cut."""
-        tokenized = self._tokenize(self._prepared(row))
+        prepared = self._prepared(row)
+        try:
+            tokenized = self._tokenize(prepared)
+        except DataError as error:  # of a template that wants other turns
+            raise DataError(f"{self.rows.where(row)}: {error}") from None
         return self._arrays(tokenized), tokenized.get("truncated", False)
 
     def _usable(self, row: int) -> dict[str, array] | None:
@@ -137,11 +141,16 @@ class SFTDataset:
             raise_problems(self._alike(self.bad))
         left_out = set(self.bad)
         for row in doubtful:
-            sample = self._usable(row)
+            try:
+                sample = self._usable(row)
+            except DataError as error:
+                sample, self.bad[row] = None, str(error)
             if sample is None:
                 left_out.add(row)
             elif self._whole:
                 self._samples[row] = sample
+        if self._on_bad == "error":
+            raise_problems(self._alike(self.bad))
         if self.long and self._on_long == "error":
             self._refuse_long([*self.long])
         return left_out

@@ -7,7 +7,7 @@ from typing import Any
 
 from torchtune_lite import config
 from torchtune_lite.data.messages import ROLES, Message
-from torchtune_lite.errors import ConfigError
+from torchtune_lite.errors import ConfigError, DataError
 
 Template = Callable[[list[Message]], list[Message]]
 
@@ -50,6 +50,18 @@ class Llama2ChatTemplate:
         return turns
 
 
+class MistralChatTemplate(PromptTemplate):
+    """Mistral 7B Instruct's form (v0.1, v0.2): `[INST] {user} [/INST] {assistant}`; DataError for a system prompt."""
+
+    def __init__(self) -> None:
+        super().__init__({"user": ("[INST] ", " [/INST] ")})
+
+    def __call__(self, messages: list[Message]) -> list[Message]:
+        if any(message.role == "system" for message in messages):
+            raise DataError("MistralChatTemplate has no place for a system prompt; put it into the first user message")
+        return super().__call__(messages)
+
+
 class ChatMLTemplate(PromptTemplate):
     """ChatML, tags as text; an empty last answer stays open, for the model to write it."""
 
@@ -79,6 +91,22 @@ def get_prompt_template(given: str | Mapping[str, Sequence[str]] | Template | No
         except ConfigError as error:
             raise ConfigError(f"prompt_template: {error}") from error
     return PromptTemplate(given) if isinstance(given, Mapping) else given
+
+
+def joined(messages: Sequence[Message], bos: str, eos: str, add_eos: bool) -> tuple[str, list[tuple[int, int]]]:
+    """Writes messages as one text, `bos` before each exchange, `eos` after each answer; and tells where the loss is.
+
+    Without `add_eos` the last message stays open and ends with no space, with which the answer starts.
+    """
+    text, spans, starts = "", [], True
+    for message in messages:
+        text += bos if starts else ""
+        start = len(text)
+        starts = message.role == "assistant"
+        text += message.text_content + (eos if starts and (add_eos or message is not messages[-1]) else "")
+        if not message.masked:
+            spans.append((start, len(text)))
+    return text if add_eos else text.rstrip(" "), spans
 
 
 def _wrap(message: Message, prefix: str, suffix: str) -> Message:

@@ -1,69 +1,73 @@
-"""Tokenizers: text or messages → token ids."""
+"""Tokenizers: messages → token ids, and which of them have a loss; what the formats have in common."""
 
+import logging
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from sentencepiece import SentencePieceProcessor
+from typing import Any, Literal
 
 from torchtune_lite.config import DottedPath
+from torchtune_lite.data.chat_template import CHAT_TEMPLATE, ChatTemplate, Span, get_chat_template
 from torchtune_lite.data.messages import Message
 from torchtune_lite.data.templates import Template, get_prompt_template
+from torchtune_lite.data.tokenizer_files import ids, read_json
 from torchtune_lite.errors import ConfigError, DataError
 
+PromptTemplateArg = Literal["chat_template"] | DottedPath | Mapping[str, Sequence[str]] | Template | ChatTemplate | None
 
-class SentencePieceTokenizer:
-    """A SentencePiece model (`tokenizer.model`) with BOS before each exchange and EOS after each answer.
+log = logging.getLogger("torchtune_lite")
+
+
+class ModelTokenizer(ABC):
+    """Turns messages into tokens, with BOS before each exchange and EOS after each answer, or by a chat template.
 
     `max_seq_len` cuts a sample's tokens, EOS staying last; None does not, but a training recipe then sets the model's
-    limit. `prompt_template`: a dotted path, a mapping role → [prefix, suffix], a template object, or None for the bare
-    messages. `pad_id` is 0 where the model has no padding piece. Raises DataError for a file that is missing or no
-    SentencePiece model, or one without BOS and EOS.
+    limit. `prompt_template`: "chat_template" for the one beside the tokenizer, a dotted path, a mapping role → [prefix,
+    suffix], a template object, or None for the bare messages.
+
+    A format sets `vocab_size`, `bos_id` and `eos_id` (None: it has none), `pad_id`, `stop_tokens` and `added`, the ids
+    of the tokens that stand outside its ordinary text.
     """
 
-    def __init__(
-        self,
-        path: str,
-        max_seq_len: int | None = None,
-        prompt_template: DottedPath | Mapping[str, Sequence[str]] | Template | None = None,
-    ) -> None:
+    vocab_size: int
+    bos_id: int | None
+    eos_id: int
+    pad_id: int
+    stop_tokens: list[int]
+    added: set[int]
+    most_around = 2  # tokens that stand around a message: BOS and EOS
+
+    def __init__(self, path: str | Path, max_seq_len: int | None) -> None:
         if max_seq_len is not None and max_seq_len < 2:
             raise ConfigError(f"tokenizer.max_seq_len={max_seq_len} must be at least 2: a token and its label")
         self.path, self.max_seq_len = str(path), max_seq_len
-        self.prompt_template = get_prompt_template(prompt_template)
-        self._model = _load(Path(path).expanduser())
-        self.vocab_size = self._model.vocab_size()
-        self.bos_id, self.eos_id = self._model.bos_id(), self._model.eos_id()
-        if self.bos_id < 0 or self.eos_id < 0:
-            raise DataError(f"tokenizer {path} has no BOS or no EOS piece; train it with bos_id and eos_id")
-        self.pad_id = max(self._model.pad_id(), 0)
-        self.stop_tokens = [self.eos_id]
-        self._keeps_whitespace = any(self._model.encode(character) for character in " \n\t\r\v")
-        self._newline = len(self._model.encode("\n"))
-        self._expansion = (
-            1 if len(self._model.encode("\ufdfa")) <= 4 else 11
-        )  # NFKC writes this character out: 3 bytes, 33
+        self.prompt_template: Template | ChatTemplate | None = None
 
+    @abstractmethod
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
     ) -> list[int]:
-        """Encodes text; `trim_leading_whitespace` leaves out the space that SentencePiece puts before a text."""
-        if trim_leading_whitespace and self._keeps_whitespace:
-            ids = self._model.encode("\n" + text)[self._newline :]
-        else:
-            ids = self._model.encode(text)
-        return [self.bos_id] * add_bos + ids + [self.eos_id] * add_eos
+        """Encodes text; `trim_leading_whitespace` leaves out the space that some formats put before a text."""
 
+    @abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Gives the text of token ids, without BOS, EOS and ids beyond the vocabulary, which a padded embedding has."""
-        return self._model.decode([token for token in token_ids if token < self.vocab_size])
+        """Gives the text of token ids, without special tokens and ids beyond the vocabulary."""
+
+    @abstractmethod
+    def encode_chat(self, text: str) -> tuple[list[int], list[Span]]:
+        """Encodes a text in which special tokens are spelled out; gives each token's start and end in it, too."""
+
+    def most_tokens(self, text: str) -> float:
+        """Bounds the tokens of a text without encoding it; infinity where the format has no bound."""
+        return math.inf
 
     def tokenize_messages(self, messages: list[Message], *, add_eos: bool = True) -> tuple[list[int], list[bool]]:
         """Gives the tokens of a conversation and, for each, whether it is left out of the loss.
 
-        Each part of a message is encoded by itself, without the spaces at its end, as torchtune does. `add_eos=False`
-        for a prompt that the model continues. With `max_seq_len` and `add_eos` the last token is always EOS, masked as
-        the last message kept.
+        Without a chat template each part of a message is encoded by itself, without the spaces at its end, as torchtune
+        does. `add_eos=False` for a prompt that the model continues. With `max_seq_len` and `add_eos` the last token of
+        a conversation that is cut is EOS, masked as the token in whose place it stands.
         """
         tokens, mask, _ = self._tokenize(messages, add_eos)
         return tokens, mask
@@ -74,58 +78,129 @@ class SentencePieceTokenizer:
         rest = {key: value for key, value in sample.items() if key != "messages"}
         return {**rest, "tokens": tokens, "mask": mask, "truncated": truncated}
 
-    def most_tokens(self, text: str) -> int:
-        """Bounds the tokens of a text without encoding it: one a byte, and one for the space put before it."""
-        return 1 + self._expansion * len(text.encode())
-
     def surely_whole(self, sample: Mapping[str, Any]) -> bool:
         """Tells without encoding it that a sample will not be cut and has a label; False where only encoding tells."""
+        if isinstance(self.prompt_template, ChatTemplate):
+            return False
         messages = sample["messages"]
         if self.prompt_template is not None:
             messages = self.prompt_template(messages)
         if not any(message.role == "assistant" and not message.masked for message in messages):
             return False
         texts = [part["content"] for message in messages for part in message.content]
-        most = 2 * len(messages) + sum(map(self.most_tokens, texts))  # BOS and EOS
+        most = self.most_around * len(messages) + sum(map(self.most_tokens, texts))
         return self.max_seq_len is None or most <= self.max_seq_len
 
+    def _use_template(self, given: PromptTemplateArg, config: Mapping[str, Any], variables: Mapping[str, str]) -> None:
+        """Sets `prompt_template`, last of all; a chat template's end of turn becomes a stop token.
+
+        `config` is that of the tokenizer, `variables` the special tokens that a chat template may name.
+        """
+        if given == CHAT_TEMPLATE:
+            given = get_chat_template(Path(self.path).expanduser().parent, config, variables)
+        self.prompt_template = given if isinstance(given, ChatTemplate) else get_prompt_template(given)
+        if isinstance(given, ChatTemplate):
+            self._stop_at_turns_end(given)
+
+    def _stop_at_turns_end(self, template: ChatTemplate) -> None:
+        probe = [Message("user", "a", masked=True), Message("assistant", "b")]
+        try:
+            tokens, mask = self._by_chat_template(template, probe)
+        except DataError:  # it wants another form of conversation: the first row will tell
+            return
+        ends = [token for token, masked in zip(tokens, mask, strict=True) if not masked and token in self.added]
+        if not ends:
+            log.warning(
+                "%s ends an answer with no special token, so a model trained with it will not learn to stop; add "
+                "{{ eos_token }} after the answer",
+                template.name,
+            )
+        self.stop_tokens += [token for token in ends[-1:] if token not in self.stop_tokens]
+
     def _tokenize(self, messages: list[Message], add_eos: bool) -> tuple[list[int], list[bool], bool]:
-        if self.prompt_template is not None:
-            messages = self.prompt_template(messages)
-        limit = self.max_seq_len or float("inf")
+        template, more = self.prompt_template, False
+        if not isinstance(template, ChatTemplate):
+            tokens, mask, more = self._by_parts(template(messages) if template else messages, add_eos)
+        elif add_eos:
+            tokens, mask = self._by_chat_template(template, messages)
+        else:
+            tokens = self.encode_chat(template.prompt(messages))[0]
+            mask = [True] * len(tokens)
+        limit = self.max_seq_len
+        truncated = more or (limit is not None and len(tokens) > limit)
+        if truncated:
+            del tokens[limit:], mask[limit:]
+            if add_eos:
+                tokens[-1] = self.eos_id
+        return tokens, mask, truncated
+
+    def _by_chat_template(self, template: ChatTemplate, messages: list[Message]) -> tuple[list[int], list[bool]]:
+        return self._encode_spans(*template.loss_spans(messages))
+
+    def _encode_spans(self, text: str, spans: Sequence[Span]) -> tuple[list[int], list[bool]]:
+        """Encodes a whole text at once; a token has a loss if any of its text does."""
+        has_loss = bytearray(len(text) + 1)
+        for start, end in spans:
+            has_loss[start:end] = b"\1" * (end - start)
+        tokens, places = self.encode_chat(text)
+        return tokens, [not any(has_loss[start : max(end, start + 1)]) for start, end in places]
+
+    def _encode_part(self, text: str, trim: bool) -> list[int]:
+        return self.encode(text, add_bos=False, add_eos=False, trim_leading_whitespace=trim)
+
+    def _by_parts(self, messages: list[Message], add_eos: bool) -> tuple[list[int], list[bool], bool]:
+        """Encodes part after part, until there is enough; tells whether messages are left."""
+        limit = self.max_seq_len or math.inf
         tokens: list[int] = []
         mask: list[bool] = []
         starts, after_space = True, False
         for message in messages:
-            ids = [self.bos_id] if starts else []
+            ids = [self.bos_id] if starts and self.bos_id is not None else []
             trim = not starts and not after_space
             text = ""
             for part in message.content:
                 text = part["content"]
-                ids += self.encode(text.rstrip(" "), add_bos=False, add_eos=False, trim_leading_whitespace=trim)
+                ids += self._encode_part(text.rstrip(" "), trim)
             after_space = text.endswith(" ")
             starts = message.role == "assistant"
-            if starts and add_eos:
+            if starts and (add_eos or message is not messages[-1]):
                 ids.append(self.eos_id)
             tokens += ids
             mask += [message.masked] * len(ids)
             if len(tokens) >= limit:
                 break
-        truncated = len(tokens) > limit or message is not messages[-1]
-        if self.max_seq_len is not None:
-            del tokens[self.max_seq_len :], mask[self.max_seq_len :]
-            if add_eos:
-                tokens[-1] = self.eos_id
-        return tokens, mask, truncated
+        return tokens, mask, message is not messages[-1]
 
 
-def check_vocabulary(tokenizer: Any, vocab_size: int) -> None:
-    """Raises DataError where the tokenizer can give an id that the model has no embedding for."""
+def check_vocabulary(tokenizer: Any, vocab_size: int, checkpoint_dir: Path | str | None = None) -> None:
+    """Raises DataError where the tokenizer can give an id that the model has no embedding for.
+
+    With `checkpoint_dir` a warning tells of a BOS or EOS that is not the one of its config.json.
+    """
+    name = getattr(tokenizer, "path", "")
     if tokenizer.vocab_size > vocab_size:
         raise DataError(
-            f"tokenizer {getattr(tokenizer, 'path', '')} has {tokenizer.vocab_size:,} tokens but the model embeds "
+            f"tokenizer {name} has {tokenizer.vocab_size:,} tokens but the model embeds "
             f"{vocab_size:,}; use the tokenizer that came with the checkpoint"
         )
+    pad_id, eos_id = getattr(tokenizer, "pad_id", 0), getattr(tokenizer, "eos_id", None)
+    if not 0 <= pad_id < vocab_size:
+        raise DataError(
+            f"tokenizer {name} pads with id {pad_id}, which the model does not embed; set another pad_token"
+        )
+    if pad_id == eos_id:
+        log.info("tokenizer %s has no padding token of its own: EOS pads; an EOS in the data keeps its label", name)
+    if checkpoint_dir is None:
+        return
+    configs = [read_json(Path(checkpoint_dir) / file) for file in ("config.json", "generation_config.json")]
+    for special in ("bos", "eos"):
+        ours = getattr(tokenizer, f"{special}_id", None)
+        theirs = sorted({each for config in configs for each in ids(config.get(f"{special}_token_id"))})
+        if ours is not None and theirs and ours not in theirs:
+            log.warning(
+                "tokenizer %s has %s %d, but the checkpoint's config.json has %s; is it another model's?",
+                *(name, special.upper(), ours, " or ".join(map(str, theirs))),
+            )
 
 
 def limit_length(tokenizer: Any, max_seq_len: int) -> None:
@@ -140,29 +215,3 @@ def limit_length(tokenizer: Any, max_seq_len: int) -> None:
             f"tokenizer.max_seq_len={tokenizer.max_seq_len} is more than the model's {max_seq_len} positions; "
             f"set it to {max_seq_len} or less"
         )
-
-
-def _load(path: Path) -> SentencePieceProcessor:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"tokenizer.path {path}: {error.strerror or error}") from None
-    model = SentencePieceProcessor()
-    try:
-        if not data:
-            raise RuntimeError("empty")
-        model.LoadFromSerializedProto(data)
-    except RuntimeError:
-        raise DataError(f"tokenizer.path {path} {_what_it_is(data)}") from None
-    return model
-
-
-def _what_it_is(data: bytes) -> str:
-    head = data[:200].lstrip().lower()
-    if head.startswith(b"version https://git-lfs"):
-        return f"is a git-lfs pointer ({len(data)} bytes), not the file; run 'git lfs pull'"
-    if head.startswith(b"<"):
-        return "is an HTML page, not the file; the download was refused, log in and fetch it again"
-    if head.startswith(b"{"):
-        return "is a JSON file; give the SentencePiece file, 'tokenizer.model'"
-    return f"is not a SentencePiece model ({len(data):,} bytes); fetch the file again"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from torchtune_lite.data import Llama2ChatTemplate as Llama2ChatTemplate
-from torchtune_lite.data import SentencePieceTokenizer
+from torchtune_lite.data import ModelTokenizer, load_tokenizer
 from torchtune_lite.models.builders import decoder, from_sizes, lora_decoder
 from torchtune_lite.models.family import Family
 from torchtune_lite.modules import DecoderConfig
@@ -74,6 +74,9 @@ def llama2_tokenizer(
     path: str,
     max_seq_len: int | None = None,
     prompt_template: str | Mapping[str, Sequence[str]] | None = "torchtune_lite.models.llama2.Llama2ChatTemplate",
-) -> SentencePieceTokenizer:
-    """Reads Llama 2's tokenizer.model; messages are put in its `[INST]` form unless `prompt_template` is null."""
-    return SentencePieceTokenizer(path, max_seq_len, prompt_template)
+) -> ModelTokenizer:
+    """Reads tokenizer.model or tokenizer.json, or a folder with one; the messages are put in Llama 2's `[INST]` form.
+
+    `prompt_template`: another form, "chat_template" for the checkpoint's own, null for the bare messages.
+    """
+    return load_tokenizer(path, max_seq_len, prompt_template)

@@ -1,0 +1,155 @@
+import base64
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from tests.data.chats import TEMPLATES, plain, write_folder
+from torchtune_lite.checkpoint import FullModelHFCheckpointer
+from torchtune_lite.checkpoint.tokenizer import save_tokenizer
+from torchtune_lite.data import ChatMLTemplate, Llama2ChatTemplate, Llama3Tokenizer, Message, load_tokenizer
+from torchtune_lite.errors import DataError
+
+CONVERSATION = [Message("user", "what is  it? "), Message("assistant", "42\nlines."), Message("user", "é市")]
+DICTS = [{"role": message.role, "content": message.text_content} for message in CONVERSATION]
+WARNING = "encodes a chat otherwise"
+
+
+@pytest.fixture
+def save(tmp_path: Path):
+    """Saves a tokenizer into a folder that has the files of `base`."""
+
+    def save(tokenizer, base: Path) -> Path:
+        folder = tmp_path / "saved"
+        folder.mkdir()
+        for file in filter(Path.is_file, base.iterdir()):
+            (folder / file.name).write_bytes(file.read_bytes())
+        save_tokenizer(folder, tokenizer, base)
+        return folder
+
+    return save
+
+
+@pytest.mark.parametrize("kind", ["bytelevel", "llama_json", "spm_plain"])
+@pytest.mark.parametrize("template", [Llama2ChatTemplate(), "chat_template", {"user": ["Q: ", "\n"]}])
+def test_transformers_encodes_a_chat_as_the_run_did(kind, template, save, tmp_path, caplog):
+    base = write_folder(tmp_path / "base", kind, plain(TEMPLATES["zephyr"]))
+    live = load_tokenizer(base, prompt_template=template)
+    theirs = AutoTokenizer.from_pretrained(save(live, base))
+    prompt = theirs.apply_chat_template(DICTS, add_generation_prompt=True, return_dict=False)
+    assert prompt == live.tokenize_messages(CONVERSATION, add_eos=False)[0]
+    assert not caplog.text
+
+
+def test_a_bare_sentencepiece_model_says_how_it_is_read(save, tmp_path):
+    base = write_folder(tmp_path / "base", "spm_plain")
+    (base / "tokenizer_config.json").unlink()
+    (base / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    live = load_tokenizer(base, prompt_template=Llama2ChatTemplate())
+    theirs = AutoTokenizer.from_pretrained(save(live, base))
+    assert (
+        theirs.apply_chat_template(DICTS, return_dict=False) == live.tokenize_messages(CONVERSATION, add_eos=False)[0]
+    )
+    assert theirs("the fox").input_ids == live.encode("the fox", add_eos=False)
+
+
+def test_a_tokenizer_from_elsewhere_takes_the_place_of_the_bases(save, tmp_path, caplog):
+    base = write_folder(tmp_path / "base", "bytelevel", plain(TEMPLATES["chatml"]))
+    other = write_folder(tmp_path / "other", "spm_plain", plain(TEMPLATES["zephyr"]))
+    (other / "tokenizer.model").rename(other / "mine.model")
+    live = load_tokenizer(other / "mine.model", prompt_template="chat_template")
+    folder = save(live, base)
+    assert {path.name for path in folder.iterdir()} == {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"}
+    assert load_tokenizer(folder, prompt_template="chat_template").encode("the fox") == live.encode("the fox")
+    assert not caplog.text
+
+
+def test_llama_3s_ranks_leave_the_bases_files(save, tmp_path, caplog):
+    """They stand in original/, beside them a tokenizer.json of the same tokens."""
+    base = write_folder(tmp_path / "base", "bytelevel", plain(TEMPLATES["llama3"]))
+    (base / "tokenizer.json").unlink()
+    ranks = [base64.b64encode(bytes([byte])).decode() for byte in range(256)]
+    (base / "original").mkdir()
+    (base / "original" / "tokenizer.model").write_text("".join(f"{token} {i}\n" for i, token in enumerate(ranks)))
+    tokenizer = Llama3Tokenizer(str(base / "original" / "tokenizer.model"))
+    letters = {character: byte for byte, character in bytes_to_unicode().items()}
+    model = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.add_special_tokens(["<s>", "</s>"])
+    model.save(str(base / "tokenizer.json"))
+    saved = save(tokenizer, base)
+    assert {path.name for path in saved.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+    assert not caplog.text
+
+
+def test_a_lone_model_of_the_base_makes_place_for_a_tokenizer_json(save, tmp_path, caplog):
+    base = write_folder(tmp_path / "base", "spm_plain")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "json")
+    saved = save(load_tokenizer(tmp_path / "json"), base)
+    assert (saved / "tokenizer.json").exists() and not (saved / "tokenizer.model").exists()
+    assert not caplog.text
+
+
+def test_warns_of_a_template_that_others_cannot_follow(save, tmp_path, caplog):
+    """Tags that are special tokens of a SentencePiece model are text in training, and tokens for transformers."""
+    base = write_folder(tmp_path / "base", "spm")
+    save(load_tokenizer(base, prompt_template=ChatMLTemplate()), base)
+    assert WARNING in caplog.text and "after ''" in caplog.text
+
+
+def test_warns_of_a_template_that_cannot_be_written(save, tmp_path, caplog):
+    class Mine:
+        def __call__(self, messages):
+            return messages
+
+    base = write_folder(tmp_path / "base", "bytelevel")
+    assert not (save(load_tokenizer(base, prompt_template=Mine()), base) / "chat_template.jinja").exists()
+    assert "Mine cannot be written as a chat template" in caplog.text
+
+
+def test_warns_where_the_saved_files_are_not_those_of_the_run(save, tmp_path, caplog):
+    base = write_folder(tmp_path / "base", "spm_plain", plain(TEMPLATES["zephyr"]))
+    write_folder(tmp_path / "base", "bytelevel")  # a tokenizer.json beside it, of another vocabulary
+    save(load_tokenizer(base / "tokenizer.model"), base)
+    assert WARNING in caplog.text
+
+
+def test_a_tokenizer_that_is_gone_does_not_cost_the_checkpoint(tmp_path, save, caplog):
+    base = write_folder(tmp_path / "base", "bytelevel")
+    live = load_tokenizer(base)
+    (base / "tokenizer.json").unlink()
+    save(live, base)
+    assert "tokenizer.json is gone" in caplog.text
+
+
+def test_a_missing_extra_is_no_warning(save, tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    base = write_folder(tmp_path / "base", "spm_plain")
+    live = load_tokenizer(base, prompt_template=Llama2ChatTemplate())
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    assert (save(live, base) / "chat_template.jinja").is_file()
+    [record] = caplog.records
+    assert record.levelname == "INFO" and "not compared" in record.message and "torchtune_lite[hf]" in record.message
+
+
+def test_what_is_no_tokenizer_of_ours_is_left_alone(tmp_path):
+    save_tokenizer(tmp_path, object(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_save_brings_the_tokenizer_of_the_run(hf_base, build, tmp_path, caplog):
+    checkpointer = FullModelHFCheckpointer(hf_base.dir)
+    tokenizer = load_tokenizer(write_folder(tmp_path / "own", "bytelevel"), 8, Llama2ChatTemplate())
+    with pytest.raises(DataError, match="but the model embeds 96"):
+        checkpointer.use_tokenizer(tokenizer, 96)
+    checkpointer.use_tokenizer(tokenizer, 1000)
+    assert "has BOS 1" not in caplog.text
+    checkpointer.save(tmp_path / "out", build(checkpointer, dtype=torch.float32))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= names
+    assert "tokenizer.model" not in names and WARNING not in caplog.text

@@ -1,0 +1,36 @@
+import json
+
+import pytest
+
+from torchtune_lite.data.tokenizer_files import added_tokens, guard, prepend_scheme, read_json
+from torchtune_lite.errors import DataError
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '"text"'])
+def test_a_json_file_must_hold_an_object(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(DataError, match=r"config\.json .*fetch the file again"):
+        read_json(tmp_path / "config.json")
+
+
+def test_no_file_is_an_empty_object(tmp_path):
+    assert read_json(None) == read_json(tmp_path / "config.json") == {}
+
+
+def test_added_tokens_stand_in_either_of_two_files(tmp_path):
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<old>": 7}))
+    assert added_tokens(tmp_path, {}) == {"<old>": 7}
+    assert added_tokens(tmp_path, {"added_tokens_decoder": {"8": {"content": "<new>"}}}) == {"<new>": 8}
+
+
+@pytest.mark.parametrize(
+    ("config", "scheme"),
+    [({}, "first"), ({"legacy": True}, "always"), ({"legacy": None}, "first"), ({"add_prefix_space": False}, "never")],
+)
+def test_where_a_space_is_put_before_a_chat(config, scheme):
+    assert prepend_scheme(config) == scheme
+
+
+def test_a_guard_joins_with_no_other_character():
+    assert guard(["a", "\n", "▁"]) == "\n"
+    assert guard(["a", "\n", "\n\n"]) == guard([" \n"]) == "\ue000"
