@@ -29,7 +29,7 @@ BOMB = "x_a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]" + "".join(
 )
 DATASET = "dataset:\n  _component_: torchtune_lite.datasets.instruct_dataset\n  source: train.jsonl\n"
 PACKED_AND_NOT = "dataset:\n" + "".join(
-    "- {_component_: torchtune_lite.datasets.instruct_dataset, source: train.jsonl, packed: %s}\n" % packed
+    f"- {{_component_: torchtune_lite.datasets.instruct_dataset, source: train.jsonl, packed: {packed}}}\n"
     for packed in (True, False)
 )
 IDS = """class Rows:

@@ -78,16 +78,16 @@ def test_it_runs_with_one_warning_of_what_has_no_effect(folder, monkeypatch, cap
     out, err = validate(CONFIG, monkeypatch, capsys)
     assert out == "Config is well-formed.\n"
     assert err.startswith("tune: warning: theirs.yaml: without effect here: ") and err.count("\n") == 1
-    assert "profiler" in err and "low_cpu_ram" in err
+    assert "enable_activation_offloading" in err and "low_cpu_ram" in err
 
 
 @pytest.mark.parametrize("loss", ["LinearCrossEntropyLoss", "NoSuchLoss"])
 def test_it_cannot_run_for_each_of_these_reasons(loss, folder, monkeypatch, capsys):
-    text = CONFIG.replace("  enabled: False", "  enabled: True").replace("LinearCrossEntropyLoss", loss)
+    text = CONFIG.replace("low_cpu_ram: False", "optimizer_in_bwd: True").replace("LinearCrossEntropyLoss", loss)
     out, err = validate(text.replace("lora_rank: 8", "lora_rnak: 8"), monkeypatch, capsys)
     assert out == ""
     for reason in (
-        "'profiler' is not served here; use torch.profiler in a recipe of your own",
+        "'optimizer_in_bwd' is not served here; use gradient_accumulation_steps",
         "has no argument 'lora_rnak'; did you mean 'lora_rank'?",
     ):
         assert reason in err

@@ -81,6 +81,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         model_prefix=str(checkpoint / "tokenizer"),
         vocab_size=100,
         model_type="bpe",
+        normalization_rule_name="identity",  # as Llama's
+        remove_extra_whitespaces=False,
         minloglevel=2,
     )
     return Tiny(checkpoint, folder / "train.jsonl", folder / "val.jsonl")
