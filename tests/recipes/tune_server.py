@@ -1,4 +1,4 @@
-"""Runs `tune` as often as asked, each time in a process of its own, forked from one that has imported torch.
+"""Runs `tune` as often as asked, each time in a process of its own, forked from one that has done all imports.
 
 Reads one JSON object a line: `args`, `cwd`, and the paths `out` and `err`; answers each with a line, the exit code as
 `subprocess` gives it. A run is then as real as one from a shell, without the seconds of importing.
@@ -10,7 +10,9 @@ import runpy
 import sys
 import traceback
 
-import torch  # noqa: F401
+import matplotlib.backends.backend_agg
+import matplotlib.figure  # noqa: F401, for the loss curve
+import torch._dynamo  # noqa: F401, which torch imports for its first optimizer
 
 import torchtune_lite.models.llama2
 import torchtune_lite.training  # noqa: F401
