@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,15 +96,15 @@ def tune_server() -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-@pytest.fixture
-def tune(tune_server: subprocess.Popen[str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `tune` in a process of its own, from a folder of its own."""
+@pytest.fixture(scope="session")
+def tune_in(tune_server: subprocess.Popen[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `tune` in a process of its own, from the folder `cwd`."""
 
-    def run(*args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(cwd: Path, *args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         words = list(map(str, args))
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
-            request = {"args": words, "cwd": str(tmp_path), "out": str(out), "err": str(err)}
+            request = {"args": words, "cwd": str(cwd), "out": str(out), "err": str(err)}
             print(json.dumps(request), file=tune_server.stdin, flush=True)
             code = int(tune_server.stdout.readline())
             result = subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
@@ -112,6 +113,12 @@ def tune(tune_server: subprocess.Popen[str], tmp_path: Path) -> Callable[..., su
         return result
 
     return run
+
+
+@pytest.fixture
+def tune(tune_in, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `tune` in a process of its own, from a folder of its own."""
+    return partial(tune_in, tmp_path)
 
 
 def common_keys(tiny: Tiny, output_dir: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,10 @@ from tests.recipes.conftest import Tiny, common_keys, digest, metrics
 from torchtune_lite import checkpoint
 
 
-@pytest.fixture
-def run(tiny: Tiny, tune, tmp_path: Path):
-    """Runs a recipe of 6 steps in 2 epochs, of up to 3 micro-batches each, with dropout where it has adapters."""
+def runner(tiny: Tiny, tune_in, folder: Path):
+    """Gives a function that runs, from `folder`, a recipe of 6 steps in 2 epochs, of up to 3 micro-batches each."""
     text = (
-        common_keys(tiny, tmp_path / "out")
+        common_keys(tiny, folder / "out")
         + """
 batch_size: 4
 gradient_accumulation_steps: 3
@@ -26,8 +26,8 @@ lr_scheduler:
 verify_rows: null
 """
     )
-    (tmp_path / "full.yaml").write_text(text + "model: {_component_: torchtune_lite.models.llama2.llama2}\n")
-    (tmp_path / "lora.yaml").write_text(
+    (folder / "full.yaml").write_text(text + "model: {_component_: torchtune_lite.models.llama2.llama2}\n")
+    (folder / "lora.yaml").write_text(
         text
         + """
 save_adapter_weights_only: True
@@ -36,12 +36,31 @@ model: {_component_: torchtune_lite.models.llama2.lora_llama2, lora_attn_modules
     )
 
     def run(*words: object, kind: str = "lora", code: int = 0):
-        result = tune("run", f"{kind}_finetune_single_device", "--config", f"{kind}.yaml", *words, check=False)
+        recipe = f"{kind}_finetune_single_device"
+        result = tune_in(folder, "run", recipe, "--config", f"{kind}.yaml", *words, check=False)
         assert result.returncode == code, result.stderr
         assert "Traceback" not in result.stderr
         return result
 
     return run
+
+
+@pytest.fixture
+def run(tiny: Tiny, tune_in, tmp_path: Path):
+    return runner(tiny, tune_in, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Tiny, tune_in, tmp_path_factory: pytest.TempPathFactory):
+    """Gives the digest of the run of each kind that nothing interrupts; it is run once."""
+
+    @cache
+    def whole(kind: str = "lora") -> dict[str, object]:
+        folder = tmp_path_factory.mktemp(kind)
+        runner(tiny, tune_in, folder)(kind=kind)
+        return digest(folder / "out", "epoch_1")
+
+    return whole
 
 
 def last_line(result) -> str:
@@ -51,8 +70,7 @@ def last_line(result) -> str:
 @pytest.mark.parametrize(
     ("kind", "name", "code"), [("lora", "SIGINT", 130), ("lora", "SIGTERM", 143), ("full", "SIGTERM", 143)]
 )
-def test_a_stop_in_the_middle_of_a_window_is_resumed_to_the_bit(run, probe, tmp_path, kind, name, code):
-    run(kind=kind)
+def test_a_stop_in_the_middle_of_a_window_is_resumed_to_the_bit(run, whole, probe, tmp_path, kind, name, code):
     stopped = run("output_dir=stopped", *probe(5, send=[name]), kind=kind, code=code)
     assert last_line(stopped) == (
         f"tune: stopped by {name} after step 1; saved {tmp_path}/stopped/step_1; "
@@ -60,15 +78,14 @@ def test_a_stop_in_the_middle_of_a_window_is_resumed_to_the_bit(run, probe, tmp_
     )
     assert [folder.name for folder in checkpoint.published(tmp_path / "stopped")] == ["step_1"]
     run("output_dir=stopped", "resume_from_checkpoint=True", kind=kind)
-    assert digest(tmp_path / "stopped", "epoch_1") == digest(tmp_path / "out", "epoch_1")
+    assert digest(tmp_path / "stopped", "epoch_1") == whole(kind)
 
 
-def test_the_draws_of_the_discarded_micro_batches_would_count(run, probe, tmp_path):
+def test_the_draws_of_the_discarded_micro_batches_would_count(run, whole, probe, tmp_path):
     """Negative control: saved with the random states of the moment, the resumed run is another one."""
-    run()
     run("output_dir=stopped", *probe(5, send=["SIGINT"], keep_rng=True), code=130)
     run("output_dir=stopped", "resume_from_checkpoint=True")
-    expected, resumed = digest(tmp_path / "out", "epoch_1"), digest(tmp_path / "stopped", "epoch_1")
+    expected, resumed = whole(), digest(tmp_path / "stopped", "epoch_1")
     assert resumed["metrics"][0] == expected["metrics"][0] and resumed["metrics"][1:] != expected["metrics"][1:]
 
 
@@ -138,15 +155,14 @@ def rows_of_step(number: int, tiny: Tiny) -> set[str]:
 
 
 @pytest.mark.parametrize("factor", ["nan", "inf"])
-def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(run, probe, tiny, tmp_path, factor):
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(run, whole, probe, tiny, tmp_path, factor):
     result = run("save_every_n_steps=1", *probe(5, factor=factor), code=6)
     line = last_line(result)
     assert line.startswith(f"tune: error: step 2: loss is {factor} and grad_norm is nan (rows: {tiny.train}:")
     assert set(line.partition("(rows: ")[2].partition(")")[0].split(", ")) == rows_of_step(2, tiny)
     assert folders(tmp_path / "out") == ["step_1"]
     run("resume_from_checkpoint=True")
-    run("output_dir=unbroken")
-    assert digest(tmp_path / "out", "epoch_1") == digest(tmp_path / "unbroken", "epoch_1")
+    assert digest(tmp_path / "out", "epoch_1") == whole()
 
 
 def test_skip_leaves_out_the_step_counts_it_and_stops_at_three_in_a_row(run, probe, tmp_path):
@@ -204,15 +220,13 @@ def test_patience_without_validation_is_refused(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_costs_one_checkpoint_and_not_the_run(run, probe, tmp_path):
-    run(*(words := ["save_every_n_steps=1"]))
-    words += ["output_dir=full"]
-    result = run(*words, *probe(full=[4, 7]))  # in step 2
+def test_a_full_disk_costs_one_checkpoint_and_not_the_run(run, whole, probe, tmp_path):
+    result = run("save_every_n_steps=1", "output_dir=full", *probe(full=[4, 7]))  # in step 2
     [line] = [line for line in result.stderr.splitlines() if " ERROR " in line]
     assert "step_2 was not saved" in line and line.endswith("training goes on, and the next save is tried")
     assert folders(tmp_path / "full") == ["epoch_0", "epoch_1", "step_1", "step_4", "step_5"]
     assert "saved full/step_2" not in result.stderr
-    assert digest(tmp_path / "full", "epoch_1") == digest(tmp_path / "out", "epoch_1")
+    assert digest(tmp_path / "full", "epoch_1") == whole()
 
 
 def test_a_disk_that_stays_full_ends_the_run_at_the_second_save(run, probe, tmp_path):
