@@ -85,12 +85,12 @@ def logits():
 
 @pytest.fixture
 def wide_base(tmp_path: Path):
-    """Writes a base of 84 M weights with `write(dtype)`; `bound(dtype)` is what a save may take beside the model."""
+    """Writes a base of 46 M weights with `write(dtype)`; `bound(dtype)` is what a save may take beside the model."""
     config = LlamaConfig(
         vocab_size=6000,
         hidden_size=1024,
         intermediate_size=4096,
-        num_hidden_layers=5,
+        num_hidden_layers=2,
         num_attention_heads=8,
         num_key_value_heads=8,
         max_position_embeddings=64,

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,13 +98,15 @@ def tune_server() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture(scope="session")
 def tune_in(tune_server: subprocess.Popen[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `tune` in a process of its own, from the folder `cwd`."""
+    """Runs `tune` in a process of its own, from the folder `cwd`, `without` some packages."""
 
-    def run(cwd: Path, *args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        cwd: Path, *args: object, check: bool = True, without: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
         words = list(map(str, args))
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
-            request = {"args": words, "cwd": str(cwd), "out": str(out), "err": str(err)}
+            request = {"args": words, "cwd": str(cwd), "out": str(out), "err": str(err), "without": list(without)}
             print(json.dumps(request), file=tune_server.stdin, flush=True)
             code = int(tune_server.stdout.readline())
             result = subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
