@@ -4,6 +4,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+ALLOCATOR = "DefaultCPUAllocator"
+"""Says which RuntimeError of torch is for want of the host's memory; the GPU's are an OutOfMemoryError."""
+
 
 class TuneError(ValueError):
     """A mistake its reader can mend: the message is one line that names it and says what to do."""
@@ -41,6 +44,12 @@ class NonFiniteError(TuneError):
     exit_code = 6
 
 
+class OutOfMemoryError(TuneError):
+    """A step, or the model itself, that the device or the host has no room for."""
+
+    exit_code = 7
+
+
 class Stopped(Exception):  # noqa: N818 (no error)
     """A run that a signal ended; the message says after which step and how to go on, and is no error."""
 
@@ -66,10 +75,11 @@ def warn(message: str) -> None:
 def reporting(debug: bool = False) -> Iterator[None]:
     """Turns a `TuneError`, a stop or Ctrl-C into one line on stderr and an exit code; `debug` keeps the traceback.
 
-    Anything else is a bug of ours and passes through with its traceback.
+    Running out of memory is such an error too. Anything else is a bug of ours and passes through with its traceback.
     """
     try:
-        yield
+        with _knowing_memory_errors():
+            yield
     except TuneError as error:
         if debug:
             raise
@@ -83,3 +93,20 @@ def reporting(debug: bool = False) -> Iterator[None]:
             raise
         print("tune: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+@contextmanager
+def _knowing_memory_errors() -> Iterator[None]:
+    """Raises `OutOfMemoryError` for what Python and torch raise, which is known by name: this file imports no torch."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).partition("\n")[0]
+        kind = type(error).__name__
+        if not (isinstance(error, MemoryError) or kind == "OutOfMemoryError" or ALLOCATOR in text):
+            raise
+        detail = ". ".join(text.rpartition(f"{ALLOCATOR}: ")[2].split(". ")[:3]) or "no more on the host"
+        raise OutOfMemoryError(
+            f"out of memory ({detail}); lower batch_size and raise gradient_accumulation_steps by as much, set "
+            "enable_activation_checkpointing: True, or lower tokenizer.max_seq_len"
+        ) from error
