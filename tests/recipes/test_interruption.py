@@ -1,7 +1,9 @@
 """Runs that are stopped, meet numbers that are not finite or a full disk, end early, or go on later; real processes."""
 
 import json
+import os
 import random
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -267,11 +269,16 @@ def test_another_run_is_not_resumed(run, tiny, tmp_path):
     lines = tiny.train.read_text().splitlines(keepends=True)
     (tmp_path / "fewer.jsonl").write_text("".join(lines[1:]))
     (tmp_path / "same.jsonl").write_text("".join(lines))
+    shutil.copytree(tiny.checkpoint, tmp_path / "base")
+    with (tmp_path / "base" / "model.safetensors").open("r+b") as weights:
+        weights.seek(-100, os.SEEK_END)
+        weights.write(b"xx")
     for word, change in (
         ("batch_size=2", "batch_size was 4, is 2"),
         ("model.lora_alpha=3", "model.lora_alpha was None, is 3"),
         (f"dataset.source={tmp_path}/fewer.jsonl", "dataset was 29 samples with hash"),
         ("tokenizer.max_seq_len=8", "dataset was 29 samples with hash"),
+        ("checkpointer.checkpoint_dir=base", "the weights in checkpointer.checkpoint_dir were others (hash "),
     ):
         line = last_line(run(*resume, word, code=4))
         assert "epoch_0 cannot be resumed with this config: " in line and change in line

@@ -43,7 +43,8 @@ def read_safetensors(path: Path) -> dict[str, Weight]:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, not a mapping
             header = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: {damage(path) or error}") from error
+        problem = damage(path) or f"is no safetensors file, or truncated in its header ({error})"
+        raise CheckpointError(f"{path}: {problem}") from error
     if unknown := sorted({dtype for dtype, _ in header.values()} - DTYPES.keys()):
         raise CheckpointError(f"{path}: weights are {', '.join(unknown)}; load an fp32, bf16 or fp16 checkpoint")
 
@@ -112,4 +113,6 @@ def damage(path: Path) -> str | None:
             expected = 8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__")
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
-    return f"is truncated: {size:,} of {expected:,} bytes" if size < expected else None
+    if size == expected:
+        return None
+    return f"is {'truncated' if size < expected else 'too long'}: {size:,} of {expected:,} bytes"
