@@ -155,15 +155,17 @@ import resource
 import signal
 
 from torchtune_lite import checkpoint
+from torchtune_lite.checkpoint import disk
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 
 
 class Probe(LinearCrossEntropyLoss):
-    # At its calls `at`, counted from 1, sends signals to its own process and multiplies the loss; from call
-    # full[0] on and before full[1], no file can grow beyond 10 kB, as on a full disk.
-    def __init__(self, at, send=(), factor=1.0, full=(0, 0), keep_rng=False):
+    # At its calls `at`, counted from 1, sends signals to its own process, or `in_save` in the next save, and multiplies
+    # the loss; from call full[0] on and before full[1], no file can grow beyond 10 kB, as on a full disk.
+    def __init__(self, at, send=(), factor=1.0, full=(0, 0), keep_rng=False, in_save=False):
         super().__init__()
         self.calls, self.at, self.send, self.factor, self.full = 0, at, send, factor, full
+        self.in_save = in_save
         if keep_rng:
             checkpoint.set_rng_state = lambda state: None
 
@@ -175,9 +177,27 @@ class Probe(LinearCrossEntropyLoss):
         loss = super().forward(output, hidden, labels)
         if self.calls not in self.at:
             return loss
+        if self.in_save:
+            self.rename, disk.rename = disk.rename, self.send_and_rename
+        else:
+            self.send_all()
+        return loss * float(self.factor)
+
+
+    def send_all(self):
         for name in self.send:
             os.kill(os.getpid(), getattr(signal, name))
-        return loss * float(self.factor)
+
+    def send_and_rename(self, path, new):
+        disk.rename = self.rename
+        self.send_all()
+        disk.rename(path, new)
+
+
+class Signalled:
+    # A data set that is interrupted while it is made.
+    def __init__(self, tokenizer, send):
+        os.kill(os.getpid(), getattr(signal, send))
 
 
 class FewLabels:
