@@ -144,8 +144,9 @@ def test_a_run_of_dora_on_nf4_over_two_data_sets_is_stopped_twice(run, probe, ti
     assert digest(tmp_path / "stopped", "epoch_1") == digest(tmp_path / "out", "epoch_1")
 
 
-def test_a_second_sigint_leaves_without_a_checkpoint(run, probe, tmp_path):
-    result = run(*probe(5, send=["SIGINT", "SIGINT"]), code=130)
+@pytest.mark.parametrize("where", [{}, {"in_save": True}], ids=["in a step", "in a save"])
+def test_a_second_sigint_leaves_without_a_checkpoint(run, probe, tmp_path, where):
+    result = run(*probe(3, send=["SIGINT", "SIGINT"], **where), code=130)
     assert last_line(result) == "tune: interrupted"
     assert not [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
 
