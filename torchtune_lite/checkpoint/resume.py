@@ -63,13 +63,14 @@ log = logging.getLogger("torchtune_lite")
 def run_facts(config: Mapping[str, Any], dataset: str, steps_per_epoch: int) -> dict[str, Any]:
     """Says what a run that goes on must have in common: of `config` what `ON_CHANGE` judges, the data's fingerprint."""
     judged = {key: value for key, value in _flat(config).items() if _on_change(key)}
-    base = _base_fingerprint(config["checkpointer"])
+    base = _base_fingerprint(config)
     return {"config": judged, "base": base, "dataset": dataset, "steps_per_epoch": steps_per_epoch}
 
 
-def _base_fingerprint(checkpointer: Mapping[str, Any]) -> str | None:
+def _base_fingerprint(config: Mapping[str, Any]) -> str | None:
     """Hashes samples of the base model's weights; None where a checkpointer of the user's own keeps them elsewhere."""
     try:
+        checkpointer = config["checkpointer"]
         folder, names = Path(checkpointer["checkpoint_dir"]), checkpointer.get("checkpoint_files")
         meta = sorted(folder.glob("consolidated.*.pth"))
         files = listed_files(folder, names) if names else meta or hf_weight_files(folder)
