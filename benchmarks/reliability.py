@@ -1,27 +1,20 @@
-"""Kills training runs at random instants and counts what is lost; fails each operation of a save; loses power in it.
+"""Kills training runs at random instants and counts what is lost; does to saves and files what can be done to them.
 
-    python benchmarks/reliability.py [--kills 200] [--seed 0]
+    python benchmarks/reliability.py [--kills 200] [--seed 0] [--quick]
 
-The runs are real ones, `tune run` on the embedded model with validation, a checkpoint every second step and the last
-two kept, each in a process that is forked from one that has imported everything. They are killed with SIGKILL, and then
-resumed (or killed again) until they end. Prints a Markdown table. A checkpoint counts as acknowledged once the log
-says `saved`. The digest is of parameters, moments, schedule, random states, position in the data, the written model's
-bytes and every logged loss; controls show that it notices each of them.
+Each operation of a save fails or kills; power is lost at any moment; every file of a checkpoint is damaged in every
+way; the tests that docs/reliability.md names are run. The sweeps are those of the tests. Prints a Markdown table.
+`--quick` kills 6 times. Controls show that the digest of a run notices each part of its state.
 """
 
 import argparse
-import hashlib
 import json
 import os
-import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
@@ -30,140 +23,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the tests
 import torch
 from safetensors.torch import load_file, save_file
 
-import torchtune_lite.models.llama2
-import torchtune_lite.training  # noqa: F401, before the fork
+from tests import fault_table
+from tests.checkpoint import corruption, memory
 from tests.checkpoint import test_store_faults as faults
 from tests.checkpoint.test_store_power_loss import PowerLoss
-from torchtune_lite.checkpoint import published, verify
+from tests.recipes.killed_runs import Run, kills
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, published
 from torchtune_lite.checkpoint.manifest import MANIFEST, read_manifest, write_manifest
-from torchtune_lite.cli.main import main as tune
-from torchtune_lite.errors import CheckpointError
+from torchtune_lite.models import llama2
 
-COMMON = """
-tokenizer:
-  _component_: torchtune_lite.models.llama2.llama2_tokenizer
-  path: ${asset:base}/tokenizer.model
-  max_seq_len: 64
-  prompt_template: null
-checkpointer: {_component_: torchtune_lite.training.FullModelHFCheckpointer, checkpoint_dir: "${asset:base}"}
-dataset:
-  _component_: torchtune_lite.datasets.instruct_dataset
-  source: ${asset:addresses_train.jsonl}
-  split: train[:22]
-dataset_val:
-  _component_: torchtune_lite.datasets.instruct_dataset
-  source: ${asset:addresses_train.jsonl}
-  split: train[22:26]
-run_val_every_n_steps: 3
-seed: 7
-device: cpu
-batch_size: 2
-gradient_accumulation_steps: 2
-epochs: 2
-save_every_n_steps: 2
-keep_last_n_checkpoints: 2
-resume_from_checkpoint: auto
-optimizer: {_component_: torch.optim.AdamW, lr: 2.0e-3}
-lr_scheduler: {_component_: torchtune_lite.training.get_cosine_schedule_with_warmup, num_warmup_steps: 3}
-"""
-LORA = "model: {_component_: torchtune_lite.models.llama2.lora_llama2, lora_attn_modules: [q_proj, v_proj], "
-KINDS = {  # recipe, and what its YAML has besides
-    "full": ("full", "dtype: fp32\nmodel: {_component_: torchtune_lite.models.llama2.llama2}\n"),
-    "LoRA": ("lora", f"dtype: fp32\n{LORA} lora_dropout: 0.2}}\n"),
-    "LoRA, saved in the background": (
-        "lora",
-        f"dtype: fp32\nenable_async_checkpointing: True\n{LORA} lora_dropout: 0.2}}\n",
-    ),
-    "QLoRA": ("lora", f"dtype: bf16\nsave_adapter_weights_only: True\n{LORA} quantize_base: True}}\n"),
-}
-LAST = "epoch_1"
-MOMENTS = ("any", "save", "after a save")
-
-
-class Run:
-    """One run in a folder of its own, started again after each kill."""
-
-    def __init__(self, folder: Path, kind: str) -> None:
-        folder.mkdir(parents=True)
-        recipe, text = KINDS[kind]
-        self.output_dir, self.log = folder / "out", folder / "log"
-        (folder / "config.yaml").write_text(f"output_dir: {self.output_dir}\n{COMMON}{text}")
-        self.words = ["tune", "run", f"{recipe}_finetune_single_device", "--config", str(folder / "config.yaml")]
-        self.log.touch()
-
-    def start(self, *words: str) -> int:
-        """Forks the process that trains."""
-        child = os.fork()
-        if child == 0:
-            log = os.open(self.log, os.O_WRONLY | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            sys.argv, code = [*self.words, *words], 1
-            try:
-                tune()
-                code = 0
-            except SystemExit as end:
-                code = end.code or 0
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-        return child
-
-    def finish(self, *words: str) -> float:
-        """Runs to the end; returns the seconds it took."""
-        start = time.perf_counter()
-        if os.waitpid(self.start(*words), 0)[1] != 0:
-            sys.exit(f"a run failed; the end of its log:\n{self.log.read_text()[-2000:]}")
-        return time.perf_counter() - start
-
-    def kill(self, rng: random.Random, seconds: float) -> bool:
-        """Starts the run and kills it at any instant of `seconds`, in a save or just after one; False if it ended."""
-        moment, saves = rng.choice(MOMENTS), self.num_saved() + rng.randint(0, 4)
-        delay = rng.uniform(0, seconds) if moment == "any" else rng.choice((0, 0.001, 0.01)) * rng.random()
-        child = self.start()
-        reached: Callable[[], bool] = {
-            "any": lambda: True,
-            "save": lambda: self.num_saved() >= saves and any(self.output_dir.glob(".tmp-*")),
-            "after a save": lambda: self.num_saved() > saves,
-        }[moment]
-        while not reached():
-            if os.waitpid(child, os.WNOHANG)[0]:
-                return False
-            time.sleep(0.0002)
-        time.sleep(delay)
-        os.kill(child, signal.SIGKILL)
-        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-    def saved(self) -> list[Path]:
-        """Lists the checkpoints that the log said to be saved."""
-        lines = self.log.read_text(errors="replace").splitlines()
-        return [Path(line.partition(" saved ")[2]) for line in lines if " saved /" in line]
-
-    def num_saved(self) -> int:
-        return self.log.read_bytes().count(b" saved /")
-
-    def state(self) -> str:
-        """Says what the run was at when it was killed, by what it left."""
-        if any(self.output_dir.glob(".trash-*")):
-            return "removal of an old one"
-        if any(self.output_dir.glob(".tmp-*")):
-            return "save"
-        return "training" if published(self.output_dir) else "before the first save"
-
-    def digest(self) -> dict[str, str]:
-        """Hashes all that the end of a run is made of, by what it is."""
-        last = self.output_dir / LAST
-        trainer = json.loads((last / "resume/trainer.json").read_text())
-        del trainer["progress"]["start_id"]  # random
-        keys = ("step", "epoch", "loss", "lr", "grad_norm", "val_loss")
-        rows = map(json.loads, (self.output_dir / "metrics.jsonl").read_text().splitlines())
-        parts = {
-            "losses": json.dumps([[row.get(key) for key in keys] for row in rows]).encode(),
-            "schedule and position": json.dumps(trainer, sort_keys=True).encode(),
-            "random states": (last / "resume/rng.json").read_bytes(),
-            **{str(path.relative_to(last)): path.read_bytes() for path in last.rglob("*.safetensors")},
-        }
-        return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+NUM_LAYERS = 6  # of the base whose save is measured: 226 MB in bf16
+KINDS = {"full": None, "LoRA": memory.ADAPTERS, "QLoRA": memory.ADAPTERS | {"quantize_base": True}}
 
 
 def drop_moments(folder: Path) -> None:
@@ -191,8 +61,9 @@ CONTROLS = {
 }
 
 
-def controls(work: Path, expected: dict[str, str]) -> list[str]:
+def controls(work: Path, whole: Run) -> list[str]:
     """Resumes LoRA from step 4 with one part of its state spoiled; lists the parts of which the digest took note."""
+    expected = whole.digest()
     noticed = []
     for name, spoil in CONTROLS.items():
         run = Run(work / f"without {name}", "LoRA")
@@ -209,48 +80,6 @@ def controls(work: Path, expected: dict[str, str]) -> list[str]:
         if run.digest() != expected:
             noticed.append(name)
     return noticed
-
-
-def kills(work: Path, count: int, seed: int) -> tuple[list[tuple[str, str]], dict[str, dict[str, str]]]:
-    """Kills `count` times; gives rows of the table, and the digest of an uninterrupted run of each kind."""
-    rng, tally, states, expected, seconds = random.Random(seed), Counter(), Counter(), {}, {}
-    for kind in KINDS:
-        whole = Run(work / f"{kind} whole", kind)
-        seconds[kind] = whole.finish()
-        expected[kind] = whole.digest()
-    while tally["kills"] < count:
-        kind = rng.choice(list(KINDS))
-        run = Run(work / f"run_{tally['runs']}", kind)
-        tally["runs"] += 1
-        for _ in range(rng.randint(1, 3)):
-            if not run.kill(rng, seconds[kind]):
-                break
-            tally["kills"] += 1
-            states[run.state()] += 1
-            there = published(run.output_dir)
-            for folder in there:
-                tally["checked"] += 1
-                with suppress(CheckpointError):
-                    verify(folder)
-                    tally["valid"] += 1
-            tally["acknowledged"] += bool(run.saved())
-            tally["there"] += bool(run.saved()) and run.saved()[-1] in there
-        run.finish()
-        equal = run.digest() == expected[kind]
-        tally["equal"] += equal
-        print(f"{tally['kills']} kills, {tally['runs']} runs, {tally['equal']} equal", file=sys.stderr)
-        if equal:
-            shutil.rmtree(run.log.parent)
-    where = ", ".join(f"{number} {state}" for state, number in states.most_common())
-    return [
-        (f"`kill -9` at random instants ({where})", str(tally["kills"])),
-        (
-            "published checkpoints that do not verify afterwards",
-            f"{tally['checked'] - tally['valid']} of {tally['checked']}",
-        ),
-        ("newest acknowledged checkpoint lost", f"{tally['acknowledged'] - tally['there']} of {tally['acknowledged']}"),
-        (f"runs resumed to the bit ({', '.join(KINDS)})", f"{tally['equal']} of {tally['runs']}"),
-    ], expected
 
 
 def sweeps(work: Path) -> list[tuple[str, str]]:
@@ -270,19 +99,71 @@ def sweeps(work: Path) -> list[tuple[str, str]]:
     ]
 
 
+def damages(whole: Run) -> tuple[str, str]:
+    """Damages each file of the last checkpoint of a run: an AssertionError where that goes unnoticed."""
+    older, newer = sorted(published(whole.output_dir), key=lambda folder: read_manifest(folder).step)[-2:]
+    names = corruption.files(newer)
+    count = sum(corruption.sweep(newer, older, name) for name in names)
+    return f"damages to each of the {len(names)} files of a checkpoint: not passed over, or not named", f"0 of {count}"
+
+
+def save_memory(folder: Path, kind: str) -> tuple[str, str]:
+    """Measures what a save takes beside the model, compared with the live one, in a process of its own."""
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(write, json.dumps(save_peak(folder, kind)).encode())
+        os._exit(0)
+    os.close(write)
+    with open(read) as pipe:
+        peak, size = json.loads(pipe.read())
+    assert os.waitpid(child, 0)[1] == 0
+    times = f"{peak / size:.2f} × the file, {peak / (2 * memory.NUM_LARGEST):.1f} × its largest tensor"
+    return f"memory of a save beside the model ({kind}, bf16, {size / 1e6:.0f} MB)", f"{peak / 1e6:.0f} MB: {times}"
+
+
+def save_peak(folder: Path, kind: str) -> tuple[int, int]:
+    """Gives the peak of a save and the size of its model, in bytes."""
+    memory.give_back_freed()
+    checkpointer = FullModelHFCheckpointer(memory.write_base(folder, torch.bfloat16, NUM_LAYERS))
+    with torch.device("meta"):
+        args = checkpointer.decoder_args
+        model = llama2.lora_llama2(**args, **KINDS[kind]) if KINDS[kind] else llama2.llama2(**args)
+    checkpointer.load(model, device="cpu", dtype=torch.bfloat16)
+    rows = torch.arange(64)[None]
+    checkpointer.save(folder / "step_1", model, rows=rows)  # imports, tables
+    peak = memory.peak_bytes(lambda: checkpointer.save(folder / "step_2", model, rows=rows))
+    return peak, (folder / "step_2" / "model.safetensors").stat().st_size
+
+
+def faults_handled() -> list[tuple[str, str]]:
+    """Runs the tests that docs/reliability.md names."""
+    rows = fault_table.rows()
+    shown = fault_table.shown(rows)
+    missing = [code for code, _ in rows if code not in shown]
+    print(f"not shown: {', '.join(missing) or 'none'}", file=sys.stderr)
+    first = [code for code, _ in rows if fault_table.is_p0(code)]
+    return [
+        ("P0 rows of docs/reliability.md whose tests pass", f"{len([c for c in first if c in shown])} of {len(first)}"),
+        ("all rows of it", f"{len(shown)} of {len(rows)}"),
+    ]
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="reliability-") as name, redirect_stdout(sys.stderr):
         work = Path(name)
-        rows, expected = kills(work, args.kills, args.seed)
-        noticed = controls(work, expected["LoRA"])
-        rows += sweeps(work)
+        rows, whole = kills(work, 6 if args.quick else args.kills, args.seed)
+        noticed = controls(work, whole["LoRA"])
+        rows += [*sweeps(work), damages(whole["LoRA"])]
+        rows += [save_memory(work / f"wide {kind}", kind) for kind in KINDS]
+        rows += faults_handled()
     names = [name for name in CONTROLS if name != "nothing"]
     rows.append((f"controls: spoiled {', '.join(names)}; the digest notices", f"{len(noticed)} of {len(names)}"))
     print("| what | count |\n|---|---|")

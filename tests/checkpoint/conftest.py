@@ -1,9 +1,7 @@
 """A small random Llama of transformers, with grouped-query attention, as a checkpoint folder; a memory meter."""
 
-import ctypes
-import gc
-import json
 import logging
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
-from torchtune_lite.checkpoint.weights import Weight
+from tests.checkpoint import memory
 from torchtune_lite.models import llama2
-from torchtune_lite.training import peak_memory, reset_peak_memory
 
 
 @pytest.fixture(autouse=True)
@@ -85,32 +81,13 @@ def logits():
 
 @pytest.fixture
 def wide_base(tmp_path: Path):
-    """Writes a base of 84 M weights with `write(dtype)`; `bound(dtype)` is what a save may take beside the model."""
-    config = LlamaConfig(
-        vocab_size=6000,
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=5,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=64,
-    )
-    with torch.device("meta"):
-        shapes = {name: tuple(p.shape) for name, p in LlamaForCausalLM(config).named_parameters()}
-
-    def write(dtype: torch.dtype) -> Path:
-        folder = tmp_path / "wide"
-        folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(config.to_dict()))
-        weights = {n: Weight(dtype, s, lambda s=s: torch.full(s, 0.02, dtype=dtype)) for n, s in shapes.items()}
-        write_safetensors(folder / "model.safetensors", weights)
-        return folder
+    """Writes a base of 46 M weights with `write(dtype)`; `bound(dtype)` is what a save may take beside the model."""
 
     def bound(dtype: torch.dtype) -> int:
-        return 2 * 6000 * 1024 * dtype.itemsize + 32_000_000
+        return 2 * memory.NUM_LARGEST * dtype.itemsize + 32_000_000
 
-    adapters = {"lora_attn_modules": ["q_proj"], "apply_lora_to_mlp": True, "quantize_base": True}
-    return SimpleNamespace(write=write, bound=bound, adapters=adapters)
+    write = partial(memory.write_base, tmp_path / "wide")
+    return SimpleNamespace(write=write, bound=bound, adapters=memory.ADAPTERS | {"quantize_base": True})
 
 
 @pytest.fixture
@@ -118,19 +95,5 @@ def peak_bytes():
     """Gives what a function takes of the host's memory at its peak, mapped files included."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("needs Linux's /proc to reset the peak")
-
-    libc = ctypes.CDLL(None)
-    libc.mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD: what is freed goes back to the system, of tensors from 1 MiB
-
-    def peak_bytes(function) -> int:
-        def peak() -> float:
-            return peak_memory(torch.device("cpu"))["peak_memory_resident"] * 1024**3
-
-        gc.collect()
-        libc.malloc_trim(0)
-        reset_peak_memory(torch.device("cpu"))
-        before = peak()
-        function()
-        return round(peak() - before)
-
-    return peak_bytes
+    memory.give_back_freed()
+    return memory.peak_bytes

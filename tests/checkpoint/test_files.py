@@ -5,7 +5,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from torchtune_lite.checkpoint.files import INDEX, hf_weight_files, listed_files, read_files, read_json, write_json
+from torchtune_lite.checkpoint.files import (
+    INDEX,
+    hf_weight_files,
+    listed_files,
+    read_files,
+    read_json,
+    sampled_sha256,
+    write_json,
+)
 from torchtune_lite.errors import CheckpointError
 
 
@@ -98,3 +106,19 @@ def test_json_is_readable_and_goes_there_and_back(tmp_path: Path):
     write_json(tmp_path / "x.json", {"a": "é"})
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "a": "é"\n}\n'
     assert read_json(tmp_path / "x.json") == {"a": "é"}
+
+
+def test_a_model_is_known_by_samples_of_its_file(tmp_path: Path):
+    path, content = tmp_path / "x", bytearray(9_000_000)
+    path.write_bytes(content)
+    hashes = [sampled_sha256(path)]
+    for place in (0, 4_500_000, 8_999_999):
+        changed = content.copy()
+        for i in range(max(place - 100_000, 0), min(place + 100_000, len(content))):  # about the size of a projection
+            changed[i] = 1
+        path.write_bytes(changed)
+        hashes.append(sampled_sha256(path))
+    path.write_bytes(content + b"0")
+    assert len({*hashes, sampled_sha256(path)}) == 5
+    path.write_bytes(b"")
+    assert sampled_sha256(path)

@@ -1,55 +1,16 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.checkpoint import corruption
 from tests.checkpoint.little_run import run
-from torchtune_lite.checkpoint import latest, resume_folder, verify
+from torchtune_lite.checkpoint import discovery, latest, verify
 from torchtune_lite.checkpoint.manifest import MANIFEST, has_manifest, read_manifest, write_manifest
 from torchtune_lite.errors import CheckpointError
-
-FILES = ["1.safetensors", "2.safetensors", "resume/trainer.json", MANIFEST]
-
-
-def truncate(size: Callable[[int], int]) -> Callable[[Path, Path], object]:
-    return lambda path, other: os.truncate(path, size(path.stat().st_size))
-
-
-def flip(place: Callable[[int], int]) -> Callable[[Path, Path], None]:
-    def change(path: Path, other: Path) -> None:
-        content = bytearray(path.read_bytes())
-        content[place(len(content))] ^= 1
-        path.write_bytes(content)
-
-    return change
-
-
-def zero_a_page(path: Path, other: Path) -> None:
-    content = path.read_bytes()
-    start = len(content) // 3
-    path.write_bytes(content[:start] + bytes(len(content[start : start + 4096])) + content[start + 4096 :])
-
-
-DAMAGES = {
-    "nothing left": truncate(lambda size: 0),
-    "1 byte left": truncate(lambda size: 1),
-    "7 bytes left": truncate(lambda size: 7),
-    "8 bytes left": truncate(lambda size: 8),
-    "half left": truncate(lambda size: size // 2),
-    "last byte gone": truncate(lambda size: size - 1),
-    "a byte too many": lambda path, other: path.write_bytes(path.read_bytes() + b"x"),
-    "first bit": flip(lambda size: 0),
-    "a bit of the header": flip(lambda size: 12),
-    "a bit of the body": flip(lambda size: size - 3),
-    "a page of zeros": zero_a_page,
-    "deleted": lambda path, other: path.unlink(),
-    "another step's": lambda path, other: shutil.copyfile(other, path),
-    "LFS pointer": lambda path, other: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
-    "web page": lambda path, other: path.write_text("<!DOCTYPE html><html>403</html>"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -59,32 +20,19 @@ def two_checkpoints(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_or_refused_by_name(
-    two_checkpoints: Path, tmp_path: Path, caplog, file: str, damage: str
-):
-    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
-    one, two = tmp_path / "step_1", tmp_path / "step_2"
-    before = (two / file).read_bytes()
-    DAMAGES[damage](two / file, one / file)
-    if (file, damage) == (MANIFEST, "last byte gone"):
-        assert before.endswith(b"\n") and latest(tmp_path) == two  # nothing is lost
-        return
+def test_a_damaged_checkpoint_is_passed_over_or_refused_by_name(two_checkpoints: Path):
+    one, two = two_checkpoints / "step_1", two_checkpoints / "step_2"
+    assert corruption.files(two) == ["1.safetensors", "2.safetensors", MANIFEST, "resume/trainer.json"]
+    count = sum(corruption.sweep(two, one, file) for file in corruption.files(two))
+    assert count == 4 * len(corruption.DAMAGES)
+    verify(two)
 
-    assert latest(tmp_path) == one
-    [message] = caplog.messages
-    assert message.endswith(f"; resuming from {one} instead") and str(two) in message
-    assert resume_folder(tmp_path / "new", str(one)) == one
-    caplog.clear()
-    if (file, damage) == (MANIFEST, "deleted"):
-        assert resume_folder(tmp_path / "new", str(two)) == two
-        assert "whether it is whole is unknown" in caplog.text
-        return
-    with pytest.raises(CheckpointError, match="step_2") as error:
-        resume_folder(tmp_path / "new", str(two))
-    assert "\n" not in str(error.value)
-    assert Path(file).name in str(error.value) or (file, damage) == (MANIFEST, "another step's")
+
+def test_the_sweep_finds_a_damage_that_is_not_noticed(two_checkpoints: Path, monkeypatch):
+    """Negative control: where only sizes are compared."""
+    monkeypatch.setattr(discovery, "verify", partial(verify, quick=True))
+    with pytest.raises(AssertionError, match="1.safetensors: first bit"):
+        corruption.sweep(two_checkpoints / "step_2", two_checkpoints / "step_1", "1.safetensors")
 
 
 def test_a_whole_checkpoint_is_the_one_to_go_on_from(two_checkpoints: Path, caplog):
@@ -95,7 +43,7 @@ def test_a_whole_checkpoint_is_the_one_to_go_on_from(two_checkpoints: Path, capl
 def test_what_was_found_and_what_was_written_is_said(two_checkpoints: Path, tmp_path: Path):
     def message(file: str, damage: str) -> str:
         shutil.copytree(two_checkpoints / "step_2", tmp_path / damage)
-        DAMAGES[damage](tmp_path / damage / file, two_checkpoints / "step_1" / file)
+        corruption.DAMAGES[damage](tmp_path / damage / file, two_checkpoints / "step_1" / file)
         with pytest.raises(CheckpointError) as error:
             verify(tmp_path / damage)
         return str(error.value).removeprefix(f"{tmp_path / damage}")
@@ -128,7 +76,7 @@ def test_every_bit_of_a_manifest_counts(two_checkpoints: Path, tmp_path: Path):
 def test_a_quick_look_compares_sizes_only(two_checkpoints: Path, tmp_path: Path):
     shutil.copytree(two_checkpoints / "step_2", tmp_path / "step_2")
     path = tmp_path / "step_2" / "1.safetensors"
-    flip(lambda size: size - 1)(path, path)
+    corruption.flip(lambda size: size - 1)(path, path)
     verify(tmp_path / "step_2", quick=True)
     with pytest.raises(CheckpointError):
         verify(tmp_path / "step_2")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, check_resumable, gather, restore, run_facts
 from torchtune_lite.errors import CheckpointError
@@ -99,6 +100,29 @@ def test_every_part_of_the_state_counts(hf_base, build, tmp_path: Path):
     assert resumed(lambda run: np.random.rand()) != expected
     assert resumed(lambda run: run.scheduler.step()) != expected
     assert resumed(lambda run: run.params[0].data.add_(1e-6)) != expected
+
+
+@pytest.mark.parametrize("change", ["shape", "dtype", "gone", "another's"])
+def test_moments_that_are_not_those_that_were_saved_are_refused(hf_base, build, tmp_path: Path, change: str):
+    """`Optimizer.load_state_dict` would take all of these; without a manifest only the file itself can tell."""
+    Run(hf_base, build, **LORA).train(1).save(tmp_path / "step_1")
+    path = tmp_path / "step_1" / "resume" / "optimizer.safetensors"
+    moments = load_file(path)
+    name = next(name for name in moments if name.endswith("lora_a.weight/exp_avg"))
+    if change == "shape":
+        moments[name] = moments[name][:1].clone()
+    elif change == "dtype":
+        moments[name] = moments[name].bfloat16()
+    else:
+        moment = moments.pop(name)
+        if change == "another's":
+            moments["layers.7.attn.q_proj.lora_a.weight/exp_avg"] = moment
+    save_file(moments, path)
+    resumed = Run(hf_base, build, **LORA)
+    before = [param.clone() for param in resumed.params]
+    with pytest.raises(CheckpointError, match=f"optimizer.safetensors: is not what was saved: {name}.* differ"):
+        resumed.resume(tmp_path / "step_1")
+    assert all(torch.equal(a, b) for a, b in zip(before, resumed.params, strict=True))
 
 
 def test_a_run_of_another_model_is_refused_and_nothing_changed(hf_base, build, tmp_path: Path):
@@ -220,7 +244,6 @@ def test_what_may_change_is_not_even_mentioned(saved, caplog, values):
 
 def test_what_is_warned_of_is_one_line_with_old_and_new(saved, caplog):
     config = changed(optimizer__lr=3e-3, model__lora_dropout=0.1, lr_scheduler={"num_warmup_steps": 5})
-    config["checkpointer"]["checkpoint_dir"] = "elsewhere"
     with caplog.at_level(logging.WARNING):
         check_resumable(saved, run_facts(config, "29 samples", 3))
     [message] = caplog.messages
@@ -228,7 +251,6 @@ def test_what_is_warned_of_is_one_line_with_old_and_new(saved, caplog):
         "optimizer.lr was 0.01, is 0.003",
         "model.lora_dropout was 0.0, is 0.1",
         "lr_scheduler.num_warmup_steps was None, is 5",
-        "checkpointer.checkpoint_dir was base, is elsewhere",
     ):
         assert change in message
 
@@ -251,6 +273,26 @@ def test_what_is_refused_is_one_line_with_old_and_new(saved, values, dataset, st
         check_resumable(saved, run_facts(changed(**values), dataset, steps))
     assert line in str(caught.value) and "step_4 cannot be resumed" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", ["hf", "meta"])
+def test_an_adapter_goes_on_over_the_same_base_only_wherever_that_lies(saved, tmp_path: Path, caplog, layout):
+    name = {"hf": "model.safetensors", "meta": "consolidated.00.pth"}[layout]
+    facts = {}
+    for folder, content in (("base", b"0" * 9_000_000), ("moved", b"0" * 9_000_000), ("other", b"1" * 9_000_000)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(content)
+        facts[folder] = run_facts(changed(checkpointer__checkpoint_dir=str(tmp_path / folder)), "29 samples", 3)
+    trainer = {"progress": {"global_step": 4, "seed": 7}, "facts": facts["base"]}
+    (saved / "resume" / "trainer.json").write_text(json.dumps(trainer))
+    check_resumable(saved, facts["moved"])
+    check_resumable(saved, facts["other"])  # of a full model, the checkpoint has all weights itself
+    [message] = caplog.messages
+    assert "the weights in checkpointer.checkpoint_dir were others" in message
+    (saved / "adapter").mkdir()
+    check_resumable(saved, facts["moved"])
+    with pytest.raises(CheckpointError, match="the weights in checkpointer.checkpoint_dir were others .hash "):
+        check_resumable(saved, facts["other"])
 
 
 def test_all_refusals_are_told_at_once(saved):

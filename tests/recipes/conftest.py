@@ -7,8 +7,9 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,15 +98,17 @@ def tune_server() -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-@pytest.fixture
-def tune(tune_server: subprocess.Popen[str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `tune` in a process of its own, from a folder of its own."""
+@pytest.fixture(scope="session")
+def tune_in(tune_server: subprocess.Popen[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `tune` in a process of its own, from the folder `cwd`, `without` some packages."""
 
-    def run(*args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        cwd: Path, *args: object, check: bool = True, without: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
         words = list(map(str, args))
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
-            request = {"args": words, "cwd": str(tmp_path), "out": str(out), "err": str(err)}
+            request = {"args": words, "cwd": str(cwd), "out": str(out), "err": str(err), "without": list(without)}
             print(json.dumps(request), file=tune_server.stdin, flush=True)
             code = int(tune_server.stdout.readline())
             result = subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
@@ -114,6 +117,12 @@ def tune(tune_server: subprocess.Popen[str], tmp_path: Path) -> Callable[..., su
         return result
 
     return run
+
+
+@pytest.fixture
+def tune(tune_in, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `tune` in a process of its own, from a folder of its own."""
+    return partial(tune_in, tmp_path)
 
 
 def common_keys(tiny: Tiny, output_dir: Path) -> str:
@@ -148,15 +157,17 @@ import resource
 import signal
 
 from torchtune_lite import checkpoint
+from torchtune_lite.checkpoint import disk
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 
 
 class Probe(LinearCrossEntropyLoss):
-    # At its calls `at`, counted from 1, sends signals to its own process and multiplies the loss; from call
-    # full[0] on and before full[1], no file can grow beyond 10 kB, as on a full disk.
-    def __init__(self, at, send=(), factor=1.0, full=(0, 0), keep_rng=False):
+    # At its calls `at`, counted from 1, sends signals to its own process, or `in_save` in the next save, and multiplies
+    # the loss; from call full[0] on and before full[1], no file can grow beyond 10 kB, as on a full disk.
+    def __init__(self, at, send=(), factor=1.0, full=(0, 0), keep_rng=False, in_save=False):
         super().__init__()
         self.calls, self.at, self.send, self.factor, self.full = 0, at, send, factor, full
+        self.in_save = in_save
         if keep_rng:
             checkpoint.set_rng_state = lambda state: None
 
@@ -168,9 +179,27 @@ class Probe(LinearCrossEntropyLoss):
         loss = super().forward(output, hidden, labels)
         if self.calls not in self.at:
             return loss
+        if self.in_save:
+            self.rename, disk.rename = disk.rename, self.send_and_rename
+        else:
+            self.send_all()
+        return loss * float(self.factor)
+
+
+    def send_all(self):
         for name in self.send:
             os.kill(os.getpid(), getattr(signal, name))
-        return loss * float(self.factor)
+
+    def send_and_rename(self, path, new):
+        disk.rename = self.rename
+        self.send_all()
+        disk.rename(path, new)
+
+
+class Signalled:
+    # A data set that is interrupted while it is made.
+    def __init__(self, tokenizer, send):
+        os.kill(os.getpid(), getattr(signal, send))
 
 
 class FewLabels:

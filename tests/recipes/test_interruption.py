@@ -1,7 +1,10 @@
 """Runs that are stopped, meet numbers that are not finite or a full disk, end early, or go on later; real processes."""
 
 import json
+import os
 import random
+import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,11 +13,10 @@ from tests.recipes.conftest import Tiny, common_keys, digest, metrics
 from torchtune_lite import checkpoint
 
 
-@pytest.fixture
-def run(tiny: Tiny, tune, tmp_path: Path):
-    """Runs a recipe of 6 steps in 2 epochs, of up to 3 micro-batches each, with dropout where it has adapters."""
+def runner(tiny: Tiny, tune_in, folder: Path):
+    """Gives a function that runs, from `folder`, a recipe of 6 steps in 2 epochs, of up to 3 micro-batches each."""
     text = (
-        common_keys(tiny, tmp_path / "out")
+        common_keys(tiny, folder / "out")
         + """
 batch_size: 4
 gradient_accumulation_steps: 3
@@ -26,8 +28,8 @@ lr_scheduler:
 verify_rows: null
 """
     )
-    (tmp_path / "full.yaml").write_text(text + "model: {_component_: torchtune_lite.models.llama2.llama2}\n")
-    (tmp_path / "lora.yaml").write_text(
+    (folder / "full.yaml").write_text(text + "model: {_component_: torchtune_lite.models.llama2.llama2}\n")
+    (folder / "lora.yaml").write_text(
         text
         + """
 save_adapter_weights_only: True
@@ -36,12 +38,31 @@ model: {_component_: torchtune_lite.models.llama2.lora_llama2, lora_attn_modules
     )
 
     def run(*words: object, kind: str = "lora", code: int = 0):
-        result = tune("run", f"{kind}_finetune_single_device", "--config", f"{kind}.yaml", *words, check=False)
+        words = ["run", f"{kind}_finetune_single_device", "--config", f"{kind}.yaml", *words]
+        result = tune_in(folder, *words, check=False, without=["matplotlib"])  # a picture takes longer than the run
         assert result.returncode == code, result.stderr
         assert "Traceback" not in result.stderr
         return result
 
     return run
+
+
+@pytest.fixture
+def run(tiny: Tiny, tune_in, tmp_path: Path):
+    return runner(tiny, tune_in, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Tiny, tune_in, tmp_path_factory: pytest.TempPathFactory):
+    """Gives the digest of the run of each kind that nothing interrupts; it is run once."""
+
+    @cache
+    def whole(kind: str = "lora") -> dict[str, object]:
+        folder = tmp_path_factory.mktemp(kind)
+        runner(tiny, tune_in, folder)(kind=kind)
+        return digest(folder / "out", "epoch_1")
+
+    return whole
 
 
 def last_line(result) -> str:
@@ -51,8 +72,7 @@ def last_line(result) -> str:
 @pytest.mark.parametrize(
     ("kind", "name", "code"), [("lora", "SIGINT", 130), ("lora", "SIGTERM", 143), ("full", "SIGTERM", 143)]
 )
-def test_a_stop_in_the_middle_of_a_window_is_resumed_to_the_bit(run, probe, tmp_path, kind, name, code):
-    run(kind=kind)
+def test_a_stop_in_the_middle_of_a_window_is_resumed_to_the_bit(run, whole, probe, tmp_path, kind, name, code):
     stopped = run("output_dir=stopped", *probe(5, send=[name]), kind=kind, code=code)
     assert last_line(stopped) == (
         f"tune: stopped by {name} after step 1; saved {tmp_path}/stopped/step_1; "
@@ -60,20 +80,19 @@ def test_a_stop_in_the_middle_of_a_window_is_resumed_to_the_bit(run, probe, tmp_
     )
     assert [folder.name for folder in checkpoint.published(tmp_path / "stopped")] == ["step_1"]
     run("output_dir=stopped", "resume_from_checkpoint=True", kind=kind)
-    assert digest(tmp_path / "stopped", "epoch_1") == digest(tmp_path / "out", "epoch_1")
+    assert digest(tmp_path / "stopped", "epoch_1") == whole(kind)
 
 
-def test_the_draws_of_the_discarded_micro_batches_would_count(run, probe, tmp_path):
+def test_the_draws_of_the_discarded_micro_batches_would_count(run, whole, probe, tmp_path):
     """Negative control: saved with the random states of the moment, the resumed run is another one."""
-    run()
     run("output_dir=stopped", *probe(5, send=["SIGINT"], keep_rng=True), code=130)
     run("output_dir=stopped", "resume_from_checkpoint=True")
-    expected, resumed = digest(tmp_path / "out", "epoch_1"), digest(tmp_path / "stopped", "epoch_1")
+    expected, resumed = whole(), digest(tmp_path / "stopped", "epoch_1")
     assert resumed["metrics"][0] == expected["metrics"][0] and resumed["metrics"][1:] != expected["metrics"][1:]
 
 
 def test_stops_at_every_kind_of_place(run, probe, tiny, tmp_path):
-    """In the first window, while validating (twice), and with the step saved already; then to the end."""
+    """In the first window, while validating (thrice), with the step saved already, in a save; then to the end."""
     words = [
         f"dataset_val={{_component_: torchtune_lite.datasets.instruct_dataset, source: {tiny.val}}}",
         "batch_size_val=4",
@@ -91,12 +110,23 @@ def test_stops_at_every_kind_of_place(run, probe, tiny, tmp_path):
     saved = run(*words, *probe(2 + 2, send=["SIGINT"]), code=130)  # in the last micro-batch of the first epoch
     assert "after step 3; saved" in last_line(saved) and saved.stderr.count("INFO saved") == 1
     assert last_line(saved).count("epoch_0") == 1
+    saving = run(*words, *probe(1, send=["SIGTERM"], in_save=True), code=143)
+    assert "after step 4; saved" in last_line(saving) and saving.stderr.count("INFO saved") == 1
+    last = run(*words, *probe(3 + 2, send=["SIGTERM"]), code=143)  # in the last micro-batch of all
+    assert f"after step 6; saved {tmp_path}/stopped/step_6" in last_line(last)
     run(*words)
     expected, resumed = digest(tmp_path / "out", "epoch_1"), digest(tmp_path / "stopped", "epoch_1")
     assert resumed == expected
     assert [row["step"] for row in resumed["metrics"] if "val_loss" in row] == [2, 4, 6]
     best = [json.loads((tmp_path / name / "best.json").read_text()) for name in ("out", "stopped")]
     assert best[0] == best[1]
+
+
+def test_a_stop_before_training_leaves_nothing_and_no_traceback(run, probe, tmp_path):
+    probe()
+    for name, code in (("SIGINT", 130), ("SIGTERM", -15)):  # a shell says 143
+        run("dataset={_component_: probe.Signalled}", f"dataset.send={name}", code=code)
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_run_of_dora_on_nf4_over_a_mixture_of_data_sets_is_stopped_twice(run, probe, tiny, tmp_path):
@@ -115,8 +145,25 @@ def test_a_run_of_dora_on_nf4_over_a_mixture_of_data_sets_is_stopped_twice(run, 
     assert digest(tmp_path / "stopped", "epoch_1") == digest(tmp_path / "out", "epoch_1")
 
 
-def test_a_second_sigint_leaves_without_a_checkpoint(run, probe, tmp_path):
-    result = run(*probe(5, send=["SIGINT", "SIGINT"]), code=130)
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_run_over_packs_of_a_stream_is_stopped_twice(run, probe, tiny, tmp_path, num_workers):
+    """A turn of the two files takes about 5 of the 8 steps: it is stopped in the first turn and in the second."""
+    words = ["dataset.source=json", f"dataset.data_files=[{tiny.train},{tiny.val}]", "dataset.streaming=True"]
+    words += ["dataset.packed=True", "tokenizer.max_seq_len=32", "batch_size=2", f"num_workers={num_workers}"]
+    words += ["max_steps_per_epoch=4", "verify_rows=2"]
+    run(*words)
+    words.append("output_dir=stopped")
+    run(*words, *probe(8, send=["SIGTERM"]), code=143)
+    words.append("resume_from_checkpoint=auto")
+    run(*words, *probe(13, send=["SIGINT"]), code=130)
+    run(*words)
+    assert folders(tmp_path / "stopped") == ["epoch_0", "epoch_1", "step_2", "step_6"]
+    assert digest(tmp_path / "stopped", "epoch_1") == digest(tmp_path / "out", "epoch_1")
+
+
+@pytest.mark.parametrize("where", [{}, {"in_save": True}], ids=["in a step", "in a save"])
+def test_a_second_sigint_leaves_without_a_checkpoint(run, probe, tmp_path, where):
+    result = run(*probe(3, send=["SIGINT", "SIGINT"], **where), code=130)
     assert last_line(result) == "tune: interrupted"
     assert not [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
 
@@ -139,15 +186,14 @@ def rows_of_step(number: int, tiny: Tiny) -> set[str]:
 
 
 @pytest.mark.parametrize("factor", ["nan", "inf"])
-def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(run, probe, tiny, tmp_path, factor):
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(run, whole, probe, tiny, tmp_path, factor):
     result = run("save_every_n_steps=1", *probe(5, factor=factor), code=6)
     line = last_line(result)
     assert line.startswith(f"tune: error: step 2: loss is {factor} and grad_norm is nan (rows: {tiny.train}:")
     assert set(line.partition("(rows: ")[2].partition(")")[0].split(", ")) == rows_of_step(2, tiny)
     assert folders(tmp_path / "out") == ["step_1"]
     run("resume_from_checkpoint=True")
-    run("output_dir=unbroken")
-    assert digest(tmp_path / "out", "epoch_1") == digest(tmp_path / "unbroken", "epoch_1")
+    assert digest(tmp_path / "out", "epoch_1") == whole()
 
 
 def test_skip_leaves_out_the_step_counts_it_and_stops_at_three_in_a_row(run, probe, tmp_path):
@@ -205,15 +251,13 @@ def test_patience_without_validation_is_refused(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_costs_one_checkpoint_and_not_the_run(run, probe, tmp_path):
-    run(*(words := ["save_every_n_steps=1"]))
-    words += ["output_dir=full"]
-    result = run(*words, *probe(full=[4, 7]))  # in step 2
+def test_a_full_disk_costs_one_checkpoint_and_not_the_run(run, whole, probe, tmp_path):
+    result = run("save_every_n_steps=1", "output_dir=full", *probe(full=[4, 7]))  # in step 2
     [line] = [line for line in result.stderr.splitlines() if " ERROR " in line]
     assert "step_2 was not saved" in line and line.endswith("training goes on, and the next save is tried")
     assert folders(tmp_path / "full") == ["epoch_0", "epoch_1", "step_1", "step_4", "step_5"]
     assert "saved full/step_2" not in result.stderr
-    assert digest(tmp_path / "full", "epoch_1") == digest(tmp_path / "out", "epoch_1")
+    assert digest(tmp_path / "full", "epoch_1") == whole()
 
 
 def test_a_disk_that_stays_full_ends_the_run_at_the_second_save(run, probe, tmp_path):
@@ -254,11 +298,16 @@ def test_another_run_is_not_resumed(run, tiny, tmp_path):
     lines = tiny.train.read_text().splitlines(keepends=True)
     (tmp_path / "fewer.jsonl").write_text("".join(lines[1:]))
     (tmp_path / "same.jsonl").write_text("".join(lines))
+    shutil.copytree(tiny.checkpoint, tmp_path / "base")
+    with (tmp_path / "base" / "model.safetensors").open("r+b") as weights:
+        weights.seek(-100, os.SEEK_END)
+        weights.write(b"xx")
     for word, change in (
         ("batch_size=2", "batch_size was 4, is 2"),
         ("model.lora_alpha=3", "model.lora_alpha was None, is 3"),
         (f"dataset.source={tmp_path}/fewer.jsonl", "dataset was 29 samples with hash"),
         ("tokenizer.max_seq_len=8", "dataset was 29 samples with hash"),
+        ("checkpointer.checkpoint_dir=base", "the weights in checkpointer.checkpoint_dir were others (hash "),
     ):
         line = last_line(run(*resume, word, code=4))
         assert "epoch_0 cannot be resumed with this config: " in line and change in line

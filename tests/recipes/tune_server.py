@@ -1,7 +1,8 @@
 """Runs `tune` as often as asked, each time in a process of its own, forked from one that has done all imports.
 
-Reads one JSON object a line: `args`, `cwd`, and the paths `out` and `err`; answers each with a line, the exit code as
-`subprocess` gives it. A run is then as real as one from a shell, without the seconds of importing.
+Reads one JSON object a line: `args`, `cwd`, the paths `out` and `err`, and `without`, packages that the run shall not
+find; answers each with a line, the exit code as `subprocess` gives it. A run is then as real as one from a shell,
+without the seconds of importing.
 """
 
 import json
@@ -28,12 +29,13 @@ def serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
-def run(args: list[str], cwd: str, out: str, err: str) -> None:
+def run(args: list[str], cwd: str, out: str, err: str, without: list[str]) -> None:
     """Becomes `python -m torchtune_lite *args`."""
     os.chdir(cwd)
     for path, fd in ((os.devnull, 0), (out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), fd)
     sys.argv = ["tune", *args]
+    sys.modules |= dict.fromkeys(without)
     code: object = 0
     try:
         runpy.run_module("torchtune_lite", run_name="__main__", alter_sys=True)

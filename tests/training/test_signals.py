@@ -8,6 +8,7 @@ import pytest
 
 from torchtune_lite.training import Signals, StopRequested
 
+SIGHUP = pytest.param("SIGHUP", 129, marks=pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="has no SIGHUP"))
 needs_sigusr1 = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
 
 
@@ -19,14 +20,14 @@ def send(number: int) -> None:
 def before():
     """A handler for each signal that counts what reaches it."""
     got = []
-    numbers = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)]
+    numbers = [signal.SIGINT, signal.SIGTERM, *(getattr(signal, n, signal.SIGTERM) for n in ("SIGHUP", "SIGUSR1"))]
     old = {number: signal.signal(number, lambda number, frame: got.append(number)) for number in numbers}
     yield got
     for number, handler in old.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), SIGHUP])
 def test_a_stop_is_noted_and_raised_at_the_next_poll(before, tmp_path, name, code):
     number = getattr(signal, name)
     with Signals() as signals:

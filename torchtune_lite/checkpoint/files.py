@@ -1,5 +1,6 @@
 """Which files of a checkpoint folder hold the weights, and what those hold."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
+EDGE, SAMPLE, NUM_SAMPLES = 1 << 20, 4096, 64
+"""Bytes that `sampled_sha256` reads at either end of a file and at each of as many places between."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -104,3 +107,18 @@ def read_files(files: Sequence[Path]) -> dict[str, dict[str, Weight]]:
                 raise CheckpointError(f"{file.parent}: {name} is both in {holder[name]} and in {file.name}")
             holder[name] = file.name
     return found
+
+
+def sampled_sha256(path: Path) -> str:
+    """Hashes the first and last MiB of a file and 64 blocks between: enough to know a model by.
+
+    The header is in the first MiB, or for PyTorch's files in the last.
+    """
+    size = path.stat().st_size
+    places = range(0, size, max(size // NUM_SAMPLES, SAMPLE))
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for start, length in [(0, EDGE), *((place, SAMPLE) for place in places), (max(size - EDGE, 0), EDGE)]:
+            file.seek(start)
+            digest.update(file.read(length))
+    return digest.hexdigest()

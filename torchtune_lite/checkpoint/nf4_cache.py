@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from torchtune_lite.checkpoint.files import sampled_sha256
 from torchtune_lite.checkpoint.model_weights import base_parameters, set_parameter
 from torchtune_lite.checkpoint.safetensors_stream import read_safetensors, write_safetensors
 from torchtune_lite.checkpoint.store import publish
@@ -25,29 +26,17 @@ log = logging.getLogger("torchtune_lite")
 FORMAT = 1
 """Counts up when the quantiser gives other bits for the same weight, or this file lays them out in another way."""
 WEIGHTS = "nf4.safetensors"
-EDGE, SAMPLE, NUM_SAMPLES = 1 << 20, 4096, 64
-"""Bytes hashed at either end of a file and at each of as many places between."""
 
 
 def fingerprint(files: Sequence[Path]) -> list[tuple[str, int, int, str]]:
-    """Gives name, size, mtime_ns and a hash of each file: of its first and last MiB and of 64 blocks between.
+    """Gives name, size, mtime_ns and the `sampled_sha256` of each file.
 
-    The header is in the first MiB, or for PyTorch's files in the last. A file that is replaced, downloaded again or
-    written to has another fingerprint; one that was changed in place between the samples, its mtime then set back, has
-    not. Nor is a folder that moved known as another: paths do not count.
+    A file that is replaced, downloaded again or written to has another fingerprint; one that was changed in place
+    between the samples, its mtime then set back, has not. Nor is a folder that moved known as another: paths do not
+    count.
     """
-
-    def sampled(path: Path, size: int) -> str:
-        places = range(0, size, max(size // NUM_SAMPLES, SAMPLE))
-        digest = hashlib.sha256()
-        with open(path, "rb") as file:
-            for start, length in [(0, EDGE), *((place, SAMPLE) for place in places), (max(size - EDGE, 0), EDGE)]:
-                file.seek(start)
-                digest.update(file.read(length))
-        return digest.hexdigest()
-
     stats = {path: path.stat() for path in files}
-    return [(path.name, stat.st_size, stat.st_mtime_ns, sampled(path, stat.st_size)) for path, stat in stats.items()]
+    return [(path.name, stat.st_size, stat.st_mtime_ns, sampled_sha256(path)) for path, stat in stats.items()]
 
 
 class NF4Cache:

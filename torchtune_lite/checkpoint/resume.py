@@ -1,5 +1,6 @@
 """Going on from a checkpoint: whether the run fits it, and putting the run back to it."""
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from torchtune_lite.checkpoint.adapter import load_adapter
-from torchtune_lite.checkpoint.files import read_json
+from torchtune_lite.checkpoint.files import hf_weight_files, listed_files, read_json, sampled_sha256
 from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.model_weights import some
 from torchtune_lite.checkpoint.rng import set_rng_state
@@ -21,6 +22,7 @@ from torchtune_lite.checkpoint.training_state import (
     RNG,
     TRAINER,
     class_name,
+    dtypes_and_shapes,
     options_of,
     trained_parameters,
 )
@@ -34,7 +36,6 @@ REFUSE, WARN = "refuse", "warn"
 ON_CHANGE = {
     "adapter_dtype": REFUSE,
     "batch_size": REFUSE,
-    "checkpointer.checkpoint_dir": WARN,
     "clip_grad_norm": WARN,
     "dataset_val": WARN,
     "dataset_weights": REFUSE,
@@ -53,8 +54,9 @@ ON_CHANGE = {
 }
 """What a key that changed does to resuming; it counts for the keys under it. Any other key may change.
 
-Not by their keys are judged `dataset` and `tokenizer`, by the samples they make, and `max_steps_per_epoch`, which may
-change as long as the run is in its first epoch: later, the steps done would stand for other rows.
+Not by their keys are judged `dataset` and `tokenizer`, by the samples they make, `checkpointer.checkpoint_dir`, by the
+weights in it, of which an adapter needs the same ones again, and `max_steps_per_epoch`, which may change as long as the
+run is in its first epoch: later, the steps done would stand for other rows.
 """
 
 log = logging.getLogger("torchtune_lite")
@@ -63,7 +65,20 @@ log = logging.getLogger("torchtune_lite")
 def run_facts(config: Mapping[str, Any], dataset: str, steps_per_epoch: int) -> dict[str, Any]:
     """Says what a run that goes on must have in common: of `config` what `ON_CHANGE` judges, the data's fingerprint."""
     judged = {key: value for key, value in _flat(config).items() if _on_change(key)}
-    return {"config": judged, "dataset": dataset, "steps_per_epoch": steps_per_epoch}
+    base = _base_fingerprint(config)
+    return {"config": judged, "base": base, "dataset": dataset, "steps_per_epoch": steps_per_epoch}
+
+
+def _base_fingerprint(config: Mapping[str, Any]) -> str | None:
+    """Hashes samples of the base model's weights; None where a checkpointer of the user's own keeps them elsewhere."""
+    try:
+        checkpointer = config["checkpointer"]
+        folder, names = Path(checkpointer["checkpoint_dir"]), checkpointer.get("checkpoint_files")
+        meta = sorted(folder.glob("consolidated.*.pth"))
+        files = listed_files(folder, names) if names else meta or hf_weight_files(folder)
+        return hashlib.sha256("".join(map(sampled_sha256, files)).encode()).hexdigest()[:12]
+    except (KeyError, CheckpointError):
+        return None
 
 
 def check_resumable(folder: Path | str | None, facts: Mapping[str, Any]) -> None:
@@ -89,12 +104,17 @@ def check_resumable(folder: Path | str | None, facts: Mapping[str, Any]) -> None
     steps = saved["steps_per_epoch"], facts["steps_per_epoch"]
     if steps[0] != steps[1] and progress["global_step"] > min(steps):
         refused.append(f"max_steps_per_epoch: an epoch was {steps[0]} steps, is {steps[1]}")
+    warned = [lines[key] for key, effect in changed.items() if effect == WARN]
+    bases = saved.get("base"), facts["base"]
+    if None not in bases and bases[0] != bases[1]:
+        line = f"the weights in checkpointer.checkpoint_dir were others (hash {bases[0]}, is {bases[1]})"
+        (refused if (Path(folder) / "adapter").is_dir() else warned).append(line)
     if refused:
         raise CheckpointError(
             f"{folder} cannot be resumed with this config: {'; '.join(refused)}; "
             "set what it was, or start a new run in another output_dir"
         )
-    if warned := [lines[key] for key, effect in changed.items() if effect == WARN]:
+    if warned:
         log.warning("resuming, but not as the run would have gone on: %s", "; ".join(warned))
 
 
@@ -131,6 +151,10 @@ def restore(
         raise CheckpointError(f"{folder} is of a {trainer['family']} model; known are {', '.join(FAMILIES)}")
     tensors = read_safetensors(folder / "resume" / OPTIMIZER)
     rng = read_json(folder / "resume" / RNG)
+    found = dtypes_and_shapes(tensors)
+    saved = trainer["optimizer"].get("tensors", found)  # an older version did not note them
+    if wrong := [name for name in {**saved, **found} if saved.get(name) != found.get(name)]:
+        raise CheckpointError(f"{folder / 'resume' / OPTIMIZER}: is not what was saved: {some(wrong)} differ")
     _check(folder, trainer, model, optimizer, lr_scheduler)
 
     family = FAMILIES[trainer["family"]]

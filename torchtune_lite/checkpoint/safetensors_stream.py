@@ -44,7 +44,8 @@ def read_safetensors(path: Path) -> dict[str, Weight]:
             header = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
     except SafetensorError as error:
         reason = " ".join(str(error).rpartition(": ")[2].split())
-        raise CheckpointError(f"{path}: {damage(path) or f'is damaged ({reason}); fetch it again'}") from error
+        problem = damage(path) or f"is no safetensors file, or damaged in its header ({reason}); fetch it again"
+        raise CheckpointError(f"{path}: {problem}") from error
     if unknown := sorted({dtype for dtype, _ in header.values()} - DTYPES.keys()):
         raise CheckpointError(f"{path}: weights are {', '.join(unknown)}; load an fp32, bf16 or fp16 checkpoint")
 
@@ -113,4 +114,6 @@ def damage(path: Path) -> str | None:
             expected = 8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
-    return f"is truncated: {size:,} of {expected:,} bytes" if size < expected else None
+    if size == expected:
+        return None
+    return f"is {'truncated' if size < expected else 'too long'}: {size:,} of {expected:,} bytes"

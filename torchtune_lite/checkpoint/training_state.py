@@ -6,6 +6,7 @@ are the folder's `adapter/`, or for a model without adapters the folder's own we
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,9 @@ def gather(
     entries = {
         f"{names[param]}/{key}": value for param, state in optimizer.state.items() for key, value in state.items()
     }
+    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
     return TrainingState(
-        tensors={name: value for name, value in entries.items() if isinstance(value, Tensor)},
+        tensors=tensors,
         trainer={
             "progress": progress,
             "facts": facts,
@@ -68,6 +70,7 @@ def gather(
                     {**options_of(group), "params": [names[param] for param in group["params"]]}
                     for group in optimizer.param_groups
                 ],
+                "tensors": dtypes_and_shapes(tensors),
                 "values": {name: value for name, value in entries.items() if not isinstance(value, Tensor)},
             },
             "lr_scheduler": {
@@ -86,11 +89,12 @@ def class_name(thing: object) -> str | None:
 
 def trained_parameters(model: nn.Module) -> dict[str, list]:
     """Says which parameters are trained, with dtype and shape."""
-    return {
-        name: [str(param.dtype).removeprefix("torch."), list(param.shape)]
-        for name, param in model.named_parameters()
-        if param.requires_grad
-    }
+    return dtypes_and_shapes({name: param for name, param in model.named_parameters() if param.requires_grad})
+
+
+def dtypes_and_shapes(tensors: Mapping[str, Tensor | Weight]) -> dict[str, list]:
+    """Describes tensors as JSON can."""
+    return {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
 
 
 def options_of(group: dict[str, Any]) -> dict[str, Any]:

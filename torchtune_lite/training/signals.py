@@ -1,4 +1,4 @@
-"""What a signal asks of a run: SIGINT and SIGTERM to stop at the last step boundary, SIGUSR1 to save and go on."""
+"""What a signal asks of a run: to stop at the last step boundary, or (SIGUSR1) to save and go on."""
 
 import signal
 import threading
@@ -8,8 +8,8 @@ from typing import Any
 
 from torchtune_lite.errors import Stopped
 
-STOP = ("SIGINT", "SIGTERM")
-SAVE = ("SIGUSR1",)  # which Windows does not have
+STOP = ("SIGINT", "SIGTERM", "SIGHUP")  # SIGHUP: the terminal is gone
+SAVE = ("SIGUSR1",)  # Windows has neither this nor SIGHUP
 
 
 class StopRequested(Exception):  # noqa: N818 (no error)

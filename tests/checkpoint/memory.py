@@ -1,0 +1,57 @@
+"""What a function takes of the host's memory, and a base model wide enough to see it."""
+
+import ctypes
+import gc
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
+from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.training import peak_memory, reset_peak_memory
+
+ADAPTERS = {"lora_attn_modules": ["q_proj"], "apply_lora_to_mlp": True}
+NUM_LARGEST = 6000 * 1024
+"""Weights in the largest tensor of the base: the embedding."""
+
+
+def write_base(folder: Path, dtype: torch.dtype, num_layers: int = 2) -> Path:
+    """Writes a base of 12 M weights and 17 M in each layer."""
+    config = LlamaConfig(
+        vocab_size=6000,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=num_layers,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=64,
+    )
+    with torch.device("meta"):
+        shapes = {name: tuple(p.shape) for name, p in LlamaForCausalLM(config).named_parameters()}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    weights = {n: Weight(dtype, s, lambda s=s: (0.02 * torch.randn(s)).to(dtype)) for n, s in shapes.items()}
+    write_safetensors(folder / "model.safetensors", weights)
+    return folder
+
+
+def give_back_freed() -> None:
+    """Lets malloc give back to the system what is freed, of tensors from 1 MiB; call it before what is not measured."""
+    ctypes.CDLL(None).mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """Runs a function and gives the bytes it takes at its peak, mapped files included; needs Linux's /proc."""
+
+    def peak() -> float:
+        return peak_memory(torch.device("cpu"))["peak_memory_resident"] * 1024**3
+
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    reset_peak_memory(torch.device("cpu"))
+    before = peak()
+    function()
+    return round(peak() - before)
