@@ -1,0 +1,181 @@
+"""Training steps of Llama-2-7B and Llama-3.1-8B shapes with random weights, on a GPU.
+
+    python benchmarks/gpu.py                                   every row that fits
+    python benchmarks/gpu.py --rows 7b-qlora --compile
+    python benchmarks/gpu.py --device cpu --size tiny          the same code in small, to see that it runs
+
+Weights are made on the device, one tensor at a time, and quantised there as a checkpoint's are. Printed are the peaks
+of the allocator after the model is made and in training, tokens per second, the model FLOPs per second as a share of
+the GPU's data sheet (MFU), and what the step computes, recomputation included, as a share of a large bf16 product
+measured in the same run. The published rows of torchtune are printed beside them.
+"""
+
+import argparse
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from torchtune_lite import training
+from torchtune_lite.models.builders import lora_decoder
+from torchtune_lite.modules import DecoderConfig
+from torchtune_lite.modules.loss import LinearCrossEntropyLoss
+from torchtune_lite.peft import is_quantized, quantize
+from torchtune_lite.training.flops import peak_flops, step_flops
+
+SIZES = {
+    "7b": DecoderConfig(32_000, 32, 32, 32, 4096, 4096, intermediate_dim=11_008),
+    "8b": DecoderConfig(128_256, 32, 32, 8, 4096, 8192, intermediate_dim=14_336, rope_base=500_000.0),
+    "tiny": DecoderConfig(512, 2, 4, 2, 256, 256, intermediate_dim=256),
+}
+LEAN = {"quantize_frozen": True, "quantize_output": True}
+ROWS = {  # size, options of the builder, batch, tokens, activation checkpointing
+    "7b-qlora": ("7b", {"quantize_base": True}, 2, 512, True),
+    "7b-qlora-lean": ("7b", {"quantize_base": True, **LEAN}, 2, 512, True),
+    "7b-qlora-long": ("7b", {"quantize_base": True}, 8, 2048, True),
+    "7b-lora-long": ("7b", {}, 8, 2048, True),
+    "8b-qlora": ("8b", {"quantize_base": True}, 2, 2048, True),
+    "8b-qlora-kept": ("8b", {"quantize_base": True}, 2, 2048, False),
+    "8b-lora": ("8b", {}, 2, 2048, True),
+}
+PUBLISHED = [
+    ("torchtune's README: 8B QLoRA, batch 2, 2,048 tokens, compiled, RTX 4090", "7.4 GiB", "2,413"),
+    (
+        "torchtune's tutorial: 7B QLoRA, batch 2, 512 tokens, after the model is made / in training",
+        "9.13 / 9.29 GB",
+        "",
+    ),
+]
+Row = tuple[str, dict, int, int, bool]
+
+
+def build(config: DecoderConfig, options: dict, device: torch.device) -> nn.Module:
+    """Makes the model on the device, quantising one tensor after the other."""
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("meta"):
+        model = lora_decoder(
+            config, ["q_proj", "v_proj", "output_proj"], apply_lora_to_mlp=True, lora_rank=8, **options
+        )
+    torch.set_default_dtype(torch.float32)
+    for name, param in list(model.named_parameters()):
+        if param.dim() == 2:
+            value = torch.empty(param.shape, dtype=torch.bfloat16, device=device).normal_(std=0.02)
+        else:
+            value = torch.ones(param.shape, dtype=torch.bfloat16, device=device)
+        value = quantize(value) if is_quantized(param) else value
+        owner, _, last = name.rpartition(".")
+        setattr(model.get_submodule(owner), last, nn.Parameter(value, requires_grad=param.requires_grad))
+    return model.train()
+
+
+def measured_peak(device: torch.device, size: int) -> float:
+    """Returns the FLOP/s of the best of some products of square bf16 matrices."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * size**3 / min(seconds(lambda: a @ b, device, 8))
+
+
+def seconds(run: object, device: torch.device, times: int) -> list[float]:
+    """Times several calls, each to its end."""
+    found = []
+    for _ in range(times):
+        synchronize(device)
+        start = time.perf_counter()
+        run()
+        synchronize(device)
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for the GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak(device: torch.device) -> float:
+    """Returns the peak of the allocator, or of the process, in GiB."""
+    found = training.peak_memory(device)
+    return found.get("peak_memory_alloc", found.get("peak_memory_resident"))
+
+
+def measure(row: Row, device: torch.device, steps: int, compiled: bool) -> dict[str, float]:
+    """Takes the steps of one row."""
+    size, options, batch, length, checkpointing = row
+    config = replace(SIZES[size], max_seq_len=max(SIZES[size].max_seq_len, length))
+    training.reset_peak_memory(device)
+    model = build(config, options, device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    made = peak(device)
+    model.activation_checkpointing = checkpointing
+    if compiled:
+        training.compile_layers(model, device)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+    tokens = torch.randint(0, config.vocab_size, (1, batch * length), device=device)
+    labels, loss_fn, lens = tokens.roll(-1, 1), LinearCrossEntropyLoss(), [length] * batch
+
+    def step() -> None:
+        hidden = model(tokens, seq_lens=lens, skip_output=True)
+        (loss_fn(model.output, hidden, labels) / tokens.numel()).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    first = seconds(step, device, 1)[0]
+    training.reset_peak_memory(device)
+    best = min(seconds(step, device, steps))
+    flops = step_flops(model, lens, tokens.numel())
+    again = (
+        step_flops(model, lens, 0) / 2 if checkpointing else 0
+    )  # the forward pass of the layers, less what is trained
+    return {
+        "made": made,
+        "peak": peak(device),
+        "first": first,
+        "speed": tokens.numel() / best,
+        "mfu": flops / best / (peak_flops(device) or float("nan")),
+        "computed": (flops + again) / best,
+    }
+
+
+def rows(names: list[str], size: str | None) -> Iterator[tuple[str, Row]]:
+    """Yields the rows that are asked for; of another size, a sixteenth as long."""
+    for name, (own, options, batch, length, checkpointing) in ROWS.items():
+        if not names or name in names:
+            yield name, (size or own, options, batch, length if size is None else length // 16, checkpointing)
+
+
+def main() -> None:
+    """Prints a row for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="*", default=[], choices=list(ROWS))
+    parser.add_argument("--size", choices=list(SIZES), help="in place of each row's own")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--compile", action="store_true")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
+    gemm = measured_peak(device, 8192 if device.type == "cuda" else 512)
+    print(f"{name}, torch {torch.__version__}; a bf16 product reaches {gemm / 1e12:,.1f} TFLOP/s\n")
+    print("| row | batch × tokens | model made | in training | first step | tokens/s | MFU | of the product's speed |")
+    print("|---" * 8 + "|")
+    for label, row in rows(args.rows, args.size):
+        try:
+            found = measure(row, device, args.steps, args.compile)
+        except torch.OutOfMemoryError:
+            print(f"| {label} | {row[2]} × {row[3]:,} | does not fit |" + " |" * 5, flush=True)
+            continue
+        print(
+            f"| {label} | {row[2]} × {row[3]:,} | {found['made']:.2f} GiB | {found['peak']:.2f} GiB "
+            f"| {found['first']:.1f} s | {found['speed']:,.0f} | {found['mfu']:.1%} | {found['computed'] / gemm:.1%} |",
+            flush=True,
+        )
+    for label, memory, speed in PUBLISHED:
+        print(f"| {label} | | | {memory} | | {speed} | | |")
+
+
+if __name__ == "__main__":
+    main()
