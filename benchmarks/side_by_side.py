@@ -5,8 +5,8 @@
 PYTHON has the peer installed (torchtune 0.6.1 runs with torchao 0.15; for PEFT the default is this one's; PEFT's QLoRA
 needs bitsandbytes). A Llama shape of 119 million parameters with random weights, rank 8 on q, v, output and the MLP,
 AdamW, 4 rows of 170 tokens of which a share has labels. Each runs in processes of its own, in turns; printed are the
-least time of a step, the peak of the process beyond what it held before the first step, and the losses, which have to
-agree.
+least time of a step, the peak of the process beyond what it held before the first step, the time from the start of
+Python to the end of the first step, reading the weights included, and how far the losses are apart.
 """
 
 import argparse
@@ -24,33 +24,41 @@ from pathlib import Path
 STEPS = 6
 SIZES = dict(vocab_size=8000, num_layers=8, num_heads=16, num_kv_heads=16, embed_dim=1024, max_seq_len=512)
 MLP = 2816
-ATTENTION = ["q_proj", "v_proj", "output_proj"]
-CASES = {  # method, dtype, share of labels, activation checkpointing
-    "QLoRA, bf16": ("qlora", "bfloat16", 1.0, False),
-    "QLoRA, bf16, checkpointing": ("qlora", "bfloat16", 1.0, True),
-    "LoRA, bf16": ("lora", "bfloat16", 1.0, False),
-    "LoRA, bf16, 30 % labels": ("lora", "bfloat16", 0.3, False),
-    "LoRA, fp32": ("lora", "float32", 1.0, False),
+ADAPTERS = {
+    "intermediate_dim": MLP,
+    "lora_attn_modules": ["q_proj", "v_proj", "output_proj"],
+    "apply_lora_to_mlp": True,
+    "lora_rank": 8,
+}
+CASES = {  # method, dtype, share of labels, activation checkpointing, words
+    "QLoRA, bf16": ("qlora", "bfloat16", 1.0, False, 8000),
+    "QLoRA, bf16, checkpointing": ("qlora", "bfloat16", 1.0, True, 8000),
+    "LoRA, bf16": ("lora", "bfloat16", 1.0, False, 8000),
+    "LoRA, bf16, 30 % labels": ("lora", "bfloat16", 0.3, False, 8000),
+    "LoRA, bf16, 32,000 words": ("lora", "bfloat16", 1.0, False, 32_000),
+    "LoRA, bf16, 32,000 words, 30 % labels": ("lora", "bfloat16", 0.3, False, 32_000),
+    "LoRA, fp32": ("lora", "float32", 1.0, False, 8000),
 }
 
 
-def problem(path: Path) -> None:
-    """Writes base weights in HF names, adapters, tokens and labels."""
+def problem(path: Path, words: int) -> None:
+    """Writes sizes, base weights in HF names, adapters, tokens and labels."""
     import torch
 
     from torchtune_lite.models import FAMILIES
     from torchtune_lite.models.llama2 import lora_llama2
 
     torch.manual_seed(0)
-    model = lora_llama2(**SIZES, intermediate_dim=MLP, lora_attn_modules=ATTENTION, apply_lora_to_mlp=True, lora_rank=8)
+    sizes = SIZES | {"vocab_size": words}
+    model = lora_llama2(**sizes, **ADAPTERS)
     state = model.state_dict()
     for name, value in state.items():
         if value.dim() == 2 and "lora" not in name:
             torch.nn.init.normal_(value, std=0.02)
-    tokens = torch.randint(0, SIZES["vocab_size"], (4, 170))
+    tokens = torch.randint(0, words, (4, 170))
     labels = {share: tokens.roll(-1, 1).masked_fill(torch.rand(4, 170) >= share, -100) for share in (1.0, 0.3)}
     hf = {FAMILIES["LLAMA2"].to_hf(name): value for name, value in state.items()}
-    torch.save({"ours": state, "hf": hf, "tokens": tokens, "labels": labels}, path)
+    torch.save({"sizes": sizes, "ours": state, "hf": hf, "tokens": tokens, "labels": labels}, path)
 
 
 def ours(given: dict, method: str, dtype: object, checkpointing: bool) -> tuple[object, Callable[[object], object]]:
@@ -62,8 +70,7 @@ def ours(given: dict, method: str, dtype: object, checkpointing: bool) -> tuple[
     from torchtune_lite.peft import is_quantized, quantize
 
     torch.set_default_dtype(dtype)
-    model = lora_llama2(**SIZES, intermediate_dim=MLP, lora_attn_modules=ATTENTION, apply_lora_to_mlp=True, lora_rank=8,
-                        quantize_base=method == "qlora")  # fmt: skip
+    model = lora_llama2(**given["sizes"], **ADAPTERS, quantize_base=method == "qlora")
     for name, param in model.named_parameters():
         value = given["ours"][name].to(dtype)
         param.data.copy_(quantize(value) if is_quantized(param) else value)
@@ -84,8 +91,7 @@ def torchtune(
     from torchtune.training import set_activation_checkpointing
 
     torch.set_default_dtype(dtype)
-    model = lora_llama2(**SIZES, intermediate_dim=MLP, lora_attn_modules=ATTENTION, apply_lora_to_mlp=True, lora_rank=8,
-                        lora_alpha=16, quantize_base=method == "qlora")  # fmt: skip
+    model = lora_llama2(**given["sizes"], **ADAPTERS, lora_alpha=16, quantize_base=method == "qlora")
     state = {}
     for name, value in given["ours"].items():
         if name.endswith(("q_proj.weight", "k_proj.weight")):
@@ -108,7 +114,8 @@ def peft(given: dict, method: str, dtype: object, checkpointing: bool) -> tuple[
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(vocab_size=SIZES["vocab_size"], num_hidden_layers=8, num_attention_heads=16, hidden_size=1024,
+    words = given["sizes"]["vocab_size"]
+    config = LlamaConfig(vocab_size=words, num_hidden_layers=8, num_attention_heads=16, hidden_size=1024,
                          intermediate_size=MLP, max_position_embeddings=512, rms_norm_eps=1e-5)  # fmt: skip
     model = LlamaForCausalLM(config).to(dtype)
     targets = ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -157,7 +164,7 @@ def child(who: str, case: str, path: str) -> None:
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    method, dtype, share, checkpointing = CASES[case]
+    method, dtype, share, checkpointing, _ = CASES[case]
     given = torch.load(path)
     model, loss_sum = globals()[who](given, method, getattr(torch, dtype), checkpointing)
     model.train()
@@ -174,7 +181,10 @@ def child(who: str, case: str, path: str) -> None:
         optimizer.zero_grad()
         losses.append(loss.item())
         seconds.append(time.perf_counter() - start)
-    print(json.dumps({"seconds": min(seconds), "peak": resident() - before, "losses": losses}))
+        if len(seconds) == 1:
+            first = time.time() - float(os.environ["STARTED"])
+    found = {"seconds": min(seconds), "first": first, "peak": resident() - before, "losses": losses}
+    print(json.dumps(found))
 
 
 def main() -> None:
@@ -195,25 +205,33 @@ def main() -> None:
     print(f"Python {platform.python_version()}, {platform.machine()}, {args.threads} threads\n")
     print("| | " + " | ".join(pythons) + " | losses apart by at most |\n" + "|---" * (len(pythons) + 2) + "|")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "problem.pt"
-        problem(path)
-        for case in CASES:
+        for words in {case[-1] for case in CASES.values()}:
+            problem(Path(folder) / f"{words}.pt", words)
+        for case, (*_, words) in CASES.items():
+            path = Path(folder) / f"{words}.pt"
             found: dict[str, dict] = {}
             for _ in range(args.rounds):
                 for who, python in pythons.items():
-                    words = [python, __file__, "--child", who, case, str(path)]
-                    result = subprocess.run(words, capture_output=True, text=True)
+                    command = [python, __file__, "--child", who, case, str(path)]
+                    os.environ["STARTED"] = str(time.time())
+                    result = subprocess.run(command, capture_output=True, text=True)
                     if result.returncode:
                         sys.exit(f"{who}, {case}:\n{result.stderr}")
                     new = json.loads(result.stdout.splitlines()[-1])
                     old = found.get(who, new)
-                    found[who] = {**new, **{key: min(old[key], new[key]) for key in ("seconds", "peak")}}
+                    found[who] = {**new, **{key: min(old[key], new[key]) for key in ("seconds", "first", "peak")}}
             reference = found["ours"]
             cells = []
             for result in found.values():
-                times, memory = result["seconds"] / reference["seconds"], result["peak"] / reference["peak"]
-                ratios = "" if result is reference else f" (**{times:.2f}** ×, **{memory:.2f}** ×)"
-                cells.append(f"{result['seconds']:.2f} s, {result['peak'] / 2**20:,.0f} MiB{ratios}")
+                values = [
+                    f"{result['seconds']:.2f} s",
+                    f"{result['peak'] / 2**20:,.0f} MiB",
+                    f"{result['first']:.1f} s",
+                ]
+                if result is not reference:
+                    ratios = [result[key] / reference[key] for key in ("seconds", "peak", "first")]
+                    values = [f"{value} (**{ratio:.2f}** ×)" for value, ratio in zip(values, ratios, strict=True)]
+                cells.append(", ".join(values))
             apart = max(
                 abs(a - b) for r in found.values() for a, b in zip(r["losses"], reference["losses"], strict=True)
             )
