@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 
@@ -92,3 +93,10 @@ def test_a_log_gets_few_lines_of_progress_and_a_users_own_settings_stay(monkeypa
     monkeypatch.delenv("TQDM_MININTERVAL")
     set_environment()
     assert os.environ["GOMP_SPINCOUNT"] == "7" and "TQDM_MININTERVAL" not in os.environ
+
+
+def test_the_end_of_python_looks_through_no_object_again(tune, monkeypatch):
+    registered = []
+    monkeypatch.setattr("atexit.register", registered.append)
+    run(tune, FULL, "--config", CONFIG)
+    assert gc.freeze in registered

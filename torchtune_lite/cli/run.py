@@ -9,6 +9,8 @@ trusted (see 'tune validate --help'). 'tune run RECIPE --help' says what the rec
 """
 
 import ast
+import atexit
+import gc
 import os
 import re
 import runpy
@@ -47,6 +49,7 @@ def main(args: Namespace) -> None:
     if is_own_script(name):
         sys.path.insert(0, str(recipe.path.parent))
     set_environment()
+    atexit.register(gc.freeze)  # else Python's end looks through all objects of torch once more: a second and a half
     runpy.run_path(str(recipe.path), run_name="__main__")
 
 
