@@ -157,6 +157,13 @@ def test_a_look_at_the_first_rows_moves_nothing(files):
     assert batches.cursor == before[1] and numbers(batches, 2) == numbers(stream(files), 5)[3:]
 
 
+def test_the_first_file_is_opened_once_to_look_at(files, monkeypatch):
+    batches = stream(files)
+    batches.fingerprint()
+    monkeypatch.setattr(streams, "read_files", None)
+    assert batches.peek() is batches.peek()
+
+
 def test_an_epoch_is_as_many_steps_as_the_data_or_as_are_allowed():
     batches = Batches([{"tokens": [1], "labels": [1]}] * 10, 3, seed=0, shuffle=False, pad_id=0)
     assert [steps_per_epoch(batches, None, 2, most) for most in (None, 1, 9)] == [2, 1, 2]

@@ -92,6 +92,7 @@ class StreamBatches:
         self.cursor: Mapping[str, Any] | None = None
         self._clock = WaitClock()
         self._part: Batches | None = None
+        self._peeked: Batch | None = None
         self.take_wait_share = self._clock.take_share
 
     def __len__(self) -> int:
@@ -102,8 +103,10 @@ class StreamBatches:
         return self._clock.through(self._batches())
 
     def peek(self) -> Batch:
-        """Makes a batch of the first samples, and leaves the cursor where it is."""
-        return self._batches_of(self.dataset.first(), 0, 0).peek()
+        """Makes a batch of the first samples, once, and leaves the cursor where it is."""
+        if self._peeked is None:
+            self._peeked = self._batches_of(self.dataset.first(), 0, 0).peek()
+        return self._peeked
 
     def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
         """Says where the rows of the last `num_batches` micro-batches stand, as far as they are of the same part."""
@@ -113,7 +116,9 @@ class StreamBatches:
 
     def fingerprint(self) -> str:
         """Says what the stream's first part is like, in tokens."""
-        return f"a stream that begins with {self._batches_of(self.dataset.first(), 0, 0).fingerprint()}"
+        first = self._batches_of(self.dataset.first(), 0, 0)
+        self._peeked = first.peek()  # while it is open
+        return f"a stream that begins with {first.fingerprint()}"
 
     def _batches(self) -> Iterator[Batch]:
         at = self.cursor or {"turn": 0, "part": 0, "state": None, "batch": 0}
