@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -75,3 +77,9 @@ def test_workers_end_with_a_training_process_that_is_killed():
             return
         signal.sigtimedwait([], 0.01)
     pytest.fail("the worker lives on")
+
+
+def test_a_process_ends_whose_workers_are_not_done():
+    code = "from torchtune_lite.data.workers import made_ahead; m = made_ahead(str, range(99), 2); print(next(m))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")

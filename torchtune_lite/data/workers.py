@@ -1,5 +1,6 @@
 """Worker processes that make micro-batches ahead of the step."""
 
+import atexit
 import ctypes
 import signal
 import sys
@@ -28,27 +29,38 @@ class Made(Dataset):
             return error
 
 
+_loading: dict[object, Iterator[Any]] = {}
+"""The only references to what workers are at work for: to drop one ends its workers, which ignore other ends."""
+
+atexit.register(_loading.clear)  # as after a stop in the middle of an epoch; later, Python would wait for them
+
+
 def made_ahead(make: Callable[[Any], Any], items: Sequence[Any], num_workers: int, start: int = 0) -> Iterator[Any]:
     """Yields `make(item)` for each from number `start` on, made by `num_workers` processes; 0: here, when asked for.
 
     Draws nothing from the global random state. A worker that is killed is a DataError.
     """
+    numbers = range(start, len(items))
     if num_workers == 0:
-        yield from (make(items[number]) for number in range(start, len(items)))
+        yield from (make(items[number]) for number in numbers)
         return
-    loader = DataLoader(
-        Made(make, items),
-        batch_size=None,
-        sampler=range(start, len(items)),
-        num_workers=num_workers,
-        prefetch_factor=AHEAD,
-        collate_fn=_as_it_is,
-        worker_init_fn=_start,
-        generator=torch.Generator(),
-        multiprocessing_context="fork" if sys.platform == "linux" else None,  # nothing is imported anew
+    key = object()
+    _loading[key] = iter(
+        DataLoader(
+            Made(make, items),
+            batch_size=None,
+            sampler=numbers,
+            num_workers=num_workers,
+            prefetch_factor=AHEAD,
+            collate_fn=_as_it_is,
+            worker_init_fn=_start,
+            generator=torch.Generator(),
+            multiprocessing_context="fork" if sys.platform == "linux" else None,  # nothing is imported anew
+        )
     )
     try:
-        for made in loader:
+        for _ in numbers:
+            made = next(_loading[key])
             if isinstance(made, DataError):
                 raise made
             yield made
@@ -57,6 +69,8 @@ def made_ahead(make: Callable[[Any], Any], items: Sequence[Any], num_workers: in
             raise
         reason = str(error).partition("\n")[0].rstrip(".")
         raise DataError(f"{reason}: out of memory, perhaps; set num_workers=0") from error
+    finally:
+        _loading.pop(key, None)
 
 
 def _as_it_is(made: Any) -> Any:
