@@ -1,8 +1,9 @@
 """What a run needs to go on as if it had not stopped: trained weights, optimizer, schedule, progress, random numbers.
 
 In `resume/` of a checkpoint folder, without pickle: `optimizer.safetensors` has the optimizer's tensors as
-`<parameter>/<key>`, in their own dtype, one of torchao's tensor classes as `<parameter>/<key>/<part>`, `rng.json` the random states, `trainer.json` the rest. The trained weights
-are the folder's `adapter/`, or for a model without adapters the folder's own weights, both in the dtype of training.
+`<parameter>/<key>`, in their own dtype (what a tensor of a class of torchao is made of as `<parameter>/<key>/<part>`),
+`rng.json` the random states, `trainer.json` the rest. The trained weights are the folder's `adapter/`, or for a model
+without adapters the folder's own weights, both in the dtype of training.
 """
 
 import json
