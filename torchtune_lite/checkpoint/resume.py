@@ -44,10 +44,12 @@ ON_CHANGE = {
     "group_by_length": REFUSE,
     "loss": WARN,
     "lr_scheduler": WARN,
+    "mixed_precision": REFUSE,
     "model": REFUSE,
     "model.lora_dropout": WARN,
     "optimizer": WARN,
     "optimizer._component_": REFUSE,
+    "optimizer_in_bwd": WARN,
     "seed": REFUSE,
     "shuffle": REFUSE,
 }
