@@ -11,16 +11,16 @@ SHAPES = [(37,), (129, 257), (3, 5, 7), (1,)]
 OURS = [optim.MasterAdamW, optim.StochasticAdamW, optim.PagedAdamW, optim.CPUOffloadAdamW]
 
 
-def trained(cls, dtype=torch.float32, *, bucket=None, steps=4, **options):
+def trained(cls, dtype=torch.float32, *, bucket=None, steps=4, device="cpu", **options):
     """The parameters after a few steps, and their optimizer; what is drawn is representable in bfloat16."""
     torch.manual_seed(0)
-    params = [torch.nn.Parameter(torch.randn(shape).bfloat16().to(dtype)) for shape in SHAPES]
+    params = [torch.nn.Parameter(torch.randn(shape).bfloat16().to(device, dtype)) for shape in SHAPES]
     optimizer = cls(params, lr=1e-2, weight_decay=0.1, **options)
     optimizer.bucket = bucket or optim.adamw.BUCKET
     generator = torch.Generator().manual_seed(1)
     for step in range(steps):
         for param in params:
-            grad = torch.randn(param.shape, generator=generator).bfloat16().to(dtype)
+            grad = torch.randn(param.shape, generator=generator).bfloat16().to(device, dtype)
             param.grad = None if step == 1 and param is params[0] else grad
         optimizer.step()
     return params, optimizer
