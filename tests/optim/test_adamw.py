@@ -16,7 +16,8 @@ def trained(cls, dtype=torch.float32, *, bucket=None, steps=4, device="cpu", **o
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape).bfloat16().to(device, dtype)) for shape in SHAPES]
     optimizer = cls(params, lr=1e-2, weight_decay=0.1, **options)
-    optimizer.bucket = bucket or optim.adamw.BUCKET
+    if bucket:
+        optimizer.bucket = bucket
     generator = torch.Generator().manual_seed(1)
     for step in range(steps):
         for param in params:

@@ -14,8 +14,8 @@ from torch.optim.adamw import adamw
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.optim.rounding import join, round_at_random, split
 
-BUCKET = 1 << 24
-"""Elements that are computed, or moved, at a time: 64 MiB in float32."""
+BUCKET, BUCKET_CPU = 1 << 24, 1 << 18
+"""Elements that are computed, or moved, at a time: 64 MiB in float32; of weights on a CPU what stays in its cache."""
 
 
 class Piece(NamedTuple):
@@ -43,8 +43,9 @@ class BucketedAdamW(torch.optim.AdamW):
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__(params, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)  # checks them
-        self.bucket = BUCKET
-        dtypes = {param.dtype for group in self.param_groups for param in group["params"]}
+        params = [param for group in self.param_groups for param in group["params"]]
+        self.bucket = BUCKET_CPU if params[0].device.type == "cpu" else BUCKET
+        dtypes = {param.dtype for param in params}
         if wrong := dtypes - {torch.float32, torch.bfloat16}:
             raise ConfigError(
                 f"optimizer: {type(self).__name__} trains float32 and bfloat16, not {', '.join(map(str, wrong))}; "

@@ -13,8 +13,8 @@ def split(values: Tensor) -> tuple[Tensor, Tensor]:
     A tie is rounded away from zero: to even, the rest of a tie would not fit into 16 bits.
     """
     bits = values.view(torch.int32)
-    upper = (bits + 0x8000) >> 16
-    return upper.to(torch.int16).view(torch.bfloat16), (bits - (upper << 16)).to(torch.int16)
+    upper = (bits + 0x8000).bitwise_right_shift_(16)
+    return upper.to(torch.int16).view(torch.bfloat16), (bits - upper.bitwise_left_shift_(16)).to(torch.int16)
 
 
 def join(rounded: Tensor, remainder: Tensor) -> Tensor:
@@ -28,6 +28,7 @@ def round_at_random(values: Tensor) -> Tensor:
 
     Draws from the device's default generator, whose state a checkpoint keeps.
     """
-    noise = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32, device=values.device)
-    bits = noise.add_(values.view(torch.int32)) >> 16
+    draws = torch.empty(-(-values.numel() // 4), dtype=torch.int64, device=values.device).random_(-(1 << 63), None)
+    noise = draws.view(torch.int16)[: values.numel()].view(values.shape).to(torch.int32)  # four a draw, from -2^15
+    bits = noise.add_(values.view(torch.int32)).add_(0x8000).bitwise_right_shift_(16)
     return bits.to(torch.int16).view(torch.bfloat16)
