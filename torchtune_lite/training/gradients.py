@@ -27,7 +27,6 @@ class Gradients:
         optimizer: Optimizer,
         progress: Progress,
         clip_grad_norm: float | None = None,
-        *,
         dtype: str = "fp32",
         in_backward: bool = False,
     ) -> None:
