@@ -102,3 +102,27 @@ def test_options_of_a_schedule_that_is_not_ours_are_the_saved_ones():
     restore_options(run.optimizer, None, trainer)
     [group] = run.optimizer.param_groups
     assert (float(group["lr"]), group["betas"]) == (0.5, (0.8, 0.9)) and isinstance(group["lr"], torch.Tensor)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "key"),
+    [("paged", "new_state", "exp_avg"), ("bitsandbytes paged", "get_state_buffer", "state1")],
+)
+def test_a_state_is_read_to_where_the_optimizer_keeps_it(name, method, key, tmp_path, monkeypatch):
+    """Which is page-locked memory, or managed memory: not the device, on which it may not fit."""
+    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+    run = Run(OPTIMIZERS[name])
+    run.train(1)
+    gather(run.model, run.optimizer, None, {}).write(tmp_path / "resume", LLAMA2)
+    make, made = getattr(run.optimizer, method), []
+
+    def making(*args, **options):
+        made.append(make(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(run.optimizer, method, making)
+    tensors = read_safetensors(tmp_path / "resume" / "optimizer.safetensors")
+    trainer = json.loads((tmp_path / "resume" / "trainer.json").read_text())
+    restore_moments(run.optimizer, dict(run.model.named_parameters()), tensors, trainer["optimizer"])
+    places = {id(each.get(key) if isinstance(each, dict) else each) for each in made}
+    assert all(id(run.optimizer.state[param][key]) in places for param in run.model.parameters())
