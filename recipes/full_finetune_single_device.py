@@ -7,7 +7,6 @@ Writes under output_dir: `epoch_N/` and `step_N/` (the model, ready for transfor
 `resume/`), `metrics.jsonl`, `config.yaml`, `best.json`, at last `loss_curve.png`.
 """
 
-import math
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -56,10 +55,12 @@ class Settings:
     on_nonfinite: str = config.key("stop", choices=("stop", "skip"))  # of a nan step; the third skipped in a row stops
     loss: Any = config.component(default={"_component_": "torchtune_lite.modules.loss.LinearCrossEntropyLoss"})
     optimizer: Any = config.component("params")
+    optimizer_in_bwd: bool = False  # True: steps in the backward pass, no gradient outlives it; clipped one by one
     lr_scheduler: Any = config.component("optimizer", "num_training_steps", default=None)  # null: constant
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1; a device that is not there is an error
-    dtype: str = config.key("bf16", choices=("fp32", "bf16"))  # of weights and computation
+    dtype: str = config.key("bf16", choices=("fp32", "bf16", "fp16"))  # of weights and computation
+    mixed_precision: bool = False  # True: weights in fp32, only the computation in dtype
     compile: bool = False  # True: torch.compile of each layer; the first step then takes up to minutes
     enable_activation_checkpointing: bool = False  # True: recomputes activations, less memory, about a third slower
 
@@ -82,7 +83,7 @@ class FullFinetuneRecipeSingleDevice:
         self.cfg = cfg
         self.log = utils.get_logger(cfg.log_level)
         self.device = utils.get_device(cfg.device)
-        self.dtype = training.get_dtype(cfg.dtype, self.device)
+        self.dtype, self.autocast = training.get_precision(cfg.dtype, self.device, mixed=cfg.mixed_precision)
         self.output_dir = Path(cfg.output_dir)
         self.progress = training.Progress(seed=training.set_seed(cfg.seed))
         self.signals = training.Signals()
@@ -113,9 +114,8 @@ class FullFinetuneRecipeSingleDevice:
         if cfg.compile:
             training.compile_layers(self.model, self.device)
         self.log.info("%s; %s", training.parameter_summary(self.model), training.storage_summary(self.model))
-        self.params = [p for p in self.model.parameters() if p.requires_grad]
         self.loss_fn = config.instantiate(cfg.loss)
-        self.optimizer = config.instantiate(cfg.optimizer, self.params)
+        self.optimizer = config.instantiate(cfg.optimizer, [p for p in self.model.parameters() if p.requires_grad])
         self.lr_scheduler = config.instantiate(
             cfg.lr_scheduler, self.optimizer, num_training_steps=self.total_steps
         ) or training.get_constant_schedule_with_warmup(self.optimizer, num_warmup_steps=0)
@@ -124,6 +124,9 @@ class FullFinetuneRecipeSingleDevice:
             saved = checkpoint.restore(resume_from, self.model, self.optimizer, self.lr_scheduler)
             self.progress = training.Progress(**saved)
             self.batches.seed, self.batches.cursor = self.progress.seed, self.progress.cursor
+        self.gradients = training.Gradients(
+            self.optimizer, self.progress, cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd
+        )
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
         step = self.progress.global_step
         self.claim = checkpoint.claim(self.output_dir)  # nothing is written before it
@@ -181,9 +184,9 @@ class FullFinetuneRecipeSingleDevice:
             with tqdm(total=self.steps_per_epoch, initial=done, desc=f"epoch {epoch}", unit="step") as bar:
                 for window in islice(windows, self.steps_per_epoch - done):
                     self.meter.start(window)
-                    num_tokens = data.num_label_tokens(window)
+                    num_tokens = self.gradients.start(window)
                     loss = float(sum(self.forward_backward(batch, num_tokens) for batch in window))
-                    grad_norm = torch.nn.utils.clip_grad_norm_(self.params, cfg.clip_grad_norm or math.inf)
+                    grad_norm = self.gradients.clip()
                     rows = partial(self.batches.where, epoch, bar.n * cfg.gradient_accumulation_steps, len(window))
                     finite = training.may_step(progress, cfg.on_nonfinite, rows, loss=loss, grad_norm=grad_norm)
                     if finite and num_tokens:  # a step without labels leaves the weights alone
@@ -228,15 +231,16 @@ class FullFinetuneRecipeSingleDevice:
     def forward_backward(self, batch: dict[str, torch.Tensor], num_tokens: int) -> torch.Tensor:
         """Adds the gradient of one micro-batch; returns its share of the loss over the step's `num_tokens` labels."""
         loss = self.loss_sum(batch) / max(num_tokens, 1)
-        loss.backward()
+        self.gradients.backward(loss)
         return loss.detach()
 
     def loss_sum(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Sums the loss over the label tokens of `batch` (`tokens`, `labels [b, s]`); heeds a signal to stop first."""
         self.signals.poll()
         tokens, labels = batch["tokens"].to(self.device), batch["labels"].to(self.device)
-        hidden = self.model(tokens, seq_lens=batch.get("seq_lens"), skip_output=True)  # [b, s, d]
-        return self.meter.loss_sum(self.loss_fn, self.model.output, hidden, labels, batch)
+        with self.autocast:
+            hidden = self.model(tokens, seq_lens=batch.get("seq_lens"), skip_output=True)  # [b, s, d]
+            return self.meter.loss_sum(self.loss_fn, self.model.output, hidden, labels, batch)
 
     @torch.no_grad()
     def validate(self, epoch: int) -> None:

@@ -29,6 +29,16 @@ def test_classes_functions_and_partials_are_found(own):
     assert str(own) not in sys.path
 
 
+@pytest.mark.parametrize("name", ["PagedAdamW", "PagedAdamW8bit"])
+def test_the_optimizers_of_bitsandbytes_are_found_where_it_is_installed(name, monkeypatch):
+    import bitsandbytes
+
+    assert dotted.find(f"bitsandbytes.optim.{name}") is getattr(bitsandbytes.optim, name)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ConfigError, match=r"not installed; pip install bitsandbytes \(torchtune_lite.optim.PagedAdamW"):
+        dotted.find(f"bitsandbytes.optim.{name}")
+
+
 def test_torchtune_in_front_means_this_package():
     from torchtune_lite.config import hints
 

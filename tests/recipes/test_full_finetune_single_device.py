@@ -154,3 +154,28 @@ def test_how_batches_are_made_changes_no_loss(tune, config_file, tmp_path, words
     )
     padding = metrics(tmp_path / "other", "padding")
     assert (min(padding) > 0.1) == (words[0] == "collate=padded") and set(metrics(tmp_path / "out", "padding")) == {0}
+
+
+def test_steps_in_the_backward_pass_change_no_bit(tune, config_file, tmp_path):
+    recipe = ("run", "full_finetune_single_device", "--config", config_file, "gradient_accumulation_steps=3")
+    tune(*recipe)
+    tune(*recipe, "output_dir=other", "optimizer_in_bwd=True")
+    assert metrics(tmp_path / "other", "loss") == metrics(tmp_path / "out", "loss")
+    assert metrics(tmp_path / "other", "grad_norm") == pytest.approx(metrics(tmp_path / "out", "grad_norm"), rel=1e-5)
+    expected = load_file(tmp_path / "out" / "epoch_0" / "model.safetensors")
+    for name, value in load_file(tmp_path / "other" / "epoch_0" / "model.safetensors").items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_mixed_precision_in_fp16_skips_an_overflow_and_resumes_with_its_scale(tune, config_file, tmp_path, probe):
+    recipe = ("run", "full_finetune_single_device", "--config", config_file, "save_every_n_steps=5")
+    tune(*recipe, "output_dir=fp32")
+    recipe += ("dtype=fp16", "mixed_precision=True")
+    tune(*recipe, *probe(4, factor=1e30))
+    tune(*recipe, *probe(99), "output_dir=resumed", f"resume_from_checkpoint={tmp_path}/out/step_5")
+    losses = metrics(tmp_path / "out", "loss")
+    assert losses[:3] == pytest.approx(metrics(tmp_path / "fp32", "loss")[:3], rel=1e-3)
+    assert metrics(tmp_path / "resumed", "loss") == losses[5:]
+    assert metrics(tmp_path / "out", "skipped_steps")[:5] == [0, 0, 0, 1, 1]
+    progress = json.loads((tmp_path / "out/step_5/resume/trainer.json").read_text())["progress"]
+    assert (progress["scaler"]["scale"], progress["scaler"]["_growth_tracker"]) == (32768, 1)

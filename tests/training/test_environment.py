@@ -1,4 +1,4 @@
-"""dtype and seed."""
+"""dtype, mixed precision and seed."""
 
 import random
 
@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.training import get_dtype, set_seed
+from torchtune_lite.models import llama2
+from torchtune_lite.modules import transformer
+from torchtune_lite.modules.loss import LinearCrossEntropyLoss
+from torchtune_lite.training import get_dtype, get_precision, set_seed
 
 CPU = torch.device("cpu")
 
@@ -19,11 +22,12 @@ def draw():
 def test_the_names_of_the_dtypes():
     assert get_dtype("fp32", CPU) is torch.float32
     assert get_dtype("bf16", CPU) is torch.bfloat16
+    assert get_dtype("fp16", CPU) is torch.float16
 
 
-@pytest.mark.parametrize("name", ["fp16", "float32", "int8"])
+@pytest.mark.parametrize("name", ["float32", "int8"])
 def test_another_dtype_is_an_error_that_lists_the_choices(name):
-    with pytest.raises(ConfigError, match=f"dtype: '{name}' .* fp32, bf16"):
+    with pytest.raises(ConfigError, match=f"dtype: '{name}' .* fp32, bf16, fp16"):
         get_dtype(name, CPU)
 
 
@@ -32,6 +36,77 @@ def test_bf16_on_a_device_without_it_is_an_error(monkeypatch):
     with pytest.raises(ConfigError, match="bf16 is not supported by mps .* dtype: fp32"):
         get_dtype("bf16", torch.device("mps"))
     assert get_dtype("fp32", torch.device("mps")) is torch.float32
+
+
+LORA = {"lora_attn_modules": ["q_proj", "v_proj"], "apply_lora_to_mlp": True, "lora_rank": 4, "lora_alpha": 8}
+
+
+@pytest.fixture
+def model_and_tokens():
+    """A small model `build(options)` whose update is not zero, and tokens of two documents."""
+
+    def build(options):
+        torch.manual_seed(0)
+        sizes = {"num_layers": 2, "num_heads": 4, "num_kv_heads": 4, "embed_dim": 128, "intermediate_dim": 256}
+        make = llama2.lora_llama2 if options else llama2.llama2
+        model = make(vocab_size=96, max_seq_len=64, **sizes, **options).train()
+        for name, param in model.named_parameters():
+            if "lora_b" in name:
+                torch.nn.init.normal_(param, std=0.1)
+        return model, torch.randint(0, 96, (1, 40))
+
+    return build
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{}, LORA, LORA | {"quantize_base": True}, LORA | {"use_dora": True}],
+    ids=["full", "lora", "qlora", "dora"],
+)
+def test_mixed_precision_computes_in_16_bits_what_float32_computes(
+    options, checkpointing, model_and_tokens, monkeypatch
+):
+    model, tokens = model_and_tokens(options)
+    model.activation_checkpointing = checkpointing
+    attended = []
+
+    def attention(q, k, v, *args):
+        attended.extend((q.dtype, k.dtype, v.dtype))
+        return real(q, k, v, *args)
+
+    real = transformer.attention
+    monkeypatch.setattr(transformer, "attention", attention)
+
+    def losses(dtype):
+        weights, autocast = get_precision(dtype, CPU, mixed=dtype != "fp32")
+        assert weights is torch.float32
+        model.zero_grad()
+        attended.clear()
+        with autocast:
+            hidden = model(tokens, seq_lens=[25, 15], skip_output=True)
+            loss = LinearCrossEntropyLoss()(model.output, hidden, tokens)
+        loss.backward()
+        assert set(attended) == {get_dtype(dtype, CPU)}
+        return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+
+    loss, grad = losses("fp32")
+    for dtype, tolerance in (("bf16", 0.02), ("fp16", 0.0025)):
+        other_loss, other_grad = losses(dtype)
+        assert other_loss == pytest.approx(loss, rel=tolerance / 10)
+        assert 0 < (other_grad - grad).norm() / grad.norm() < tolerance
+
+
+def test_without_mixed_precision_nothing_is_cast():
+    dtype, autocast = get_precision("bf16", CPU)
+    with autocast:
+        assert torch.nn.functional.linear(torch.ones(1, 1), torch.ones(1, 1)).dtype == torch.float32
+    assert dtype is torch.bfloat16
+
+
+def test_mixed_precision_of_fp32_is_an_error():
+    with pytest.raises(ConfigError, match="mixed_precision: True is for dtype: bf16 or fp16; with dtype: fp32, set it"):
+        get_precision("fp32", CPU, mixed=True)
 
 
 def test_one_seed_sets_every_generator():

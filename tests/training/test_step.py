@@ -48,3 +48,18 @@ def test_skip_warns_counts_and_stops_at_the_third_in_a_row(log_lines):
     assert log_lines[0] == f"step 5: loss is nan (rows: {rows()}); the step is skipped, 1 in all"
     with pytest.raises(NonFiniteError, match="3 steps in a row"):
         may_step(progress, "skip", rows, loss=math.nan)
+
+
+def test_an_overflow_of_fp16_is_skipped_however_often_as_long_as_the_scale_can_fall(log_lines):
+    progress = Progress(seed=0, scaler={"scale": 64.0})
+    outcomes = []
+    for scale in (64.0, 8.0, 4.0, 2.0, 1.0):
+        progress.scaler = {"scale": scale}
+        outcomes.append(may_step(progress, "stop", rows, loss=1.0, grad_norm=INF))
+    assert outcomes == [False] * 5 and (progress.skipped_steps, progress.skipped_in_a_row) == (5, 0)
+    assert log_lines[1].endswith("fp16; the step is skipped, 2 in all, and the loss scale is now 8")
+    with pytest.raises(NonFiniteError, match="loss is nan and grad_norm is inf"):
+        may_step(progress, "stop", rows, loss=NAN, grad_norm=INF)
+    progress.scaler = {"scale": 0.5}
+    with pytest.raises(NonFiniteError, match="grad_norm is inf"):
+        may_step(progress, "stop", rows, loss=1.0, grad_norm=INF)

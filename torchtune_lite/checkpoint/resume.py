@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from torchtune_lite.checkpoint.adapter import load_adapter
 from torchtune_lite.checkpoint.files import hf_weight_files, listed_files, read_json, sampled_sha256
 from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.model_weights import some
+from torchtune_lite.checkpoint.optimizer_state import restore_moments, restore_options
 from torchtune_lite.checkpoint.rng import set_rng_state
 from torchtune_lite.checkpoint.safetensors_stream import read_safetensors
 from torchtune_lite.checkpoint.training_state import (
@@ -23,10 +24,8 @@ from torchtune_lite.checkpoint.training_state import (
     TRAINER,
     class_name,
     dtypes_and_shapes,
-    options_of,
     trained_parameters,
 )
-from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import FAMILIES
 from torchtune_lite.peft import adapter_modules
@@ -45,10 +44,12 @@ ON_CHANGE = {
     "group_by_length": REFUSE,
     "loss": WARN,
     "lr_scheduler": WARN,
+    "mixed_precision": REFUSE,
     "model": REFUSE,
     "model.lora_dropout": WARN,
     "optimizer": WARN,
     "optimizer._component_": REFUSE,
+    "optimizer_in_bwd": WARN,
     "seed": REFUSE,
     "shuffle": REFUSE,
 }
@@ -163,8 +164,8 @@ def restore(
     else:
         weight = model.tok_embeddings.weight
         FullModelHFCheckpointer(folder, model_type=family.name).load(model, device=weight.device, dtype=weight.dtype)
-    _restore_options(optimizer, lr_scheduler, trainer)
-    _restore_moments(optimizer, dict(model.named_parameters()), trainer["optimizer"]["values"] | tensors)
+    restore_options(optimizer, lr_scheduler, trainer)
+    restore_moments(optimizer, dict(model.named_parameters()), tensors, trainer["optimizer"])
     set_rng_state(rng)
     log.info("resuming from %s after step %d", folder, trainer["progress"]["global_step"])
     return trainer["progress"]
@@ -194,34 +195,3 @@ def _check(
 
 def _parameter(entry: list | None) -> str:
     return f"{entry[0]} {entry[1]}" if entry else "not trained"
-
-
-def _restore_options(optimizer: Optimizer, lr_scheduler: LRScheduler | None, trainer: dict[str, Any]) -> None:
-    state = trainer["lr_scheduler"]["state"]
-    if isinstance(lr_scheduler, LambdaLR):
-        lr_scheduler.load_state_dict(state | {"base_lrs": lr_scheduler.base_lrs})
-        step, factors = lr_scheduler.last_epoch, lr_scheduler.lr_lambdas
-        rates = [base * factor(step) for base, factor in zip(lr_scheduler.base_lrs, factors, strict=True)]
-        lr_scheduler._last_lr = rates
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        return
-    for group, old in zip(optimizer.param_groups, trainer["optimizer"]["groups"], strict=True):
-        new = options_of(group)
-        old = {key: tuple(value) if isinstance(new.get(key), tuple) else value for key, value in old.items()}
-        group.update({key: value for key, value in old.items() if key != "params"})
-    if lr_scheduler is not None:
-        lr_scheduler.load_state_dict(state)
-
-
-def _restore_moments(optimizer: Optimizer, params: dict[str, nn.Parameter], values: dict[str, Any]) -> None:
-    """Sets the state directly; `Optimizer.load_state_dict` would cast moments to the parameters' dtype."""
-    options = {param: group for group in optimizer.param_groups for param in group["params"]}
-    optimizer.state.clear()
-    for name, value in values.items():
-        owner, _, key = name.rpartition("/")
-        param = params[owner]
-        if isinstance(value, Weight):
-            counter = not value.shape and not (options[param].get("capturable") or options[param].get("fused"))
-            value = value.read().to(device="cpu" if counter else param.device, copy=True)
-        optimizer.state[param][key] = value

@@ -1,8 +1,9 @@
 """What a run needs to go on as if it had not stopped: trained weights, optimizer, schedule, progress, random numbers.
 
 In `resume/` of a checkpoint folder, without pickle: `optimizer.safetensors` has the optimizer's tensors as
-`<parameter>/<key>`, in their own dtype, `rng.json` the random states, `trainer.json` the rest. The trained weights
-are the folder's `adapter/`, or for a model without adapters the folder's own weights, both in the dtype of training.
+`<parameter>/<key>`, in their own dtype (what a tensor of a class of torchao is made of as `<parameter>/<key>/<part>`),
+`rng.json` the random states, `trainer.json` the rest. The trained weights are the folder's `adapter/`, or for a model
+without adapters the folder's own weights, both in the dtype of training.
 """
 
 import json
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchtune_lite.checkpoint.files import write_json
 from torchtune_lite.checkpoint.rng import rng_state
 from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
+from torchtune_lite.checkpoint.tensor_classes import take_apart
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.models import Family
 
@@ -57,7 +59,13 @@ def gather(
     entries = {
         f"{names[param]}/{key}": value for param, state in optimizer.state.items() for key, value in state.items()
     }
-    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
+    tensors, classes = {}, {}
+    for name, value in entries.items():
+        if isinstance(value, Tensor):
+            parts, about = take_apart(value)
+            tensors |= {f"{name}/{part}" if part else name: tensor for part, tensor in parts.items()}
+            if about is not None:
+                classes[name] = about
     return TrainingState(
         tensors=tensors,
         trainer={
@@ -72,10 +80,11 @@ def gather(
                 ],
                 "tensors": dtypes_and_shapes(tensors),
                 "values": {name: value for name, value in entries.items() if not isinstance(value, Tensor)},
+                "classes": classes,
             },
             "lr_scheduler": {
                 "class": class_name(lr_scheduler),
-                "state": lr_scheduler.state_dict() if lr_scheduler is not None else None,
+                "state": plain(lr_scheduler.state_dict()) if lr_scheduler is not None else None,
             },
         },
         rng=rng_state(),
@@ -99,6 +108,13 @@ def dtypes_and_shapes(tensors: Mapping[str, Tensor | Weight]) -> dict[str, list]
 
 def options_of(group: dict[str, Any]) -> dict[str, Any]:
     """Gives the options of an optimizer's parameter group as plain values."""
-    return {
-        key: value.item() if isinstance(value, Tensor) else value for key, value in group.items() if key != "params"
-    }
+    return {key: plain(value) for key, value in group.items() if key != "params"}
+
+
+def plain(value: Any) -> Any:
+    """Gives a value, or what a list or dict holds, with each tensor of one element as its number."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return value.item() if isinstance(value, Tensor) else value

@@ -19,6 +19,7 @@ from torchtune_lite.errors import ConfigError, did_you_mean
 DottedPath = Annotated[str, "dotted path"]
 """The annotation of an argument whose text names an object: checked with the config as a `_component_` is."""
 
+INSTEAD = {"bitsandbytes": "torchtune_lite.optim.PagedAdamW keeps its state off the device without it"}
 MOST_NAMES = 40  # more in a module are not listed in a message
 TOKENIZERS = "torchtune.modules.transforms.tokenizers."
 
@@ -63,7 +64,8 @@ def _walk(path: str) -> Any:
     try:
         found: Any = _imported(top)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{top} is not installed; pip install {top}") from error
+        instead = f" ({INSTEAD[top]})" if top in INSTEAD else ""
+        raise ConfigError(f"{top} is not installed; pip install {top}{instead}") from error
     for part in parts:
         if isinstance(found, ModuleType) and not hasattr(found, part):
             name = f"{found.__name__}.{part}"

@@ -28,7 +28,6 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "fsdp_cpu_offload": ((), "a run uses one device; use QLoRA to save its memory"),
     "fsdp_reshard_after_forward": ((ANY,), ""),
     "low_cpu_ram": ((True,), "weights are always read one at a time; remove the key"),
-    "optimizer_in_bwd": ((), "use gradient_accumulation_steps with a smaller batch_size, or LoRA"),
     "output_dir": ((ANY,), ""),
     "profiler": ((), "use torch.profiler in a recipe of your own ('tune cp')"),
     "quantizer": ((), "use a qlora_ model builder"),

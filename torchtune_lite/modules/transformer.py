@@ -72,10 +72,10 @@ class RotaryPositionalEmbeddings(nn.Module):
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Applies the rotation `rope` to `x [b, h, s, e]`."""
+    """Applies the rotation `rope` to `x [b, h, s, e]`, in whose dtype it stays (under autocast not that of `rope`)."""
     cos, sin = rope
     x1, x2 = x.chunk(2, dim=-1)
-    return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], dim=-1)
+    return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], dim=-1).to(x.dtype)
 
 
 class MultiHeadAttention(nn.Module):

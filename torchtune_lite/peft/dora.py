@@ -33,7 +33,8 @@ class DoRALinear(LoRALinear):
     def forward(self, x: Tensor) -> Tensor:
         """Maps `x [..., in]` to `[..., out]`."""
         scale = self.magnitude / self._norms().to(self.magnitude.dtype)
-        return scale.to(x.dtype) * super().forward(x)
+        y = super().forward(x)
+        return scale.to(y.dtype) * y
 
     def _norms(self) -> Tensor:
         return _row_norms(stored(self.weight), self.lora_a.weight.detach(), self.lora_b.weight.detach(), self.scaling)

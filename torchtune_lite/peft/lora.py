@@ -52,7 +52,7 @@ class LoRALinear(nn.Module):
         h = F.linear(self.dropout(x), self.lora_a.weight.to(x.dtype))  # [..., r]
         y = linear(x, self.weight)
         y.view(-1, self.out_dim).addmm_(  # neither a scaled copy of the update nor one of the sum
-            h.view(-1, self.rank), self.lora_b.weight.to(x.dtype).t(), alpha=self.scaling
+            h.view(-1, self.rank), self.lora_b.weight.to(y.dtype).t(), alpha=self.scaling
         )
         return y
 

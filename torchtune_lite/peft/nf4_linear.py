@@ -17,10 +17,12 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Gives `x Wᵀ [..., out]` of `x [..., in]` and a frozen `weight [out, in]`, plain or NF4.
 
     An NF4 weight is decoded in the forward pass and once more in the backward pass, which keeps nothing of it; equal to
-    the product with the dequantised weight, cast to the dtype of x.
+    the product with the dequantised weight, cast to the dtype of x, or to that of autocast where it is on.
     """
     if not is_quantized(weight):
         return F.linear(x, weight)
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
     return _product(x, *nf4_parts(weight), rows=weight.shape[0], transposed=True)
 
 

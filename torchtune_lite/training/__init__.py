@@ -7,7 +7,8 @@ from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaChec
 from torchtune_lite.training import lr_schedulers, metric_logging
 from torchtune_lite.training.checkpoints import Checkpoints
 from torchtune_lite.training.compiling import compile_layers
-from torchtune_lite.training.environment import get_dtype, set_seed
+from torchtune_lite.training.environment import get_dtype, get_precision, set_seed
+from torchtune_lite.training.gradients import Gradients
 from torchtune_lite.training.loss_curve import plot_loss_curve
 from torchtune_lite.training.lr_schedulers import (
     get_constant_schedule_with_warmup,
@@ -35,6 +36,7 @@ __all__ = [
     "DiskLogger",
     "FullModelHFCheckpointer",
     "FullModelMetaCheckpointer",
+    "Gradients",
     "Meter",
     "MetricLoggerInterface",
     "MetricLoggers",
@@ -50,6 +52,7 @@ __all__ = [
     "get_constant_schedule_with_warmup",
     "get_cosine_schedule_with_warmup",
     "get_dtype",
+    "get_precision",
     "get_linear_schedule_with_warmup",
     "get_wsd_schedule",
     "lr_schedulers",

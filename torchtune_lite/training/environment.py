@@ -8,17 +8,29 @@ import torch
 
 from torchtune_lite.errors import ConfigError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def get_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Returns the torch dtype called `fp32` or `bf16`; a ConfigError where `device` cannot compute in it."""
+    """Returns the torch dtype called `fp32`, `bf16` or `fp16`; a ConfigError where `device` cannot compute in it."""
     if dtype not in DTYPES:
-        hint = "; fp16 needs loss scaling, which is not served: use bf16" if dtype == "fp16" else ""
-        raise ConfigError(f"dtype: {dtype!r} is not known; choose one of {', '.join(DTYPES)}{hint}")
+        raise ConfigError(f"dtype: {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
     if dtype == "bf16" and not _has_bf16(device):
-        raise ConfigError(f"dtype: bf16 is not supported by {device.type} on this machine; set dtype: fp32")
+        raise ConfigError(f"dtype: bf16 is not supported by {device.type} on this machine; set dtype: fp32 or fp16")
     return DTYPES[dtype]
+
+
+def get_precision(dtype: str, device: torch.device, *, mixed: bool = False) -> tuple[torch.dtype, torch.autocast]:
+    """Returns the dtype of the weights, and a context to compute in, which does nothing unless `mixed`.
+
+    `mixed` keeps weights in float32 and computes in `dtype` what may lose precision; ConfigError if that is `fp32` too.
+    """
+    computed = get_dtype(dtype, device)
+    if not mixed:
+        return computed, torch.autocast(device.type, enabled=False)
+    if computed == torch.float32:
+        raise ConfigError("mixed_precision: True is for dtype: bf16 or fp16; with dtype: fp32, set it False")
+    return torch.float32, torch.autocast(device.type, computed)
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -28,6 +28,7 @@ class Progress:
     best_val_loss: float | None = None
     validations_since_best: int = 0
     cursor: dict[str, Any] | None = None  # the position in a stream, which does not follow from the step
+    scaler: dict[str, Any] | None = None  # the state of fp16's loss scale; None: no scale
 
     def validated(self, val_loss: float) -> None:
         """Notes the validation of this step; one that is nan is no improvement."""

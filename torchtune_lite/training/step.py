@@ -16,14 +16,22 @@ def may_step(progress: Progress, on_nonfinite: str, rows: Callable[[], str], **v
     """Tells whether the optimizer may take the step after `progress.global_step`: all of its `values` are finite.
 
     If not, `on_nonfinite` decides, before a weight is touched: "stop" raises NonFiniteError with the values and the
-    step's `rows`; "skip" warns, counts in `progress` and returns False, and is "stop" at the third in a row.
+    step's `rows`; "skip" warns, counts in `progress` and returns False, and is "stop" at the third in a row. Gradients
+    that only the loss scale of fp16 made too large are skipped in either case, as long as it can be lowered.
     """
-    wrong = " and ".join(f"{name} is {float(value)}" for name, value in values.items() if not math.isfinite(value))
+    wrong = {name: float(value) for name, value in values.items() if not math.isfinite(value)}
     if not wrong:
         progress.skipped_in_a_row = 0
         return True
-    what = f"step {progress.global_step + 1}: {wrong} (rows: {rows()})"
     progress.skipped_steps += 1
+    if progress.scaler and wrong.keys() == {"grad_norm"} and (scale := progress.scaler["scale"]) >= 1:
+        get_logger().warning(
+            f"step {progress.global_step + 1}: gradients overflowed in fp16; the step is skipped, "
+            f"{progress.skipped_steps} in all, and the loss scale is now {scale:g}"
+        )
+        return False
+    shown = " and ".join(f"{name} is {value}" for name, value in wrong.items())
+    what = f"step {progress.global_step + 1}: {shown} (rows: {rows()})"
     progress.skipped_in_a_row += 1
     if on_nonfinite == "skip" and progress.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW:
         get_logger().warning(f"{what}; the step is skipped, {progress.skipped_steps} in all")

@@ -1,0 +1,95 @@
+"""What happens to gradients between the loss and the optimizer step."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from torchtune_lite.data import Batch, num_label_tokens
+from torchtune_lite.errors import ConfigError, NonFiniteError
+from torchtune_lite.optim import StepInBackward
+from torchtune_lite.training.progress import Progress
+
+
+class Gradients:
+    """Makes the gradients of an optimizer step and clips them: `start`, `backward` of each micro-batch, `clip`.
+
+    `clip_grad_norm` None is not clipped. With `dtype` fp16 the loss is scaled, by as much as keeps gradients from
+    overflowing; the scale is kept in `progress`. With `in_backward`, each parameter is updated in the backward pass of
+    the window's last micro-batch, so that the gradients of the whole model exist only if the window has others, and
+    `clip_grad_norm` bounds that of each parameter. `progress` is that of a resumed run, if it is one.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        progress: Progress,
+        clip_grad_norm: float | None = None,
+        dtype: str = "fp32",
+        in_backward: bool = False,
+    ) -> None:
+        if not hasattr(optimizer, "state"):
+            raise ConfigError(
+                f"optimizer: {type(optimizer).__name__} keeps its state where no checkpoint sees it; "
+                "use torchtune_lite.optim.CPUOffloadAdamW or PagedAdamW"
+            )
+        self.params = [param for group in optimizer.param_groups for param in group["params"]]
+        if dtype == "fp16" and in_backward:
+            raise ConfigError("optimizer_in_bwd: True steps before dtype: fp16 can see an overflow; set dtype: bf16")
+        if dtype == "fp16" and any(param.dtype == torch.float16 for param in self.params):
+            raise ConfigError(
+                "dtype: fp16 is too coarse for weights that are trained; "
+                "set mixed_precision: True, or adapter_dtype: fp32 where adapters are trained"
+            )
+        self.optimizer, self.progress, self.max_norm = optimizer, progress, clip_grad_norm
+        self.scaler = torch.amp.GradScaler(self.params[0].device.type, enabled=dtype == "fp16")
+        if progress.scaler:
+            self.scaler.load_state_dict(progress.scaler)
+        self.in_backward = StepInBackward(optimizer, clip_grad_norm) if in_backward else None
+
+    def start(self, window: Sequence[Batch]) -> int:
+        """Begins the step of these micro-batches; returns the label tokens that its loss is divided by."""
+        num_tokens = num_label_tokens(window)
+        self._left, self._loss, self._may_step = len(window), 0.0, num_tokens > 0
+        return num_tokens
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of a micro-batch; `in_backward`, that of the last one updates the weights.
+
+        Not if the loss of the step is not finite: then that pass is left out.
+        """
+        if self.in_backward is None:
+            self.scaler.scale(loss).backward()
+            return
+        self._left -= 1
+        self._loss += loss.detach()
+        last = self._left == 0 and self._may_step
+        if last and not self._loss.isfinite():
+            return
+        self.in_backward.armed = last
+        try:
+            loss.backward()
+        finally:
+            self.in_backward.armed = False
+
+    def clip(self) -> Tensor:
+        """Returns the norm of the step's gradients, which it clips if they still exist; ends the step's scale.
+
+        Raises NonFiniteError for a norm that shows only after weights were updated in the backward pass.
+        """
+        if self.in_backward is not None:
+            norm = self.in_backward.take_norm()
+            if not norm.isfinite():
+                raise NonFiniteError(
+                    f"step {self.progress.global_step + 1}: grad_norm is {float(norm)}, and with optimizer_in_bwd some "
+                    "weights are updated already; go on from the last checkpoint with optimizer_in_bwd: False"
+                )
+            return norm
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.params, self.max_norm or math.inf)
+        if self.scaler.is_enabled():
+            self.scaler.update()
+            self.progress.scaler = self.scaler.state_dict()
+        return norm
