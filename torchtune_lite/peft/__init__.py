@@ -1,6 +1,7 @@
 """Parameter-efficient fine-tuning: adapters over frozen, if wished 4-bit, projections; knows no model family."""
 
 from torchtune_lite.peft.dora import DoRALinear
+from torchtune_lite.peft.feed_forward import LoRAFeedForward
 from torchtune_lite.peft.lora import LoRALinear
 from torchtune_lite.peft.nf4 import (
     dequantize,
@@ -19,6 +20,7 @@ from torchtune_lite.peft.state import adapter_modules, adapter_state, freeze_bas
 __all__ = [
     "DoRALinear",
     "FrozenNF4Linear",
+    "LoRAFeedForward",
     "LoRALinear",
     "Parts",
     "adapter_modules",
