@@ -14,7 +14,7 @@ from torchtune_lite.peft.nf4 import (
     upcast_state_dict,
 )
 from torchtune_lite.peft.nf4_codes import Parts
-from torchtune_lite.peft.nf4_linear import FrozenNF4Linear
+from torchtune_lite.peft.nf4_linear import FrozenNF4Linear, stored
 from torchtune_lite.peft.state import adapter_modules, adapter_state, freeze_base
 
 __all__ = [
@@ -33,5 +33,6 @@ __all__ = [
     "nf4_parts",
     "num_bytes",
     "quantize",
+    "stored",
     "upcast_state_dict",
 ]
