@@ -66,6 +66,12 @@ class Batches:
                 return
             yield batch
 
+    def largest(self) -> Batch:
+        """Makes a micro-batch as large as one of any epoch may be, of its longest samples' lengths, with labels."""
+        lengths = [self.pack_len] * self.batch_size if self.pack_len else sorted(self._lengths())[-self.batch_size :]
+        samples = [{"tokens": [0] * length, "labels": [0] * length} for length in map(int, lengths) if length]
+        return self.collate(samples, padding_idx=self.pad_id)
+
     def take_wait_share(self) -> float:
         """Returns the share of the time since it was last asked in which the step waited for data."""
         now = time.perf_counter()
