@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from torchtune_lite.modules.attention import Documents, attention
 from torchtune_lite.modules.kv_cache import KVCache
+from torchtune_lite.modules.norm import RMSNorm
 
 LinearFactory = Callable[[str, int, int], nn.Module]
 """`linear(name, in_dim, out_dim)` makes the projection of that name: the one seam for adapters and quantisation."""
@@ -124,9 +125,9 @@ class TransformerSelfAttentionLayer(nn.Module):
 
     def __init__(self, config: DecoderConfig, linear: LinearFactory) -> None:
         super().__init__()
-        self.sa_norm = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
+        self.sa_norm = RMSNorm(config.embed_dim, config.norm_eps)
         self.attn = MultiHeadAttention(config, linear)
-        self.mlp_norm = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
+        self.mlp_norm = RMSNorm(config.embed_dim, config.norm_eps)
         self.mlp = FeedForward(config, linear)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | Documents | None = None) -> Tensor:
@@ -149,7 +150,7 @@ class TransformerDecoder(nn.Module):
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.embed_dim)
         self.rope = RotaryPositionalEmbeddings(config.head_dim, config.rope_base)
         self.layers = nn.ModuleList(TransformerSelfAttentionLayer(config, linear) for _ in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
+        self.norm = RMSNorm(config.embed_dim, config.norm_eps)
         self.output = linear("output", config.embed_dim, config.vocab_size)
 
     def forward(
