@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class RMSNorm(nn.RMSNorm):
     """torch's `nn.RMSNorm` over the last dimension, on a CPU in few passes.
 
-    Computes in float32 and rounds once. The backward pass keeps the input itself and a number a row; on a CPU torch's
-    keeps two copies of it in float32: two fifths of what a layer in bf16 holds.
+    Computes in float32 and rounds once. The backward pass keeps the input itself and a number a row; torch's on a CPU
+    keeps a copy in float32, too, if the input is not: a sixth of all that a layer with LoRA keeps.
     """
 
     def __init__(self, dim: int, eps: float) -> None:

@@ -66,7 +66,8 @@ def step_memory(
     mask = Documents(lengths, device) if lengths else None
     positions = mask.positions() if lengths else torch.arange(tokens.shape[1], device=device)[None]
     layer = model.layers[0]
-    with torch.enable_grad(), Allocations() as memory:
+    random = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with random, torch.enable_grad(), Allocations() as memory:
         states = model.tok_embeddings(tokens).detach().requires_grad_()  # [b, s, d]
         rope = model.rope(positions, states.dtype)
         kept, layer_most = memory.of(lambda: layer(states, rope, mask), [states, *_trained(layer)])
