@@ -63,6 +63,10 @@ class Settings:
     mixed_precision: bool = False  # True: weights in fp32, only the computation in dtype
     compile: bool = False  # True: torch.compile of each layer; the first step then takes up to minutes
     enable_activation_checkpointing: bool = False  # True: recomputes activations, less memory, about a third slower
+    ac_mode: str | None = config.key(None, choices=("full", "selective"))  # selective: only each ac_option-th layer
+    ac_option: int | str | None = None  # with ac_mode: selective, a number
+    memory_budget: float | str | None = None  # auto, or GB: recomputes as few layers as keep a step within it
+    enable_activation_offloading: bool = False  # True: what is kept goes to the host's memory, on a GPU
 
     metric_logger: Any = config.component(default=None)  # beside metrics.jsonl, which is always written
     log_every_n_steps: int = config.key(1, minimum=1)  # optimizer steps
@@ -100,8 +104,7 @@ class FullFinetuneRecipeSingleDevice:
         self.checkpointer.use_tokenizer(self.tokenizer, self.model.config.vocab_size)
         data.limit_length(self.tokenizer, self.model.config.max_seq_len)
         self.batches = self._batches(cfg.dataset, cfg.batch_size, cfg.shuffle, cfg.dataset_weights)
-        batch_size_val = cfg.batch_size_val or cfg.batch_size
-        self.batches_val = cfg.dataset_val and self._batches(cfg.dataset_val, batch_size_val, shuffle=False)
+        self.batches_val = cfg.dataset_val and self._batches(cfg.dataset_val, cfg.batch_size_val or cfg.batch_size)
         self.steps_per_epoch = data.steps_per_epoch(
             self.batches, self.batches_val, cfg.gradient_accumulation_steps, cfg.max_steps_per_epoch
         )
@@ -110,11 +113,11 @@ class FullFinetuneRecipeSingleDevice:
         checkpoint.check_resumable(resume_from, self.facts)
 
         self.load_model()
-        self.model.activation_checkpointing = cfg.enable_activation_checkpointing
         if cfg.compile:
             training.compile_layers(self.model, self.device)
         self.log.info("%s; %s", training.parameter_summary(self.model), training.storage_summary(self.model))
         self.loss_fn = config.instantiate(cfg.loss)
+        training.set_activations(self.model, cfg, self.batches, self.loss_fn)
         self.optimizer = config.instantiate(cfg.optimizer, [p for p in self.model.parameters() if p.requires_grad])
         self.lr_scheduler = config.instantiate(
             cfg.lr_scheduler, self.optimizer, num_training_steps=self.total_steps
@@ -124,24 +127,22 @@ class FullFinetuneRecipeSingleDevice:
             saved = checkpoint.restore(resume_from, self.model, self.optimizer, self.lr_scheduler)
             self.progress = training.Progress(**saved)
             self.batches.seed, self.batches.cursor = self.progress.seed, self.progress.cursor
-        self.gradients = training.Gradients(
-            self.optimizer, self.progress, cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd
-        )
+        step, progress = self.progress.global_step, self.progress
+        self.grads = training.Gradients(self.optimizer, progress, cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd)
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
-        step = self.progress.global_step
         self.claim = checkpoint.claim(self.output_dir)  # nothing is written before it
         self.checkpoints = training.Checkpoints(
             self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, background=cfg.enable_async_checkpointing
         )
         config.save(cfg, self.output_dir)
-        run_id = f"{self.claim.run_id}-{self.progress.start_id}"
-        logger = config.instantiate(cfg.metric_logger, defaults={"run_id": run_id})
+        logger = config.instantiate(cfg.metric_logger, defaults={"run_id": f"{self.claim.run_id}-{progress.start_id}"})
         self.metrics = training.MetricLoggers(self.output_dir, logger, resumed_step=step)
         self.metrics.log_config(config.to_dict(cfg))
         profiler = config.instantiate(cfg.profiler) or training.Profiler(cfg.profile, f"{self.output_dir}/profile")
         self.meter = training.Meter(self.model, self.batches, self.device, cfg.log_peak_memory_stats, profiler)
 
-    def _batches(self, node: Any, batch_size: int, shuffle: bool, weights: Any = None) -> data.AnyBatches:
+    def _batches(self, node: Any, batch_size: int, shuffle: bool = False, weights: Any = None) -> data.AnyBatches:
+        how = {key: getattr(self.cfg, key) for key in ("collate", "group_by_length", "num_workers")}
         return data.make_batches(
             datasets.concatenated(config.instantiate(node, self.tokenizer), weights),
             batch_size,
@@ -149,9 +150,7 @@ class FullFinetuneRecipeSingleDevice:
             shuffle=shuffle,
             pad_id=self.tokenizer.pad_id,
             vocab_size=self.model.config.vocab_size,
-            collate=self.cfg.collate,
-            group_by_length=self.cfg.group_by_length,
-            num_workers=self.cfg.num_workers,
+            **how,
         )
 
     def load_model(self) -> None:
@@ -184,9 +183,9 @@ class FullFinetuneRecipeSingleDevice:
             with tqdm(total=self.steps_per_epoch, initial=done, desc=f"epoch {epoch}", unit="step") as bar:
                 for window in islice(windows, self.steps_per_epoch - done):
                     self.meter.start(window)
-                    num_tokens = self.gradients.start(window)
+                    num_tokens = self.grads.start(window)
                     loss = float(sum(self.forward_backward(batch, num_tokens) for batch in window))
-                    grad_norm = self.gradients.clip()
+                    grad_norm = self.grads.clip()
                     rows = partial(self.batches.where, epoch, bar.n * cfg.gradient_accumulation_steps, len(window))
                     finite = training.may_step(progress, cfg.on_nonfinite, rows, loss=loss, grad_norm=grad_norm)
                     if finite and num_tokens:  # a step without labels leaves the weights alone
@@ -231,7 +230,7 @@ class FullFinetuneRecipeSingleDevice:
     def forward_backward(self, batch: dict[str, torch.Tensor], num_tokens: int) -> torch.Tensor:
         """Adds the gradient of one micro-batch; returns its share of the loss over the step's `num_tokens` labels."""
         loss = self.loss_sum(batch) / max(num_tokens, 1)
-        self.gradients.backward(loss)
+        self.grads.backward(loss)
         return loss.detach()
 
     def loss_sum(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:

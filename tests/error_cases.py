@@ -75,7 +75,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A negative number", f"{CHECK} epochs=-1"),
             Case("No number", f"{CHECK} epochs="),
             Case("A removal of what is not there", f"{CHECK} ~lr_schedule"),
-            Case("A dtype that is not served", f"{CHECK} dtype=fp16"),
+            Case("A dtype that is not served", f"{CHECK} dtype=fp8"),
             Case("A key below a value", f"{CHECK} seed.x=1"),
             Case("A device that does not exist", f"{RUN} device=gpu"),
         ],
@@ -112,7 +112,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A reference to no key", CHECK, config("{checkpointer.ch", "{checkpointr.ch")),
             Case("References in a circle", CHECK, config("output_dir: out", "output_dir: ${x_a}\nx_a: ${output_dir}")),
             Case("A variable that is not set", CHECK, config("_dir: out", "_dir: ${oc.env:NO_SUCH_VARIABLE}")),
-            Case("A key of torchtune that is on", CHECK, config("epochs: 1", "epochs: 1\noptimizer_in_bwd: True")),
+            Case("A key of torchtune that is on", CHECK, config("epochs: 1", "epochs: 1\nfsdp_cpu_offload: True")),
             Case("patience without validation", f"{RUN} patience=2"),
             Case(
                 "Several mistakes, all at once",

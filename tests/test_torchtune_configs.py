@@ -83,11 +83,11 @@ def test_it_runs_with_one_warning_of_what_has_no_effect(folder, monkeypatch, cap
 
 @pytest.mark.parametrize("loss", ["LinearCrossEntropyLoss", "NoSuchLoss"])
 def test_it_cannot_run_for_each_of_these_reasons(loss, folder, monkeypatch, capsys):
-    text = CONFIG.replace("low_cpu_ram: False", "optimizer_in_bwd: True").replace("LinearCrossEntropyLoss", loss)
+    text = CONFIG.replace("low_cpu_ram: False", "fsdp_cpu_offload: True").replace("LinearCrossEntropyLoss", loss)
     out, err = validate(text.replace("lora_rank: 8", "lora_rnak: 8"), monkeypatch, capsys)
     assert out == ""
     for reason in (
-        "'optimizer_in_bwd' is not served here; use gradient_accumulation_steps",
+        "'fsdp_cpu_offload' is not served here; a run uses one device",
         "has no argument 'lora_rnak'; did you mean 'lora_rank'?",
     ):
         assert reason in err

@@ -205,3 +205,13 @@ def test_each_epoch_of_a_drawn_data_set_has_as_many_packs():
     epochs = [[batch["seq_lens"] for batch in data.epoch(epoch)] for epoch in range(7)]
     assert {len(epoch) for epoch in epochs} == {len(data)} == {4}
     assert len({str(sorted(sum(epoch, []))) for epoch in epochs}) == 7
+
+
+def test_the_largest_batch_has_the_longest_samples_and_labels_everywhere():
+    padded, joined = batches(7, 3).largest(), batches(7, 3, collate="padding_free").largest()
+    assert padded["tokens"].shape == (3, 7) and joined["seq_lens"] == [5, 6, 7]
+    assert (joined["labels"] != -100).all()
+    data = batches(2, 3, collate="padding_free")
+    assert data.largest()["seq_lens"] == [1, 2]
+    data.pack_len = 8
+    assert data.largest()["seq_lens"] == [8, 8, 8]

@@ -157,6 +157,10 @@ def test_a_look_at_the_first_rows_moves_nothing(files):
     assert batches.cursor == before[1] and numbers(batches, 2) == numbers(stream(files), 5)[3:]
 
 
+def test_the_largest_batch_is_that_of_the_first_file(files):
+    assert stream(files).largest()["tokens"].shape == (1, 4)
+
+
 def test_the_first_file_is_opened_once_to_look_at(files, monkeypatch):
     batches = stream(files)
     batches.fingerprint()

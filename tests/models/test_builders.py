@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from torchtune_lite.models.builders import ATTN_MODULES, MLP_MODULES, decoder, from_sizes, lora_decoder
 from torchtune_lite.modules import DecoderConfig
-from torchtune_lite.peft import DoRALinear, LoRALinear, adapter_modules, adapter_state, is_quantized
+from torchtune_lite.peft import DoRALinear, LoRAFeedForward, LoRALinear, adapter_modules, adapter_state, is_quantized
 
 CONFIG = DecoderConfig(
     vocab_size=100, num_layers=2, num_heads=4, num_kv_heads=4, embed_dim=128, max_seq_len=16, intermediate_dim=256
@@ -167,3 +167,27 @@ def test_a_quantised_model_has_no_full_precision_weight_on_meta():
     weight = model.layers[0].attn.q_proj.weight
     assert is_quantized(weight) and weight.device.type == "meta"
     assert isinstance(model.layers[0].attn.k_proj, nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fused"),
+    [({}, True), ({"fused_lora": False}, False), ({"use_dora": True}, False), ({"lora_dropout": 0.1}, False)],
+    ids=str,
+)
+def test_the_feed_forward_of_an_adapted_mlp_is_fused_unless_told_otherwise(arguments, fused):
+    model = lora_decoder(CONFIG, ["q_proj"], apply_lora_to_mlp=True, **arguments)
+    assert {isinstance(layer.mlp, LoRAFeedForward) for layer in model.layers} == {fused}
+    assert not isinstance(lora_decoder(CONFIG, ["q_proj"]).layers[0].mlp, LoRAFeedForward)
+
+
+def test_fusing_changes_no_parameter_name_and_nothing_but_rounding():
+    models = []
+    for fused_lora in (True, False):
+        torch.manual_seed(0)
+        models.append(lora_decoder(CONFIG, **EVERYTHING, fused_lora=fused_lora))
+    state = {name: torch.randn_like(value) * 0.1 for name, value in models[0].state_dict().items()}
+    for model in models:
+        model.load_state_dict(state)
+    assert list(models[0].state_dict()) == list(models[1].state_dict())
+    tokens = torch.randint(0, 100, (2, 12))
+    assert_close(models[0](tokens), models[1](tokens))

@@ -55,6 +55,18 @@ def test_without_proc_the_peak_is_that_of_the_whole_process(monkeypatch, tmp_pat
     assert peak_memory(CPU)["peak_memory_resident"] == pytest.approx(peak / memory.GIB, rel=0.05)
 
 
+def test_free_memory_is_what_the_system_has_and_a_container_leaves(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert memory.free_memory(CPU) is None
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:    5000 kB\n")
+    assert memory.free_memory(CPU) == 5000 * 1024
+    (tmp_path / "memory.current").write_text("1000\n")
+    for limit, free in (("max\n", 5000 * 1024), ("4000\n", 3000)):
+        (tmp_path / "memory.max").write_text(limit)
+        assert memory.free_memory(CPU) == free
+
+
 @pytest.mark.gpu
 def test_a_gpu_peak_sees_an_allocation_that_is_gone_and_can_be_reset():
     device = torch.device("cuda")

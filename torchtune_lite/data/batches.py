@@ -93,6 +93,12 @@ class Batches:
         """Makes a batch of the first samples, apart from any epoch."""
         return self._make(range(min(self.batch_size, len(self.dataset))))
 
+    def largest(self) -> Batch:
+        """Makes a micro-batch as large as one of any epoch may be, of its longest samples' lengths, with labels."""
+        lengths = [self.pack_len] * self.batch_size if self.pack_len else sorted(self._lengths())[-self.batch_size :]
+        samples = [{"tokens": [0] * length, "labels": [0] * length} for length in map(int, lengths) if length]
+        return self.collate(samples, padding_idx=self.pad_id)
+
     def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
         """Says where the rows of `num_batches` micro-batches of an epoch stand, the first `shown` by name."""
         rows = [row for batch in islice(self._plan(epoch), start, start + num_batches) for row in batch]

@@ -108,6 +108,10 @@ class StreamBatches:
             self._peeked = self._batches_of(self.dataset.first(), 0, 0).peek()
         return self._peeked
 
+    def largest(self) -> Batch:
+        """Makes a micro-batch as large as one of the first part may be."""
+        return self._batches_of(self.dataset.first(), 0, 0).largest()
+
     def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
         """Says where the rows of the last `num_batches` micro-batches stand, as far as they are of the same part."""
         done = self.cursor["batch"]

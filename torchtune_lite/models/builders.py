@@ -5,8 +5,16 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from torchtune_lite.modules import DecoderConfig, TransformerDecoder
-from torchtune_lite.peft import DoRALinear, FrozenNF4Linear, LoRALinear, fits_nf4, freeze_base, upcast_state_dict
+from torchtune_lite.modules import DecoderConfig, FeedForward, TransformerDecoder
+from torchtune_lite.peft import (
+    DoRALinear,
+    FrozenNF4Linear,
+    LoRAFeedForward,
+    LoRALinear,
+    fits_nf4,
+    freeze_base,
+    upcast_state_dict,
+)
 from torchtune_lite.utils import get_logger
 
 ATTN_MODULES = ("q_proj", "k_proj", "v_proj", "output_proj")
@@ -36,6 +44,7 @@ def lora_decoder(
     quantize_frozen: bool = False,
     quantize_output: bool = False,
     quantize_unsupported: str = "error",
+    fused_lora: bool = True,
 ) -> TransformerDecoder:
     """Builds a frozen decoder with trained adapters on the projections named.
 
@@ -46,6 +55,9 @@ def lora_decoder(
     `quantize_frozen` adds those of the layers that carry no adapter, `quantize_output` the output projection. One
     whose `in_dim · out_dim` is no multiple of 16,384 is an error, or with `quantize_unsupported: skip` stays as it is,
     with one warning that lists all of them.
+
+    `fused_lora` False computes the feed-forward projection by projection, which is slower and keeps more for the
+    backward pass; dropout and DoRA do so anyway.
     """
     unknown = sorted(set(lora_attn_modules) - set(ATTN_MODULES))
     if unknown:
@@ -80,6 +92,9 @@ def lora_decoder(
             raise ValueError(f"{problem}; {instead}")
         get_logger().warning("%s; they stay unquantised", problem)
     freeze_base(model)
+    for layer in model.layers:
+        if fused_lora and type(layer.mlp) is FeedForward and LoRAFeedForward.fits(layer.mlp):
+            layer.mlp = LoRAFeedForward(layer.mlp)
     if quantize_base:
         model.register_state_dict_post_hook(upcast_state_dict)
     return model

@@ -2,6 +2,7 @@
 
 from torchtune_lite.modules.attention import Documents, attention, keep_documents_out_of_graphs
 from torchtune_lite.modules.kv_cache import KVCache
+from torchtune_lite.modules.norm import RMSNorm
 from torchtune_lite.modules.transformer import (
     DecoderConfig,
     FeedForward,
@@ -17,6 +18,7 @@ __all__ = [
     "FeedForward",
     "KVCache",
     "MultiHeadAttention",
+    "RMSNorm",
     "RotaryPositionalEmbeddings",
     "TransformerDecoder",
     "TransformerSelfAttentionLayer",

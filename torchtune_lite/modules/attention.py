@@ -65,13 +65,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Documents | None =
 
 def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Computes `attention` by products and a softmax of all `[s, t]` scores, which are kept for the backward pass."""
-    s, t, e = q.shape[2], k.shape[2], q.shape[3]
-    if mask is None:
-        mask = torch.ones(s, t, dtype=torch.bool, device=q.device).tril()
-    q = (q * e**-0.5).unflatten(1, (k.shape[1], -1))  # [b, k, h/k, s, e]
-    scores = q @ k[:, :, None].transpose(-2, -1)  # [b, k, h/k, s, t]
-    weights = scores.masked_fill_(~mask[..., None, :, :], -torch.inf).softmax(dim=-1)
-    return (F.dropout(weights, dropout) @ v[:, :, None]).flatten(1, 2)
+    (b, h, s, e), kv_heads, t = q.shape, *k.shape[1:3]
+    mask = torch.ones(1, s, t, dtype=torch.bool, device=q.device).tril() if mask is None else mask.view(-1, s, t)
+    bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
+    bias = bias.repeat(1, h // kv_heads, 1)  # [b or 1, h/k s, t]
+    if len(bias) > 1:
+        bias = bias.repeat_interleave(kv_heads, dim=0)  # [b k, h/k s, t]
+    q = q.reshape(b * kv_heads, -1, e)  # [b k, h/k s, e]
+    k, v = k.flatten(0, 1), v.flatten(0, 1)  # [b k, t, e]
+    weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=e**-0.5).softmax(dim=-1)
+    return (F.dropout(weights, dropout) @ v).view(b, h, s, e)
 
 
 def keep_documents_out_of_graphs() -> None:

@@ -6,7 +6,7 @@ Llama 2 (arXiv 2307.09288): pre-norm with RMSNorm (arXiv 1910.07467), rotary pos
 b batch, s sequence, d embed_dim, h num_heads, k num_kv_heads, e head_dim, f intermediate_dim, v vocab_size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from torchtune_lite.modules.attention import Documents, attention
 from torchtune_lite.modules.kv_cache import KVCache
+from torchtune_lite.modules.norm import RMSNorm
 
 LinearFactory = Callable[[str, int, int], nn.Module]
 """`linear(name, in_dim, out_dim)` makes the projection of that name: the one seam for adapters and quantisation."""
@@ -124,9 +125,9 @@ class TransformerSelfAttentionLayer(nn.Module):
 
     def __init__(self, config: DecoderConfig, linear: LinearFactory) -> None:
         super().__init__()
-        self.sa_norm = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
+        self.sa_norm = RMSNorm(config.embed_dim, config.norm_eps)
         self.attn = MultiHeadAttention(config, linear)
-        self.mlp_norm = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
+        self.mlp_norm = RMSNorm(config.embed_dim, config.norm_eps)
         self.mlp = FeedForward(config, linear)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | Documents | None = None) -> Tensor:
@@ -139,17 +140,17 @@ class TransformerDecoder(nn.Module):
     """A decoder-only language model of the given sizes, every projection made by `linear`.
 
     `activation_checkpointing` (default False) recomputes each layer in the backward pass instead of keeping its
-    activations.
+    activations; a collection of numbers does so with these layers.
     """
 
     def __init__(self, config: DecoderConfig, linear: LinearFactory) -> None:
         super().__init__()
         self.config = config
-        self.activation_checkpointing = False
+        self.activation_checkpointing: bool | Collection[int] = False
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.embed_dim)
         self.rope = RotaryPositionalEmbeddings(config.head_dim, config.rope_base)
         self.layers = nn.ModuleList(TransformerSelfAttentionLayer(config, linear) for _ in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
+        self.norm = RMSNorm(config.embed_dim, config.norm_eps)
         self.output = linear("output", config.embed_dim, config.vocab_size)
 
     def forward(
@@ -180,11 +181,11 @@ class TransformerDecoder(nn.Module):
             input_pos = torch.arange(start, start + tokens.shape[1], device=tokens.device)[None]
         h = self.tok_embeddings(tokens)
         rope = self.rope(input_pos, h.dtype)
-        for layer in self.layers:
-            if self.activation_checkpointing and self.training:
-                h = checkpoint(layer, h, rope, mask, use_reentrant=False)
-            else:
-                h = layer(h, rope, mask)
+        recomputed = self.activation_checkpointing if self.training else ()
+        if isinstance(recomputed, bool):
+            recomputed = range(len(self.layers)) if recomputed else ()
+        for number, layer in enumerate(self.layers):
+            h = checkpoint(layer, h, rope, mask, use_reentrant=False) if number in recomputed else layer(h, rope, mask)
         h = self.norm(h)
         return h if skip_output else self.output(h)
 

@@ -1,6 +1,7 @@
 """Parameter-efficient fine-tuning: adapters over frozen, if wished 4-bit, projections; knows no model family."""
 
 from torchtune_lite.peft.dora import DoRALinear
+from torchtune_lite.peft.feed_forward import LoRAFeedForward
 from torchtune_lite.peft.lora import LoRALinear
 from torchtune_lite.peft.nf4 import (
     dequantize,
@@ -13,12 +14,13 @@ from torchtune_lite.peft.nf4 import (
     upcast_state_dict,
 )
 from torchtune_lite.peft.nf4_codes import Parts
-from torchtune_lite.peft.nf4_linear import FrozenNF4Linear
+from torchtune_lite.peft.nf4_linear import FrozenNF4Linear, stored
 from torchtune_lite.peft.state import adapter_modules, adapter_state, freeze_base
 
 __all__ = [
     "DoRALinear",
     "FrozenNF4Linear",
+    "LoRAFeedForward",
     "LoRALinear",
     "Parts",
     "adapter_modules",
@@ -31,5 +33,6 @@ __all__ = [
     "nf4_parts",
     "num_bytes",
     "quantize",
+    "stored",
     "upcast_state_dict",
 ]

@@ -26,6 +26,14 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return _product(x, *nf4_parts(weight), rows=weight.shape[0], transposed=True)
 
 
+def linear_t(grad: Tensor, weight: Tensor, add_to: Tensor | None = None) -> Tensor:
+    """Gives `grad W [T, in]` of `grad [T, out]`, the gradient of what `linear` takes, or adds it to `add_to`."""
+    if is_quantized(weight):
+        product = _product(grad, *nf4_parts(weight), rows=weight.shape[0], transposed=False)
+        return product if add_to is None else add_to.add_(product)
+    return grad @ weight if add_to is None else add_to.addmm_(grad, weight)
+
+
 @torch.library.custom_op("torchtune_lite::nf4_product", mutates_args=())
 def _product(
     x: Tensor,

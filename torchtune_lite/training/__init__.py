@@ -5,6 +5,7 @@ The checkpointers of `torchtune_lite.checkpoint` are here too, where torchtune's
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer
 from torchtune_lite.training import lr_schedulers, metric_logging
+from torchtune_lite.training.activations import set_activations
 from torchtune_lite.training.checkpoints import Checkpoints
 from torchtune_lite.training.compiling import compile_layers
 from torchtune_lite.training.environment import get_dtype, get_precision, set_seed
@@ -62,6 +63,7 @@ __all__ = [
     "peak_memory",
     "plot_loss_curve",
     "reset_peak_memory",
+    "set_activations",
     "set_seed",
     "setup_torch_profiler",
     "storage_summary",

@@ -13,6 +13,8 @@ from torchtune_lite.peft import is_quantized, num_bytes
 GIB = 1024**3
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def parameter_summary(model: nn.Module) -> str:
@@ -52,6 +54,24 @@ def peak_memory(device: torch.device) -> dict[str, float]:
         "peak_memory_alloc": stats.get("allocated_bytes.all.peak", 0) / GIB,
         "peak_memory_reserved": stats.get("reserved_bytes.all.peak", 0) / GIB,
     }
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Returns the bytes that this process may still take on `device`; None where that cannot be found out.
+
+    A CPU's are what the system says is available, and not more than what is left of a container's limit (Linux).
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        free = next(int(line.split()[1]) * 1024 for line in MEMINFO.open() if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        limit = int((CGROUP / "memory.max").read_text())
+        return min(free, limit - int((CGROUP / "memory.current").read_text()))
+    return free
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -1,0 +1,73 @@
+"""Takes training steps and prints, for each number of recomputed layers, the bytes counted and those measured (JSON).
+
+    python step_in_a_process.py METHOD DTYPE COLLATE NUMBER...
+
+Measured is the peak of resident memory beyond what an own small step has left behind, with a malloc that gives freed
+memory back at once.
+"""
+
+import ctypes
+import gc
+import json
+import sys
+
+import torch
+
+from torchtune_lite.data import COLLATES
+from torchtune_lite.models.builders import decoder, lora_decoder
+from torchtune_lite.modules import DecoderConfig
+from torchtune_lite.modules.loss import LinearCrossEntropyLoss
+from torchtune_lite.training import peak_memory, reset_peak_memory
+from torchtune_lite.training.memory import GIB
+from torchtune_lite.training.step_memory import step_memory
+
+CPU = torch.device("cpu")
+LOSS = LinearCrossEntropyLoss()
+
+
+def build(method: str, num_layers: int) -> torch.nn.Module:
+    """Builds a model in training mode."""
+    config = DecoderConfig(2000, num_layers, 8, 8, 512, 512, 1024)
+    if method == "full":
+        return decoder(config).train()
+    attention = ["q_proj", "v_proj", "output_proj"]
+    return lora_decoder(config, attention, apply_lora_to_mlp=True, quantize_base=method == "qlora").train()
+
+
+def steps(model: torch.nn.Module, batch: dict) -> None:
+    """Takes two steps, the second with the optimizer's state."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+    for _ in range(2):
+        LOSS(
+            model.output, model(batch["tokens"], seq_lens=batch.get("seq_lens"), skip_output=True), batch["labels"]
+        ).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def resident() -> float:
+    """Returns the peak since the last reset, in bytes."""
+    return peak_memory(CPU)["peak_memory_resident"] * GIB
+
+
+def main(method: str, dtype: str, collate: str, *numbers: str) -> None:
+    """Prints the pairs."""
+    ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
+    torch.set_num_threads(1)
+    torch.set_default_dtype(getattr(torch, dtype))
+    batch = COLLATES[collate]([{"tokens": [1] * n, "labels": [1] * n} for n in (512, 256, 256)])
+    steps(build(method, 1), batch)  # so that kernels and tables are in memory
+    gc.collect()
+    reset_peak_memory(CPU)
+    before = resident()
+    model, pairs = build(method, 4), []
+    for number in map(int, numbers):
+        model.activation_checkpointing = range(number)
+        reset_peak_memory(CPU)
+        steps(model, batch)
+        measured = resident() - before
+        pairs.append((step_memory(model, LOSS, batch).peak(number), measured))
+    print(json.dumps(pairs))
+
+
+main(*sys.argv[1:])
