@@ -208,18 +208,18 @@ def test_every_projection_is_made_by_the_factory():
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_documents_in_a_row_are_computed_as_if_alone(llama, checkpointing):
     """Logits and gradients of three documents in one row are those of each by itself."""
-    model = llama().ours.train()
+    model = llama().ours.double().train()
     model.activation_checkpointing = checkpointing
     torch.manual_seed(0)
     documents = [torch.randint(0, 96, (1, n)) for n in (5, 1, 11)]
-    weights = [torch.randn(1, d.shape[1], 96) for d in documents]
+    weights = [torch.randn(1, d.shape[1], 96, dtype=torch.float64) for d in documents]
     alone = [model(d) for d in documents]
     expected = torch.autograd.grad(sum((w * x).sum() for w, x in zip(weights, alone, strict=True)), model.parameters())
     joined = model(torch.cat(documents, 1), seq_lens=[5, 1, 11])
-    assert_close(joined, torch.cat(alone, 1), atol=5e-6, rtol=1e-5)
+    assert_close(joined, torch.cat(alone, 1), atol=1e-7, rtol=1e-7)
     found = torch.autograd.grad((torch.cat(weights, 1) * joined).sum(), model.parameters())
     for mine, theirs in zip(found, expected, strict=True):
-        assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+        assert_close(mine, theirs, atol=1e-6, rtol=1e-6)
     assert not torch.allclose(model(torch.cat(documents, 1)), joined, atol=1e-2)
 
 

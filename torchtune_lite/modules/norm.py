@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class RMSNorm(nn.RMSNorm):
     """torch's `nn.RMSNorm` over the last dimension, on a CPU in few passes.
 
-    Computes in float32 and rounds once. The backward pass keeps the input itself and a number a row; torch's on a CPU
+    Computes in float32 (float64 in float64) and rounds once. The backward pass keeps the input itself and a number a row; torch's on a CPU
     keeps a copy in float32, too, if the input is not: a sixth of all that a layer with LoRA keeps.
     """
 
@@ -27,7 +27,8 @@ class RMSNorm(nn.RMSNorm):
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
         scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # [..., 1]
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight).to(x.dtype)
@@ -35,12 +36,12 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
-        normed = x * scale  # float32
+        normed = x * scale  # float32, if not float64
         weight_grad = x_grad = None
         if ctx.needs_input_grad[1]:
             weight_grad = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
         if ctx.needs_input_grad[0]:
-            x_grad = grad.float() * weight
+            x_grad = grad.to(scale.dtype) * weight
             along = torch.linalg.vecdot(x_grad, normed)[..., None].div_(x.shape[-1])
             x_grad = x_grad.addcmul_(normed, along, value=-1).mul_(scale).to(x.dtype)
         return x_grad, weight_grad, None
