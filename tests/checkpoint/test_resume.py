@@ -233,6 +233,7 @@ def changed(**values) -> dict:
         {"dataset": {"source": "moved/a.jsonl"}},
         {"metric_logger": None},
         {"key_of_ones_own": 3},
+        {"group_by_length": False},  # which the recipe of the saved run did not have
     ],
     ids=str,
 )

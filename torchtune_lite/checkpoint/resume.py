@@ -36,6 +36,8 @@ ON_CHANGE = {
     "adapter_dtype": REFUSE,
     "batch_size": REFUSE,
     "clip_grad_norm": WARN,
+    "collate": WARN,
+    "compile": WARN,
     "dataset_val": WARN,
     "dataset_weights": REFUSE,
     "device": WARN,
@@ -46,6 +48,7 @@ ON_CHANGE = {
     "lr_scheduler": WARN,
     "mixed_precision": REFUSE,
     "model": REFUSE,
+    "model.fused_lora": WARN,
     "model.lora_dropout": WARN,
     "optimizer": WARN,
     "optimizer._component_": REFUSE,
@@ -97,7 +100,8 @@ def check_resumable(folder: Path | str | None, facts: Mapping[str, Any]) -> None
     old, new = saved["config"] | {"seed": progress["seed"]}, dict(facts["config"])
     if new.get("seed") is None:
         new["seed"] = old["seed"]
-    changed = {key: _on_change(key) for key in {**old, **new} if old.get(key) != new.get(key)}
+    known = [key for key in {**old, **new} if key in old or "." in key]  # not those of recipes that came later
+    changed = {key: _on_change(key) for key in known if old.get(key) != new.get(key)}
     lines = {key: f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed}
     refused = [lines[key] for key, effect in changed.items() if effect == REFUSE]
     if saved["dataset"] != facts["dataset"]:
