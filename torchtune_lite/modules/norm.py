@@ -12,8 +12,9 @@ from torch import Tensor, nn
 class RMSNorm(nn.RMSNorm):
     """torch's `nn.RMSNorm` over the last dimension, on a CPU in few passes.
 
-    Computes in float32 (float64 in float64) and rounds once. The backward pass keeps the input itself and a number a row; torch's on a CPU
-    keeps a copy in float32, too, if the input is not: a sixth of all that a layer with LoRA keeps.
+    Computes in float32 (float64 in float64) and rounds once. The backward pass keeps the input itself and a number a
+    row; torch's on a CPU keeps a copy in float32, too, if the input is not: a sixth of all that a layer with LoRA
+    keeps.
     """
 
     def __init__(self, dim: int, eps: float) -> None:
