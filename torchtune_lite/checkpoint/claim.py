@@ -33,7 +33,7 @@ class Claim:
     def record(self, facts: Mapping[str, Any]) -> None:
         """Writes what is known of the run to its `run.json`, beside its id; a full disk costs no more than that."""
         try:
-            _write_run(self.output_dir, {"run_id": self.run_id, **facts})
+            replace_json(self.output_dir / RUN, {"run_id": self.run_id, **facts})
         except OSError as error:
             log.warning("%s was not written: %s", self.output_dir / RUN, error.strerror)
 
@@ -133,15 +133,15 @@ def _run_id(output_dir: Path) -> str:
         log.warning("%s is damaged; a new one is made, and earlier checkpoints count as another run's", path)
         disk.remove(path)
     run_id = uuid.uuid4().hex[:12]
-    _write_run(output_dir, {"run_id": run_id})
+    replace_json(path, {"run_id": run_id})
     return run_id
 
 
-def _write_run(output_dir: Path, facts: Mapping[str, Any]) -> None:
-    """Writes `run.json`; there is the old one or the new one at any time."""
-    draft = output_dir / f"{DRAFT}{RUN}-{os.getpid()}"
+def replace_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a file of an output_dir anew; there is the old one or the new one at any time."""
+    draft = path.with_name(f"{DRAFT}{path.name}-{os.getpid()}")
     disk.remove(draft)  # of a process that had the same id
-    write_json(draft, facts)
+    write_json(draft, content)
     disk.sync_file(draft)
-    disk.rename(draft, output_dir / RUN)
-    disk.sync_folder(output_dir)
+    disk.rename(draft, path)
+    disk.sync_folder(path.parent)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from torchtune_lite import checkpoint
+from torchtune_lite.checkpoint.claim import replace_json
 from torchtune_lite.errors import SaveError
 from torchtune_lite.training.progress import Progress
 from torchtune_lite.training.snapshot import snapshot_model, snapshot_state
@@ -137,13 +137,8 @@ class Checkpoints:
         if progress.val_step != progress.global_step or not progress.val_loss < self._best.get("val_loss", math.inf):
             return
         best = {"checkpoint": folder.name, "step": progress.val_step, "val_loss": progress.val_loss}
-        draft = self.output_dir / f".{BEST}.tmp"
         try:
-            with draft.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(best) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, self.output_dir / BEST)
+            replace_json(self.output_dir / BEST, best)
         except OSError as error:
             raise SaveError(f"{self.output_dir / BEST} was not written: {error.strerror or error}") from error
         self._best = best
