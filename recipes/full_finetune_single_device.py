@@ -193,7 +193,8 @@ class FullFinetuneRecipeSingleDevice:
                     self.optimizer.zero_grad(set_to_none=True)
                     lr = self.lr_scheduler.get_last_lr()[0]
                     self.lr_scheduler.step()
-                    progress.global_step, progress.cursor = progress.global_step + 1, self.batches.cursor
+                    progress.global_step += 1
+                    progress.cursor = self.batches.cursor
                     progress.val_pending = self.batches_val is not None and self.is_due(cfg.run_val_every_n_steps)
                     self.rng_state = checkpoint.rng_state()
 

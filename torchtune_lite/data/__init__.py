@@ -15,7 +15,7 @@ from torchtune_lite.data.messages import (
 )
 from torchtune_lite.data.packed import PackedDataset
 from torchtune_lite.data.preference import ChosenRejectedToMessages, PairTokens, PreferenceDataset, padded_collate_dpo
-from torchtune_lite.data.rows import OnBadSample, Rows
+from torchtune_lite.data.rows import OnBadSample, Rows, find_part
 from torchtune_lite.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, OnLongSample, SFTDataset
 from torchtune_lite.data.sources import DataFiles, Filter, filtered, load_rows, open_stream
@@ -75,6 +75,7 @@ __all__ = [
     "TikTokenBaseTokenizer",
     "check_vocabulary",
     "filtered",
+    "find_part",
     "limit_length",
     "load_rows",
     "make_batches",

@@ -2,13 +2,12 @@
 
 import mmap
 import tempfile
-from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from torchtune_lite.data.rows import Row
+from torchtune_lite.data.rows import Row, find_part
 from torchtune_lite.errors import DataError
 from torchtune_lite.utils import get_logger
 
@@ -27,11 +26,8 @@ class ArrowRows:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Row:
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        number = bisect_right(self._ends, index)
-        first = self._ends[number - 1] if number else 0
-        return self._batches[number].slice(index - first, 1).to_pylist()[0]
+        number, i = find_part(self._ends, index)
+        return self._batches[number].slice(i, 1).to_pylist()[0]
 
     def where(self, index: int) -> str:
         """Says which row of the file it is, the first one being 0."""

@@ -4,6 +4,7 @@ import hashlib
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from random import Random
 from typing import Any, TypeVar
@@ -83,7 +84,7 @@ class Batches:
         self.take_wait_share = self._clock.take_share
 
     def __len__(self) -> int:
-        return len(self._plan(0)) if self.pack_len else -(-len(self.dataset) // self.batch_size)
+        return self._num_packs if self.pack_len else -(-len(self.dataset) // self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields the micro-batches of an epoch from number `start` on; draws nothing from the global random state."""
@@ -111,6 +112,11 @@ class Batches:
         samples = [self.dataset[i] for i in sorted({k * count // looked_at for k in range(looked_at)})]
         packs = f" in packs of {self.pack_len:,}" if self.pack_len else ""
         return f"{count:,} samples{packs} with hash {hashlib.sha256(str(samples).encode()).hexdigest()[:12]}"
+
+    @cached_property
+    def _num_packs(self) -> int:
+        """Counts the packs of the first epoch, which those of a later one are as many as."""
+        return len(self._plan(0))
 
     def _plan(self, epoch: int) -> plan.Plan:
         """Gives the samples of each micro-batch of an epoch."""

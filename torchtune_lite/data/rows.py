@@ -55,10 +55,8 @@ class JoinedRows:
         return part.where(i)
 
     def _find(self, index: int) -> tuple[Any, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        number = bisect_right(self._ends, index)
-        return self._parts[number], index - (self._ends[number - 1] if number else 0)
+        number, i = find_part(self._ends, index)
+        return self._parts[number], i
 
 
 class SelectedRows:
@@ -100,6 +98,15 @@ class MarkedRows:
     def add(self, row: int) -> None:
         """Marks a row."""
         self._marks[row] = 1
+
+
+def find_part(ends: Sequence[int], index: int, what: str = "row") -> tuple[int, int]:
+    """Finds which of several parts, of which the last items end at `ends`, has an item, and its number in it."""
+    count = ends[-1] if ends else 0
+    if not 0 <= index < count:
+        raise IndexError(f"{what} {index} of {count}")
+    number = bisect_right(ends, index)
+    return number, index - (ends[number - 1] if number else 0)
 
 
 def raise_problems(problems: Sequence[str], shown: int = 3) -> None:

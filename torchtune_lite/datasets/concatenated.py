@@ -1,7 +1,6 @@
 """Several data sets as one: joined, or mixed by weights."""
 
 from array import array
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
@@ -9,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from torchtune_lite.data import StreamDataset
+from torchtune_lite.data import StreamDataset, find_part
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import get_logger
 
@@ -35,8 +34,8 @@ class ConcatDataset:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
-        dataset, i = self._find(index)
-        return self.datasets[dataset][i]
+        number, i = self._find(index)
+        return self.datasets[number][i]
 
     def source(self, index: int) -> int:
         """Returns the number of the data set that a sample is from."""
@@ -44,14 +43,11 @@ class ConcatDataset:
 
     def where(self, index: int) -> str:
         """Says where the row of a sample stands."""
-        dataset, i = self._find(index)
-        return self.datasets[dataset].where(i)
+        number, i = self._find(index)
+        return self.datasets[number].where(i)
 
     def _find(self, index: int) -> tuple[int, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        number = bisect_right(self._ends, index)
-        return number, index - (self._ends[number - 1] if number else 0)
+        return find_part(self._ends, index, "sample")
 
 
 class MixedDataset(ConcatDataset):

@@ -4,7 +4,7 @@ b batch, s queries, t keys, h heads, k kv heads, e head width.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
@@ -32,6 +32,7 @@ class Documents:
         return torch.cat([torch.arange(n) for n in self.lengths])[None].to(self.ends.device)
 
 
+@cache  # asked for in every forward pass
 def _varlen_kernel() -> partial | None:
     """Finds FlashAttention-2 for documents, which torch has from 2.10 on and imports its compiler for."""
     if not find_spec(VARLEN):
