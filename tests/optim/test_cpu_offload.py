@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.optim.test_adamw import trained
-from tests.optim.test_paged import Log
+from tests.optim.test_paged import step_of_two_buckets
 from torchtune_lite.optim import CPUOffloadAdamW, cpu_offload
 
 
@@ -19,16 +19,7 @@ def test_the_weight_is_the_rounded_master_which_starts_as_the_weight():
 
 
 def test_the_host_waits_for_the_gradients_of_a_bucket_while_those_of_the_next_come_in(monkeypatch):
-    log = Log()
-    monkeypatch.setattr(cpu_offload, "copy_stream", lambda device: log)
-    params = [torch.nn.Parameter(torch.ones(10)) for _ in range(2)]
-    optimizer = CPUOffloadAdamW(params)
-    optimizer.bucket = 10
-    monkeypatch.setattr(optimizer, "update", lambda group, bucket: log.append("compute"))
-    for param in params:
-        param.grad = torch.ones_like(param)
-    optimizer.step()
-    assert log == [
+    assert step_of_two_buckets(CPUOffloadAdamW, cpu_offload, monkeypatch) == [
         *("results out", "mark 0", "results out", "mark 1"),
         *("host waits for mark 0", "compute", "state in"),
         *("host waits for mark 1", "compute", "state in"),

@@ -60,17 +60,22 @@ class Log(list):
         self.append(f"host waits for {mark}")
 
 
-def test_a_bucket_is_computed_when_its_state_is_in_while_the_next_comes_in(monkeypatch):
+def step_of_two_buckets(optimizer_class, module, monkeypatch):
+    """The calls to the stream in a step of two buckets, and where each is computed."""
     log = Log()
-    monkeypatch.setattr(paged, "copy_stream", lambda device: log)
+    monkeypatch.setattr(module, "copy_stream", lambda device: log)
     params = [torch.nn.Parameter(torch.ones(10)) for _ in range(2)]
-    optimizer = PagedAdamW(params)
+    optimizer = optimizer_class(params)
     optimizer.bucket = 10
     monkeypatch.setattr(optimizer, "update", lambda group, bucket: log.append("compute"))
     for param in params:
         param.grad = torch.ones_like(param)
     optimizer.step()
-    assert log == [
+    return log
+
+
+def test_a_bucket_is_computed_when_its_state_is_in_while_the_next_comes_in(monkeypatch):
+    assert step_of_two_buckets(PagedAdamW, paged, monkeypatch) == [
         *("state in", "mark 0", "state in", "mark 1"),
         *("device waits for mark 0", "compute", "results out"),
         *("device waits for mark 1", "compute", "results out"),

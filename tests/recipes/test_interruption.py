@@ -129,18 +129,23 @@ def test_a_stop_before_training_leaves_nothing_and_no_traceback(run, probe, tmp_
         assert not (tmp_path / "out").exists()
 
 
+def run_through_and_stopped_twice(run, probe, words, at):
+    """Runs into `out`; and into `stopped`, stopped at these calls of the loss, each counted from a start."""
+    run(*words)
+    words = [*words, "output_dir=stopped"]
+    run(*words, *probe(at[0], send=["SIGTERM"]), code=143)
+    words.append("resume_from_checkpoint=auto")
+    run(*words, *probe(at[1], send=["SIGINT"]), code=130)
+    run(*words)
+
+
 def test_a_run_of_dora_on_nf4_over_a_mixture_of_data_sets_is_stopped_twice(run, probe, tiny, tmp_path):
     sets = [
         f"{{_component_: torchtune_lite.datasets.instruct_dataset, source: {path}}}" for path in (tiny.train, tiny.val)
     ]
     # each micro-batch has a loss of each of the two
     words = ["model.quantize_base=True", "model.use_dora=True", f"dataset=[{','.join(sets)}]", "dataset_weights=[1,3]"]
-    run(*words)
-    words.append("output_dir=stopped")
-    run(*words, *probe(15, send=["SIGTERM"]), code=143)
-    words.append("resume_from_checkpoint=auto")
-    run(*words, *probe(8, send=["SIGINT"]), code=130)
-    run(*words)
+    run_through_and_stopped_twice(run, probe, words, at=(15, 8))
     assert folders(tmp_path / "stopped") == ["epoch_0", "epoch_1", "step_3", "step_5"]
     assert digest(tmp_path / "stopped", "epoch_1") == digest(tmp_path / "out", "epoch_1")
 
@@ -151,12 +156,7 @@ def test_a_run_over_packs_of_a_stream_is_stopped_twice(run, probe, tiny, tmp_pat
     words = ["dataset.source=json", f"dataset.data_files=[{tiny.train},{tiny.val}]", "dataset.streaming=True"]
     words += ["dataset.packed=True", "tokenizer.max_seq_len=32", "batch_size=2", f"num_workers={num_workers}"]
     words += ["max_steps_per_epoch=4", "verify_rows=2"]
-    run(*words)
-    words.append("output_dir=stopped")
-    run(*words, *probe(8, send=["SIGTERM"]), code=143)
-    words.append("resume_from_checkpoint=auto")
-    run(*words, *probe(13, send=["SIGINT"]), code=130)
-    run(*words)
+    run_through_and_stopped_twice(run, probe, words, at=(8, 13))
     assert folders(tmp_path / "stopped") == ["epoch_0", "epoch_1", "step_2", "step_6"]
     assert digest(tmp_path / "stopped", "epoch_1") == digest(tmp_path / "out", "epoch_1")
 
