@@ -84,7 +84,8 @@ def test_recomputed_it_leaves_the_last_product_out_and_changes_no_bit(quantize_b
     for name in ("linear", "linear_t"):
         product = getattr(nf4_linear, name)
         counted = lambda *args, product=product, name=name, **kw: (products.append(name), product(*args, **kw))[1]  # noqa: E731
-        monkeypatch.setattr(f"torchtune_lite.peft.feed_forward.{name}", counted)
+        for module in ("feed_forward", "products"):
+            monkeypatch.setattr(f"torchtune_lite.peft.{module}.{name}", counted)
 
     def residual(mlp, x):
         return x + mlp(x)

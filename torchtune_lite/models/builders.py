@@ -13,6 +13,7 @@ from torchtune_lite.peft import (
     LoRALinear,
     fits_nf4,
     freeze_base,
+    shared_input,
     upcast_state_dict,
 )
 from torchtune_lite.utils import get_logger
@@ -56,8 +57,8 @@ def lora_decoder(
     whose `in_dim · out_dim` is no multiple of 16,384 is an error, or with `quantize_unsupported: skip` stays as it is,
     with one warning that lists all of them.
 
-    `fused_lora` False computes the feed-forward projection by projection, which is slower and keeps more for the
-    backward pass; dropout and DoRA do so anyway.
+    `fused_lora` False computes projection by projection, which is slower and keeps more for the backward pass; where
+    there is dropout or DoRA that is done anyway.
     """
     unknown = sorted(set(lora_attn_modules) - set(ATTN_MODULES))
     if unknown:
@@ -93,6 +94,8 @@ def lora_decoder(
         get_logger().warning("%s; they stay unquantised", problem)
     freeze_base(model)
     for layer in model.layers:
+        if fused_lora:
+            layer.attn.project = shared_input
         if fused_lora and type(layer.mlp) is FeedForward and LoRAFeedForward.fits(layer.mlp):
             layer.mlp = LoRAFeedForward(layer.mlp)
     if quantize_base:

@@ -8,6 +8,7 @@ from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,15 +57,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Documents | None =
     s, t = q.shape[2], k.shape[2]
     if mask is None and 1 < s < t:
         mask = torch.ones(s, t, dtype=torch.bool, device=q.device).tril(t - s)
-    if q.device.type == "cpu" and q.dtype != torch.float32 and s > 1 and t <= SHORT:
-        return _written_out(q, k, v, mask, dropout)
+    if q.device.type == "cpu" and q.dtype != torch.float32 and s > 1 and t <= SHORT and not dropout:
+        return _written_out(q, k, v, mask)
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None and s > 1, enable_gqa=grouped
     )
 
 
-def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Computes `attention` by products and a softmax of all `[s, t]` scores, which are kept for the backward pass."""
     (b, h, s, e), kv_heads, t = q.shape, *k.shape[1:3]
     mask = torch.ones(1, s, t, dtype=torch.bool, device=q.device).tril() if mask is None else mask.view(-1, s, t)
@@ -73,9 +74,27 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: 
     if len(bias) > 1:
         bias = bias.repeat_interleave(kv_heads, dim=0)  # [b k, h/k s, t]
     q = q.reshape(b * kv_heads, -1, e)  # [b k, h/k s, e]
-    k, v = k.flatten(0, 1), v.flatten(0, 1)  # [b k, t, e]
-    weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=e**-0.5).softmax(dim=-1)
-    return (F.dropout(weights, dropout) @ v).view(b, h, s, e)
+    return _WrittenOut.apply(q, k.flatten(0, 1), v.flatten(0, 1), bias).view(b, h, s, e)
+
+
+class _WrittenOut(torch.autograd.Function):
+    """`softmax(q kᵀ / √e + bias) v` of `q [n, s, e]` and `k, v [n, t, e]`, with one `[n, s, t]` a pass, in place."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+        torch.softmax(weights, dim=-1, out=weights)
+        ctx.save_for_backward(q, k, v, weights)
+        return weights @ v
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weights = ctx.saved_tensors
+        v_grad = weights.transpose(1, 2) @ grad
+        scores_grad = grad @ v.transpose(1, 2)
+        torch._softmax_backward_data(scores_grad, weights, -1, grad.dtype, grad_input=scores_grad)
+        scaled = partial(torch.baddbmm, grad.new_zeros(()), beta=0, alpha=q.shape[-1] ** -0.5)
+        return scaled(scores_grad, k), scaled(scores_grad.transpose(1, 2), q), v_grad, None
 
 
 def keep_documents_out_of_graphs() -> None:

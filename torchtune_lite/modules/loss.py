@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 CHUNK, CHUNK_CPU = 1 << 25, 1 << 23  # logits that exist at a time where chunk_size is not given
-SLAB, SLAB_CPU = 1 << 24, 1 << 20  # logits whose softmax is taken at a time: on a CPU as many as stay in its cache
+SLAB, SLAB_CPU = 1 << 24, 1 << 18  # logits whose softmax is taken at a time: on a CPU as many as stay in its cache
 
 
 class LinearCrossEntropyLoss(nn.Module):
@@ -79,9 +79,11 @@ def _cross_entropy_(logits: Tensor, labels: Tensor) -> Tensor:
     rows = max((SLAB_CPU if logits.device.type == "cpu" else SLAB) // logits.shape[1], 1)
     for slab, label in zip(logits.split(rows), labels[:, None].split(rows), strict=True):
         values = slab.float()  # [rows, v]; of a float32 slab, itself
-        log_sum = values.logsumexp(1, keepdim=True)
-        loss += (log_sum - values.gather(1, label)).sum()
-        values.sub_(log_sum).exp_().scatter_add_(1, label, values.new_full(label.shape, -1.0))
+        values -= values.amax(1, keepdim=True)
+        chosen = values.gather(1, label)
+        total = values.exp_().sum(1, keepdim=True)
+        loss += (total.log() - chosen).sum()
+        values.div_(total).scatter_add_(1, label, values.new_full(label.shape, -1.0))
         slab.copy_(values)
     return loss
 

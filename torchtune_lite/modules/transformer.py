@@ -8,6 +8,7 @@ b batch, s sequence, d embed_dim, h num_heads, k num_kv_heads, e head_dim, f int
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,13 @@ from torchtune_lite.modules.norm import RMSNorm
 
 LinearFactory = Callable[[str, int, int], nn.Module]
 """`linear(name, in_dim, out_dim)` makes the projection of that name: the one seam for adapters and quantisation."""
+Projections = Callable[..., Sequence[Tensor]]
+"""`project(x, *projections)` gives what each projection makes of x: the seam for computing them together."""
+
+
+def one_by_one(x: Tensor, *projections: nn.Module) -> list[Tensor]:
+    """Applies each of `projections` to x."""
+    return [projection(x) for projection in projections]
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,29 @@ class RotaryPositionalEmbeddings(nn.Module):
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Applies the rotation `rope` to `x [b, h, s, e]`, in whose dtype it stays (under autocast not that of `rope`)."""
-    cos, sin = rope
-    x1, x2 = x.chunk(2, dim=-1)
-    return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], dim=-1).to(x.dtype)
+    return _Rotate.apply(x, *rope)
+
+
+class _Rotate(torch.autograd.Function):
+    """The rotation, whose gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return _turned(grad, cos, -sin), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    y = x * torch.cat([cos, cos], dim=-1)
+    (x1, x2), (y1, y2) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
+    y1.addcmul_(x2, sin, value=-1)
+    y2.addcmul_(x1, sin)
+    return y.to(x.dtype)
 
 
 class MultiHeadAttention(nn.Module):
@@ -90,16 +118,18 @@ class MultiHeadAttention(nn.Module):
         self.k_proj = linear("k_proj", d, kv_dim)
         self.v_proj = linear("v_proj", d, kv_dim)
         self.output_proj = linear("output_proj", d, d)
+        self.project: Projections = one_by_one
         self.kv_cache: KVCache | None = None
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | Documents | None = None) -> Tensor:
         """Mixes `x [b, s, d]` over the sequence; `mask` as in `attention`."""
-        q, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = map(self._heads, self.project(x, self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(q, rope), rotate(k, rope)
         if self.kv_cache is not None:
             k, v = self.kv_cache.update(k, v)
         y = attention(q, k, v, mask, self.attn_dropout if self.training else 0.0)
-        return self.output_proj(y.transpose(1, 2).flatten(2))  # [b, s, d]
+        [y] = self.project(y.transpose(1, 2).flatten(2), self.output_proj)  # [b, s, d]
+        return y
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [b, h or k, s, e]

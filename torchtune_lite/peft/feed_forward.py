@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchtune_lite.peft import products
 from torchtune_lite.peft.lora import LoRALinear
 from torchtune_lite.peft.nf4_linear import linear, linear_t
 
@@ -28,14 +29,14 @@ class LoRAFeedForward(nn.Module):
     @staticmethod
     def fits(mlp: nn.Module) -> bool:
         """Tells whether the projections of `mlp` can be taken over: all have plain LoRA without dropout."""
-        return all(type(w) is LoRALinear and w.dropout.p == 0 for w in (mlp.w1, mlp.w2, mlp.w3))
+        return all(map(products.fits, (mlp.w1, mlp.w2, mlp.w3)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `x [..., d]` to `[..., d]`; under autocast, which knows each product alone, in twelve steps."""
         if torch.is_autocast_enabled(x.device.type):
             return self.w2(F.silu(self.w1(x)) * self.w3(x))
-        factors = [f.weight.to(x.dtype) for w in (self.w1, self.w3, self.w2) for f in (w.lora_a, w.lora_b)]
-        hidden, update = _Hidden.apply(x.flatten(0, -2), self.w1, self.w3, self.w2.scaling, *factors)
+        factors = products.factors(x, (self.w1, self.w3, self.w2))
+        hidden, update = _Hidden.apply(x.flatten(0, -2), (self.w1, self.w3), self.w2.scaling, *factors)
         return _AddProduct.apply(update, hidden, self.w2.weight).view(x.shape)
 
 
@@ -44,42 +45,29 @@ class _Hidden(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, w1: LoRALinear, w3: LoRALinear, scaling: float, *factors: Tensor
+        ctx: Any, x: Tensor, w1_w3: tuple[LoRALinear, LoRALinear], scaling: float, *factors: Tensor
     ) -> tuple[Tensor, Tensor]:
-        a1, b1, a3, b3, a2, b2 = factors
-        a13 = torch.cat([a1, a3])  # [2r, d]
-        low13 = x @ a13.t()
-        low13[:, : w1.rank] *= w1.scaling
-        low13[:, w1.rank :] *= w3.scaling
-        gate = linear(x, w1.weight).addmm_(low13[:, : w1.rank], b1.t())  # [T, f]
-        up = linear(x, w3.weight).addmm_(low13[:, w1.rank :], b3.t())
+        *factors, a2, b2 = factors
+        (gate, up), saved = products.forward(x, w1_w3, factors)  # [T, f]
         hidden = F.silu(gate).mul_(up)
-        low2 = (hidden @ a2.t()).mul_(scaling)  # [T, r]
-        ctx.w1, ctx.w3, ctx.scaling = w1, w3, scaling
-        ctx.save_for_backward(x, gate, up, low13, low2, a13, b1, b3, a2, b2)
-        return hidden, low2 @ b2.t()
+        low = (hidden @ a2.t()).mul_(scaling)  # [T, r]
+        ctx.w1_w3, ctx.scaling = w1_w3, scaling
+        ctx.save_for_backward(x, gate, up, low, a2, b2, *saved)
+        return hidden, low @ b2.t()
 
     @staticmethod
     def backward(ctx: Any, hidden_grad: Tensor, update_grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, gate, up, low13, low2, a13, b1, b3, a2, b2 = ctx.saved_tensors
-        w1, w3 = ctx.w1, ctx.w3
-        low = (update_grad @ b2).mul_(ctx.scaling)
-        b2_grad = update_grad.t() @ low2
-        hidden_grad.addmm_(low, a2)  # ours alone: `_AddProduct` has just made it
+        x, gate, up, low, a2, b2, *saved = ctx.saved_tensors
+        low_grad = (update_grad @ b2).mul_(ctx.scaling)
+        b2_grad = update_grad.t() @ low
+        hidden_grad.addmm_(low_grad, a2)  # ours alone: `_AddProduct` has just made it
         silu = F.silu(gate)
-        a2_grad = low.t() @ (silu * up)
+        a2_grad = low_grad.t() @ (silu * up)
         up_grad = silu.mul_(hidden_grad)
-        gate_grad = torch.ops.aten.silu_backward(hidden_grad.mul_(up), gate)
-        low = torch.empty_like(low13)
-        low[:, : w1.rank] = (gate_grad @ b1).mul_(w1.scaling)
-        low[:, w1.rank :] = (up_grad @ b3).mul_(w3.scaling)
-        b1_grad, b3_grad = gate_grad.t() @ low13[:, : w1.rank], up_grad.t() @ low13[:, w1.rank :]
-        a1_grad, a3_grad = (low.t() @ x).split([w1.rank, w3.rank])
-        x_grad = None
-        if ctx.needs_input_grad[0]:
-            x_grad = linear_t(gate_grad, w1.weight)
-            x_grad = linear_t(up_grad, w3.weight, add_to=x_grad).addmm_(low, a13)
-        return x_grad, None, None, None, a1_grad, b1_grad, a3_grad, b3_grad, a2_grad, b2_grad
+        gate_grad = hidden_grad.mul_(up)
+        torch.ops.aten.silu_backward.grad_input(gate_grad, gate, grad_input=gate_grad)
+        x_grad, factor_grads = products.backward((gate_grad, up_grad), x, ctx.w1_w3, saved, ctx.needs_input_grad[0])
+        return x_grad, None, None, *factor_grads, a2_grad, b2_grad
 
 
 class _AddProduct(torch.autograd.Function):

@@ -28,10 +28,12 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 def linear_t(grad: Tensor, weight: Tensor, add_to: Tensor | None = None) -> Tensor:
     """Gives `grad W [T, in]` of `grad [T, out]`, the gradient of what `linear` takes, or adds it to `add_to`."""
-    if is_quantized(weight):
-        product = _product(grad, *nf4_parts(weight), rows=weight.shape[0], transposed=False)
-        return product if add_to is None else add_to.add_(product)
-    return grad @ weight if add_to is None else add_to.addmm_(grad, weight)
+    if not is_quantized(weight):
+        return grad @ weight if add_to is None else add_to.addmm_(grad, weight)
+    if add_to is None:
+        return _product(grad, *nf4_parts(weight), rows=weight.shape[0], transposed=False)
+    _add_product(add_to, grad, *nf4_parts(weight), rows=weight.shape[0])
+    return add_to
 
 
 @torch.library.custom_op("torchtune_lite::nf4_product", mutates_args=())
@@ -60,6 +62,28 @@ def _product(
         for span, values in tiles.by_cols():  # not by rows, whose products would have to be added in low precision
             torch.mm(tokens, values.to(x.dtype), out=products[:, span])
     return y
+
+
+@torch.library.custom_op("torchtune_lite::nf4_add_product", mutates_args=("y",))
+def _add_product(
+    y: Tensor,
+    x: Tensor,
+    quantized_data: Tensor,
+    quantized_scalers: Tensor,
+    quantization_factor: Tensor,
+    scaler_mean: Tensor,
+    nf4: Tensor,
+    rows: int,
+) -> None:
+    """Adds to `y [T, in]` the product `x W` of `x [T, out]`."""
+    tiles = Tiles(Parts(quantized_data, quantized_scalers, quantization_factor, scaler_mean, nf4), rows)
+    for span, values in tiles.by_cols():
+        y[:, span].addmm_(x, values.to(x.dtype))
+
+
+@_add_product.register_fake
+def _(y, x, quantized_data, quantized_scalers, quantization_factor, scaler_mean, nf4, rows):
+    return None
 
 
 def _width(quantized_data: Tensor, rows: int, transposed: bool) -> int:
