@@ -18,6 +18,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from torchtune_lite import catalog
+from torchtune_lite.cli.postponed import postpone_compiler
 from torchtune_lite.errors import ConfigError
 
 TORCHRUN = re.compile(
@@ -49,6 +50,7 @@ def main(args: Namespace) -> None:
     if is_own_script(name):
         sys.path.insert(0, str(recipe.path.parent))
     set_environment()
+    postpone_compiler()
     atexit.register(gc.freeze)  # else Python's end looks through all objects of torch once more: a second and a half
     runpy.run_path(str(recipe.path), run_name="__main__")
 

@@ -54,9 +54,10 @@ class _SummedCrossEntropy(torch.autograd.Function):
             h = hidden[rows].detach().requires_grad_(needed)
             with torch.set_grad_enabled(bool(inputs)):
                 logits = output(h)  # [chunk_size, v]
-            loss += _cross_entropy_(logits.detach(), labels[rows])
+                chunk_loss = _CrossEntropy.apply(logits, labels[rows])
+            loss += chunk_loss.detach()
             if inputs:
-                grads = iter(torch.autograd.grad(logits, [*([h] if needed else []), *trained], logits.detach()))
+                grads = iter(torch.autograd.grad(chunk_loss, [*([h] if needed else []), *trained]))
                 if needed:
                     ctx.grads[0][rows] = next(grads)
                 for total, grad in zip(ctx.grads[1:], grads, strict=True):
@@ -73,19 +74,27 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return None, None, None, hidden if hidden is None else hidden.mul_(grad), *scaled
 
 
-def _cross_entropy_(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sums the loss of `logits [n, v]` against `labels [n]`, and replaces them by its gradient, softmax - onehot."""
-    loss = torch.zeros((), dtype=torch.float32, device=logits.device)
-    rows = max((SLAB_CPU if logits.device.type == "cpu" else SLAB) // logits.shape[1], 1)
-    for slab, label in zip(logits.split(rows), labels[:, None].split(rows), strict=True):
-        values = slab.float()  # [rows, v]; of a float32 slab, itself
-        values -= values.amax(1, keepdim=True)
-        chosen = values.gather(1, label)
-        total = values.exp_().sum(1, keepdim=True)
-        loss += (total.log() - chosen).sum()
-        values.div_(total).scatter_add_(1, label, values.new_full(label.shape, -1.0))
-        slab.copy_(values)
-    return loss
+class _CrossEntropy(torch.autograd.Function):
+    """The loss of `logits [n, v]` against `labels [n]`; replaces the logits by its gradient, softmax - onehot."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        ctx.grad = logits.detach()
+        loss = torch.zeros((), dtype=torch.float32, device=logits.device)
+        rows = max((SLAB_CPU if logits.device.type == "cpu" else SLAB) // logits.shape[1], 1)
+        for slab, label in zip(ctx.grad.split(rows), labels[:, None].split(rows), strict=True):
+            values = slab.float()  # [rows, v]; of a float32 slab, itself
+            values -= values.amax(1, keepdim=True)
+            chosen = values.gather(1, label)
+            total = values.exp_().sum(1, keepdim=True)
+            loss += (total.log() - chosen).sum()
+            values.div_(total).scatter_add_(1, label, values.new_full(label.shape, -1.0))
+            slab.copy_(values)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.grad, None  # of the sum itself: `grad` is 1
 
 
 CEWithChunkedOutputLoss = LinearCrossEntropyLoss

@@ -107,6 +107,15 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return y.to(x.dtype)
 
 
+class TokenEmbedding(nn.Embedding):
+    """torch's `nn.Embedding`, which on the meta device would load torch's compiler to fill what has no memory."""
+
+    def reset_parameters(self) -> None:
+        """Draws each weight from N(0, 1)."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class MultiHeadAttention(nn.Module):
     """Causal self-attention whose heads share keys and values in groups."""
 
@@ -177,7 +186,7 @@ class TransformerDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.activation_checkpointing: bool | Collection[int] = False
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.embed_dim)
+        self.tok_embeddings = TokenEmbedding(config.vocab_size, config.embed_dim)
         self.rope = RotaryPositionalEmbeddings(config.head_dim, config.rope_base)
         self.layers = nn.ModuleList(TransformerSelfAttentionLayer(config, linear) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.embed_dim, config.norm_eps)

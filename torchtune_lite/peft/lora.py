@@ -39,7 +39,8 @@ class LoRALinear(nn.Module):
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:
         """Makes fresh adapter parameters on the device of the base weight, in its dtype unless another is given."""
         for factor in (self.lora_a, self.lora_b):
-            factor.to_empty(device=self.weight.device).to(dtype or self.weight.dtype)
+            made = torch.empty(factor.weight.shape, dtype=dtype or self.weight.dtype, device=self.weight.device)
+            factor.weight = nn.Parameter(made)
         nn.init.kaiming_uniform_(self.lora_a.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_b.weight)
 

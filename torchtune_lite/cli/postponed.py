@@ -1,0 +1,63 @@
+"""Keeps torch from loading its compiler for a run that compiles nothing: a second and 140 MB of each start.
+
+torch imports `torch._dynamo` for the first optimizer and for activation checkpointing, only to say that it must not
+compile these. Here the package is there, but its `__init__` runs when somebody asks for more than that.
+"""
+
+import importlib
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+from typing import Any
+
+COMPILER = "torch._dynamo"
+CONFIG = f"{COMPILER}.config"  # needs nothing of the rest
+PARTS = (f"{COMPILER}.", "torch._inductor")  # need all of it
+
+
+class PostponedCompiler(ModuleType):
+    """`torch._dynamo` before its `__init__` has run, which any other attribute and any import of a part makes run."""
+
+    @staticmethod
+    def disable(fn: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Leaves `fn` as it is: nothing is being compiled yet."""
+        return fn if fn is not None else lambda fn: fn
+
+    @staticmethod
+    def graph_break(*args: Any, **kwargs: Any) -> None:
+        """Does nothing: there is no graph yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "config":
+            return importlib.import_module(CONFIG)
+        if name.startswith("__"):
+            raise AttributeError(name)
+        load(self)
+        return getattr(self, name)
+
+
+class Parts(MetaPathFinder):
+    """Sees each import before all others, to have `__init__` run before a part's; finds nothing itself."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        """Gives None."""
+        if name.startswith(PARTS) and name != CONFIG:
+            load(sys.modules[COMPILER])
+
+
+def load(module: ModuleType) -> None:
+    """Makes the stand-in the package itself."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Parts)]
+    module.__class__ = ModuleType
+    module.__spec__.loader.exec_module(module)
+
+
+def postpone_compiler() -> None:
+    """Puts the stand-in where `import torch._dynamo` looks first, unless that has happened already."""
+    importlib.import_module("torch")  # which looks at all its packages
+    if COMPILER not in sys.modules:
+        module = module_from_spec(find_spec(COMPILER))
+        module.__class__ = PostponedCompiler
+        sys.modules[COMPILER] = module
+        sys.meta_path.insert(0, Parts())
