@@ -5,8 +5,11 @@ import torch
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
+from torchtune_lite.errors import ConfigError
+from torchtune_lite.models.builders import lora_decoder
 from torchtune_lite.modules import DecoderConfig, FeedForward
 from torchtune_lite.peft import DoRALinear, LoRAFeedForward, LoRALinear, nf4_linear
+from torchtune_lite.training.step_memory import Allocations
 
 CONFIG = DecoderConfig(
     vocab_size=8, num_layers=1, num_heads=2, num_kv_heads=2, embed_dim=128, max_seq_len=8, intermediate_dim=256
@@ -14,14 +17,14 @@ CONFIG = DecoderConfig(
 RANKS = {"w1": 3, "w2": 4, "w3": 5}
 
 
-def both(quantize_base=False, dtype=torch.float32):
+def both(quantize_base=False, dtype=torch.float32, tile=None):
     """A feed-forward of projections, and the fused one of the same; no update is zero, no two ranks are equal."""
     torch.manual_seed(0)
     plain = FeedForward(CONFIG, lambda name, i, o: LoRALinear(i, o, RANKS[name], 8, quantize_base=quantize_base))
     for w in (plain.w1, plain.w2, plain.w3):
         torch.nn.init.normal_(w.lora_b.weight, std=0.3)
     plain.to(dtype)
-    return plain, LoRAFeedForward(plain)
+    return plain, LoRAFeedForward(plain, tile)
 
 
 def gradients(mlp, x, probe, call=lambda mlp, x: mlp(x)):
@@ -32,8 +35,9 @@ def gradients(mlp, x, probe, call=lambda mlp, x: mlp(x)):
 
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 2e-4), (torch.bfloat16, 0.15)])
 @pytest.mark.parametrize("quantize_base", [False, True])
-def test_output_and_gradients_are_those_of_the_projections(quantize_base, dtype, atol):
-    plain, fused = both(quantize_base, dtype)
+@pytest.mark.parametrize("tile", [None, 3, 10, 99])
+def test_output_and_gradients_are_those_of_the_projections(tile, quantize_base, dtype, atol):
+    plain, fused = both(quantize_base, dtype, tile)
     x, probe = torch.randn(2, 5, 128, dtype=dtype, requires_grad=True), torch.randn(2, 5, 128, dtype=dtype)
     assert list(plain.state_dict()) == list(fused.state_dict())
     expected, expected_grads = gradients(plain, x, probe)
@@ -55,17 +59,18 @@ def test_factors_may_be_more_precise_than_the_input():
         assert (mine - theirs).norm() <= 2e-2 * theirs.norm()
 
 
-def test_an_input_without_gradient_gets_none():
-    _, fused = both()
+@pytest.mark.parametrize("tile", [None, 2])
+def test_an_input_without_gradient_gets_none(tile):
+    _, fused = both(tile=tile)
     fused(torch.randn(3, 128)).sum().backward()
     assert all(p.grad is not None for name, p in fused.named_parameters() if "lora" in name)
 
 
-def test_two_values_of_the_input_and_two_of_the_middle_are_kept_for_the_backward_pass():
+def test_the_input_and_two_values_of_the_middle_are_kept_for_the_backward_pass_and_of_tiles_the_input():
     plain, fused = both()
     x = torch.randn(1000, 128, requires_grad=True)
     kept = []
-    for mlp in (plain, fused):
+    for mlp in (plain, fused, LoRAFeedForward(plain, tile=300)):
         storages = {}
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t, into=storages: into.setdefault(t.data_ptr(), t), lambda t: t
@@ -74,11 +79,13 @@ def test_two_values_of_the_input_and_two_of_the_middle_are_kept_for_the_backward
         kept.append(sum(t.numel() for t in storages.values() if t.shape[0] == 1000) / 1000)
     assert kept[1] <= 128 + 2 * 256 + 3 + 4 + 5
     assert kept[0] >= 128 + 4 * 256
+    assert kept[2] == 128
 
 
+@pytest.mark.parametrize("tile", [None, 9])
 @pytest.mark.parametrize("quantize_base", [False, True])
-def test_recomputed_it_leaves_the_last_product_out_and_changes_no_bit(quantize_base, monkeypatch):
-    _, fused = both(quantize_base)
+def test_recomputed_it_leaves_the_last_product_out_and_changes_no_bit(quantize_base, tile, monkeypatch):
+    _, fused = both(quantize_base, tile=tile)
     x, probe = torch.randn(9, 128, requires_grad=True), torch.randn(9, 128)
     products = []
     for name in ("linear", "linear_t"):
@@ -91,10 +98,11 @@ def test_recomputed_it_leaves_the_last_product_out_and_changes_no_bit(quantize_b
         return x + mlp(x)
 
     _, expected = gradients(fused, x, probe, residual)
-    assert products == ["linear"] * 3 + ["linear_t"] * 3
+    again = ["linear"] * 2 if tile else []
+    assert sorted(products) == ["linear"] * 3 + again + ["linear_t"] * 3
     products.clear()
     _, found = gradients(fused, x, probe, lambda mlp, x: checkpoint(residual, mlp, x, use_reentrant=False))
-    assert products == ["linear"] * 3 + ["linear_t"] + ["linear"] * 2 + ["linear_t"] * 2
+    assert sorted(products) == ["linear"] * 5 + ["linear_t"] * 3
     for mine, theirs in zip(found, expected, strict=True):
         assert torch.equal(mine, theirs)
 
@@ -109,3 +117,26 @@ def test_only_plain_lora_without_dropout_is_taken_over():
     for kind, w2 in kinds.items():
         mlp = FeedForward(CONFIG, lambda name, *_, w2=w2: w2 if name == "w2" else kinds["lora"])
         assert LoRAFeedForward.fits(mlp) == (kind == "lora")
+
+
+def test_a_tile_holds_a_share_of_the_memory():
+    plain, whole = both()
+    x = torch.randn(4096, 128, requires_grad=True)
+    most = []
+    for mlp in (whole, LoRAFeedForward(plain, tile=256)):
+        with Allocations() as memory:
+            mlp(x).sum().backward()
+        most.append(memory.most)
+    assert most[1] < most[0] / 2
+
+
+def test_what_tiles_cannot_do_is_one_line():
+    with pytest.raises(ValueError, match="mlp_tile 0 must be at least 1"):
+        both(tile=0)
+    _, fused = both(tile=2)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigError, match="mlp_tile is not served with mixed"):
+        fused(torch.randn(3, 128))
+    for kwargs in ({"fused_lora": False}, {"apply_lora_to_mlp": False}, {"lora_dropout": 0.1}, {"use_dora": True}):
+        lora = {"lora_attn_modules": ["q_proj"], "apply_lora_to_mlp": True, "mlp_tile": 4} | kwargs
+        with pytest.raises(ValueError, match="mlp_tile needs fused_lora and apply_lora_to_mlp, without"):
+            lora_decoder(CONFIG, **lora)

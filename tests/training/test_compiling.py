@@ -43,3 +43,19 @@ def test_no_compiler_is_one_line(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs Triton for a GPU"):
         compile_layers(torch.nn.Module(), torch.device("cuda"))
+
+
+@pytest.mark.parametrize("quantize_base", [False, True])
+def test_a_layer_is_one_graph_that_serves_all_layers_and_lengths(quantize_base):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    sizes = SIZES | {"num_layers": 5, "embed_dim": 128, "intermediate_dim": 256}
+    model = lora_llama2(**sizes, lora_attn_modules=["q_proj", "v_proj"], apply_lora_to_mlp=True, lora_rank=2,
+                        quantize_base=quantize_base).train()  # fmt: skip
+    for layer in model.layers:
+        layer.compile(backend="aot_eager", fullgraph=True)  # raises at a break
+    for length in (16, 17, 23, 31):
+        model(torch.randint(0, 64, (2, length))).sum().backward()
+    kinds = 2  # the first layer's input needs no gradient
+    lengths = 2  # the first, and any
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == kinds * lengths

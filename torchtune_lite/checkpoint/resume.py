@@ -49,6 +49,7 @@ ON_CHANGE = {
     "mixed_precision": REFUSE,
     "model": REFUSE,
     "model.fused_lora": WARN,
+    "model.mlp_tile": WARN,
     "model.lora_dropout": WARN,
     "optimizer": WARN,
     "optimizer._component_": REFUSE,

@@ -46,6 +46,7 @@ def lora_decoder(
     quantize_output: bool = False,
     quantize_unsupported: str = "error",
     fused_lora: bool = True,
+    mlp_tile: int | None = None,
 ) -> TransformerDecoder:
     """Builds a frozen decoder with trained adapters on the projections named.
 
@@ -58,7 +59,9 @@ def lora_decoder(
     with one warning that lists all of them.
 
     `fused_lora` False computes projection by projection, which is slower and keeps more for the backward pass; where
-    there is dropout or DoRA that is done anyway.
+    there is dropout or DoRA that is done anyway. `mlp_tile` computes the feed-forward so many tokens at a time and
+    keeps only its input, for long sequences: with `enable_activation_checkpointing` at no cost; it needs `fused_lora`
+    and adapters on the MLP, without dropout and DoRA.
     """
     unknown = sorted(set(lora_attn_modules) - set(ATTN_MODULES))
     if unknown:
@@ -97,7 +100,9 @@ def lora_decoder(
         if fused_lora:
             layer.attn.project = shared_input
         if fused_lora and type(layer.mlp) is FeedForward and LoRAFeedForward.fits(layer.mlp):
-            layer.mlp = LoRAFeedForward(layer.mlp)
+            layer.mlp = LoRAFeedForward(layer.mlp, mlp_tile)
+        elif mlp_tile is not None:
+            raise ValueError("mlp_tile needs fused_lora and apply_lora_to_mlp, without lora_dropout and use_dora")
     if quantize_base:
         model.register_state_dict_post_hook(upcast_state_dict)
     return model

@@ -55,13 +55,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Documents | None =
         one_kernel = mask.kernel and q.dtype != torch.float32 and not dropout
         return _varlen(q, k, v, mask) if one_kernel else _one_by_one(q, k, v, mask.lengths, dropout)
     s, t = q.shape[2], k.shape[2]
-    if mask is None and 1 < s < t:
-        mask = torch.ones(s, t, dtype=torch.bool, device=q.device).tril(t - s)
+    causal = mask is None
+    if s == 1:  # a lone query sees all positions
+        causal = False
+    elif causal and s < t:
+        causal, mask = False, torch.ones(s, t, dtype=torch.bool, device=q.device).tril(t - s)
     if q.device.type == "cpu" and q.dtype != torch.float32 and s > 1 and t <= SHORT and not dropout:
         return _written_out(q, k, v, mask)
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None and s > 1, enable_gqa=grouped
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, enable_gqa=grouped
     )
 
 

@@ -3,14 +3,15 @@
 T tokens, d embed, f intermediate, r rank; W [out, in], A [r, in], B [out, r].
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchtune_lite.errors import ConfigError
 from torchtune_lite.peft import products
-from torchtune_lite.peft.lora import LoRALinear
 from torchtune_lite.peft.nf4_linear import linear, linear_t
 
 
@@ -20,11 +21,17 @@ class LoRAFeedForward(nn.Module):
     The input is read once for the A of w1 and w3; the backward pass keeps the input and what w1 and w3 give, `d + 2f`
     values a token instead of `d + 4f`, and overwrites its own gradients. Recomputed in activation checkpointing, w2's
     product is left out, since nothing after it is needed.
+
+    With `tile`, so many tokens are computed at a time and the backward pass keeps only the input, of which it computes
+    w1 and w3 once more, tile by tile: beside `enable_activation_checkpointing`, which would do so anyway, at no cost.
+    Gradients of the factors are summed over tiles in float32.
     """
 
-    def __init__(self, mlp: nn.Module) -> None:
+    def __init__(self, mlp: nn.Module, tile: int | None = None) -> None:
         super().__init__()
-        self.w1, self.w2, self.w3 = mlp.w1, mlp.w2, mlp.w3
+        if tile is not None and tile < 1:
+            raise ValueError(f"mlp_tile {tile} must be at least 1")
+        self.w1, self.w2, self.w3, self.tile = mlp.w1, mlp.w2, mlp.w3, tile
 
     @staticmethod
     def fits(mlp: nn.Module) -> bool:
@@ -34,40 +41,57 @@ class LoRAFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps `x [..., d]` to `[..., d]`; under autocast, which knows each product alone, in twelve steps."""
         if torch.is_autocast_enabled(x.device.type):
+            if self.tile:
+                raise ConfigError("model.mlp_tile is not served with mixed_precision: True; leave one of them out")
             return self.w2(F.silu(self.w1(x)) * self.w3(x))
         factors = products.factors(x, (self.w1, self.w3, self.w2))
-        hidden, update = _Hidden.apply(x.flatten(0, -2), (self.w1, self.w3), self.w2.scaling, *factors)
+        rows = x.flatten(0, -2)
+        if self.tile:
+            return _InTiles.apply(_KeepInput.apply(rows, self, *factors), self, factors).view(x.shape)
+        hidden, update = _Hidden.apply(rows, self, *factors)
         return _AddProduct.apply(update, hidden, self.w2.weight).view(x.shape)
 
+    def hidden(self, x: Tensor, factors: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Gives `h = silu(w1 x) · w3 x  [T, f]` of `x [T, d]`, w2's update `s B A h  [T, d]`, and what is to be kept.
 
-class _Hidden(torch.autograd.Function):
-    """`h = silu(w1 x) · w3 x  [T, f]` of `x [T, d]`, and w2's update `s B A h  [T, d]`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, w1_w3: tuple[LoRALinear, LoRALinear], scaling: float, *factors: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        `factors` are A and B of w1, w3 and w2.
+        """
         *factors, a2, b2 = factors
-        (gate, up), saved = products.forward(x, w1_w3, factors)  # [T, f]
+        (gate, up), saved = products.forward(x, (self.w1, self.w3), factors)  # [T, f]
         hidden = F.silu(gate).mul_(up)
-        low = (hidden @ a2.t()).mul_(scaling)  # [T, r]
-        ctx.w1_w3, ctx.scaling = w1_w3, scaling
-        ctx.save_for_backward(x, gate, up, low, a2, b2, *saved)
-        return hidden, low @ b2.t()
+        low = (hidden @ a2.t()).mul_(self.w2.scaling)  # [T, r]
+        return hidden, low @ b2.t(), [x, gate, up, low, a2, b2, *saved]
 
-    @staticmethod
-    def backward(ctx: Any, hidden_grad: Tensor, update_grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, gate, up, low, a2, b2, *saved = ctx.saved_tensors
-        low_grad = (update_grad @ b2).mul_(ctx.scaling)
+    def hidden_backward(
+        self, hidden_grad: Tensor, update_grad: Tensor, kept: Sequence[Tensor], needs_x: bool
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """Gives the gradients of x, if wanted, and of the factors; overwrites `hidden_grad`."""
+        x, gate, up, low, a2, b2, *saved = kept
+        low_grad = (update_grad @ b2).mul_(self.w2.scaling)
         b2_grad = update_grad.t() @ low
-        hidden_grad.addmm_(low_grad, a2)  # ours alone: `_AddProduct` has just made it
+        hidden_grad.addmm_(low_grad, a2)
         silu = F.silu(gate)
         a2_grad = low_grad.t() @ (silu * up)
         up_grad = silu.mul_(hidden_grad)
         gate_grad = hidden_grad.mul_(up)
         torch.ops.aten.silu_backward.grad_input(gate_grad, gate, grad_input=gate_grad)
-        x_grad, factor_grads = products.backward((gate_grad, up_grad), x, ctx.w1_w3, saved, ctx.needs_input_grad[0])
-        return x_grad, None, None, *factor_grads, a2_grad, b2_grad
+        x_grad, factor_grads = products.backward((gate_grad, up_grad), x, (self.w1, self.w3), saved, needs_x)
+        return x_grad, [*factor_grads, a2_grad, b2_grad]
+
+
+class _Hidden(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mlp: LoRAFeedForward, *factors: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, update, kept = mlp.hidden(x, factors)
+        ctx.mlp = mlp
+        ctx.save_for_backward(*kept)
+        return hidden, update
+
+    @staticmethod
+    def backward(ctx: Any, hidden_grad: Tensor, update_grad: Tensor) -> tuple[Tensor | None, ...]:
+        # hidden_grad is ours alone: `_AddProduct` has just made it
+        x_grad, grads = ctx.mlp.hidden_backward(hidden_grad, update_grad, ctx.saved_tensors, ctx.needs_input_grad[0])
+        return x_grad, None, *grads
 
 
 class _AddProduct(torch.autograd.Function):
@@ -85,3 +109,50 @@ class _AddProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return grad, linear_t(grad, ctx.weight), None
+
+
+class _KeepInput(torch.autograd.Function):
+    """Gives the input itself; what comes back as its gradient is that of the output of `_InTiles`.
+
+    Apart from `_InTiles`, so that checkpointing, which recomputes up to the last tensor that is saved, leaves it out.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mlp: LoRAFeedForward, *factors: Tensor) -> Tensor:
+        ctx.mlp = mlp
+        ctx.save_for_backward(x, *factors)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, *factors = ctx.saved_tensors
+        needs_x = ctx.needs_input_grad[0]
+        x_grad = torch.empty_like(x) if needs_x else None
+        totals = [torch.zeros_like(factor, dtype=torch.float32) for factor in factors]
+        for start in range(0, len(x), ctx.mlp.tile):
+            rows = slice(start, start + ctx.mlp.tile)
+            _, _, kept = ctx.mlp.hidden(x[rows], factors)
+            hidden_grad = linear_t(grad[rows], ctx.mlp.w2.weight)
+            tile_grad, grads = ctx.mlp.hidden_backward(hidden_grad, grad[rows], kept, needs_x)
+            if needs_x:
+                x_grad[rows] = tile_grad
+            for total, each in zip(totals, grads, strict=True):
+                total += each
+        return x_grad, None, *(total.to(factor.dtype) for total, factor in zip(totals, factors, strict=True))
+
+
+class _InTiles(torch.autograd.Function):
+    """The feed-forward of `x [T, d]`, whose gradient `_KeepInput` computes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mlp: LoRAFeedForward, factors: Sequence[Tensor]) -> Tensor:
+        y = torch.empty_like(x)
+        for start in range(0, len(x), mlp.tile):
+            rows = slice(start, start + mlp.tile)
+            hidden, update, _ = mlp.hidden(x[rows], factors)
+            torch.add(linear(hidden, mlp.w2.weight), update, out=y[rows])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad, None, None
