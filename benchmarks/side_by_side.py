@@ -6,7 +6,8 @@ PYTHON has the peer installed (torchtune 0.6.1 runs with torchao 0.15; for PEFT 
 needs bitsandbytes). A Llama shape of 119 million parameters with random weights, rank 8 on q, v, output and the MLP,
 AdamW, 4 rows of 170 tokens of which a share has labels. Each runs in processes of its own, in turns; printed are the
 least time of a step, the peak of the process beyond what it held before the first step, the time from the start of
-Python to the end of the first step, reading the weights included, and how far the losses are apart.
+Python to the end of the first step, reading the weights included, that of writing the merged model and the adapter
+to the disk (PEFT's QLoRA: the adapter alone), and how far the losses are apart.
 """
 
 import argparse
@@ -31,19 +32,28 @@ ADAPTERS = {
     "lora_rank": 8,
 }
 CASES = {  # method, dtype, share of labels, activation checkpointing, words
-    "QLoRA, bf16": ("qlora", "bfloat16", 1.0, False, 8000),
-    "QLoRA, bf16, checkpointing": ("qlora", "bfloat16", 1.0, True, 8000),
-    "LoRA, bf16": ("lora", "bfloat16", 1.0, False, 8000),
-    "LoRA, bf16, 30 % labels": ("lora", "bfloat16", 0.3, False, 8000),
+    "QLoRA, bf16": ("qlora", "bfloat16", 1.0, False, 4000),
+    "QLoRA, bf16, checkpointing": ("qlora", "bfloat16", 1.0, True, 4000),
+    "QLoRA, bf16, 32,000 words": ("qlora", "bfloat16", 1.0, False, 32_000),
+    "QLoRA, bf16, 32,000 words, 30 % labels, checkpointing": ("qlora", "bfloat16", 0.3, True, 32_000),
+    "LoRA, bf16": ("lora", "bfloat16", 1.0, False, 4000),
+    "LoRA, bf16, 30 % labels": ("lora", "bfloat16", 0.3, False, 4000),
+    "LoRA, bf16, checkpointing": ("lora", "bfloat16", 1.0, True, 4000),
     "LoRA, bf16, 32,000 words": ("lora", "bfloat16", 1.0, False, 32_000),
     "LoRA, bf16, 32,000 words, 30 % labels": ("lora", "bfloat16", 0.3, False, 32_000),
-    "LoRA, fp32": ("lora", "float32", 1.0, False, 8000),
+    "LoRA, fp32": ("lora", "float32", 1.0, False, 4000),
+    "LoRA, fp32, 32,000 words, 30 % labels": ("lora", "float32", 0.3, False, 32_000),
 }
+COLUMNS = {"seconds": "{:.2f} s", "peak": "{:,.0f} MiB", "first": "{:.1f} s", "save": "{:.2f} s"}
+
+Contender = tuple[object, Callable[[object], object], Callable[[Path], None]]
+"""A model, what gives a step's loss, and what saves the model."""
 
 
 def problem(path: Path, words: int) -> None:
-    """Writes sizes, base weights in HF names, adapters, tokens and labels."""
+    """Writes sizes, base weights, adapters, tokens and labels, and beside it the base as a checkpoint folder."""
     import torch
+    from safetensors.torch import save_file
 
     from torchtune_lite.models import FAMILIES
     from torchtune_lite.models.llama2 import lora_llama2
@@ -58,13 +68,22 @@ def problem(path: Path, words: int) -> None:
     tokens = torch.randint(0, words, (4, 170))
     labels = {share: tokens.roll(-1, 1).masked_fill(torch.rand(4, 170) >= share, -100) for share in (1.0, 0.3)}
     hf = {FAMILIES["LLAMA2"].to_hf(name): value for name, value in state.items()}
-    torch.save({"sizes": sizes, "ours": state, "hf": hf, "tokens": tokens, "labels": labels}, path)
+    base = path.with_suffix("")
+    torch.save({"sizes": sizes, "ours": state, "hf": hf, "tokens": tokens, "labels": labels, "base": base}, path)
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps(FAMILIES["LLAMA2"].hf_config(model.config)))
+    plain = {name: value.bfloat16() for name, value in hf.items() if "lora" not in name}
+    save_file(plain, base / "model.safetensors", metadata={"format": "pt"})
 
 
-def ours(given: dict, method: str, dtype: object, checkpointing: bool) -> tuple[object, Callable[[object], object]]:
-    """Builds our model; returns it and what gives a step's loss."""
+def ours(given: dict, method: str, dtype: object, checkpointing: bool) -> Contender:
+    """Builds our model, as `tune run` would start it."""
+    from torchtune_lite.cli.postponed import postpone_compiler
+
+    postpone_compiler()
     import torch
 
+    from torchtune_lite.checkpoint import FullModelHFCheckpointer
     from torchtune_lite.models.llama2 import lora_llama2
     from torchtune_lite.modules.loss import LinearCrossEntropyLoss
     from torchtune_lite.peft import is_quantized, quantize
@@ -76,19 +95,26 @@ def ours(given: dict, method: str, dtype: object, checkpointing: bool) -> tuple[
         param.data.copy_(quantize(value) if is_quantized(param) else value)
     model.activation_checkpointing = checkpointing
     loss = LinearCrossEntropyLoss()
-    return model, lambda labels: loss(model.output, model(given["tokens"], skip_output=True), labels)
+    return (
+        model,
+        lambda labels: loss(model.output, model(given["tokens"], skip_output=True), labels),
+        lambda folder: FullModelHFCheckpointer(given["base"]).save(folder, model),
+    )
 
 
-def torchtune(
-    given: dict, method: str, dtype: object, checkpointing: bool
-) -> tuple[object, Callable[[object], object]]:
-    """Builds torchtune's, whose rotary layout is Meta's."""
+def torchtune(given: dict, method: str, dtype: object, checkpointing: bool) -> Contender:
+    """Builds torchtune's, whose rotary layout is Meta's; saves as its recipe does."""
     import torch
+    from torchtune import training
     from torchtune.models.llama2 import lora_llama2
     from torchtune.modules import TransformerSelfAttentionLayer
     from torchtune.modules.loss import CEWithChunkedOutputLoss
-    from torchtune.modules.peft import get_adapter_params, set_trainable_params
-    from torchtune.training import set_activation_checkpointing
+    from torchtune.modules.peft import (
+        get_adapter_params,
+        get_adapter_state_dict,
+        get_merged_lora_ckpt,
+        set_trainable_params,
+    )
 
     torch.set_default_dtype(dtype)
     model = lora_llama2(**given["sizes"], **ADAPTERS, lora_alpha=16, quantize_base=method == "qlora")
@@ -101,13 +127,28 @@ def torchtune(
     model.load_state_dict(state)
     set_trainable_params(model, get_adapter_params(model))
     if checkpointing:
-        set_activation_checkpointing(model, auto_wrap_policy={TransformerSelfAttentionLayer})
+        training.set_activation_checkpointing(model, auto_wrap_policy={TransformerSelfAttentionLayer})
     loss = CEWithChunkedOutputLoss()
     model.set_num_output_chunks(loss.num_output_chunks)
-    return model, lambda labels: loss(model(given["tokens"]), labels) * (labels != -100).sum()
+
+    def save(folder: Path) -> None:
+        checkpointer = training.FullModelHFCheckpointer(
+            str(given["base"]), ["model.safetensors"], "LLAMA2", str(folder)
+        )
+        checkpointer._weight_map = dict.fromkeys(given["hf"], "0001")  # which its load_checkpoint makes
+        state = model.state_dict()
+        targets = [*ADAPTERS["lora_attn_modules"], "w1", "w2", "w3"]
+        found = {
+            training.ADAPTER_KEY: get_adapter_state_dict(state),
+            training.MODEL_KEY: get_merged_lora_ckpt({k: v.cpu() for k, v in state.items()}, rank=8, alpha=16),
+            training.ADAPTER_CONFIG: {"r": 8, "lora_alpha": 16, "target_modules": targets, "peft_type": "LORA"},
+        }
+        checkpointer.save_checkpoint(found, epoch=0)
+
+    return model, lambda labels: loss(model(given["tokens"]), labels) * (labels != -100).sum(), save
 
 
-def peft(given: dict, method: str, dtype: object, checkpointing: bool) -> tuple[object, Callable[[object], object]]:
+def peft(given: dict, method: str, dtype: object, checkpointing: bool) -> Contender:
     """Builds transformers' model with PEFT's adapters."""
     import torch
     import torch.nn.functional as F
@@ -147,8 +188,13 @@ def peft(given: dict, method: str, dtype: object, checkpointing: bool) -> tuple[
         logits = model(given["tokens"], use_cache=False).logits
         return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
 
+    def save(folder: Path) -> None:
+        model.save_pretrained(folder / "adapter")
+        if method == "lora":
+            model.merge_and_unload().save_pretrained(folder)
+
     torch.set_default_dtype(torch.float32)
-    return model, total
+    return model, total, save
 
 
 def resident(reset: bool = False) -> int:
@@ -165,8 +211,8 @@ def child(who: str, case: str, path: str) -> None:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     method, dtype, share, checkpointing, _ = CASES[case]
-    given = torch.load(path)
-    model, loss_sum = globals()[who](given, method, getattr(torch, dtype), checkpointing)
+    given = torch.load(path, weights_only=False)
+    model, loss_sum, save = globals()[who](given, method, getattr(torch, dtype), checkpointing)
     model.train()
     labels = given["labels"][share]
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=True)
@@ -183,7 +229,12 @@ def child(who: str, case: str, path: str) -> None:
         seconds.append(time.perf_counter() - start)
         if len(seconds) == 1:
             first = time.time() - float(os.environ["STARTED"])
-    found = {"seconds": min(seconds), "first": first, "peak": resident() - before, "losses": losses}
+    found = {"seconds": min(seconds), "first": first, "peak": (resident() - before) / 2**20, "losses": losses}
+    with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
+        start = time.perf_counter()
+        save(Path(folder, "saved"))
+        os.sync()
+        found["save"] = time.perf_counter() - start
     print(json.dumps(found))
 
 
@@ -194,6 +245,7 @@ def main() -> None:
     parser.add_argument("--peft", metavar="PYTHON", default=sys.executable)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", default="", metavar="WORDS", help="cases whose name has these words")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -208,6 +260,8 @@ def main() -> None:
         for words in {case[-1] for case in CASES.values()}:
             problem(Path(folder) / f"{words}.pt", words)
         for case, (*_, words) in CASES.items():
+            if args.only not in case:
+                continue
             path = Path(folder) / f"{words}.pt"
             found: dict[str, dict] = {}
             for _ in range(args.rounds):
@@ -219,17 +273,13 @@ def main() -> None:
                         sys.exit(f"{who}, {case}:\n{result.stderr}")
                     new = json.loads(result.stdout.splitlines()[-1])
                     old = found.get(who, new)
-                    found[who] = {**new, **{key: min(old[key], new[key]) for key in ("seconds", "first", "peak")}}
+                    found[who] = {**new, **{key: min(old[key], new[key]) for key in COLUMNS}}
             reference = found["ours"]
             cells = []
             for result in found.values():
-                values = [
-                    f"{result['seconds']:.2f} s",
-                    f"{result['peak'] / 2**20:,.0f} MiB",
-                    f"{result['first']:.1f} s",
-                ]
+                values = [how.format(result[key]) for key, how in COLUMNS.items()]
                 if result is not reference:
-                    ratios = [result[key] / reference[key] for key in ("seconds", "peak", "first")]
+                    ratios = [result[key] / reference[key] for key in COLUMNS]
                     values = [f"{value} (**{ratio:.2f}** ×)" for value, ratio in zip(values, ratios, strict=True)]
                 cells.append(", ".join(values))
             apart = max(
