@@ -15,6 +15,7 @@ import platform
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -25,21 +26,36 @@ from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 from torchtune_lite.peft import is_quantized, quantize
 from torchtune_lite.training.flops import peak_flops, step_flops
+from torchtune_lite.training.offloading import offload_activations
 
 SIZES = {
     "7b": DecoderConfig(32_000, 32, 32, 32, 4096, 4096, intermediate_dim=11_008),
     "8b": DecoderConfig(128_256, 32, 32, 8, 4096, 8192, intermediate_dim=14_336, rope_base=500_000.0),
     "tiny": DecoderConfig(512, 2, 4, 2, 256, 256, intermediate_dim=256),
 }
-LEAN = {"quantize_frozen": True, "quantize_output": True}
-ROWS = {  # size, options of the builder, batch, tokens, activation checkpointing
-    "7b-qlora": ("7b", {"quantize_base": True}, 2, 512, True),
-    "7b-qlora-lean": ("7b", {"quantize_base": True, **LEAN}, 2, 512, True),
-    "7b-qlora-long": ("7b", {"quantize_base": True}, 8, 2048, True),
-    "7b-lora-long": ("7b", {}, 8, 2048, True),
-    "8b-qlora": ("8b", {"quantize_base": True}, 2, 2048, True),
-    "8b-qlora-kept": ("8b", {"quantize_base": True}, 2, 2048, False),
-    "8b-lora": ("8b", {}, 2, 2048, True),
+QLORA = {"quantize_base": True, "quantize_frozen": True}  # all projections of the layers
+
+
+class Row(NamedTuple):
+    """A model, its batch, and how it keeps its activations."""
+
+    size: str
+    options: dict[str, Any]
+    batch: int
+    length: int
+    checkpointing: bool = True
+    offloading: bool = False  # on a GPU
+
+
+ROWS = {
+    "7b-qlora": Row("7b", QLORA, 2, 512),
+    "7b-qlora-lean": Row("7b", {**QLORA, "mlp_tile": 256}, 2, 512, offloading=True),
+    "7b-qlora-long": Row("7b", QLORA, 8, 2048),
+    "7b-qlora-long-lean": Row("7b", {**QLORA, "mlp_tile": 1024}, 8, 2048, offloading=True),
+    "7b-lora-long": Row("7b", {}, 8, 2048),
+    "8b-qlora": Row("8b", QLORA, 2, 2048),
+    "8b-qlora-kept": Row("8b", QLORA, 2, 2048, checkpointing=False),
+    "8b-lora": Row("8b", {}, 2, 2048),
 }
 PUBLISHED = [
     ("torchtune's README: 8B QLoRA, batch 2, 2,048 tokens, compiled, RTX 4090", "7.4 GiB", "2,413"),
@@ -49,7 +65,6 @@ PUBLISHED = [
         "",
     ),
 ]
-Row = tuple[str, dict, int, int, bool]
 
 
 def build(config: DecoderConfig, options: dict, device: torch.device) -> nn.Module:
@@ -103,14 +118,16 @@ def peak(device: torch.device) -> float:
 
 def measure(row: Row, device: torch.device, steps: int, compiled: bool) -> dict[str, float]:
     """Takes the steps of one row."""
-    size, options, batch, length, checkpointing = row
-    config = replace(SIZES[size], max_seq_len=max(SIZES[size].max_seq_len, length))
+    batch, length = row.batch, row.length
+    config = replace(SIZES[row.size], max_seq_len=max(SIZES[row.size].max_seq_len, length))
     training.reset_peak_memory(device)
-    model = build(config, options, device)
+    model = build(config, row.options, device)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     made = peak(device)
-    model.activation_checkpointing = checkpointing
+    model.activation_checkpointing = row.checkpointing
+    if row.offloading and device.type == "cuda":
+        offload_activations(model)
     if compiled:
         training.compile_layers(model, device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
@@ -127,9 +144,7 @@ def measure(row: Row, device: torch.device, steps: int, compiled: bool) -> dict[
     training.reset_peak_memory(device)
     best = min(seconds(step, device, steps))
     flops = step_flops(model, lens, tokens.numel())
-    again = (
-        step_flops(model, lens, 0) / 2 if checkpointing else 0
-    )  # the forward pass of the layers, less what is trained
+    again = recomputed_flops(model, lens) if row.checkpointing else 0
     return {
         "made": made,
         "peak": peak(device),
@@ -140,11 +155,19 @@ def measure(row: Row, device: torch.device, steps: int, compiled: bool) -> dict[
     }
 
 
+def recomputed_flops(model: nn.Module, lens: list[int]) -> float:
+    """Counts the FLOPs of the layers' forward pass, less the last product of each, which is not computed again."""
+    weights = [p for layer in model.layers for name, p in layer.named_parameters() if name != "mlp.w2.weight"]
+    config = model.config
+    attention = 2 * config.num_layers * config.num_heads * config.head_dim * sum(n * n for n in lens)
+    return 2 * sum(p.shape.numel() for p in weights if p.dim() == 2) * sum(lens) + attention
+
+
 def rows(names: list[str], size: str | None) -> Iterator[tuple[str, Row]]:
     """Yields the rows that are asked for; of another size, a sixteenth as long."""
-    for name, (own, options, batch, length, checkpointing) in ROWS.items():
+    for name, row in ROWS.items():
         if not names or name in names:
-            yield name, (size or own, options, batch, length if size is None else length // 16, checkpointing)
+            yield name, row if size is None else row._replace(size=size, length=row.length // 16)
 
 
 def main() -> None:
@@ -166,10 +189,10 @@ def main() -> None:
         try:
             found = measure(row, device, args.steps, args.compile)
         except torch.OutOfMemoryError:
-            print(f"| {label} | {row[2]} × {row[3]:,} | does not fit |" + " |" * 5, flush=True)
+            print(f"| {label} | {row.batch} × {row.length:,} | does not fit |" + " |" * 5, flush=True)
             continue
         print(
-            f"| {label} | {row[2]} × {row[3]:,} | {found['made']:.2f} GiB | {found['peak']:.2f} GiB "
+            f"| {label} | {row.batch} × {row.length:,} | {found['made']:.2f} GiB | {found['peak']:.2f} GiB "
             f"| {found['first']:.1f} s | {found['speed']:,.0f} | {found['mfu']:.1%} | {found['computed'] / gemm:.1%} |",
             flush=True,
         )
