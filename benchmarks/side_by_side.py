@@ -51,7 +51,7 @@ Contender = tuple[object, Callable[[object], object], Callable[[Path], None]]
 
 
 def problem(path: Path, words: int) -> None:
-    """Writes sizes, base weights, adapters, tokens and labels, and beside it the base as a checkpoint folder."""
+    """Writes sizes, adapters, tokens and labels, and beside it the base, in bf16, as a checkpoint folder."""
     import torch
     from safetensors.torch import save_file
 
@@ -68,8 +68,9 @@ def problem(path: Path, words: int) -> None:
     tokens = torch.randint(0, words, (4, 170))
     labels = {share: tokens.roll(-1, 1).masked_fill(torch.rand(4, 170) >= share, -100) for share in (1.0, 0.3)}
     hf = {FAMILIES["LLAMA2"].to_hf(name): value for name, value in state.items()}
+    adapters = {name: value for name, value in state.items() if "lora" in name}
     base = path.with_suffix("")
-    torch.save({"sizes": sizes, "ours": state, "hf": hf, "tokens": tokens, "labels": labels, "base": base}, path)
+    torch.save({"sizes": sizes, "adapters": adapters, "tokens": tokens, "labels": labels, "base": base}, path)
     base.mkdir()
     (base / "config.json").write_text(json.dumps(FAMILIES["LLAMA2"].hf_config(model.config)))
     plain = {name: value.bfloat16() for name, value in hf.items() if "lora" not in name}
@@ -86,24 +87,24 @@ def ours(given: dict, method: str, dtype: object, checkpointing: bool) -> Conten
     from torchtune_lite.checkpoint import FullModelHFCheckpointer
     from torchtune_lite.models.llama2 import lora_llama2
     from torchtune_lite.modules.loss import LinearCrossEntropyLoss
-    from torchtune_lite.peft import is_quantized, quantize
 
-    torch.set_default_dtype(dtype)
-    model = lora_llama2(**given["sizes"], **ADAPTERS, quantize_base=method == "qlora")
-    for name, param in model.named_parameters():
-        value = given["ours"][name].to(dtype)
-        param.data.copy_(quantize(value) if is_quantized(param) else value)
+    with torch.device("meta"):
+        model = lora_llama2(**given["sizes"], **ADAPTERS, quantize_base=method == "qlora")
+    checkpointer = FullModelHFCheckpointer(given["base"])
+    checkpointer.load(model, device="cpu", dtype=dtype)
+    for name, value in given["adapters"].items():
+        model.get_parameter(name).data.copy_(value)
     model.activation_checkpointing = checkpointing
     loss = LinearCrossEntropyLoss()
     return (
         model,
         lambda labels: loss(model.output, model(given["tokens"], skip_output=True), labels),
-        lambda folder: FullModelHFCheckpointer(given["base"]).save(folder, model),
+        lambda folder: checkpointer.save(folder, model),
     )
 
 
 def torchtune(given: dict, method: str, dtype: object, checkpointing: bool) -> Contender:
-    """Builds torchtune's, whose rotary layout is Meta's; saves as its recipe does."""
+    """Builds torchtune's, reads and saves as its recipe does."""
     import torch
     from torchtune import training
     from torchtune.models.llama2 import lora_llama2
@@ -116,15 +117,14 @@ def torchtune(given: dict, method: str, dtype: object, checkpointing: bool) -> C
         set_trainable_params,
     )
 
+    checkpointer = training.FullModelHFCheckpointer(
+        str(given["base"]), ["model.safetensors"], "LLAMA2", str(given["base"].with_suffix(".torchtune"))
+    )
+    state = checkpointer.load_checkpoint()[training.MODEL_KEY]
     torch.set_default_dtype(dtype)
     model = lora_llama2(**given["sizes"], **ADAPTERS, lora_alpha=16, quantize_base=method == "qlora")
-    state = {}
-    for name, value in given["ours"].items():
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
-            heads = SIZES["num_heads"]
-            value = value.view(heads, 2, -1, value.shape[1]).transpose(1, 2).reshape(value.shape)
-        state[name.replace("norm.weight", "norm.scale")] = value.to(dtype)
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)
+    model.load_state_dict(given["adapters"], strict=False)
     set_trainable_params(model, get_adapter_params(model))
     if checkpointing:
         training.set_activation_checkpointing(model, auto_wrap_policy={TransformerSelfAttentionLayer})
@@ -132,10 +132,7 @@ def torchtune(given: dict, method: str, dtype: object, checkpointing: bool) -> C
     model.set_num_output_chunks(loss.num_output_chunks)
 
     def save(folder: Path) -> None:
-        checkpointer = training.FullModelHFCheckpointer(
-            str(given["base"]), ["model.safetensors"], "LLAMA2", str(folder)
-        )
-        checkpointer._weight_map = dict.fromkeys(given["hf"], "0001")  # which its load_checkpoint makes
+        checkpointer._output_dir = folder
         state = model.state_dict()
         targets = [*ADAPTERS["lora_attn_modules"], "w1", "w2", "w3"]
         found = {
@@ -153,14 +150,10 @@ def peft(given: dict, method: str, dtype: object, checkpointing: bool) -> Conten
     import torch
     import torch.nn.functional as F
     from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    words = given["sizes"]["vocab_size"]
-    config = LlamaConfig(vocab_size=words, num_hidden_layers=8, num_attention_heads=16, hidden_size=1024,
-                         intermediate_size=MLP, max_position_embeddings=512, rms_norm_eps=1e-5)  # fmt: skip
-    model = LlamaForCausalLM(config).to(dtype)
+    model = LlamaForCausalLM.from_pretrained(given["base"], dtype=dtype)
     targets = ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    model.load_state_dict({k: v.to(dtype) for k, v in given["hf"].items() if "lora" not in k})
     if method == "qlora":
         from bitsandbytes.nn import Linear4bit
 
@@ -172,7 +165,7 @@ def peft(given: dict, method: str, dtype: object, checkpointing: bool) -> Conten
                 new.load_state_dict({"weight": old.weight.data})
                 setattr(parent, name, new.to("cpu"))
     model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=targets), autocast_adapter_dtype=False)
-    adapters = {k.removesuffix(".weight"): v for k, v in given["ours"].items() if "lora" in k}
+    adapters = {k.removesuffix(".weight"): v for k, v in given["adapters"].items()}
     theirs = dict(q_proj="q_proj", v_proj="v_proj", output_proj="o_proj", w1="gate_proj", w2="down_proj", w3="up_proj")
     for key, value in adapters.items():
         _, layer, part, name, which = key.split(".")
@@ -216,6 +209,9 @@ def child(who: str, case: str, path: str) -> None:
     model.train()
     labels = given["labels"][share]
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=True)
+    for param in model.parameters():
+        if type(param.data) is torch.Tensor:
+            param.detach().view(-1)[::1024].sum()  # a page that is mapped from the checkpoint is no added memory
     ctypes.CDLL(None).malloc_trim(0)
     before = resident(reset=True)
     seconds, losses = [], []

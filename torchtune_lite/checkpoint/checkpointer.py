@@ -55,6 +55,7 @@ class Checkpointer(ABC):
     decoder_args: dict[str, Any]
     _files: list[Path]
     _tokenizer: Any = None
+    _small_files: dict[str, bytes] | None = None
     _num_layouts = 1  # in which `_write_model` writes the model
 
     def __init__(
@@ -141,7 +142,7 @@ class Checkpointer(ABC):
         Its files and its template take the place of the base's, and are compared with it on a chat.
         """
         check_vocabulary(tokenizer, vocab_size, self.checkpoint_dir)
-        self._tokenizer = tokenizer
+        self._tokenizer, self._small_files = tokenizer, None
 
     def _nf4_cache(
         self, model: nn.Module, cache_dir: Path | str | None, device: torch.device | str, dtype: torch.dtype
@@ -176,6 +177,7 @@ class Checkpointer(ABC):
         check_finite(model)
         step = state.trainer["progress"].get("global_step") if state is not None else None
         with publish(folder, step=step, num_bytes=self._num_bytes(model, adapter_only, state)) as draft:
+            self._write_small_files(draft)
             if adapted:
                 write_adapter(draft / "adapter", model, self.family, base=self.checkpoint_dir)
             if not adapter_only:
@@ -183,11 +185,19 @@ class Checkpointer(ABC):
                 self._write_model(draft, model.config, merged_weights(model, originals))
                 if rows is not None:
                     self._verify(draft, model, rows)
+            if state is not None:
+                state.write(draft / "resume", self.family)
+
+    def _write_small_files(self, draft: Path) -> None:
+        """Writes the base's small files and those of the tokenizer, which are made and compared at the first save."""
+        if self._small_files is None:
             copy_files(self.checkpoint_dir, draft, COPIED)
             if self._tokenizer is not None:
                 save_tokenizer(draft, self._tokenizer, self.checkpoint_dir)
-            if state is not None:
-                state.write(draft / "resume", self.family)
+            self._small_files = {file.name: file.read_bytes() for file in draft.iterdir()}
+            return
+        for name, content in self._small_files.items():
+            (draft / name).write_bytes(content)
 
     def _num_bytes(self, model: nn.Module, adapter_only: bool, state: TrainingState | None) -> int:
         """Says how many bytes of tensors a save writes."""
