@@ -23,14 +23,14 @@ from typing import Any
 BATCH, PACK, VOCAB, RANK = 4, 512, 8000, 8
 SHAPE = dict(num_layers=4, num_heads=16, num_kv_heads=16, embed_dim=1024, max_seq_len=PACK, intermediate_dim=2816)
 OFF = dict(dtype="float32", loss=False, attention=False, norm=False, fused_lora=False, collate="padded", packed=False,
-           checkpointed=0, quantize_base=False, native=True)  # fmt: skip
+           checkpointed=0, quantize_base=False, native=True, mlp_tile=None)  # fmt: skip
 LORA = {
     "LoRA in fp32, padded, no lever": {},
     "bf16": {"dtype": "bfloat16"},
     "loss without logits that are kept": {"loss": True},
     "short attention written out": {"attention": True},
     "RMSNorm in few passes": {"norm": True},
-    "feed-forward in two steps": {"fused_lora": True},
+    "projections of one input together": {"fused_lora": True},
     "samples joined, not padded": {"collate": "padding_free"},
     "samples packed": {"packed": True},
     "every second layer recomputed": {"checkpointed": 2},
@@ -40,6 +40,7 @@ QLORA = {
     "QLoRA, NF4 by torch's operators": {"quantize_base": True, "native": False, "checkpointed": 0},
     "NF4 by compiled loops": {"native": True},
     "every layer recomputed (QLoRA)": {"checkpointed": 1},
+    "feed-forward 256 tokens at a time": {"mlp_tile": 256},
 }
 
 
@@ -72,6 +73,7 @@ def build(settings: dict[str, Any]) -> Any:
     model = lora_llama2(
         vocab_size=VOCAB, **SHAPE, lora_attn_modules=["q_proj", "v_proj", "output_proj"], apply_lora_to_mlp=True,
         lora_rank=RANK, fused_lora=settings["fused_lora"], quantize_base=settings["quantize_base"],
+        mlp_tile=settings["mlp_tile"],
     ).train()  # fmt: skip
     if every := settings["checkpointed"]:
         model.activation_checkpointing = range(every - 1, len(model.layers), every)

@@ -153,3 +153,18 @@ def test_a_save_brings_the_tokenizer_of_the_run(hf_base, build, tmp_path, caplog
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= names
     assert "tokenizer.model" not in names and WARNING not in caplog.text
+
+
+def test_the_next_save_has_the_same_files_without_making_them_again(hf_base, build, tmp_path, monkeypatch):
+    checkpointer = FullModelHFCheckpointer(hf_base.dir)
+    checkpointer.use_tokenizer(load_tokenizer(write_folder(tmp_path / "own", "bytelevel")), 1000)
+    model = build(checkpointer, dtype=torch.float32)
+    checkpointer.save(tmp_path / "first", model)
+    monkeypatch.setattr("torchtune_lite.checkpoint.checkpointer.save_tokenizer", None)  # would raise
+    checkpointer.save(tmp_path / "second", model)
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.is_file()}
+        for name in ("first", "second")
+    )
+    assert first.keys() == second.keys() > {"tokenizer.json", "model.safetensors", "config.json"}
+    assert {name for name in first if first[name] != second[name]} <= {"manifest.json"}  # which has the time

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torchtune_lite.peft.lora import LoRALinear
 from torchtune_lite.peft.nf4_linear import FrozenNF4Linear, linear, linear_t
 
-Grads = tuple[Tensor | None, ...]
-
 
 def shared_input(x: Tensor, *projections: nn.Module) -> Sequence[Tensor]:
     """Gives what each of `projections` makes of `x [..., in]`: `[..., out]` each.
@@ -90,7 +88,7 @@ class _Products(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Grads:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
         x_grad, factor_grads = backward(grads, x, ctx.projections, saved, ctx.needs_input_grad[0])
         return x_grad, None, *factor_grads
