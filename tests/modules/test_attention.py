@@ -69,7 +69,7 @@ def test_in_bf16_both_paths_are_as_near_to_exact_attention(s, t, kv_heads, maske
         assert (ours.double() - theirs).norm() / theirs.norm() < 0.015
 
 
-def test_dropout_of_the_written_out_path_keeps_the_mean():
+def test_dropout_keeps_the_mean():
     q, k, v = random_qkv(6, 6, dtype=torch.bfloat16)
     mean = torch.stack([attention(q, k, v, dropout=0.5) for _ in range(3000)]).float().mean(0)
     assert_close(mean, attention(q, k, v).float(), atol=0.1, rtol=0.1)
