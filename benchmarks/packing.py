@@ -71,7 +71,10 @@ def stepper(model: object, loss_mean: Callable[[object], object]) -> Callable[[o
 
 
 def ours(samples: list[list[int]], packed: bool = False, **how: str) -> dict:
-    """Trains our model on our batches."""
+    """Trains our model on our batches, started as by `tune run`."""
+    from torchtune_lite.cli.postponed import postpone_compiler
+
+    postpone_compiler()
     import torch
 
     from torchtune_lite import data

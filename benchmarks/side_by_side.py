@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--peft", metavar="PYTHON", default=sys.executable)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--only", default="", metavar="WORDS", help="cases whose name has these words")
+    parser.add_argument("--only", metavar="CASE", choices=list(CASES), help="this case alone")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -256,7 +256,7 @@ def main() -> None:
         for words in {case[-1] for case in CASES.values()}:
             problem(Path(folder) / f"{words}.pt", words)
         for case, (*_, words) in CASES.items():
-            if args.only not in case:
+            if args.only not in (None, case):
                 continue
             path = Path(folder) / f"{words}.pt"
             found: dict[str, dict] = {}
