@@ -1,4 +1,5 @@
-"""Prints the CPU time that `tune --help` and `tune ls` need beyond Python's own start, beside torchtune's.
+"""Prints the CPU time that `tune --help` and `tune ls` need beyond Python's own start, beside torchtune's, and what an
+optimizer's first step costs with torch's compiler, which torch loads for it, and without, as under `tune run`.
 
     python benchmarks/cli_start.py [--peer /path/to/python-with-torchtune] [--runs 7]
 
@@ -17,6 +18,13 @@ START = {
     "torchtune_lite": "import sys; from torchtune_lite.cli.main import main; sys.argv = ['tune', {word!r}]; main()",
     "torchtune": "import sys; from torchtune._cli.tune import main; sys.argv = ['tune', {word!r}]; main()",
 }
+
+POSTPONED = "from torchtune_lite.cli.postponed import postpone_compiler; postpone_compiler(); "
+STEP = """import resource, torch
+layer = torch.nn.Linear(2, 2)
+layer(torch.ones(2)).sum().backward()
+torch.optim.AdamW(layer.parameters()).step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"""
 
 
 def cpu_seconds(python: str, code: str, runs: int) -> float:
@@ -46,6 +54,11 @@ def main() -> None:
             for name, python in pythons.items()
         ]
         print(f"tune {word:<7}" + "".join(f"{each:>16.3f} s" for each in seconds))
+    print()
+    for name, code in (("with the compiler", STEP), ("without", POSTPONED + STEP)):
+        memory = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+        seconds = cpu_seconds(sys.executable, code, args.runs)
+        print(f"import torch and a step of AdamW, {name}: {seconds:.2f} s, {memory} MB")
 
 
 if __name__ == "__main__":
