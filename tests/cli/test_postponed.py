@@ -43,6 +43,7 @@ def test_a_step_with_checkpointing_does_not_load_it():
         "from torch._dynamo import is_compiling",
         "import torch.export",
         "torch._dynamo.reset()",
+        "assert torch.compiler.disable(len) is not len",
     ],
 )
 def test_whatever_needs_it_loads_it_whole(use, before):

@@ -19,10 +19,12 @@ PARTS = (f"{COMPILER}.", "torch._inductor")  # need all of it
 class PostponedCompiler(ModuleType):
     """`torch._dynamo` before its `__init__` has run, which any other attribute and any import of a part makes run."""
 
-    @staticmethod
-    def disable(fn: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Leaves `fn` as it is: nothing is being compiled yet."""
-        return fn if fn is not None else lambda fn: fn
+    def disable(self, fn: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Leaves a function of torch's own as it is: nothing is being compiled yet. Any other is a user's wish."""
+        if (getattr(fn, "__module__", None) or "").startswith("torch."):
+            return fn
+        load(self)
+        return self.disable(fn, *args, **kwargs)
 
     @staticmethod
     def graph_break(*args: Any, **kwargs: Any) -> None:
