@@ -74,10 +74,10 @@ class RotaryPositionalEmbeddings(nn.Module):
         self.head_dim, self.base = head_dim, base
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Gives cosine and sine, `[b or 1, 1, s, e/2]` each, of `positions [b or 1, s] int64`."""
+        """Gives cosine `[b or 1, 1, s, e]`, for both halves, and sine `[.., e/2]` of `positions [b or 1, s] int64`."""
         exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32) / self.head_dim
         angles = positions[:, None, :, None].float() * self.base**-exponents
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        return angles.cos().to(dtype).repeat(1, 1, 1, 2), angles.sin().to(dtype)
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
@@ -91,19 +91,19 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin)
+        return _turned(x, cos, sin, 1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _turned(grad, cos, -sin), None, None
+        return _turned(grad, cos, sin, -1), None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    y = x * torch.cat([cos, cos], dim=-1)
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    y = x * cos
     (x1, x2), (y1, y2) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
-    y1.addcmul_(x2, sin, value=-1)
-    y2.addcmul_(x1, sin)
+    y1.addcmul_(x2, sin, value=-sign)
+    y2.addcmul_(x1, sin, value=sign)
     return y.to(x.dtype)
 
 

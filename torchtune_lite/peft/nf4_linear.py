@@ -32,7 +32,7 @@ def linear_t(grad: Tensor, weight: Tensor, add_to: Tensor | None = None) -> Tens
         return grad @ weight if add_to is None else add_to.addmm_(grad, weight)
     if add_to is None:
         return _product(grad, *nf4_parts(weight), rows=weight.shape[0], transposed=False)
-    _add_product(add_to, grad, *nf4_parts(weight), rows=weight.shape[0])
+    _add_product(add_to, grad, stored(weight), weight.shape[0])
     return add_to
 
 
@@ -65,24 +65,14 @@ def _product(
 
 
 @torch.library.custom_op("torchtune_lite::nf4_add_product", mutates_args=("y",))
-def _add_product(
-    y: Tensor,
-    x: Tensor,
-    quantized_data: Tensor,
-    quantized_scalers: Tensor,
-    quantization_factor: Tensor,
-    scaler_mean: Tensor,
-    nf4: Tensor,
-    rows: int,
-) -> None:
-    """Adds to `y [T, in]` the product `x W` of `x [T, out]`."""
-    tiles = Tiles(Parts(quantized_data, quantized_scalers, quantization_factor, scaler_mean, nf4), rows)
-    for span, values in tiles.by_cols():
+def _add_product(y: Tensor, x: Tensor, weight: list[Tensor], rows: int) -> None:
+    """Adds to `y [T, in]` the product `x W` of `x [T, out]` and a `stored` NF4 weight with so many rows."""
+    for span, values in Tiles(Parts(*weight), rows).by_cols():
         y[:, span].addmm_(x, values.to(x.dtype))
 
 
 @_add_product.register_fake
-def _(y, x, quantized_data, quantized_scalers, quantization_factor, scaler_mean, nf4, rows):
+def _(y, x, weight, rows):
     return None
 
 
