@@ -4,7 +4,7 @@
 
 OpenMP's threads spin while they wait for one another, and where a neighbour holds one of their cores, all wait for the
 thread that lies there. Each row is a setting of GOMP_SPINCOUNT, in a process of its own; `tune run` sets 2000 unless
-the environment has it. Printed are tokens per second of the median step of LoRA in bf16 on a Llama shape of 58 million
+the environment has it. Printed are tokens per second of the median step of LoRA in bf16 on a Llama shape of 60 million
 parameters, without a neighbour and beside one that computes on one core without end.
 """
 

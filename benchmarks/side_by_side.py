@@ -3,7 +3,7 @@
     python benchmarks/side_by_side.py --torchtune PYTHON [--peft PYTHON] [--threads 1]
 
 PYTHON has the peer installed (torchtune 0.6.1 runs with torchao 0.15; for PEFT the default is this one's; PEFT's QLoRA
-needs bitsandbytes). A Llama shape of 119 million parameters with random weights, rank 8 on q, v, output and the MLP,
+needs bitsandbytes). A Llama shape of 111 or 168 million parameters with random weights, rank 8 on q, v, output and MLP,
 AdamW, 4 rows of 170 tokens of which a share has labels. Each runs in processes of its own, in turns; printed are the
 least time of a step, the peak of the process beyond what it held before the first step, the time from the start of
 Python to the end of the first step, reading the weights included, that of writing the merged model and the adapter
