@@ -44,7 +44,7 @@ def operation(name: str, who: str, size: tuple[int, int], tokens: int, device: s
     elif who == "ours":
         from torchtune_lite.peft import dequantize as dequantise
         from torchtune_lite.peft import quantize as quantise
-        from torchtune_lite.peft.nf4_linear import linear
+        from torchtune_lite.peft.frozen import linear
     else:
         quantise, linear = torch.clone, F.linear
 

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from torchtune_lite.models.convert import permute_from_meta, permute_to_meta, rename
 from torchtune_lite.modules import RotaryPositionalEmbeddings
-from torchtune_lite.modules.transformer import rotate
+from torchtune_lite.modules.rope import rotate
 
 HEADS, WIDTH, IN, SEQUENCE = 4, 8, 16, 6
 

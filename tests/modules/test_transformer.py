@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from torchtune_lite.models.builders import decoder, plain_linear
 from torchtune_lite.models.llama2 import LLAMA2
 from torchtune_lite.modules import DecoderConfig, RotaryPositionalEmbeddings, TransformerDecoder
-from torchtune_lite.modules.transformer import rotate
+from torchtune_lite.modules.rope import rotate
 
 TINY = {"vocab_size": 96, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 32, "max_seq_len": 16}
 

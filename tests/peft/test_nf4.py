@@ -8,10 +8,10 @@ import torch
 from torch.testing import assert_close
 from torchao.quantization import to_nf4
 
+from torchtune_lite.kernels.nf4.codec import NF4Weight
 from torchtune_lite.models.builders import decoder, lora_decoder
 from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.peft import (
-    Parts,
     dequantize,
     fits_nf4,
     from_nf4_parts,
@@ -58,7 +58,7 @@ def test_the_dtype_is_remembered_and_half_a_byte_is_stored(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_parts_make_the_tensor_again(dtype):
     quantized = quantize(torch.randn(128, 256).to(dtype))
-    again = from_nf4_parts((128, 256), Parts(*(part.clone() for part in nf4_parts(quantized))))
+    again = from_nf4_parts((128, 256), NF4Weight(*(part.clone() for part in nf4_parts(quantized))))
     assert torch.equal(dequantize(again), dequantize(quantized))
     assert torch.equal(again.get_original_weight(), quantized.get_original_weight())
     assert (again.dtype, tuple(again.shape)) == (dtype, (128, 256))

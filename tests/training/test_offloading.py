@@ -5,7 +5,7 @@ import torch
 
 from torchtune_lite.models.builders import lora_decoder
 from torchtune_lite.modules import DecoderConfig
-from torchtune_lite.peft import stored
+from torchtune_lite.peft import storage
 from torchtune_lite.training import offloading
 from torchtune_lite.training.offloading import OffloadedActivations, offload_activations
 
@@ -59,7 +59,7 @@ def test_gradients_keep_their_bits(passes, checkpointing, quantize_base):
 def test_neither_weights_nor_small_tensors_are_moved(passes):
     built = model(quantize_base=True)
     offload_activations(built)
-    weights = {part.data_ptr() for p in built.parameters() for part in stored(p)}
+    weights = {part.data_ptr() for p in built.parameters() for part in storage(p)}
     moved = []
     passes.append(None)
     built.register_forward_pre_hook(lambda *_: setattr(passes[-1], "is_moved", lambda t: moved.append(t) or True))

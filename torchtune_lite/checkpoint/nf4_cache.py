@@ -19,7 +19,8 @@ from torchtune_lite.checkpoint.safetensors_stream import read_safetensors, write
 from torchtune_lite.checkpoint.store import publish
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
-from torchtune_lite.peft import Parts, from_nf4_parts, is_quantized, nf4_parts, num_bytes
+from torchtune_lite.kernels.nf4.codec import NF4Weight
+from torchtune_lite.peft import from_nf4_parts, is_quantized, nf4_parts, num_bytes
 
 log = logging.getLogger("torchtune_lite")
 
@@ -86,8 +87,8 @@ class NF4Cache:
             if {name: (weight.dtype, weight.shape) for name, weight in weights.items()} != self._expected:
                 raise CheckpointError("holds other weights")
             for name, shape in self._shapes.items():
-                parts = [weights[f"{name}/{field}"].read().to(self._device, copy=True) for field in Parts._fields]
-                set_parameter(self._model, name, from_nf4_parts(shape, Parts(*parts)))
+                parts = [weights[f"{name}/{field}"].read().to(self._device, copy=True) for field in NF4Weight._fields]
+                set_parameter(self._model, name, from_nf4_parts(shape, NF4Weight(*parts)))
         except (CheckpointError, OSError, SafetensorError) as error:
             log.warning("the NF4 cache %s cannot be read and is made anew: %s", self.folder, error)
             return set()

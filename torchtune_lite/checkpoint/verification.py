@@ -116,7 +116,7 @@ def streamed(
 ) -> TransformerDecoder:
     """Builds a decoder that computes in `dtype` on `device`; all `weights` but those of norms are read in each call."""
     with torch.device("meta"):
-        model = kind(config, lambda name, in_dim, out_dim: StreamedLinear())
+        model = kind(config, lambda name, in_dim, out_dim, bias=False: StreamedLinear())
     model.tok_embeddings = StreamedEmbedding(weights["tok_embeddings.weight"], dtype)
     for name, module in model.named_modules():
         if isinstance(module, StreamedLinear):

@@ -5,26 +5,18 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from torchtune_lite.modules import DecoderConfig, FeedForward, TransformerDecoder
-from torchtune_lite.peft import (
-    DoRALinear,
-    FrozenNF4Linear,
-    LoRAFeedForward,
-    LoRALinear,
-    fits_nf4,
-    freeze_base,
-    shared_input,
-    upcast_state_dict,
-)
+from torchtune_lite import kernels  # noqa: F401 (puts the fast paths beside the plain functions)
+from torchtune_lite.modules import DecoderConfig, TransformerDecoder
+from torchtune_lite.peft import DoRALinear, FrozenNF4Linear, LoRALinear, fits_nf4, freeze_base, upcast_state_dict
 from torchtune_lite.utils import get_logger
 
 ATTN_MODULES = ("q_proj", "k_proj", "v_proj", "output_proj")
 MLP_MODULES = ("w1", "w2", "w3")
 
 
-def plain_linear(name: str, in_dim: int, out_dim: int) -> nn.Module:
-    """Makes an ordinary projection."""
-    return nn.Linear(in_dim, out_dim, bias=False)
+def plain_linear(name: str, in_dim: int, out_dim: int, bias: bool = False) -> nn.Module:
+    """Make an ordinary projection."""
+    return nn.Linear(in_dim, out_dim, bias=bias)
 
 
 def decoder(config: DecoderConfig) -> TransformerDecoder:
@@ -79,14 +71,17 @@ def lora_decoder(
     adapter = DoRALinear if use_dora else LoRALinear
     misfits: dict[str, str] = {}
 
-    def linear(name: str, in_dim: int, out_dim: int) -> nn.Module:
+    def linear(name: str, in_dim: int, out_dim: int, bias: bool = False) -> nn.Module:
         quantize = quantize_output if name == "output" else quantize_base and (quantize_frozen or name in adapted)
         if quantize and not fits_nf4(in_dim, out_dim):
             misfits[name] = f"{name} ({in_dim} -> {out_dim})"
             quantize = False
-        if name in adapted:
-            return adapter(in_dim, out_dim, lora_rank, lora_alpha, lora_dropout, quantize_base=quantize)
-        return FrozenNF4Linear(in_dim, out_dim) if quantize else plain_linear(name, in_dim, out_dim)
+        base = FrozenNF4Linear(in_dim, out_dim, bias) if quantize else plain_linear(name, in_dim, out_dim, bias)
+        if name not in adapted:
+            return base
+        projection = adapter.from_linear(base, lora_rank, lora_alpha, lora_dropout)
+        projection.fused = fused_lora
+        return projection
 
     model = TransformerDecoder(config, linear)
     if misfits:
@@ -97,12 +92,7 @@ def lora_decoder(
         get_logger().warning("%s; they stay unquantised", problem)
     freeze_base(model)
     for layer in model.layers:
-        if fused_lora:
-            layer.attn.project = shared_input
-        if fused_lora and type(layer.mlp) is FeedForward and LoRAFeedForward.fits(layer.mlp):
-            layer.mlp = LoRAFeedForward(layer.mlp, mlp_tile)
-        elif mlp_tile is not None:
-            raise ValueError("mlp_tile needs fused_lora and apply_lora_to_mlp, without lora_dropout and use_dora")
+        layer.mlp.tile = mlp_tile
     if quantize_base:
         model.register_state_dict_post_hook(upcast_state_dict)
     return model

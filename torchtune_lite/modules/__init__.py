@@ -1,27 +1,28 @@
-"""The decoder and its loss; knows no model family, adapter or file format."""
+"""The decoder and its loss, in plain torch; knows no model family, adapter or file format."""
 
-from torchtune_lite.modules.attention import Documents, attention, keep_documents_out_of_graphs
+from torchtune_lite.modules.attention import PackedSequences
+from torchtune_lite.modules.config import DecoderConfig, RopeScaling
 from torchtune_lite.modules.kv_cache import KVCache
 from torchtune_lite.modules.norm import RMSNorm
+from torchtune_lite.modules.rope import RotaryPositionalEmbeddings
 from torchtune_lite.modules.transformer import (
-    DecoderConfig,
     FeedForward,
     MultiHeadAttention,
-    RotaryPositionalEmbeddings,
+    TiedOutput,
     TransformerDecoder,
     TransformerSelfAttentionLayer,
 )
 
 __all__ = [
     "DecoderConfig",
-    "Documents",
     "FeedForward",
     "KVCache",
     "MultiHeadAttention",
+    "PackedSequences",
     "RMSNorm",
+    "RopeScaling",
     "RotaryPositionalEmbeddings",
+    "TiedOutput",
     "TransformerDecoder",
     "TransformerSelfAttentionLayer",
-    "attention",
-    "keep_documents_out_of_graphs",
 ]

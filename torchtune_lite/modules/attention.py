@@ -1,123 +1,102 @@
-"""Scaled dot-product attention, and the choice between its paths.
+"""Scaled dot-product attention.
 
 b batch, s queries, t keys, h heads, k kv heads, e head width.
 """
 
 from collections.abc import Sequence
-from functools import cache, partial
-from importlib import import_module
-from importlib.util import find_spec
-from inspect import signature
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SHORT = 512
-"""Positions up to which 16-bit attention on a CPU is faster written out than fused: 1.3 to 4 times, measured."""
+from torchtune_lite.modules.replaceable import replaceable
 
-VARLEN = "torch.nn.attention.varlen"  # from torch 2.10 on
+QUERY_BLOCK = 512
+"""Queries whose scores exist at a time where they are capped."""
 
 
-class Documents:
-    """Documents of `lengths` tokens that lie one after the other in a row of a batch, none of which sees another."""
+class PackedSequences:
+    """Sequences of `seq_lens` tokens that lie one after the other in one row; none sees another."""
 
-    def __init__(self, lengths: Sequence[int], device: torch.device | None = None) -> None:
-        self.lengths = list(lengths)
-        self.ends = torch.tensor([0, *self.lengths]).cumsum(0).to(device, torch.int32)  # [n + 1], for the GPU's kernel
-        self.kernel = _varlen_kernel() if self.ends.is_cuda else None
+    def __init__(self, seq_lens: Sequence[int], device: torch.device | None = None) -> None:
+        self.seq_lens = list(seq_lens)
+        self.cu_seqlens = torch.tensor([0, *self.seq_lens]).cumsum(0).to(device, torch.int32)  # [n + 1]
 
     def positions(self) -> Tensor:
-        """Counts the tokens of each document from 0: `[1, t] int64`."""
-        return torch.cat([torch.arange(n) for n in self.lengths])[None].to(self.ends.device)
+        """Return the position of each token in its sequence, from 0: `[1, t] int64`."""
+        return torch.cat([torch.arange(n) for n in self.seq_lens])[None].to(self.cu_seqlens.device)
+
+    def lengths(self) -> Tensor:
+        """Return the length of each token's sequence: `[1, t] int64`."""
+        lens = torch.tensor(self.seq_lens)
+        return lens.repeat_interleave(lens)[None].to(self.cu_seqlens.device)
 
 
-@cache  # asked for in every forward pass
-def _varlen_kernel() -> partial | None:
-    """Finds FlashAttention-2 for documents, which torch has from 2.10 on and imports its compiler for."""
-    if not find_spec(VARLEN):
-        return None
-    varlen_attn = import_module(VARLEN).varlen_attn
-    known = signature(varlen_attn).parameters
-    causal = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    return partial(varlen_attn, **causal, **{"enable_gqa": True} if "enable_gqa" in known else {})
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Documents | None = None, dropout: float = 0.0) -> Tensor:
-    """Attends `q [b, h, s, e]` to `k, v [b, k, t, e]`, giving `[b, h, s, e]`; h/k heads share a kv head.
+@replaceable
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | PackedSequences | None = None,
+    *,
+    dropout: float = 0.0,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Attend `q [b, h, s, e]` to `k, v [b, k, t, e]`, giving `[b, h, s, e]`; h/k heads share a kv head.
 
     `mask` is a bool `[b or 1, 1, s, t]`, True where a query may look. Without one, attention is causal and the queries
-    are the last s of the t positions, so that a prefix in a KV cache is seen whole. `Documents`, for b = 1 and s = t,
-    make it causal within each of them; no mask is built.
+    are the last s of the t positions, so that a prefix in a KV cache is seen whole. `PackedSequences`, for b = 1 and
+    s = t, make it causal within each of them. A query sees the last `window` of these keys, its own included (None:
+    all). `scale` multiplies the scores (None: e ** -0.5), and `softcap` c then makes them c · tanh(score / c).
     """
-    if isinstance(mask, Documents):
-        one_kernel = mask.kernel and q.dtype != torch.float32 and not dropout
-        return _varlen(q, k, v, mask) if one_kernel else _one_by_one(q, k, v, mask.lengths, dropout)
+    options = {"dropout": dropout, "scale": scale, "window": window, "softcap": softcap}
+    if isinstance(mask, PackedSequences):
+        parts = zip(*(x.split(mask.seq_lens, dim=2) for x in (q, k, v)), strict=True)
+        return torch.cat([attention(*part, **options) for part in parts], dim=2)
     s, t = q.shape[2], k.shape[2]
-    causal = mask is None
-    if s == 1:  # a lone query sees all positions
-        causal = False
-    elif causal and s < t:
-        causal, mask = False, torch.ones(s, t, dtype=torch.bool, device=q.device).tril(t - s)
-    if q.device.type == "cpu" and q.dtype != torch.float32 and s > 1 and t <= SHORT and not dropout:
-        return _written_out(q, k, v, mask)
-    grouped = q.shape[1] != k.shape[1]
+    mask = visible_keys(s, t, mask, window, q.device)
+    if softcap is not None:
+        return capped_attention(q, k, v, mask, dropout, scale, softcap)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, enable_gqa=grouped
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None and s > 1,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
 
 
-def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Computes `attention` by products and a softmax of all `[s, t]` scores, which are kept for the backward pass."""
-    (b, h, s, e), kv_heads, t = q.shape, *k.shape[1:3]
-    mask = torch.ones(1, s, t, dtype=torch.bool, device=q.device).tril() if mask is None else mask.view(-1, s, t)
-    bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
-    bias = bias.repeat(1, h // kv_heads, 1)  # [b or 1, h/k s, t]
-    if len(bias) > 1:
-        bias = bias.repeat_interleave(kv_heads, dim=0)  # [b k, h/k s, t]
-    q = q.reshape(b * kv_heads, -1, e)  # [b k, h/k s, e]
-    return _WrittenOut.apply(q, k.flatten(0, 1), v.flatten(0, 1), bias).view(b, h, s, e)
+def visible_keys(s: int, t: int, mask: Tensor | None, window: int | None, device: torch.device) -> Tensor | None:
+    """Return which of t keys each of the last s positions sees, `[.., s, t]`.
+
+    None where that is plainly causal and s = t, and where a lone query sees all.
+    """
+    bounded = window is not None and window < t
+    if mask is None and not bounded and s in (1, t):
+        return None
+    ones = torch.ones(s, t, dtype=torch.bool, device=device)
+    visible = ones.tril(t - s) if mask is None else mask
+    return visible & ones.triu(t - s - window + 1) if bounded else visible
 
 
-class _WrittenOut(torch.autograd.Function):
-    """`softmax(q kᵀ / √e + bias) v` of `q [n, s, e]` and `k, v [n, t, e]`, with one `[n, s, t]` a pass, in place."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
-        torch.softmax(weights, dim=-1, out=weights)
-        ctx.save_for_backward(q, k, v, weights)
-        return weights @ v
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weights = ctx.saved_tensors
-        v_grad = weights.transpose(1, 2) @ grad
-        scores_grad = grad @ v.transpose(1, 2)
-        torch._softmax_backward_data(scores_grad, weights, -1, grad.dtype, grad_input=scores_grad)
-        scaled = partial(torch.baddbmm, grad.new_zeros(()), beta=0, alpha=q.shape[-1] ** -0.5)
-        return scaled(scores_grad, k), scaled(scores_grad.transpose(1, 2), q), v_grad, None
-
-
-def keep_documents_out_of_graphs() -> None:
-    """Has torch.compile leave attention document by document as it is, rather than make a graph for each lengths."""
-    global _one_by_one
-    _one_by_one = torch.compiler.disable(_one_by_one)
-
-
-def _one_by_one(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], dropout: float) -> Tensor:
-    """Calls `attention` once a document: on a CPU 3 times as fast as one call with a mask, measured."""
-    parts = zip(*(x.split(lengths, dim=2) for x in (q, k, v)), strict=True)
-    outputs = [attention(*part, dropout=dropout).transpose(1, 2) for part in parts]  # [1, n, h, e]
-    return torch.cat(outputs, dim=1).transpose(1, 2)
-
-
-def _varlen(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
-    """Attends in one kernel that is told where the documents end."""
-    if "enable_gqa" not in documents.kernel.keywords and q.shape[1] != k.shape[1]:
-        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
-    q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # [t, h or k, e]
-    longest = max(documents.lengths)
-    y = documents.kernel(q, k, v, documents.ends, documents.ends, longest, longest)
-    return y.transpose(0, 1)[None]
+def capped_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scale: float | None, softcap: float
+) -> Tensor:
+    """Compute attention with capped scores (Gemma 2, arXiv 2408.00118, section 2), a block of queries at a time."""
+    (b, h, s, e), t = q.shape, k.shape[2]
+    q = q.unflatten(1, (k.shape[1], -1)) * (e**-0.5 if scale is None else scale)  # [b, k, h/k, s, e]
+    if mask is None:
+        mask = torch.ones(s, t, dtype=torch.bool, device=q.device).tril(t - s)
+    keys, values, mask = k[:, :, None], v[:, :, None], mask.expand(*mask.shape[:-2], s, t)
+    blocks = []
+    for queries, seen in zip(q.split(QUERY_BLOCK, dim=-2), mask.split(QUERY_BLOCK, dim=-2), strict=True):
+        scores = softcap * torch.tanh(queries @ keys.transpose(-1, -2) / softcap)  # [b, k, h/k, s, t]
+        seen = seen if seen.dim() == 2 else seen[:, :, None]
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1, dtype=torch.float32).to(v.dtype)
+        blocks.append(F.dropout(weights, dropout) @ values)
+    return torch.cat(blocks, dim=-2).flatten(1, 2)

@@ -19,10 +19,10 @@ class KVCache:
         shape = (batch_size, num_kv_heads, max_seq_len, head_dim)
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device)
-        self.length = 0
+        self.length, self.max_seq_len = 0, max_seq_len
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends `k, v [b, k, s, e]` and returns views of all keys and values so far, `[b, k, length, e]`."""
+        """Append `k, v [b, k, s, e]` and return views of all keys and values so far, `[b, k, length, e]`."""
         start, end = self.length, self.length + k.shape[2]
         if end > self.k.shape[2]:
             raise ValueError(f"the KV cache holds {self.k.shape[2]} positions, {end} are needed; set it up longer")

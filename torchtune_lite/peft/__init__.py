@@ -1,7 +1,8 @@
 """Parameter-efficient fine-tuning: adapters over frozen, if wished 4-bit, projections; knows no model family."""
 
+from torchtune_lite.peft.adapter import Adapter, adapter_modules, adapter_state, adapters_off, freeze_base
 from torchtune_lite.peft.dora import DoRALinear
-from torchtune_lite.peft.feed_forward import LoRAFeedForward
+from torchtune_lite.peft.frozen import FrozenNF4Linear
 from torchtune_lite.peft.lora import LoRALinear
 from torchtune_lite.peft.nf4 import (
     dequantize,
@@ -11,21 +12,18 @@ from torchtune_lite.peft.nf4 import (
     nf4_parts,
     num_bytes,
     quantize,
+    storage,
     upcast_state_dict,
 )
-from torchtune_lite.peft.nf4_codes import Parts
-from torchtune_lite.peft.nf4_linear import FrozenNF4Linear, stored
-from torchtune_lite.peft.products import shared_input
-from torchtune_lite.peft.state import adapter_modules, adapter_state, freeze_base
 
 __all__ = [
+    "Adapter",
     "DoRALinear",
     "FrozenNF4Linear",
-    "LoRAFeedForward",
     "LoRALinear",
-    "Parts",
     "adapter_modules",
     "adapter_state",
+    "adapters_off",
     "dequantize",
     "fits_nf4",
     "freeze_base",
@@ -34,7 +32,6 @@ __all__ = [
     "nf4_parts",
     "num_bytes",
     "quantize",
-    "shared_input",
-    "stored",
+    "storage",
     "upcast_state_dict",
 ]

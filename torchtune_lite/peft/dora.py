@@ -8,45 +8,49 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from torchtune_lite.kernels.nf4.linear import Storage
+from torchtune_lite.peft.frozen import linear
 from torchtune_lite.peft.lora import LoRALinear, merged_tiles
-from torchtune_lite.peft.nf4_linear import stored
+from torchtune_lite.peft.nf4 import storage
 
 
 class DoRALinear(LoRALinear):
     """A frozen projection whose magnitude and direction are trained apart.
 
-    `y = m / ‖W + s B A‖ · (W x + s B A dropout(x))`, s = alpha / r.
+    `y = m / ‖W + s B A‖ · (W x + s B A dropout(x)) + bias`, s = alpha / r.
 
     The norm is taken per output row and carries no gradient (section 4.3). m starts as ‖W‖, so that training starts at
     the base model. Arguments are those of `LoRALinear`.
     """
 
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:
-        """Makes fresh adapter parameters; the magnitude is the row norm of the base weight, which must be loaded."""
+        """Make fresh adapter parameters; the magnitude is the row norm of the base weight, which must be loaded."""
         super().init_adapter(dtype)
         self.magnitude = nn.Parameter(self._norms().to(self.lora_a.weight.dtype))
 
     def adapter_params(self) -> list[str]:
-        """Names of the trained parameters within this module."""
+        """Return the names of the trained parameters within this module."""
         return [*super().adapter_params(), "magnitude"]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps `x [..., in]` to `[..., out]`."""
-        scale = self.magnitude / self._norms().to(self.magnitude.dtype)
-        y = super().forward(x)
-        return scale.to(y.dtype) * y
+        """Map `x [..., in]` to `[..., out]`."""
+        y = linear(x, self.weight)
+        if self.enabled:
+            scale = self.magnitude / self._norms().to(self.magnitude.dtype)
+            y = scale.to(y.dtype) * (y + self.update(x).to(y.dtype))
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _norms(self) -> Tensor:
-        return _row_norms(stored(self.weight), self.lora_a.weight.detach(), self.lora_b.weight.detach(), self.scaling)
+        return _row_norms(storage(self.weight), self.lora_a.weight.detach(), self.lora_b.weight.detach(), self.scaling)
 
-    def _merged_tiles(self, base: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+    def _merged_tiles(self, base: Storage) -> Iterator[tuple[slice, Tensor]]:
         for rows, values in super()._merged_tiles(base):
             yield rows, values * (self.magnitude[rows].float() / values.norm(dim=1))[:, None]
 
 
 @torch.library.custom_op("torchtune_lite::row_norms", mutates_args=())
 def _row_norms(weight: list[Tensor], a: Tensor, b: Tensor, scaling: float) -> Tensor:
-    """Gives the length of each row of `W + scaling · B A`, `[out]` float32, of a `stored` weight W.
+    """Return the length of each row of `W + scaling · B A`, `[out]` float32.
 
     One operator to `torch.compile`, which would otherwise unroll the tiles.
     """

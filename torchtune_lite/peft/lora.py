@@ -10,34 +10,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchtune_lite.peft.nf4 import quantize
-from torchtune_lite.peft.nf4_linear import linear, row_tiles, stored
+from torchtune_lite.kernels.fused_lora import LowRank
+from torchtune_lite.kernels.nf4.linear import Storage, row_tiles
+from torchtune_lite.modules.replaceable import digest
+from torchtune_lite.peft.frozen import FrozenNF4Linear, linear
+from torchtune_lite.peft.nf4 import storage
 
 
 class LoRALinear(nn.Module):
-    """A frozen projection with a trained update: `y = W x + (alpha / r) · B A dropout(x)` (section 4.1).
+    """A frozen projection with a trained update: `y = W x + bias + (alpha / r) · B A dropout(x)` (section 4.1).
 
     A starts as U(-1/√in, 1/√in) and B as zero, so that training starts at the base model (the authors' code; the paper
     says Gaussian). `dropout` 0.0 is off. With `quantize_base`, W is kept in NF4 (QLoRA) and dequantised in each pass;
     `in_dim · out_dim` must then be divisible by 16,384, else ValueError. A and B may be kept in more precision than W;
-    the product is in that of x.
+    the product is in that of x. `fused` False keeps it out of `kernels.fused_lora` and `fused_mlp`.
     """
 
     def __init__(
-        self, in_dim: int, out_dim: int, rank: int, alpha: float, dropout: float = 0.0, quantize_base: bool = False
+        self,
+        in_dim: int,
+        out_dim: int,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        use_bias: bool = False,
+        quantize_base: bool = False,
     ) -> None:
         super().__init__()
         self.in_dim, self.out_dim, self.rank, self.alpha = in_dim, out_dim, rank, alpha
         self.scaling = alpha / rank
-        weight = nn.Linear(in_dim, out_dim, bias=False).weight
-        self.weight = nn.Parameter(quantize(weight) if quantize_base else weight.detach(), requires_grad=False)
+        base = FrozenNF4Linear(in_dim, out_dim, use_bias) if quantize_base else nn.Linear(in_dim, out_dim, use_bias)
+        self.weight, self.bias = base.requires_grad_(False).weight, base.bias
         self.dropout = nn.Dropout(dropout)
         self.lora_a = nn.Linear(in_dim, rank, bias=False)
         self.lora_b = nn.Linear(rank, out_dim, bias=False)
+        self.enabled = self.fused = True
         self.init_adapter()
 
+    @classmethod
+    def from_linear(cls, base: nn.Module, rank: int, alpha: float, dropout: float = 0.0) -> "LoRALinear":
+        """Put an adapter on a projection, plain or NF4, whose weight and bias it takes over and freezes."""
+        out_dim, in_dim = base.weight.shape
+        with torch.device("meta"):
+            adapter = cls(in_dim, out_dim, rank, alpha, dropout)
+        adapter.weight, adapter.bias = base.requires_grad_(False).weight, base.bias
+        adapter.init_adapter()
+        return adapter
+
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:
-        """Makes fresh adapter parameters on the device of the base weight, in its dtype unless another is given."""
+        """Make fresh adapter parameters on the device of the base weight, in its dtype unless another is given."""
         for factor in (self.lora_a, self.lora_b):
             made = torch.empty(factor.weight.shape, dtype=dtype or self.weight.dtype, device=self.weight.device)
             factor.weight = nn.Parameter(made)
@@ -45,35 +66,56 @@ class LoRALinear(nn.Module):
         nn.init.zeros_(self.lora_b.weight)
 
     def adapter_params(self) -> list[str]:
-        """Names of the trained parameters within this module."""
+        """Return the names of the trained parameters within this module."""
         return ["lora_a.weight", "lora_b.weight"]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps `x [..., in]` to `[..., out]`."""
-        h = F.linear(self.dropout(x), self.lora_a.weight.to(x.dtype))  # [..., r]
-        y = linear(x, self.weight)
-        y.view(-1, self.out_dim).addmm_(  # neither a scaled copy of the update nor one of the sum
-            h.view(-1, self.rank), self.lora_b.weight.to(y.dtype).t(), alpha=self.scaling
-        )
-        return y
+        """Map `x [..., in]` to `[..., out]`."""
+        y = linear(x, self.weight, self.bias)
+        return y + self.update(x).to(y.dtype) if self.enabled else y
+
+    def update(self, x: Tensor) -> Tensor:
+        """Return `(alpha / r) · B A dropout(x)  [..., out]`."""
+        a, b = self.lora_a.weight.to(x.dtype), self.lora_b.weight.to(x.dtype)
+        return F.linear(F.linear(self.dropout(x), a) * self.scaling, b)
+
+    def low_rank(self) -> LowRank | None:
+        """Return the projection as the fused products take it.
+
+        None where these would compute something else than `forward`: with dropout, in a subclass, or if `forward` or
+        `update` was edited since they were written.
+        """
+        as_written = LoRALinear.forward is _FORWARD and LoRALinear.update is _UPDATE and FUSED_AS_WRITTEN
+        if type(self) is not LoRALinear or not as_written or not self.fused or (self.dropout.p and self.training):
+            return None
+        frozen = LowRank(storage(self.weight), self.out_dim, self.bias)
+        if not self.enabled:
+            return frozen
+        return frozen._replace(a=self.lora_a.weight, b=self.lora_b.weight, scaling=self.scaling)
 
     @torch.no_grad()
     def merged_weight(self, base: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """Gives `W + (alpha / r) · B A [out, in]`, summed in float32, in W's dtype or the one given.
+        """Return `W + (alpha / r) · B A [out, in]`, summed in float32, in W's dtype or the one given.
 
         An NF4 W is dequantised; `base` takes the place of W. The result is the only tensor of that size that is made.
         """
         merged = torch.empty(self.weight.shape, dtype=dtype or self.weight.dtype, device=self.weight.device)
-        for rows, values in self._merged_tiles(stored(self.weight if base is None else base)):
+        for rows, values in self._merged_tiles(storage(self.weight if base is None else base)):
             merged[rows] = values
         return merged
 
-    def _merged_tiles(self, base: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+    def _merged_tiles(self, base: Storage) -> Iterator[tuple[slice, Tensor]]:
         return merged_tiles(base, self.lora_a.weight, self.lora_b.weight, self.scaling)
 
 
-def merged_tiles(base: list[Tensor], a: Tensor, b: Tensor, scaling: float) -> Iterator[tuple[slice, Tensor]]:
-    """Yields slices of the rows of the `stored` weight base `[out, in]`, and of `base + scaling · B A` in float32."""
+_FORWARD, _UPDATE = LoRALinear.forward, LoRALinear.update
+FUSED_FOR = ("763ad2bea377", "471e36e9ff95")
+"""The digests of `forward` and `update` that `kernels.fused_lora` and `fused_mlp` were written for."""
+FUSED_AS_WRITTEN = (digest(_FORWARD), digest(_UPDATE)) in (FUSED_FOR, (None, None))
+
+
+def merged_tiles(base: Storage, a: Tensor, b: Tensor, scaling: float) -> Iterator[tuple[slice, Tensor]]:
+    """Yield slices of the rows of a weight base `[out, in]`, and of `base + scaling · B A` in float32."""
     a = a.float()
     for rows, values in row_tiles(base, len(b)):
         yield rows, torch.addmm(values.float(), b[rows].float(), a, alpha=scaling)

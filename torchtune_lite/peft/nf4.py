@@ -2,7 +2,7 @@
 
 This file alone knows torchao, and imports it when the first weight is quantised: that import takes longer than all
 others of a LoRA run. `NF4Tensor` is the type of the parameters, so that whatever knows torchao knows them; the
-arithmetic on them is ours (`nf4_codes`, `nf4_linear`), many times faster and exact to the same bit.
+arithmetic on them is ours (`kernels.nf4`), many times faster and exact to the same bit.
 """
 
 import importlib
@@ -14,8 +14,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from torchtune_lite.peft import nf4_codes
-from torchtune_lite.peft.nf4_codes import BLOCK, SCALER_BLOCK, Parts
+from torchtune_lite.kernels.nf4 import codec
+from torchtune_lite.kernels.nf4.codec import BLOCK, SCALER_BLOCK, NF4Weight
 
 
 @cache
@@ -32,42 +32,47 @@ def _torchao() -> ModuleType:
 
 
 def fits_nf4(in_dim: int, out_dim: int) -> bool:
-    """Tells whether a weight of this shape fills whole blocks of scales: `in_dim · out_dim` divisible by 16,384."""
+    """Tell whether a weight of this shape fills whole blocks of scales: `in_dim · out_dim` divisible by 16,384."""
     return in_dim * out_dim % (BLOCK * SCALER_BLOCK) == 0
 
 
 def quantize(weight: Tensor) -> Tensor:
-    """Quantises `weight [out_dim, in_dim]`, on its own device, to an `NF4Tensor` that remembers its dtype.
+    """Quantise `weight [out_dim, in_dim]`, on its own device, to an `NF4Tensor` that remembers its dtype.
 
-    The bits are those of torchao's `to_nf4`, but where that divides by zero (see `nf4_codes.encode`). Takes a few MB
+    The bits are those of torchao's `to_nf4`, but where that divides by zero (see `codec.encode`). Takes a few MB
     beside the result. ValueError for a misfit in shape, and for NaN or infinity.
     """
     if not fits_nf4(weight.shape[1], weight.shape[0]):
         raise ValueError(f"a weight of shape {tuple(weight.shape)} is no multiple of 16,384 values, which NF4 needs")
     if weight.is_meta:
-        return from_nf4_parts(weight.shape, nf4_codes.blank(weight.numel(), weight.dtype, weight.device))
-    return from_nf4_parts(weight.shape, nf4_codes.encode(weight))
+        return from_nf4_parts(weight.shape, codec.blank(weight.numel(), weight.dtype, weight.device))
+    return from_nf4_parts(weight.shape, codec.encode(weight))
 
 
 def is_quantized(tensor: Tensor) -> bool:
-    """Tells whether `tensor` is stored as NF4."""
+    """Tell whether `tensor` is stored as NF4."""
     return hasattr(tensor, "quantized_data")
 
 
 def dequantize(tensor: Tensor) -> Tensor:
-    """Gives the values of `tensor` as a plain tensor in the dtype it was quantised from; a plain one stays."""
-    return nf4_codes.decode(nf4_parts(tensor), tuple(tensor.shape)) if is_quantized(tensor) else tensor
+    """Return the values of `tensor` as a plain tensor in the dtype it was quantised from; a plain one stays."""
+    return codec.decode(nf4_parts(tensor), tuple(tensor.shape)) if is_quantized(tensor) else tensor
 
 
-def nf4_parts(tensor: Tensor) -> Parts:
-    """Gives the plain tensors that a quantised one is stored in."""
+def nf4_parts(tensor: Tensor) -> NF4Weight:
+    """Return the plain tensors that a quantised one is stored in."""
     if (tensor.block_size, tensor.scaler_block_size) != (BLOCK, SCALER_BLOCK):
         raise ValueError(f"NF4 with blocks of {tensor.block_size} is not supported; quantise in blocks of {BLOCK}")
-    return Parts(*(getattr(tensor, name) for name in Parts._fields))
+    return NF4Weight(*(getattr(tensor, name) for name in NF4Weight._fields))
 
 
-def from_nf4_parts(shape: torch.Size | tuple[int, ...], parts: Parts) -> Tensor:
-    """Makes an `NF4Tensor [out_dim, in_dim]` of its parts, which it keeps."""
+def storage(weight: Tensor) -> list[Tensor]:
+    """Return the plain tensors that a weight, plain or NF4, is stored in: what the products of `kernels` take."""
+    return list(nf4_parts(weight)) if is_quantized(weight) else [weight]
+
+
+def from_nf4_parts(shape: torch.Size | tuple[int, ...], parts: NF4Weight) -> Tensor:
+    """Make an `NF4Tensor [out_dim, in_dim]` of its parts, which it keeps."""
     torchao = _torchao()
     dtype, device = parts.nf4.dtype, parts.nf4.device
     meta = torchao.SubclassTensorArgs(torch.Size(shape), (shape[1], 1), 0, dtype, device, False)
@@ -85,13 +90,13 @@ def from_nf4_parts(shape: torch.Size | tuple[int, ...], parts: Parts) -> Tensor:
 
 
 def num_bytes(tensor: Tensor) -> int:
-    """Counts the bytes that `tensor` is stored in."""
-    stored = nf4_parts(tensor)[:-1] if is_quantized(tensor) else [tensor]  # all weights share the levels
-    return sum(part.numel() * part.itemsize for part in stored)
+    """Count the bytes that `tensor` is stored in."""
+    parts = nf4_parts(tensor)[:-1] if is_quantized(tensor) else [tensor]  # all weights share the levels
+    return sum(part.numel() * part.itemsize for part in parts)
 
 
 def upcast_state_dict(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict) -> None:
-    """State-dict post hook: returns NF4 weights in their original dtype on the CPU; the live model stays quantised."""
+    """State-dict post hook: return NF4 weights in their original dtype on the CPU; the live model stays quantised."""
     for name, value in state_dict.items():
         if is_quantized(value):
             state_dict[name] = dequantize(value).cpu()

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.modules import keep_documents_out_of_graphs
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -27,7 +26,5 @@ def compile_layers(model: nn.Module, device: torch.device) -> None:
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise ConfigError("compile: True needs Triton for a GPU; pip install triton, or set compile=False")
     os.environ.setdefault(CACHE, str(Path.home() / ".cache" / "torchtune_lite" / "inductor"))
-    if device.type == "cpu":
-        keep_documents_out_of_graphs()
     for layer in model.layers:
         layer.compile()

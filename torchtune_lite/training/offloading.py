@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from torchtune_lite.peft import stored
+from torchtune_lite.peft import storage
 
 LEAST = 1024
 """Bytes from which on a tensor is worth the move (torchtune's number)."""
@@ -46,7 +46,7 @@ class OffloadedActivations(saved_tensors_hooks):
     def __init__(self, model: nn.Module, is_moved: Callable[[Tensor], bool] = lambda tensor: tensor.is_cuda) -> None:
         super().__init__(self._pack, self._unpack)
         self.is_moved, self.device = is_moved, next(model.parameters()).device
-        self.weights = {part.untyped_storage().data_ptr() for p in model.parameters() for part in stored(p)}
+        self.weights = {part.untyped_storage().data_ptr() for p in model.parameters() for part in storage(p)}
         self.out: list[Tensor] = []  # on the host
         self.back: dict[int, Tensor] = {}  # on the device again, or on the way
         self.fetched: set[int] = set()

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from torchtune_lite.data import Batch
-from torchtune_lite.modules import Documents, TransformerDecoder
+from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.peft import is_quantized, num_bytes
 
 
@@ -63,14 +63,14 @@ def step_memory(
     """
     device = model.tok_embeddings.weight.device
     tokens, labels, lengths = batch["tokens"].to(device), batch["labels"].to(device), batch.get("seq_lens")
-    mask = Documents(lengths, device) if lengths else None
-    positions = mask.positions() if lengths else torch.arange(tokens.shape[1], device=device)[None]
     layer = model.layers[0]
     random = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with random, torch.enable_grad(), Allocations() as memory:
         states = model.tok_embeddings(tokens).detach().requires_grad_()  # [b, s, d]
-        rope = model.rope(positions, states.dtype)
-        kept, layer_most = memory.of(lambda: layer(states, rope, mask), [states, *_trained(layer)])
+        rotations, mask = model.rotations(tokens, seq_lens=lengths)
+        kept, layer_most = memory.of(
+            lambda: layer(states, rotations[layer.kind], mask), [states, *_trained(layer)]
+        )
         _, loss = memory.of(
             lambda: loss_fn(model.output, model.norm(states), labels), [states, *_trained(model.norm, model.output)]
         )

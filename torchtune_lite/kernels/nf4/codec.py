@@ -4,7 +4,7 @@ The format is torchao's, of QLoRA (arXiv 2305.14314, section 3): 64 weights shar
 scale, a code is the nearest of 16 levels of that scale, and the scales of 256 blocks, less the mean of all, share a
 factor that makes them int8 (double quantisation): 4.127 bits a weight. torchao builds [n, 16] distances to find a code
 and six temporaries to read one; here both are a look-up in a table, with bit for bit the same result, by torch's
-operators or, where they can be built, by compiled loops (`nf4_cpu`, `nf4_triton`).
+operators or, where they can be built, by compiled loops (`cpu`, `triton`).
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchtune_lite.peft import nf4_cpu, nf4_triton
+from torchtune_lite.kernels.nf4 import cpu, triton
 
 BLOCK, SCALER_BLOCK = 64, 256
 """Weights that share a scale, and scales that share a factor."""
@@ -28,8 +28,8 @@ LEVELS = (
 )
 
 
-class Parts(NamedTuple):
-    """A quantised weight of n values, by torchao's names; floats are in the dtype that was quantised."""
+class NF4Weight(NamedTuple):
+    """The tensors of a quantised weight of n values, by torchao's names; floats have the dtype that was quantised."""
 
     quantized_data: Tensor  # [n / 2] uint8, the first of two codes in the high half
     quantized_scalers: Tensor  # [n / 64] int8
@@ -38,10 +38,10 @@ class Parts(NamedTuple):
     nf4: Tensor  # [16], the levels
 
 
-def blank(num_values: int, dtype: torch.dtype, device: torch.device) -> Parts:
+def blank(num_values: int, dtype: torch.dtype, device: torch.device) -> NF4Weight:
     """Makes the parts of a weight that is still to come."""
     blocks = num_values // BLOCK
-    return Parts(
+    return NF4Weight(
         torch.empty(num_values // 2, dtype=torch.uint8, device=device),
         torch.empty(blocks, dtype=torch.int8, device=device),
         torch.empty(blocks // SCALER_BLOCK, dtype=dtype, device=device),
@@ -50,7 +50,7 @@ def blank(num_values: int, dtype: torch.dtype, device: torch.device) -> Parts:
     )
 
 
-def encode(weight: Tensor) -> Parts:
+def encode(weight: Tensor) -> NF4Weight:
     """Quantises `weight`, of a multiple of 16,384 values; ValueError where one of them is NaN or infinite.
 
     Differs from torchao where that divides by zero: a block of zeros gets the code of zero, not of -1, so that it
@@ -77,8 +77,8 @@ def encode(weight: Tensor) -> Parts:
 
 def _encode_blocks(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Gives the packed codes `[32 blocks]` and the scales `[blocks]` of `blocks [blocks, 64]`."""
-    if blocks.dtype == torch.bfloat16 and blocks.device.type == "cpu" and nf4_cpu.available():
-        return nf4_cpu.encode(blocks, code_table(blocks.device))
+    if blocks.dtype == torch.bfloat16 and blocks.device.type == "cpu" and cpu.available():
+        return cpu.encode(blocks, code_table(blocks.device))
     absmax = blocks.abs().amax(1)
     ratios = (blocks / absmax[:, None]).view(-1)
     if ratios.dtype == torch.bfloat16:
@@ -94,7 +94,7 @@ def _nearest(ratios: Tensor) -> Tensor:
     return codes.masked_fill_(ratios.isnan(), ZERO).to(torch.uint8)
 
 
-def block_scales(parts: Parts) -> Tensor:
+def block_scales(parts: NF4Weight) -> Tensor:
     """Gives the scale of each block `[n / 64]`, rounded twice as torchao rounds."""
     scales = parts.quantized_scalers.view(-1, SCALER_BLOCK) / parts.quantization_factor[:, None]
     return scales.flatten().to(parts.scaler_mean.dtype).add_(parts.scaler_mean)
@@ -106,7 +106,7 @@ class Tiles:
     A tile is valid until the next is made, in the same memory.
     """
 
-    def __init__(self, parts: Parts, rows: int) -> None:
+    def __init__(self, parts: NF4Weight, rows: int) -> None:
         self._parts, self._rows, self._cols = parts, rows, parts.quantized_data.numel() * 2 // rows
         self._in_tiles = parts.quantized_data.device.type == "cpu"
         self._scales = block_scales(parts) if self._in_tiles else None
@@ -151,8 +151,8 @@ def _divided(span: slice, by: int) -> slice:
 
 def _decode_(out: Tensor, codes: Tensor, scales: Tensor, nf4: Tensor) -> None:
     """Fills `out [m, n]` from `codes [m, n / 2]` and `scales [m, n / 64]`, whose rows may lie apart."""
-    if out.device.type == "cpu" and nf4_cpu.supports(out.dtype) and nf4_cpu.available():
-        nf4_cpu.decode_(out, codes, scales, nf4)
+    if out.device.type == "cpu" and cpu.supports(out.dtype) and cpu.available():
+        cpu.decode_(out, codes, scales, nf4)
         return
     words = codes.view(torch.uint16) if out.itemsize == 2 else codes  # as many codes as 8 bytes of values take
     index = words.to(torch.int32).view(-1)
@@ -160,11 +160,11 @@ def _decode_(out: Tensor, codes: Tensor, scales: Tensor, nf4: Tensor) -> None:
     out.view(-1, BLOCK).mul_(scales.reshape(-1, 1))
 
 
-def decode(parts: Parts, shape: tuple[int, ...]) -> Tensor:
+def decode(parts: NF4Weight, shape: tuple[int, ...]) -> Tensor:
     """Gives the values of a quantised weight of this shape."""
     out = torch.empty(shape, dtype=parts.nf4.dtype, device=parts.nf4.device)
-    if nf4_triton.available(out.device):
-        nf4_triton.decode_(out, *parts, first_block=0)
+    if triton.available(out.device):
+        triton.decode_(out, *parts, first_block=0)
         return out
     values, codes = out.view(-1, BLOCK), parts.quantized_data.view(-1, BLOCK // 2)
     scales = block_scales(parts)[:, None]

@@ -1,4 +1,4 @@
-"""NF4's two loops in C++ (nf4_cpu.cpp), built with the machine's own compiler when they are first wanted.
+"""NF4's two loops in C++ (cpu.cpp), built with the machine's own compiler when they are first wanted.
 
 Optional: without a compiler, or with TORCHTUNE_LITE_NATIVE=0, `available` says no. The build takes half a second and is
 kept in $TORCH_EXTENSIONS_DIR, or ~/.cache/torch_extensions where that is unset: a file for each source, compiler and
@@ -89,7 +89,7 @@ def _library() -> ctypes.CDLL | None:
 
 def _build() -> Path:
     """Compiles the loops, unless a file of that name is there, and gives the path of the library."""
-    source = Path(__file__).with_name("nf4_cpu.cpp")
+    source = Path(__file__).with_name("cpu.cpp")
     compiler = [*shlex.split(os.environ.get("CXX") or "c++"), *FLAGS]
     run = partial(subprocess.run, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=BUILD_TIMEOUT)
     macros = run(

@@ -6,8 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchao.quantization import to_nf4
 
-from torchtune_lite.peft import nf4_codes
-from torchtune_lite.peft.nf4_codes import Parts, Tiles, decode, encode, thresholds
+from torchtune_lite.kernels.nf4 import codec
+from torchtune_lite.kernels.nf4.codec import NF4Weight, Tiles, decode, encode, thresholds
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(128, 128), (512, 96), (96, 512), (1024, 1040)]  # whole blocks in a row, or blocks over the ends of rows
@@ -89,7 +89,7 @@ def test_what_is_not_finite_is_refused(value, dtype):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("tile", [64, 5000, 1 << 19])
 def test_tiles_put_together_are_the_weight(shape, dtype, tile, monkeypatch):
-    monkeypatch.setattr(nf4_codes, "TILE", tile)
+    monkeypatch.setattr(codec, "TILE", tile)
     parts = encode(weight(shape, dtype))
     whole = decode(parts, shape)
     by_rows, by_cols = torch.empty_like(whole), torch.empty_like(whole)
@@ -109,14 +109,14 @@ def test_nothing_of_the_weights_size_is_made_on_the_way(dtype):
     with Largest(*parts) as made:
         for _ in Tiles(parts, 4096).by_cols():
             pass
-    assert made.size <= nf4_codes.TILE * dtype.itemsize
+    assert made.size <= codec.TILE * dtype.itemsize
     with Largest(values) as made:
         to_nf4(values)
     assert made.size >= values.nbytes
 
 
 def test_a_blank_weight_has_the_sizes_of_a_quantised_one():
-    for blank, part in zip(nf4_codes.blank(128 * 256, torch.bfloat16, torch.device("meta")),
+    for blank, part in zip(codec.blank(128 * 256, torch.bfloat16, torch.device("meta")),
                            encode(weight((128, 256), torch.bfloat16)), strict=True):  # fmt: skip
         assert (blank.shape, blank.dtype) == (part.shape, part.dtype)
-    assert isinstance(encode(weight((128, 256), torch.float32)), Parts)
+    assert isinstance(encode(weight((128, 256), torch.float32)), NF4Weight)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchao.quantization.quantize_.workflows.nf4.nf4_tensor import to_nf4
 
-from torchtune_lite.peft import nf4_triton
+from torchtune_lite.kernels.nf4 import triton as nf4_triton
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs the extra `triton`")
 
@@ -17,7 +17,7 @@ COMPARE = """
 import sys
 import torch
 from torchao.quantization.quantize_.workflows.nf4.nf4_tensor import to_nf4
-from torchtune_lite.peft import nf4_triton
+from torchtune_lite.kernels.nf4 import triton as nf4_triton
 
 torch.manual_seed(0)
 for dtype in (torch.bfloat16, torch.float32, torch.float16):
@@ -41,7 +41,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from torchtune_lite.peft import nf4_triton
+from torchtune_lite.kernels.nf4 import triton as nf4_triton
 
 kernel, sizes = nf4_triton._kernel(), {"BLOCK": 64, "SCALER_BLOCK": 256, "BLOCKS": nf4_triton.BLOCKS}
 for number in ("bf16", "fp32", "fp16"):
@@ -73,7 +73,7 @@ def test_it_compiles_for_a_gpu_with_stores_of_16_bytes(tmp_path):
 
 
 def test_triton_is_imported_only_where_it_is_used():
-    assert run("import sys; from torchtune_lite.peft import nf4_triton; print('triton' in sys.modules)") == ["False"]
+    assert run("import sys; from torchtune_lite.kernels.nf4 import triton as nf4_triton; print('triton' in sys.modules)") == ["False"]
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

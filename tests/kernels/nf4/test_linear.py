@@ -7,8 +7,10 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-from torchtune_lite.peft import DoRALinear, FrozenNF4Linear, LoRALinear, dequantize, nf4_codes, quantize
-from torchtune_lite.peft.nf4_linear import linear, row_tiles, stored
+from torchtune_lite.kernels.nf4 import codec
+from torchtune_lite.kernels.nf4.linear import row_tiles
+from torchtune_lite.peft import DoRALinear, FrozenNF4Linear, LoRALinear, dequantize, quantize, storage
+from torchtune_lite.peft.frozen import linear
 
 DTYPES = [torch.float32, torch.bfloat16]
 SHAPES = [(128, 256), (512, 96), (256, 704)]
@@ -17,7 +19,7 @@ SHAPES = [(128, 256), (512, 96), (256, 704)]
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """So that a weight of a test is several tiles."""
-    monkeypatch.setattr(nf4_codes, "TILE", 5000)
+    monkeypatch.setattr(codec, "TILE", 5000)
 
 
 def frozen(shape, dtype=torch.float32):
@@ -69,7 +71,7 @@ def test_the_backward_pass_keeps_no_decoded_weight():
 
 
 def test_the_operator_keeps_the_rules_of_torch():
-    parts = nf4_codes.encode(torch.randn(128, 256))
+    parts = codec.encode(torch.randn(128, 256))
     for transposed, width in ((True, 256), (False, 128)):
         x = torch.randn(3, width, requires_grad=True)
         torch.library.opcheck(torch.ops.torchtune_lite.nf4_product, (x, *parts, 128, transposed))
@@ -121,7 +123,7 @@ def test_an_adapter_over_nf4_is_that_over_the_dequantised_weight(module, dtype, 
 @pytest.mark.parametrize("quantised", [False, True])
 def test_row_tiles_put_together_are_the_weight(quantised):
     weight = frozen((512, 96)) if quantised else torch.randn(512, 96)
-    tiles = [(rows, values.clone()) for rows, values in row_tiles(stored(weight), 512)]
+    tiles = [(rows, values.clone()) for rows, values in row_tiles(storage(weight), 512)]
     assert torch.equal(torch.cat([values for _, values in tiles]), dequantize(weight))
     assert [rows.start for rows, _ in tiles[1:]] == [rows.stop for rows, _ in tiles[:-1]]
 

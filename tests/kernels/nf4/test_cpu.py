@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchao.quantization.quantize_.workflows.nf4.nf4_tensor import NF4Tensor, to_nf4
 
-from torchtune_lite.peft import nf4_cpu
+from torchtune_lite.kernels.nf4 import cpu as nf4_cpu
 from torchtune_lite.utils import get_logger
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
@@ -219,7 +219,7 @@ def test_two_processes_may_build_at_once(tmp_path):
         'while [ $(ls "$0".* | wc -l) -lt 2 ] && [ $n -lt 600 ]; do sleep 0.05; n=$((n+1)); done;; esac\nexec c++ "$@"'
     )
     waiting.chmod(0o700)
-    code = "from torchtune_lite.peft import nf4_cpu; print(nf4_cpu.available())"
+    code = "from torchtune_lite.kernels.nf4 import cpu as nf4_cpu; print(nf4_cpu.available())"
     folder = tmp_path / "extensions"
     both = [started(code, CXX=str(waiting), TORCH_EXTENSIONS_DIR=str(folder)) for _ in range(2)]
     assert [process.communicate(timeout=120)[0] for process in both] == ["True\n", "True\n"]
@@ -231,7 +231,7 @@ def test_two_processes_may_build_at_once(tmp_path):
 def test_it_runs_on_the_threads_of_torch():
     code = """
 import os, torch
-from torchtune_lite.peft import nf4_cpu
+from torchtune_lite.kernels.nf4 import cpu as nf4_cpu
 torch.set_num_threads(3)
 parts = torch.empty(512, 512, dtype=torch.uint8), torch.empty(512, 16), torch.empty(16)
 def threads():

@@ -1,4 +1,4 @@
-"""Products with an NF4 weight, which is decoded tile by tile on the way and never kept.
+"""Products with a frozen weight, plain or NF4; an NF4 weight is decoded tile by tile on the way and never kept.
 
 T tokens; W [out, in].
 """
@@ -7,32 +7,34 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from torchtune_lite.peft.nf4 import is_quantized, nf4_parts, quantize
-from torchtune_lite.peft.nf4_codes import TILE, Parts, Tiles
+from torchtune_lite.kernels.nf4.codec import TILE, NF4Weight, Tiles
+
+Storage = Sequence[Tensor]
+"""The plain tensors of a weight: itself, or those of an `NF4Weight`. What an operator of torch can take."""
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Gives `x Wᵀ [..., out]` of `x [..., in]` and a frozen `weight [out, in]`, plain or NF4.
+def linear(x: Tensor, weight: Storage, out_dim: int) -> Tensor:
+    """Return `x Wᵀ [..., out]` of `x [..., in]` and a frozen weight.
 
     An NF4 weight is decoded in the forward pass and once more in the backward pass, which keeps nothing of it; equal to
     the product with the dequantised weight, cast to the dtype of x, or to that of autocast where it is on.
     """
-    if not is_quantized(weight):
-        return F.linear(x, weight)
+    if len(weight) == 1:
+        return F.linear(x, weight[0])
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    return _product(x, *nf4_parts(weight), rows=weight.shape[0], transposed=True)
+    return _product(x, *weight, rows=out_dim, transposed=True)
 
 
-def linear_t(grad: Tensor, weight: Tensor, add_to: Tensor | None = None) -> Tensor:
-    """Gives `grad W [T, in]` of `grad [T, out]`, the gradient of what `linear` takes, or adds it to `add_to`."""
-    if not is_quantized(weight):
-        return grad @ weight if add_to is None else add_to.addmm_(grad, weight)
+def linear_t(grad: Tensor, weight: Storage, add_to: Tensor | None = None) -> Tensor:
+    """Return `grad W [T, in]` of `grad [T, out]`, the gradient of the input of `linear`, or add it to `add_to`."""
+    if len(weight) == 1:
+        return grad @ weight[0] if add_to is None else add_to.addmm_(grad, weight[0])
     if add_to is None:
-        return _product(grad, *nf4_parts(weight), rows=weight.shape[0], transposed=False)
-    _add_product(add_to, grad, stored(weight), weight.shape[0])
+        return _product(grad, *weight, rows=grad.shape[1], transposed=False)
+    _add_product(add_to, grad, list(weight))
     return add_to
 
 
@@ -47,11 +49,11 @@ def _product(
     rows: int,
     transposed: bool,
 ) -> Tensor:
-    """Gives `x Wᵀ` or, not `transposed`, `x W` of a weight with so many rows.
+    """Return `x Wᵀ` or, not `transposed`, `x W` of a weight with so many rows.
 
     One operator to `torch.compile`, which would otherwise save the decoded weight for the backward pass.
     """
-    tiles = Tiles(Parts(quantized_data, quantized_scalers, quantization_factor, scaler_mean, nf4), rows)
+    tiles = Tiles(NF4Weight(quantized_data, quantized_scalers, quantization_factor, scaler_mean, nf4), rows)
     tokens = x.reshape(-1, x.shape[-1])  # [T, in or out]
     y = x.new_empty(*x.shape[:-1], _width(quantized_data, rows, transposed))
     products = y.view(-1, y.shape[-1])
@@ -65,14 +67,14 @@ def _product(
 
 
 @torch.library.custom_op("torchtune_lite::nf4_add_product", mutates_args=("y",))
-def _add_product(y: Tensor, x: Tensor, weight: list[Tensor], rows: int) -> None:
-    """Adds to `y [T, in]` the product `x W` of `x [T, out]` and a `stored` NF4 weight with so many rows."""
-    for span, values in Tiles(Parts(*weight), rows).by_cols():
+def _add_product(y: Tensor, x: Tensor, weight: list[Tensor]) -> None:
+    """Add to `y [T, in]` the product `x W` of `x [T, out]` and an NF4 weight."""
+    for span, values in Tiles(NF4Weight(*weight), x.shape[1]).by_cols():
         y[:, span].addmm_(x, values.to(x.dtype))
 
 
 @_add_product.register_fake
-def _(y, x, weight, rows):
+def _(y, x, weight):
     return None
 
 
@@ -97,18 +99,13 @@ def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
 _product.register_autograd(_backward, setup_context=_save)
 
 
-def stored(weight: Tensor) -> list[Tensor]:
-    """Gives the plain tensors that a weight, plain or NF4, is stored in: what an operator can take."""
-    return list(nf4_parts(weight)) if is_quantized(weight) else [weight]
-
-
-def row_tiles(weight: Sequence[Tensor], rows: int) -> Iterator[tuple[slice, Tensor]]:
-    """Yields slices of the rows of a `stored` weight `[rows, in]` with their values `[rows of the slice, in]`.
+def row_tiles(weight: Storage, rows: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield slices of the rows of a weight `[rows, in]` with their values `[rows of the slice, in]`.
 
     Values are valid until the next are asked for.
     """
     if len(weight) > 1:
-        yield from Tiles(Parts(*weight), rows).by_rows()
+        yield from Tiles(NF4Weight(*weight), rows).by_rows()
         return
     [plain] = weight
     size = TILE if plain.device.type == "cpu" else 32 * TILE
@@ -116,17 +113,3 @@ def row_tiles(weight: Sequence[Tensor], rows: int) -> Iterator[tuple[slice, Tens
     for start in range(0, rows, step):
         span = slice(start, min(start + step, rows))
         yield span, plain[span]
-
-
-class FrozenNF4Linear(nn.Module):
-    """A frozen projection without bias, kept in NF4; ValueError unless `in_dim · out_dim` is divisible by 16,384."""
-
-    def __init__(self, in_dim: int, out_dim: int) -> None:
-        super().__init__()
-        self.in_dim, self.out_dim = in_dim, out_dim
-        weight = nn.Linear(in_dim, out_dim, bias=False).weight
-        self.weight = nn.Parameter(quantize(weight), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps `x [..., in]` to `[..., out]`."""
-        return linear(x, self.weight)

@@ -3,85 +3,100 @@
 T tokens, d embed, f intermediate, r rank; W [out, in], A [r, in], B [out, r].
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchtune_lite.errors import ConfigError
-from torchtune_lite.peft import products
-from torchtune_lite.peft.nf4_linear import linear, linear_t
+from torchtune_lite.kernels import fused_lora
+from torchtune_lite.kernels.fused_lora import LowRank, low_rank
+from torchtune_lite.kernels.nf4.linear import linear, linear_t
 
 
-class LoRAFeedForward(nn.Module):
-    """SwiGLU, `w2(silu(w1 x) · w3 x)`, of the projections of a `FeedForward`, which it takes over under their names.
+class Activation(NamedTuple):
+    """An activation, and its backward pass, which writes the gradient to where `grad_input` says."""
+
+    forward: Callable[[Tensor], Tensor]
+    backward: Callable[..., Tensor]
+
+
+ACTIVATIONS = {
+    "silu": Activation(F.silu, torch.ops.aten.silu_backward.grad_input),
+    "gelu_tanh": Activation(
+        partial(F.gelu, approximate="tanh"), partial(torch.ops.aten.gelu_backward.grad_input, approximate="tanh")
+    ),
+}
+
+
+def gated_mlp(x: Tensor, w1: nn.Module, w2: nn.Module, w3: nn.Module, activation: str, tile: int | None) -> Any:
+    """Compute `w2(activation(w1 x) · w3 x)` of `x [..., d]`.
 
     The input is read once for the A of w1 and w3; the backward pass keeps the input and what w1 and w3 give, `d + 2f`
     values a token instead of `d + 4f`, and overwrites its own gradients. Recomputed in activation checkpointing, w2's
     product is left out, since nothing after it is needed.
 
     With `tile`, so many tokens are computed at a time and the backward pass keeps only the input, of which it computes
-    w1 and w3 once more, tile by tile: beside `enable_activation_checkpointing`, which would do so anyway, at no cost.
-    Gradients of the factors are summed over tiles in float32.
+    w1 and w3 once more, tile by tile: beside activation checkpointing, which would do so anyway, at no cost. Gradients
+    of the factors are summed over tiles in float32.
+
+    Not for projections that are not all adapted, or have a bias, and not under autocast, which knows each product alone.
     """
+    projections = [low_rank(each) for each in (w1, w3, w2)]
+    if not all(p is not None and p.is_adapted and p.bias is None for p in projections):
+        return NotImplemented
+    if torch.is_autocast_enabled(x.device.type):
+        return NotImplemented
+    mlp = GatedMLP(*projections, ACTIVATIONS[activation], tile)
+    factors, rows = fused_lora.factors(x, projections), x.flatten(0, -2)
+    if tile:
+        return _InTiles.apply(_KeepInput.apply(rows, mlp, *factors), mlp, factors).view(x.shape)
+    hidden, update = _Hidden.apply(rows, mlp, *factors)
+    return _AddProduct.apply(update, hidden, mlp.w2).view(x.shape)
 
-    def __init__(self, mlp: nn.Module, tile: int | None = None) -> None:
-        super().__init__()
-        if tile is not None and tile < 1:
-            raise ValueError(f"mlp_tile {tile} must be at least 1")
-        self.w1, self.w2, self.w3, self.tile = mlp.w1, mlp.w2, mlp.w3, tile
 
-    @staticmethod
-    def fits(mlp: nn.Module) -> bool:
-        """Tells whether the projections of `mlp` can be taken over: all have plain LoRA without dropout."""
-        return all(map(products.fits, (mlp.w1, mlp.w2, mlp.w3)))
+class GatedMLP(NamedTuple):
+    """The frozen parts of the feed-forward, and its two halves: up to w2's update, and back."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps `x [..., d]` to `[..., d]`; under autocast, which knows each product alone, in twelve steps."""
-        if torch.is_autocast_enabled(x.device.type):
-            if self.tile:
-                raise ConfigError("model.mlp_tile is not served with mixed_precision: True; leave one of them out")
-            return self.w2(F.silu(self.w1(x)) * self.w3(x))
-        factors = products.factors(x, (self.w1, self.w3, self.w2))
-        rows = x.flatten(0, -2)
-        if self.tile:
-            return _InTiles.apply(_KeepInput.apply(rows, self, *factors), self, factors).view(x.shape)
-        hidden, update = _Hidden.apply(rows, self, *factors)
-        return _AddProduct.apply(update, hidden, self.w2.weight).view(x.shape)
+    w1: LowRank
+    w3: LowRank
+    w2: LowRank
+    activation: Activation
+    tile: int | None
 
     def hidden(self, x: Tensor, factors: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Gives `h = silu(w1 x) · w3 x  [T, f]` of `x [T, d]`, w2's update `s B A h  [T, d]`, and what is to be kept.
+        """Return `h = act(w1 x) · w3 x  [T, f]` of `x [T, d]`, w2's update `s B A h  [T, d]`, and what is to be kept.
 
         `factors` are A and B of w1, w3 and w2.
         """
         *factors, a2, b2 = factors
-        (gate, up), saved = products.forward(x, (self.w1, self.w3), factors)  # [T, f]
-        hidden = F.silu(gate).mul_(up)
+        (gate, up), saved = fused_lora.forward(x, (self.w1, self.w3), factors)  # [T, f]
+        hidden = self.activation.forward(gate).mul_(up)
         low = (hidden @ a2.t()).mul_(self.w2.scaling)  # [T, r]
         return hidden, low @ b2.t(), [x, gate, up, low, a2, b2, *saved]
 
     def hidden_backward(
         self, hidden_grad: Tensor, update_grad: Tensor, kept: Sequence[Tensor], needs_x: bool
     ) -> tuple[Tensor | None, list[Tensor]]:
-        """Gives the gradients of x, if wanted, and of the factors; overwrites `hidden_grad`."""
+        """Return the gradients of x, if wanted, and of the factors; overwrites `hidden_grad`."""
         x, gate, up, low, a2, b2, *saved = kept
         low_grad = (update_grad @ b2).mul_(self.w2.scaling)
         b2_grad = update_grad.t() @ low
         hidden_grad.addmm_(low_grad, a2)
-        silu = F.silu(gate)
-        a2_grad = low_grad.t() @ (silu * up)
-        up_grad = silu.mul_(hidden_grad)
+        activated = self.activation.forward(gate)
+        a2_grad = low_grad.t() @ (activated * up)
+        up_grad = activated.mul_(hidden_grad)
         gate_grad = hidden_grad.mul_(up)
-        torch.ops.aten.silu_backward.grad_input(gate_grad, gate, grad_input=gate_grad)
-        x_grad, factor_grads = products.backward((gate_grad, up_grad), x, (self.w1, self.w3), saved, needs_x)
+        self.activation.backward(gate_grad, gate, grad_input=gate_grad)
+        x_grad, factor_grads = fused_lora.backward((gate_grad, up_grad), x, (self.w1, self.w3), saved, needs_x)
         return x_grad, [*factor_grads, a2_grad, b2_grad]
 
 
 class _Hidden(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mlp: LoRAFeedForward, *factors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, mlp: GatedMLP, *factors: Tensor) -> tuple[Tensor, Tensor]:
         hidden, update, kept = mlp.hidden(x, factors)
         ctx.mlp = mlp
         ctx.save_for_backward(*kept)
@@ -95,30 +110,30 @@ class _Hidden(torch.autograd.Function):
 
 
 class _AddProduct(torch.autograd.Function):
-    """`update + W x` of a frozen weight.
+    """`update + W x` of a frozen projection.
 
     The weight is not saved for the backward pass but kept: checkpointing recomputes a layer up to the last tensor that
     is saved, which thus comes before this product.
     """
 
     @staticmethod
-    def forward(ctx: Any, update: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.weight = weight
-        return linear(x, weight).add_(update)
+    def forward(ctx: Any, update: Tensor, x: Tensor, w2: LowRank) -> Tensor:
+        ctx.w2 = w2
+        return linear(x, w2.weight, w2.out_dim).add_(update)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad, linear_t(grad, ctx.weight), None
+        return grad, linear_t(grad, ctx.w2.weight), None
 
 
 class _KeepInput(torch.autograd.Function):
-    """Gives the input itself; what comes back as its gradient is that of the output of `_InTiles`.
+    """The input itself; what comes back as its gradient is that of the output of `_InTiles`.
 
     Apart from `_InTiles`, so that checkpointing, which recomputes up to the last tensor that is saved, leaves it out.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mlp: LoRAFeedForward, *factors: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, mlp: GatedMLP, *factors: Tensor) -> Tensor:
         ctx.mlp = mlp
         ctx.save_for_backward(x, *factors)
         return x.view_as(x)
@@ -145,12 +160,12 @@ class _InTiles(torch.autograd.Function):
     """The feed-forward of `x [T, d]`, whose gradient `_KeepInput` computes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mlp: LoRAFeedForward, factors: Sequence[Tensor]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, mlp: GatedMLP, factors: Sequence[Tensor]) -> Tensor:
         y = torch.empty_like(x)
         for start in range(0, len(x), mlp.tile):
             rows = slice(start, start + mlp.tile)
             hidden, update, _ = mlp.hidden(x[rows], factors)
-            torch.add(linear(hidden, mlp.w2.weight), update, out=y[rows])
+            torch.add(linear(hidden, mlp.w2.weight, mlp.w2.out_dim), update, out=y[rows])
         return y
 
     @staticmethod

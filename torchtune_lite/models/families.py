@@ -1,0 +1,231 @@
+"""What checkpoints of each architecture look like: their names, their config.json, and what they leave out.
+
+A `Family` is a table. The functions here read any of them: names between ours and Hugging Face's, and a config.json of
+transformers 4 or 5 as the fields of `DecoderConfig`.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torchtune_lite.modules import DecoderConfig, RopeScaling
+
+LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
+IGNORED = ("rotary_emb.inv_freq", "rope.freqs", ".attention.bias", ".attention.masked_bias")
+"""The ends of names that stand in checkpoints and carry nothing."""
+
+HF_KEYS = {
+    "tok_embeddings.weight": "model.embed_tokens.weight",
+    "layers.{}.sa_norm.weight": "model.layers.{}.input_layernorm.weight",
+    "layers.{}.attn.q_proj.weight": "model.layers.{}.self_attn.q_proj.weight",
+    "layers.{}.attn.k_proj.weight": "model.layers.{}.self_attn.k_proj.weight",
+    "layers.{}.attn.v_proj.weight": "model.layers.{}.self_attn.v_proj.weight",
+    "layers.{}.attn.output_proj.weight": "model.layers.{}.self_attn.o_proj.weight",
+    "layers.{}.mlp_norm.weight": "model.layers.{}.post_attention_layernorm.weight",
+    "layers.{}.mlp.w1.weight": "model.layers.{}.mlp.gate_proj.weight",
+    "layers.{}.mlp.w2.weight": "model.layers.{}.mlp.down_proj.weight",
+    "layers.{}.mlp.w3.weight": "model.layers.{}.mlp.up_proj.weight",
+    "norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+"""Our parameter names and those of a Llama in transformers; `{}` is the number of the layer."""
+
+QK_NORM_KEYS = {
+    f"layers.{{}}.attn.{x}_norm.weight": f"model.layers.{{}}.self_attn.{x}_norm.weight" for x in "qk"
+}
+BIAS_KEYS = {
+    f"layers.{{}}.attn.{ours}.bias": f"model.layers.{{}}.self_attn.{theirs}.bias"
+    for ours, theirs in (("q_proj", "q_proj"), ("k_proj", "k_proj"), ("v_proj", "v_proj"), ("output_proj", "o_proj"))
+}
+POST_NORM_KEYS = {
+    "layers.{}.sa_post_norm.weight": "model.layers.{}.post_attention_layernorm.weight",
+    "layers.{}.mlp_post_norm.weight": "model.layers.{}.post_feedforward_layernorm.weight",
+}
+
+Fields = dict[str, Any]
+HFConfig = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture of transformers.
+
+    `keys` are our parameter names → Hugging Face's where they are not `HF_KEYS`, `dropped` ours that it does not have,
+    `fused` the names of a checkpoint whose rows are those of several of ours, in order. `defaults` are the values of
+    transformers' config class for keys that a config.json leaves out, `fixed` the only values that are computed here
+    (a tuple of them, or one). `read` gives the fields of `DecoderConfig` that are not the common ones, `write` the keys
+    of a config.json for them. `meta_keys` are Meta's names, where Meta published files of its own.
+    """
+
+    name: str
+    model_type: str
+    architecture: str
+    keys: Mapping[str, str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    meta_keys: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    read: Callable[[HFConfig], Fields] = lambda config: {}
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    text_of: tuple[str, ...] = ()
+
+    @cached_property
+    def hf_keys(self) -> dict[str, str]:
+        """Our parameter names → Hugging Face's."""
+        return {ours: theirs for ours, theirs in {**HF_KEYS, **self.keys}.items() if ours not in self.dropped}
+
+    @cached_property
+    def _from_hf_keys(self) -> dict[str, str]:
+        return {theirs: ours for ours, theirs in self.hf_keys.items()}
+
+    def to_hf(self, name: str) -> str:
+        """Return the Hugging Face name of our parameter `name`."""
+        return rename(self.hf_keys, name) or name
+
+    def from_hf(self, name: str) -> str | None:
+        """Return our name of a Hugging Face parameter, None for one that carries nothing; an unknown one stays."""
+        return None if name.endswith(IGNORED) else rename(self._from_hf_keys, name) or name
+
+    def decoder_args(self, config: HFConfig) -> Fields:
+        """Read a config.json as the fields of `DecoderConfig`; ValueError names what is not computed here."""
+        config = {**self.defaults, **{key: value for key, value in config.items() if value is not None}}
+        for key, allowed in self.fixed.items():
+            allowed = allowed if isinstance(allowed, tuple) else (allowed,)
+            if config.get(key, allowed[0]) not in allowed:
+                raise ValueError(f"config.json has {key} {config[key]!r}; {self.name} models here have {allowed[0]!r}")
+        heads = config["num_attention_heads"]
+        fields: Fields = {
+            "vocab_size": config["vocab_size"],
+            "num_layers": config["num_hidden_layers"],
+            "num_heads": heads,
+            "num_kv_heads": config.get("num_key_value_heads", heads),
+            "embed_dim": config["hidden_size"],
+            "intermediate_dim": config.get("intermediate_size"),
+            "max_seq_len": config["max_position_embeddings"],
+            "norm_eps": config["rms_norm_eps"],
+            "tie_word_embeddings": config.get("tie_word_embeddings", False),
+            "head_dim": config.get("head_dim", config["hidden_size"] // heads),
+            **rope_fields(config),
+            **self.fields,
+            **self.read(config),
+        }
+        _check_numbers(fields)
+        return fields
+
+
+def rename(table: Mapping[str, str], name: str) -> str | None:
+    """Look `name` up in `table`, whose `{}` stands for the number of the layer; None when the table lacks it."""
+    number = LAYER.search(name)
+    target = table.get(LAYER.sub("{}", name, count=1))
+    return target and target.format(number.group() if number else "")
+
+
+NUMBERS = {"norm_eps": (int, float), "rope_base": (int, float)}
+
+
+def _check_numbers(fields: Fields) -> None:
+    sizes = ("vocab_size", "num_layers", "num_heads", "num_kv_heads", "embed_dim", "intermediate_dim", "max_seq_len", "head_dim")
+    for name in (*sizes, *NUMBERS):
+        value, kinds = fields[name], NUMBERS.get(name, (int,))
+        if not isinstance(value, kinds) or isinstance(value, bool) or not value > 0:
+            said = "number" if name in NUMBERS else "whole number"
+            raise ValueError(f"config.json gives {name} as {value!r}, not as a {said} above 0")
+
+
+def rope_fields(config: HFConfig) -> Fields:
+    """Read the rotation: base, share of the head, scaling.
+
+    transformers 4 writes rope_theta and rope_scaling, 5 rope_parameters; where a file has both, 5's count. A mapping by
+    kind of layer (Gemma 3, OLMo 3) gives the sliding layers a base of their own.
+    """
+    rope = rope_parameters(config)
+    by_kind = {kind: value for kind, value in rope.items() if isinstance(value, Mapping)}
+    local = {}
+    if "full_attention" in by_kind:
+        rope = by_kind["full_attention"]
+        sliding = by_kind.get("sliding_attention", {})
+        if (kind := sliding.get("rope_type", "default")) != "default":
+            raise ValueError(f"config.json scales the rotation of sliding layers ({kind}), which is not computed here")
+        local = {"local_rope_base": float(sliding.get("rope_theta", rope.get("rope_theta", 10_000.0)))}
+    base = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
+    share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    fields = {"rope_base": base, "rope_scaling": rope_scaling(rope, config), **local}
+    return fields | ({"rotary_dim": int(head_dim * share)} if share != 1 else {})
+
+
+def rope_parameters(config: HFConfig) -> dict[str, Any]:
+    """Merge the spellings of transformers 4 and 5."""
+    old, new = config.get("rope_scaling") or {}, config.get("rope_parameters") or {}
+    for rope in (old, new):
+        if not isinstance(rope, Mapping):
+            raise ValueError(f"config.json has rope parameters {rope!r}, not a mapping")
+    return {**old, **new}
+
+
+def rope_scaling(rope: HFConfig, config: HFConfig) -> RopeScaling | None:
+    """Read the scaling of rope parameters; ValueError for a kind that is not computed here."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind = "longrope" if kind == "su" or (kind == "yarn" and "short_factor" in rope) else kind
+    if kind == "default":
+        return None
+    positions = config["max_position_embeddings"]
+    original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings", positions)
+    factor = rope.get("factor") or positions / original
+    if kind in ("linear", "dynamic"):
+        return RopeScaling(kind, float(factor))
+    if kind == "llama3":
+        return RopeScaling(
+            kind, float(factor), original, float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+        )
+    if kind == "yarn":
+        return RopeScaling(
+            kind,
+            float(factor),
+            original,
+            beta_fast=float(rope.get("beta_fast") or 32),
+            beta_slow=float(rope.get("beta_slow") or 1),
+            truncate=rope.get("truncate", True),
+            amplitude=_yarn_amplitude(rope, factor),
+            query_beta=float(rope.get("llama_4_scaling_beta") or 0),
+        )
+    if kind == "longrope":
+        amplitude = rope.get("attention_factor") or (
+            math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+        )
+        short, long = (tuple(map(float, rope[f"{name}_factor"])) for name in ("short", "long"))
+        return RopeScaling(
+            kind, float(factor), original, amplitude=amplitude, short_factors=short, long_factors=long
+        )
+    raise ValueError(f"config.json has rope type {kind!r}; known are default, linear, dynamic, llama3, yarn, longrope")
+
+
+def _yarn_amplitude(rope: HFConfig, factor: float) -> float:
+    def m(scale: float) -> float:
+        return 0.1 * scale * math.log(factor) + 1 if factor > 1 else 1.0
+
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return m(rope["mscale"]) / m(rope["mscale_all_dim"])
+    return m(1)
+
+
+def sliding_fields(config: HFConfig, kinds: tuple[str, ...] | None = None) -> Fields:
+    """Return the kinds of layers of a config.json, and the window of those that slide.
+
+    `kinds` are those of a file that does not list its layers.
+    """
+    listed = config.get("layer_types")
+    names = {"sliding_attention": "sliding", "full_attention": "full", "attention": "full"}
+    if listed is not None:
+        if unknown := sorted(set(listed) - set(names)):
+            raise ValueError(f"config.json has layers of the kinds {', '.join(unknown)}, which are not computed here")
+        kinds = tuple(names[each] for each in listed)
+    if kinds is None or "sliding" not in kinds:
+        return {} if kinds is None else {"layer_kinds": kinds}
+    return {"layer_kinds": kinds, "window": config["sliding_window"]}

@@ -1,0 +1,64 @@
+"""What an adapter is: a frozen projection with a trained change, known by what it can do, not by its class."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """A module put on a projection, whose frozen `weight [out, in]`, plain or NF4, and `bias` it holds.
+
+    `enabled` False makes it compute the projection alone. A method of adaptation is a class with these members, and
+    `from_linear(linear, …)` to put it on a projection; a model of any adapters is trained, saved and merged by them.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    enabled: bool
+
+    def init_adapter(self, dtype: torch.dtype | None = None) -> None:
+        """Make fresh trained parameters on the device of the weight, in its dtype unless another is given."""
+
+    def adapter_params(self) -> list[str]:
+        """Return the names of the trained parameters within the module."""
+
+    def merged_weight(self, base: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the weight `[out, in]` of a plain projection of the same function; `base` takes the place of W."""
+
+
+def adapter_modules(model: nn.Module) -> dict[str, Adapter]:
+    """Return the adapters of `model` by their full names."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Adapter)}
+
+
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the live adapter parameters of `model` by their full names; empty for a model without adapters."""
+    return {
+        f"{name}.{param}": module.get_parameter(param)
+        for name, module in adapter_modules(model).items()
+        for param in module.adapter_params()
+    }
+
+
+def freeze_base(model: nn.Module) -> None:
+    """Leave only the adapter parameters of `model` to be trained."""
+    trained = adapter_state(model)
+    for name, param in model.named_parameters():
+        param.requires_grad_(name in trained)
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """Let `model` compute as its base does for a block of code: the reference of preference training."""
+    enabled = [module for module in adapter_modules(model).values() if module.enabled]
+    for module in enabled:
+        module.enabled = False
+    try:
+        yield
+    finally:
+        for module in enabled:
+            module.enabled = True
