@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from torchtune_lite.peft import DoRALinear, FrozenNF4Linear, LoRALinear, products, shared_input
+from torchtune_lite.kernels import fused_lora
+from torchtune_lite.modules.transformer import project
+from torchtune_lite.peft import DoRALinear, FrozenNF4Linear, LoRALinear
 
 
 def lora(out_dim=128, rank=3, **kwargs):
@@ -15,8 +17,23 @@ def lora(out_dim=128, rank=3, **kwargs):
     return made
 
 
-def frozen(out_dim=128):
-    return nn.Linear(128, out_dim, bias=False).requires_grad_(False)
+def frozen(out_dim=128, bias=False):
+    return nn.Linear(128, out_dim, bias=bias).requires_grad_(False)
+
+
+class Subclass(LoRALinear):
+    """Another function than LoRA's, perhaps."""
+
+
+def hooked(projection):
+    """A projection that somebody looks at."""
+    projection.register_forward_hook(lambda *_: None)
+    return projection
+
+
+def unfused(projection):
+    projection.fused = False
+    return projection
 
 
 GROUPS = {
@@ -24,6 +41,7 @@ GROUPS = {
     "k without adapter": lambda: [lora(), frozen(256), lora(256, rank=1)],
     "only v": lambda: [frozen(), frozen(), lora()],
     "one": lambda: [lora()],
+    "frozen biases": lambda: [lora(use_bias=True), frozen(bias=True), lora(quantize_base=True, use_bias=True)],
     "NF4": lambda: [lora(quantize_base=True), FrozenNF4Linear(128, 128), lora(256, rank=4, quantize_base=True)],
 }
 
@@ -39,7 +57,7 @@ def test_outputs_and_gradients_are_those_of_the_projections(group, dtype):
     torch.manual_seed(0)
     group = nn.ModuleList(GROUPS[group]()).to(dtype)
     x = torch.randn(2, 5, 128, dtype=dtype, requires_grad=True)
-    expected, found = [p(x) for p in group], shared_input(x, *group)
+    expected, found = [p(x) for p in group], project(x, *group)
     probes = [torch.randn_like(y) for y in expected]
     assert all(type(y.grad_fn.next_functions[0][0]).__name__ == "_ProductsBackward" for y in found)
     tolerance = 1e-6 if dtype == torch.float32 else 1e-2
@@ -56,7 +74,7 @@ def test_factors_may_be_more_precise_than_the_input():
     for p in group:
         p.weight.data = p.weight.data.bfloat16()
     x = torch.randn(7, 128).bfloat16()
-    for y in shared_input(x, *group):
+    for y in project(x, *group):
         y.float().sum().backward(retain_graph=True)
     assert {f.weight.grad.dtype for p in group for f in (p.lora_a, p.lora_b)} == {torch.float32}
 
@@ -64,7 +82,7 @@ def test_factors_may_be_more_precise_than_the_input():
 def test_an_output_that_is_not_used_has_no_share_in_the_gradient():
     group = [lora(), lora(rank=2)]
     x = torch.randn(4, 128, requires_grad=True)
-    used, _ = shared_input(x, *group)
+    used, _ = project(x, *group)
     used.sum().backward()
     expected = torch.autograd.grad(group[0](x).sum(), x)[0]
     assert_close(x.grad, expected)
@@ -77,16 +95,18 @@ def test_an_output_that_is_not_used_has_no_share_in_the_gradient():
         lambda: lora(dropout=0.1),
         lambda: DoRALinear(128, 128, 2, 4),
         lambda: nn.Linear(128, 128),
-        lambda: nn.Linear(128, 128, bias=False),
+        lambda: Subclass(128, 128, 2, 4),
+        lambda: hooked(lora()),
+        lambda: unfused(lora()),
     ],
-    ids=["dropout", "DoRA", "bias", "trained"],
+    ids=["dropout", "DoRA", "trained", "a subclass", "a hook", "told not to"],
 )
 def test_whatever_is_no_plain_lora_is_computed_by_itself(odd_one, monkeypatch):
-    monkeypatch.setattr(products, "forward", None)  # would raise
+    monkeypatch.setattr(fused_lora, "forward", None)  # would raise
     group = [lora(), odd_one()]
     x = torch.randn(3, 128)
     torch.manual_seed(1)
-    found = shared_input(x, *group)
+    found = project(x, *group)
     torch.manual_seed(1)
     for mine, p in zip(found, group, strict=True):
         assert_close(mine, p(x), rtol=0, atol=0)
@@ -95,6 +115,6 @@ def test_whatever_is_no_plain_lora_is_computed_by_itself(odd_one, monkeypatch):
 
 
 def test_under_autocast_each_product_is_its_own(monkeypatch):
-    monkeypatch.setattr(products, "forward", None)
+    monkeypatch.setattr(fused_lora, "forward", None)
     with torch.autocast("cpu", torch.bfloat16):
-        assert {y.dtype for y in shared_input(torch.randn(3, 128), lora(), frozen())} == {torch.bfloat16}
+        assert {y.dtype for y in project(torch.randn(3, 128), lora(), frozen())} == {torch.bfloat16}

@@ -1,23 +1,23 @@
 """Attention against softmax written out."""
 
-import sys
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch.testing import assert_close
 
-from torchtune_lite.modules import Documents, attention
+from tests.modules.formulas import softmax_attention
+from torchtune_lite import kernels
+from torchtune_lite.modules import PackedSequences
+from torchtune_lite.modules.attention import attention
 
-attention_module = sys.modules["torchtune_lite.modules.attention"]  # the function has the same name
 
-
-def plain(q, k, v, visible):
-    """Softmax attention with every head's keys and values repeated; `visible [.., s, t]` says what a query sees."""
-    groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
-    return scores.masked_fill(~visible, -torch.inf).softmax(dim=-1) @ v
+@pytest.fixture(autouse=True, params=["plain", "with kernels"])
+def both(request):
+    """The function as its body says, and as it runs."""
+    if request.param == "plain":
+        with kernels.plain():
+            yield
+    else:
+        yield
 
 
 def random_qkv(s, t, heads=4, kv_heads=2, dtype=torch.float32):
@@ -30,43 +30,20 @@ def random_qkv(s, t, heads=4, kv_heads=2, dtype=torch.float32):
 def test_queries_are_the_last_positions_and_see_what_is_before(s, t, kv_heads):
     q, k, v = random_qkv(s, t, kv_heads=kv_heads)
     visible = torch.arange(t) <= torch.arange(t - s, t)[:, None]
-    assert_close(attention(q, k, v), plain(q, k, v, visible), atol=1e-6, rtol=1e-5)
+    assert_close(attention(q, k, v), softmax_attention(q, k, v, visible), atol=1e-6, rtol=1e-5)
 
 
 def test_a_mask_decides_alone_what_is_seen():
     q, k, v = random_qkv(5, 5)
     mask = torch.rand(2, 1, 5, 5) > 0.5
     mask |= torch.eye(5, dtype=torch.bool)
-    assert_close(attention(q, k, v, mask), plain(q, k, v, mask), atol=1e-6, rtol=1e-5)
+    assert_close(attention(q, k, v, mask), softmax_attention(q, k, v, mask), atol=1e-6, rtol=1e-5)
 
 
 def test_dropout_is_off_unless_asked_for():
     q, k, v = random_qkv(6, 6)
     assert torch.equal(attention(q, k, v), attention(q, k, v))
     assert not torch.equal(attention(q, k, v, dropout=0.5), attention(q, k, v))
-
-
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize(("s", "t"), [(6, 6), (4, 9)])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("short", [0, 512])
-def test_in_bf16_both_paths_are_as_near_to_exact_attention(s, t, kv_heads, masked, short, monkeypatch):
-    monkeypatch.setattr(attention_module, "SHORT", short)
-    qkv = [x.requires_grad_() for x in random_qkv(s, t, kv_heads=kv_heads, dtype=torch.bfloat16)]
-    exact = [x.detach().double().requires_grad_() for x in qkv]
-    visible = torch.arange(t) <= torch.arange(t - s, t)[:, None]
-    mask = visible.expand(2, 1, s, t).clone() if masked else None
-    if masked:
-        mask[0, 0, :, 0] = False
-        mask[0, 0, torch.arange(s), torch.arange(t - s, t)] = True
-        visible = mask
-    found, wanted = attention(*qkv, mask), plain(*exact, visible)
-    assert found.dtype == torch.bfloat16 and found.shape == wanted.shape
-    probe = torch.randn(found.shape)
-    found_gradients = torch.autograd.grad(found, qkv, probe.bfloat16())
-    wanted_gradients = torch.autograd.grad(wanted, exact, probe.double())
-    for ours, theirs in zip((found, *found_gradients), (wanted, *wanted_gradients), strict=True):
-        assert (ours.double() - theirs).norm() / theirs.norm() < 0.015
 
 
 def test_dropout_keeps_the_mean():
@@ -91,7 +68,7 @@ def block_diagonal(lengths):
 def test_documents_do_not_see_each_other(kv_heads, dtype):
     qkv = [x[:1].requires_grad_() for x in random_qkv(13, 13, kv_heads=kv_heads, dtype=dtype)]
     exact = [x.detach().double().requires_grad_() for x in qkv]
-    ours, theirs = attention(*qkv, Documents(LENGTHS)), plain(*exact, block_diagonal(LENGTHS))
+    ours, theirs = attention(*qkv, PackedSequences(LENGTHS)), softmax_attention(*exact, block_diagonal(LENGTHS))
     tolerance = {"atol": 1e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
     assert_close(ours.double(), theirs, **tolerance)
     weight = torch.randn_like(theirs)
@@ -99,35 +76,52 @@ def test_documents_do_not_see_each_other(kv_heads, dtype):
         torch.autograd.grad(ours, qkv, weight.to(dtype)), torch.autograd.grad(theirs, exact, weight), strict=True
     ):
         assert_close(mine.double(), his, **tolerance)
-    assert not torch.allclose(ours.double(), plain(*exact, block_diagonal([13])), atol=0.05), "the borders count"
-
-
-@pytest.mark.parametrize("new", [False, True])
-@pytest.mark.parametrize("kv_heads", [4, 2])
-def test_the_kernel_for_documents_is_told_their_ends(kv_heads, new, monkeypatch):
-    """The arguments of `varlen_attn`, of torch 2.10 and of later ones, given to a plain computation in its place."""
-
-    def computed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
-        assert cu_seq_q.dtype == torch.int32 and torch.equal(cu_seq_q, cu_seq_k) and max_q == max_k == 7
-        qkv = [x.transpose(0, 1)[None] for x in (query, key, value)]
-        return plain(*qkv, block_diagonal(cu_seq_q.diff().tolist()))[0].transpose(0, 1)
-
-    def as_in_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
-        assert is_causal and query.shape == key.shape
-        return computed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
-
-    def as_in_2_13(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), enable_gqa=False):
-        assert window_size == (-1, 0) and (enable_gqa or query.shape == key.shape)
-        return computed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
-
-    module = SimpleNamespace(varlen_attn=as_in_2_13 if new else as_in_2_10)
-    monkeypatch.setattr(attention_module, "import_module", {attention_module.VARLEN: module}.__getitem__)
-    documents = Documents(LENGTHS)
-    documents.kernel = attention_module._varlen_kernel.__wrapped__()  # not the one that a test before has found
-    q, k, v = (x[:1] for x in random_qkv(13, 13, kv_heads=kv_heads))
-    ours = attention_module._varlen(q, k, v, documents)
-    assert_close(ours, attention(q, k, v, Documents(LENGTHS)))
+    assert not torch.allclose(ours.double(), softmax_attention(*exact, block_diagonal([13])), atol=0.05), "the borders count"
 
 
 def test_positions_start_anew_with_each_document():
-    assert Documents([3, 1, 2]).positions().tolist() == [[0, 1, 2, 0, 0, 1]]
+    assert PackedSequences([3, 1, 2]).positions().tolist() == [[0, 1, 2, 0, 0, 1]]
+    assert PackedSequences([3, 1, 2]).lengths().tolist() == [[3, 3, 3, 1, 2, 2]]
+
+
+# --- what some families add ---
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("s", "t"), [(1, 9), (6, 6), (4, 9), (9, 9)])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{"window": 3}, {"window": 9}, {"softcap": 1.5}, {"scale": 0.7}, {"window": 4, "softcap": 0.8, "scale": 1.3}],
+    ids=str,
+)
+def test_windows_caps_and_scales(options, masked, s, t, dtype):
+    """Outputs and gradients; a window counts the query's own key."""
+    qkv = [x.requires_grad_() for x in random_qkv(s, t, dtype=dtype)]
+    exact = [x.detach().double().requires_grad_() for x in qkv]
+    distance = torch.arange(t - s, t)[:, None] - torch.arange(t)
+    visible = (distance >= 0).expand(2, 1, s, t)
+    if masked:
+        visible = visible & (torch.rand(2, 1, s, t) > 0.3) | (distance == 0)
+    found = attention(*qkv, visible if masked else None, **options)
+    rest = {name: value for name, value in options.items() if name != "window"}
+    seen = visible & (distance < options.get("window", t))
+    expected = softmax_attention(*exact, seen, **rest)
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 4e-2}[dtype]
+    probe = torch.randn(found.shape).to(dtype)
+    pairs = zip(
+        (found, *torch.autograd.grad(found, qkv, probe)),
+        (expected, *torch.autograd.grad(expected, exact, probe.double())),
+        strict=True,
+    )
+    for mine, theirs in pairs:
+        assert (mine.double() - theirs).norm() <= tolerance * theirs.norm()
+    if options.get("window", t) < t or len(rest):
+        assert not torch.allclose(expected, softmax_attention(*exact, visible), atol=1e-2)
+
+
+@pytest.mark.parametrize("options", [{"window": 3}, {"softcap": 1.5, "window": 2}], ids=str)
+def test_a_window_is_within_each_sequence_of_a_row(options):
+    q, k, v = (x[:1] for x in random_qkv(13, 13))
+    parts = [attention(*(x[:, :, a:b] for x in (q, k, v)), **options) for a, b in ((0, 3), (3, 4), (4, 11), (11, 13))]
+    assert_close(attention(q, k, v, PackedSequences(LENGTHS), **options), torch.cat(parts, dim=2))

@@ -1,7 +1,5 @@
 """The decoder against transformers' Llama, and its caches and checkpointing against its own plain pass."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,8 +7,7 @@ from torch.testing import assert_close
 
 from torchtune_lite.models.builders import decoder, plain_linear
 from torchtune_lite.models.llama2 import LLAMA2
-from torchtune_lite.modules import DecoderConfig, RotaryPositionalEmbeddings, TransformerDecoder
-from torchtune_lite.modules.rope import rotate
+from torchtune_lite.modules import DecoderConfig, TransformerDecoder
 
 TINY = {"vocab_size": 96, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 32, "max_seq_len": 16}
 
@@ -123,43 +120,7 @@ def test_activation_checkpointing_recomputes_each_layer_and_changes_no_gradient(
         assert torch.equal(gradient, recomputed[name]), name
 
 
-# --- RoPE ---
-
-
-def test_rope_turns_each_pair_by_its_angle():
-    head_dim, base = 8, 500.0
-    x = torch.randn(1, 1, 5, head_dim, dtype=torch.float64)
-    positions = torch.tensor([[0, 1, 2, 7, 63]])
-    turned = rotate(x, RotaryPositionalEmbeddings(head_dim, base)(positions, torch.float64))[0, 0]
-    for row, position in enumerate(positions[0].tolist()):
-        for i in range(head_dim // 2):
-            angle = position * base ** (-2 * i / head_dim)
-            a, b = x[0, 0, row, i].item(), x[0, 0, row, i + head_dim // 2].item()
-            expected = (a * math.cos(angle) - b * math.sin(angle), b * math.cos(angle) + a * math.sin(angle))
-            found = (turned[row, i].item(), turned[row, i + head_dim // 2].item())
-            assert found == pytest.approx(expected, abs=1e-5)
-
-
-def test_rope_angles_are_float32_in_a_bf16_model():
-    rope = RotaryPositionalEmbeddings(64, 10_000.0)
-    positions = torch.arange(4000, 4096)[None]
-    for ours, exact in zip(rope(positions, torch.bfloat16), rope(positions, torch.float32), strict=True):
-        assert torch.equal(ours, exact.bfloat16())
-
-
-# --- the sizes ---
-
-
-@pytest.mark.parametrize(("embed_dim", "intermediate_dim"), [(4096, 11_008), (5120, 13_824), (96, 256)])
-def test_intermediate_dim_follows_llamas_rule(embed_dim, intermediate_dim):
-    assert DecoderConfig(**TINY | {"embed_dim": embed_dim}).intermediate_dim == intermediate_dim
-
-
-def test_sizes_that_do_not_go_together_are_errors():
-    with pytest.raises(ValueError, match="embed_dim 36 .* num_heads 4"):  # heads of odd width cannot be halved
-        DecoderConfig(**TINY | {"embed_dim": 36})
-    with pytest.raises(ValueError, match="num_heads 4 .* num_kv_heads 3"):
-        DecoderConfig(**TINY | {"num_kv_heads": 3})
+# --- the parameters ---
 
 
 def test_a_meta_model_has_parameters_only_under_the_agreed_names():
@@ -185,14 +146,14 @@ def test_a_meta_model_has_parameters_only_under_the_agreed_names():
 def test_every_projection_is_made_by_the_factory():
     made = []
 
-    def linear(name, in_dim, out_dim):
-        made.append((name, in_dim, out_dim))
-        return plain_linear(name, in_dim, out_dim)
+    def linear(name, in_dim, out_dim, bias=False):
+        made.append((name, in_dim, out_dim, *["bias"] * bias))
+        return plain_linear(name, in_dim, out_dim, bias)
 
-    TransformerDecoder(DecoderConfig(**TINY | {"num_layers": 1}), linear)
+    TransformerDecoder(DecoderConfig(**TINY | {"num_layers": 1, "biased": ["k_proj"]}), linear)
     assert made == [
         ("q_proj", 32, 32),
-        ("k_proj", 32, 16),
+        ("k_proj", 32, 16, "bias"),
         ("v_proj", 32, 16),
         ("output_proj", 32, 32),
         ("w1", 32, 256),
