@@ -1,9 +1,38 @@
-"""The model families, one file each."""
+"""The model families: their sizes and builders, one file each, and what their checkpoints look like.
 
-from torchtune_lite.models.family import Family
-from torchtune_lite.models.llama2 import LLAMA2
+torchtune names a module for each generation; those of one file here are the same module under each name.
+"""
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (LLAMA2,)}
-"""By the name that a checkpointer's `model_type` gives."""
+import sys
 
-__all__ = ["FAMILIES", "Family"]
+from torchtune_lite.models import gemma, granite, llama, mistral, olmo, phi, qwen, seed_oss, smollm3
+from torchtune_lite.models.builders import from_checkpoint
+from torchtune_lite.models.families import Family
+from torchtune_lite.modules import DecoderConfig
+
+MODULES = (llama, qwen, mistral, phi, gemma, smollm3, olmo, granite, seed_oss)
+NAMES = {
+    llama: ("llama2", "code_llama2", "llama3", "llama3_1", "llama3_2", "llama3_3", "smol"),
+    qwen: ("qwen2", "qwen2_5", "qwen3"),
+    phi: ("phi3", "phi4"),
+    gemma: ("gemma2", "gemma3"),
+    olmo: ("olmo2", "olmo3", "exaone4"),
+}
+"""The names of generations under which a module can be imported as well."""
+
+for _module, _names in NAMES.items():
+    for _name in _names:
+        globals()[_name] = sys.modules[f"{__name__}.{_name}"] = _module
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for module in MODULES
+    for family in vars(module).values()
+    if isinstance(family, Family)
+}
+"""By the `model_type` of a config.json."""
+
+SIZES: dict[str, DecoderConfig] = {name: config for module in MODULES for name, config in module.SIZES.items()}
+"""The shape of each named size."""
+
+__all__ = ["FAMILIES", "SIZES", "Family", "from_checkpoint"]

@@ -1,7 +1,9 @@
 """Builds any family's decoder from its sizes, plain or with adapters."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -10,6 +12,9 @@ from torchtune_lite.modules import DecoderConfig, TransformerDecoder
 from torchtune_lite.peft import DoRALinear, FrozenNF4Linear, LoRALinear, fits_nf4, freeze_base, upcast_state_dict
 from torchtune_lite.utils import get_logger
 
+Builder = Callable[..., TransformerDecoder]
+
+FIELDS = inspect.signature(DecoderConfig).parameters
 ATTN_MODULES = ("q_proj", "k_proj", "v_proj", "output_proj")
 MLP_MODULES = ("w1", "w2", "w3")
 
@@ -98,24 +103,91 @@ def lora_decoder(
     return model
 
 
-def from_sizes(build: Callable[..., TransformerDecoder]) -> Callable[..., TransformerDecoder]:
-    """Turns `build(config, ...)` into a builder that takes the fields of `DecoderConfig` as keywords of its own.
+def any_decoder(
+    config: DecoderConfig,
+    lora_attn_modules: Sequence[str] = (),
+    apply_lora_to_mlp: bool = False,
+    apply_lora_to_output: bool = False,
+    **lora: Any,
+) -> TransformerDecoder:
+    """Build a decoder: with adapters on the projections named, or trained whole where none is.
 
-    A size left out is None, for a recipe to fill in from the checkpoint; ValueError names those still missing.
+    The arguments after `config` are those of `lora_decoder`.
     """
-    sizes = inspect.signature(DecoderConfig).parameters
+    if lora_attn_modules or apply_lora_to_mlp or apply_lora_to_output:
+        return lora_decoder(config, lora_attn_modules, apply_lora_to_mlp, apply_lora_to_output, **lora)
+    if lora:
+        raise ValueError(
+            f"{', '.join(lora)} is for adapters, and no projection carries one; name some in lora_attn_modules, or set "
+            "apply_lora_to_mlp"
+        )
+    return decoder(config)
 
-    def builder(**kwargs: object) -> TransformerDecoder:
-        missing = [name for name, size in sizes.items() if size.default is size.empty and kwargs.get(name) is None]
-        if missing:
-            raise ValueError(f"sizes are missing: {', '.join(missing)}")
-        config = DecoderConfig(**{name: kwargs.pop(name) for name in sizes if name in kwargs})
-        return build(config, **kwargs)
 
-    both = [
-        *(size.replace(default=None) if size.default is size.empty else size for size in sizes.values()),
-        *list(inspect.signature(build).parameters.values())[1:],
+any_decoder.__signature__ = inspect.signature(lora_decoder).replace(
+    parameters=[
+        p.replace(default=()) if p.name == "lora_attn_modules" else p
+        for p in inspect.signature(lora_decoder).parameters.values()
     ]
-    builder.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in both])
+)
+
+
+def size(
+    num_layers: int, num_heads: int, num_kv_heads: int, embed_dim: int, intermediate_dim: int, **fields: Any
+) -> DecoderConfig:
+    """Make a `DecoderConfig` of the five numbers in which the sizes of a family differ, in this order, and the rest."""
+    return DecoderConfig(
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        embed_dim=embed_dim,
+        intermediate_dim=intermediate_dim,
+        **fields,
+    )
+
+
+def builders(sizes: Mapping[str, DecoderConfig]) -> dict[str, Builder]:
+    """Make three builders of each size: NAME, lora_NAME with adapters, qlora_NAME with adapters on a base in NF4."""
+    return {
+        f"{prefix}{name}": partial(build, config)
+        for name, config in sizes.items()
+        for prefix, build in (("", decoder), ("lora_", lora_decoder), ("qlora_", partial(lora_decoder, quantize_base=True)))
+    }
+
+
+def component_builders(name: str, **known: Any) -> dict[str, Builder]:
+    """Make NAME, lora_NAME and qlora_NAME, which take the fields of `DecoderConfig` as arguments.
+
+    Those left out come from the checkpoint, where a recipe has one, or are the `known` ones.
+    """
+    return {
+        name: from_sizes(decoder, known),
+        f"lora_{name}": from_sizes(lora_decoder, known),
+        f"qlora_{name}": from_sizes(partial(lora_decoder, quantize_base=True), known),
+    }
+
+
+def from_sizes(build: Builder, known: Mapping[str, Any] | None = None) -> Builder:
+    """Turn `build(config, ...)` into a builder that takes the fields of `DecoderConfig` as keywords of its own.
+
+    `known` are the defaults of some. A size without one is None, for a recipe to fill in from the checkpoint;
+    ValueError names those still missing.
+    """
+    needed = [name for name, field in FIELDS.items() if field.default is field.empty]
+    defaults = {name: None if name in needed else field.default for name, field in FIELDS.items()} | dict(known or {})
+
+    def builder(**kwargs: Any) -> TransformerDecoder:
+        fields = {name: kwargs.pop(name, default) for name, default in defaults.items()}
+        if missing := [name for name in needed if fields[name] is None]:
+            raise ValueError(f"sizes are missing: {', '.join(missing)}")
+        return build(DecoderConfig(**fields), **kwargs)
+
+    parameters = [FIELDS[name].replace(default=default) for name, default in defaults.items()]
+    parameters += list(inspect.signature(build).parameters.values())[1:]
+    builder.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in parameters])
     builder.__doc__ = build.__doc__
     return builder
+
+
+from_checkpoint = from_sizes(any_decoder)
+"""Builds the model of whatever checkpoint a recipe reads, base, LoRA or QLoRA."""

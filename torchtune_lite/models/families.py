@@ -48,6 +48,9 @@ POST_NORM_KEYS = {
 Fields = dict[str, Any]
 HFConfig = Mapping[str, Any]
 
+SILU = {"hidden_act": "silu"}
+NO_BIAS = {"attention_bias": False, "mlp_bias": False}
+
 
 @dataclass(frozen=True)
 class Family:
@@ -56,8 +59,8 @@ class Family:
     `keys` are our parameter names → Hugging Face's where they are not `HF_KEYS`, `dropped` ours that it does not have,
     `fused` the names of a checkpoint whose rows are those of several of ours, in order. `defaults` are the values of
     transformers' config class for keys that a config.json leaves out, `fixed` the only values that are computed here
-    (a tuple of them, or one). `read` gives the fields of `DecoderConfig` that are not the common ones, `write` the keys
-    of a config.json for them. `meta_keys` are Meta's names, where Meta published files of its own.
+    (a tuple of them, or one). `fields` are the fields of `DecoderConfig` that all models of the family share, `read`
+    gives those that a config.json decides. `meta_keys` are Meta's names, where Meta published files of its own.
     """
 
     name: str
@@ -71,7 +74,6 @@ class Family:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     read: Callable[[HFConfig], Fields] = lambda config: {}
     fields: Mapping[str, Any] = field(default_factory=dict)
-    text_of: tuple[str, ...] = ()
 
     @cached_property
     def hf_keys(self) -> dict[str, str]:

@@ -1,0 +1,66 @@
+"""Granite 3 and the dense Granite 4: a Llama with four multipliers (of embeddings, residuals, scores, logits).
+
+Granite 4 shares its architecture with the hybrid models, which have state-space layers or experts and are not served.
+"""
+
+from functools import partial
+
+from torchtune_lite.models.builders import builders, component_builders, size
+from torchtune_lite.models.families import NO_BIAS, SILU, Family, Fields, HFConfig, sliding_fields
+
+
+def _multipliers(config: HFConfig) -> Fields:
+    return {
+        "embed_scale": config["embedding_multiplier"],
+        "residual_scale": config["residual_multiplier"],
+        "attn_scale": config["attention_multiplier"],  # the scale itself
+        "logit_scale": 1 / config["logits_scaling"],
+        "attn_dropout": config.get("attention_dropout", 0.0),
+    }
+
+
+def _granite4(config: HFConfig) -> Fields:
+    return _multipliers(config) | sliding_fields(config) | {"intermediate_dim": config["shared_intermediate_size"]}
+
+
+DEFAULTS = {"rms_norm_eps": 1e-6, "embedding_multiplier": 1.0, "residual_multiplier": 1.0}
+DEFAULTS |= {"attention_multiplier": 1.0, "logits_scaling": 1.0}
+
+GRANITE = Family(
+    name="granite",
+    model_type="granite",
+    architecture="GraniteForCausalLM",
+    defaults=DEFAULTS,
+    fixed=SILU | NO_BIAS,
+    read=_multipliers,
+)
+GRANITE4 = Family(
+    name="granite4",
+    model_type="granitemoehybrid",
+    architecture="GraniteMoeHybridForCausalLM",
+    keys={"layers.{}.mlp.w2.weight": "model.layers.{}.shared_mlp.output_linear.weight"},
+    fused={
+        "model.layers.{}.shared_mlp.input_linear.weight": ("layers.{}.mlp.w1.weight", "layers.{}.mlp.w3.weight")
+    },
+    defaults=DEFAULTS,
+    fixed=SILU | NO_BIAS | {"num_local_experts": 0, "position_embedding_type": "rope"},
+    read=_granite4,
+)
+
+_3 = partial(size, vocab_size=49_155, max_seq_len=131_072, tie_word_embeddings=True, embed_scale=12.0)
+_3 = partial(_3, residual_scale=0.22, attn_dropout=0.1)
+
+SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
+    "granite3_2b": _3(40, 32, 8, 2048, 8192, rope_base=5e6, attn_scale=1 / 64, logit_scale=1 / 8),
+    "granite3_8b": _3(40, 32, 8, 4096, 12_800, rope_base=1e7, attn_scale=1 / 128, logit_scale=1 / 16),
+    "granite4_micro_3b": _3(
+        *(40, 40, 8, 2560, 8192),
+        vocab_size=100_352,
+        rope_base=1e7,
+        attn_scale=1 / 64,
+        logit_scale=1 / 10,
+        attn_dropout=0.0,
+    ),
+}
+globals().update(builders(SIZES))
+globals().update(component_builders("granite", **_3.keywords))

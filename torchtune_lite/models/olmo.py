@@ -1,0 +1,78 @@
+"""OLMo 2 (arXiv 2501.00656), OLMo 3 (2512.13961) and EXAONE 4 (2507.11407): norms after attention and feed-forward.
+
+OLMo norms queries and keys over the whole width, EXAONE 4 per head. Most layers of OLMo 3 and EXAONE 4 see a window.
+"""
+
+from functools import partial
+
+from torchtune_lite.models.builders import builders, component_builders, size
+from torchtune_lite.models.families import POST_NORM_KEYS, QK_NORM_KEYS, SILU, Family, Fields, HFConfig, sliding_fields
+from torchtune_lite.modules import RopeScaling
+
+KEYS = POST_NORM_KEYS | QK_NORM_KEYS
+DROPPED = ("layers.{}.sa_norm.weight", "layers.{}.mlp_norm.weight")
+FIELDS = {"pre_norm": False, "post_norm": True, "qk_norm": "width"}
+
+
+def _every_fourth_is_full(config: HFConfig) -> Fields:
+    every = config.get("sliding_window_pattern", 4)
+    kinds = tuple("sliding" if (i + 1) % every else "full" for i in range(config["num_hidden_layers"]))
+    return sliding_fields(config, kinds)
+
+
+def _exaone4(config: HFConfig) -> Fields:
+    if not config.get("sliding_window"):
+        return {}
+    fields = _every_fourth_is_full(config)
+    return fields | {"layer_kinds": tuple("nope" if kind == "full" else kind for kind in fields["layer_kinds"])}
+
+
+OLMO2 = Family(
+    name="olmo2",
+    model_type="olmo2",
+    architecture="Olmo2ForCausalLM",
+    keys=KEYS,
+    dropped=DROPPED,
+    defaults={"rms_norm_eps": 1e-5},
+    fixed=SILU | {"attention_bias": False},
+    fields=FIELDS,
+)
+OLMO3 = Family(
+    name="olmo3",
+    model_type="olmo3",
+    architecture="Olmo3ForCausalLM",
+    keys=KEYS,
+    dropped=DROPPED,
+    defaults={"rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "sliding_window": 4096},
+    fixed=SILU | {"attention_bias": False},
+    fields=FIELDS,
+    read=_every_fourth_is_full,
+)
+EXAONE4 = Family(
+    name="exaone4",
+    model_type="exaone4",
+    architecture="Exaone4ForCausalLM",
+    keys=KEYS,
+    dropped=DROPPED,
+    defaults={"rms_norm_eps": 1e-5},
+    fixed=SILU,
+    fields=FIELDS | {"qk_norm": "head"},
+    read=_exaone4,
+)
+
+_2 = partial(size, vocab_size=100_352, max_seq_len=4096, norm_eps=1e-6, rope_base=500_000.0, **FIELDS)
+_yarn = RopeScaling("yarn", factor=8.0, original_len=8192, amplitude=1.2079441541679836)
+_3 = partial(_2, vocab_size=100_278, max_seq_len=65_536, rope_scaling=_yarn, local_rope_base=500_000.0)
+_3 = partial(_3, layer_kinds=("sliding", "sliding", "sliding", "full"), window=4096)
+
+SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
+    "olmo2_1b": _2(16, 16, 16, 2048, 8192),
+    "olmo2_7b": _2(32, 32, 32, 4096, 11_008),
+    "olmo2_13b": _2(40, 40, 40, 5120, 13_824),
+    "olmo2_32b": _2(64, 40, 8, 5120, 27_648),
+    "olmo3_7b": _3(32, 32, 32, 4096, 11_008),
+    "olmo3_32b": _3(64, 40, 8, 5120, 27_648),
+}
+globals().update(builders(SIZES))
+globals().update(component_builders("olmo2", **_2.keywords))
+globals().update(component_builders("olmo3", **_3.keywords))

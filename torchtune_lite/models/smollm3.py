@@ -1,0 +1,27 @@
+"""SmolLM3: a Llama of which every fourth layer has no rotation (NoPE, arXiv 2501.18795)."""
+
+from torchtune_lite.models.builders import builders, component_builders, size
+from torchtune_lite.models.families import NO_BIAS, SILU, Family, Fields, HFConfig
+
+
+def _layers(config: HFConfig) -> Fields:
+    count, every = config["num_hidden_layers"], config.get("no_rope_layer_interval", 4)
+    rotates = config.get("no_rope_layers") or [(i + 1) % every for i in range(count)]  # 1, in spite of the name
+    return {"layer_kinds": tuple("full" if each else "nope" for each in rotates)}
+
+
+SMOLLM3 = Family(
+    name="smollm3",
+    model_type="smollm3",
+    architecture="SmolLM3ForCausalLM",
+    defaults={"tie_word_embeddings": True, "rope_theta": 2e6, "rms_norm_eps": 1e-6},
+    fixed=SILU | NO_BIAS | {"use_sliding_window": False},
+    read=_layers,
+)
+
+_shared = {"vocab_size": 128_256, "max_seq_len": 65_536, "norm_eps": 1e-6, "rope_base": 5e6}
+_shared |= {"tie_word_embeddings": True, "layer_kinds": ("full", "full", "full", "nope")}
+
+SIZES = {"smollm3_3b": size(36, 16, 4, 2048, 11_008, **_shared)}  # layers, heads, kv heads, width, feed-forward
+globals().update(builders(SIZES))
+globals().update(component_builders("smollm3", **_shared))
