@@ -40,8 +40,8 @@ class Settings:
     max_new_tokens: int = config.key(64, minimum=1)  # longer answers are cut, and wrong
     num_examples: int = config.key(5, minimum=0)  # rows shown
 
-    device: str = "auto"  # auto, cpu, cuda, cuda:1; a device that is not there is an error
-    dtype: str = config.key("bf16", choices=("fp32", "bf16"))
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps; a device that is not there is an error
+    dtype: str = config.key("auto", choices=("auto", "fp32", "bf16"))  # auto: bf16 where it is native, else fp32
     log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))
 
 
@@ -52,7 +52,7 @@ class ExactMatchEvalRecipe:
         self.cfg = cfg
         self.log = utils.get_logger(cfg.log_level)
         self.device = utils.get_device(cfg.device)
-        self.dtype = training.get_dtype(cfg.dtype, self.device)
+        self.dtype = training.get_dtype(training.choose_dtype(cfg.dtype, self.device), self.device)
         self.output_dir = Path(cfg.output_dir)
 
     def setup(self) -> None:

@@ -30,8 +30,8 @@ class Settings:
     top_k: int | None = config.key(300, minimum=1)  # draw from the k likeliest; null: from all
     seed: int | None = None  # null: drawn
 
-    device: str = "auto"  # auto, cpu, cuda, cuda:1; a device that is not there is an error
-    dtype: str = config.key("bf16", choices=("fp32", "bf16"))
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps; a device that is not there is an error
+    dtype: str = config.key("auto", choices=("auto", "fp32", "bf16"))  # auto: bf16 where it is native, else fp32
     log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))
 
 
@@ -42,7 +42,7 @@ class GenerateRecipe:
         self.cfg = cfg
         self.log = utils.get_logger(cfg.log_level)
         self.device = utils.get_device(cfg.device)
-        self.dtype = training.get_dtype(cfg.dtype, self.device)
+        self.dtype = training.get_dtype(training.choose_dtype(cfg.dtype, self.device), self.device)
 
     def setup(self) -> None:
         """Builds tokenizer and model and reads the checkpoint."""

@@ -34,7 +34,7 @@ def end_of(error, capsys, debug=False, log=None):
     """What is printed, and the exit code, when `error` ends a command."""
     with pytest.raises(SystemExit) as exit, errors.reporting(debug):
         if log:
-            errors.log_tracebacks(log)
+            errors.log_to(log)
         raise error
     return capsys.readouterr().err.splitlines(), exit.value.code
 
@@ -52,7 +52,8 @@ def test_a_bug_is_one_line_that_says_where_the_traceback_is(capsys, tmp_path):
     assert lines[0].startswith(
         f"tune: internal error: ZeroDivisionError: by zero; the traceback is in {log}, and --debug"
     )
-    assert log.read_text().startswith("before\nTraceback") and log.read_text().endswith("ZeroDivisionError: by\nzero\n")
+    said = log.read_text()
+    assert said.startswith("before\nTraceback") and said.endswith(f"ZeroDivisionError: by\nzero\n{lines[0]}\n")
 
 
 @pytest.mark.parametrize("log", [None, Path("/no/such/folder/run.log")])

@@ -83,30 +83,48 @@ def warn(message: str) -> None:
 
 def say(message: str) -> None:
     """Prints a line of `tune` on stderr, its secrets blanked."""
-    print(f"tune: {redact(message)}", file=sys.stderr)
+    line = f"tune: {redact(message)}"
+    print(line, file=sys.stderr)
+    if _log is None:
+        keep(line)
+    else:
+        _write_log(f"{line}\n")
 
 
 OUT_OF_MEMORY, BUG = 7, 70
 CLOSED_PIPE = 141  # as a shell reports the end by SIGPIPE
 
 _log: Path | None = None  # of the run, once there is one
+_said: list[str] | None = None  # what `reporting` has heard before that
 
 
-def log_tracebacks(path: Path) -> None:
-    """Has `reporting` write the traceback of what ends the program to this file too."""
-    global _log
-    _log = path
+def keep(line: str) -> None:
+    """Keeps a line that was said for the log that the program may come to have."""
+    if _said is not None:
+        _said.append(line)
+
+
+def log_to(path: Path) -> list[str]:
+    """Has what `say` says, and the traceback of what ends the program, written to this file too.
+
+    Returns the lines that were said before, which it does not write.
+    """
+    global _log, _said
+    before, _log, _said = _said or [], path, None
+    return before
 
 
 @contextmanager
 def reporting(debug: bool = False) -> Iterator[None]:
     """Turns whatever ends the program into one line on stderr and an exit code; `debug` shows the traceback before it.
 
-    The traceback goes to the log of the run, if it got that far. Anything but a `TuneError`, a stop, Ctrl-C, too little
-    memory or a pipe that nobody reads is a bug of ours; where there is no log, its traceback is shown.
+    The traceback goes to the log of the run, if it got that far; what is said before that is kept for it. Anything but
+    a `TuneError`, a stop, Ctrl-C, too little memory or a pipe that nobody reads is a bug of ours; where there is no
+    log, its traceback is shown.
     """
-    global _log
-    outer, _log = _log, None
+    global _log, _said
+    outer = _log, _said
+    _log, _said = None, _said or []
     end: SystemExit | None = None
     try:
         yield
@@ -118,7 +136,7 @@ def reporting(debug: bool = False) -> Iterator[None]:
         except BrokenPipeError:  # of stderr
             end = SystemExit(CLOSED_PIPE)
     finally:
-        _log = outer
+        _log, _said = outer
     if _drop_closed_pipes():
         end = SystemExit(CLOSED_PIPE)
     if end is not None:

@@ -170,13 +170,11 @@ def test_the_first_file_is_opened_once_to_look_at(files, monkeypatch):
 
 def test_an_epoch_is_as_many_steps_as_the_data_or_as_are_allowed():
     batches = Batches([{"tokens": [1], "labels": [1]}] * 10, 3, seed=0, shuffle=False, pad_id=0)
-    assert [steps_per_epoch(batches, None, 2, most) for most in (None, 1, 9)] == [2, 1, 2]
+    assert [steps_per_epoch(batches, 2, most) for most in (None, 1, 9)] == [2, 1, 2]
 
 
 def test_a_stream_has_no_end():
     stream = StreamBatches(None, 3, seed=0, shuffle=False, pad_id=0)
-    assert steps_per_epoch(stream, None, 2, 7) == 7
+    assert steps_per_epoch(stream, 2, 7) == 7
     with pytest.raises(ConfigError, match="set max_steps_per_epoch$"):
-        steps_per_epoch(stream, None, 2, None)
-    with pytest.raises(ConfigError, match="^dataset_val: a stream has no end"):
-        steps_per_epoch(stream, stream, 2, 7)
+        steps_per_epoch(stream, 2, None)

@@ -35,5 +35,5 @@ def test_the_traceback_of_a_bug_is_in_the_log_beside_what_was_logged(tiny, tune,
     )
     assert "Traceback" not in done.stderr
     said = log.read_text()
-    assert "WARNING careful" in said and said.endswith("KeyError: 'missing'\n") and 'return {}["missing"]' in said
+    assert "WARNING careful" in said and "KeyError: 'missing'\n" in said and 'return {}["missing"]' in said
     assert "s3cret" not in "".join(path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file())

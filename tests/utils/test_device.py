@@ -47,7 +47,7 @@ def test_a_device_that_is_there_is_taken_by_its_name(machine, name):
     [
         ("cuda", 0, None, "built without CUDA; install"),
         ("cuda", 0, "13.0", "nvidia-smi"),
-        ("cuda:2", 2, "13.0", r"2 GPU\(s\)"),
+        ("cuda:2", 2, "13.0", "has 2 GPUs, from cuda:0 on"),
     ],
 )
 def test_a_missing_gpu_is_an_error_that_names_the_fix(machine, name, gpus, cuda_build, reason):

@@ -172,8 +172,9 @@ def restore(
     restore_options(optimizer, lr_scheduler, trainer)
     restore_moments(optimizer, dict(model.named_parameters()), tensors, trainer["optimizer"])
     set_rng_state(rng)
-    log.info("resuming from %s after step %d", folder, trainer["progress"]["global_step"])
-    return trainer["progress"]
+    progress = trainer["progress"]
+    log.info("resuming from %s with seed %s after step %d", folder, progress["seed"], progress["global_step"])
+    return progress
 
 
 def _check(

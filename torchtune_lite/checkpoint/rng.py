@@ -11,7 +11,7 @@ log = logging.getLogger("torchtune_lite")
 
 
 def rng_state() -> dict[str, Any]:
-    """Reads the states of Python, numpy, torch on the CPU and torch on each CUDA device."""
+    """Reads the states of Python, numpy, torch on the CPU, torch on each CUDA device and on Apple's GPU."""
     numpy_state = np.random.get_state(legacy=False)
     numpy_state["state"] = {"key": numpy_state["state"]["key"].tolist(), "pos": numpy_state["state"]["pos"]}
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -20,6 +20,7 @@ def rng_state() -> dict[str, Any]:
         "numpy": numpy_state,
         "torch": torch.get_rng_state().tolist(),
         "cuda": [state.tolist() for state in cuda],
+        "mps": torch.mps.get_rng_state().tolist() if torch.backends.mps.is_available() else None,
     }
 
 
@@ -29,6 +30,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(state["numpy"])
     torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+    if state.get("mps") and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(torch.tensor(state["mps"], dtype=torch.uint8))
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([torch.tensor(s, dtype=torch.uint8) for s in state["cuda"]])
     else:

@@ -39,9 +39,9 @@ def main(args: Namespace) -> None:
         print(json.dumps(report, ensure_ascii=False))
         return
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    for key in ("dataset", "dataset_val"):
-        if key in report:
-            print(f"{key}\n{render(report[key], report['max_seq_len'], coloured)}")
+    for key, data in report.items():
+        if isinstance(data, dict):
+            print(f"{key}\n{render(data, report['max_seq_len'], coloured)}")
     print(f"{report['steps_per_epoch']:,} optimizer steps an epoch")
 
 

@@ -22,7 +22,7 @@ class Component(dict):
 
 
 def instantiate(node: Any, *args: Any, defaults: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
-    """Builds the `_component_` that `node` names, of a list each; None stays None.
+    """Builds the `_component_` that `node` names, of a list or a mapping of names each; None stays None.
 
     `args` and `kwargs` come from the recipe; `defaults` fill what the config leaves out and the component has. Nested
     components are built first. Whatever the component rejects becomes a `ConfigError` that names its key.
@@ -31,6 +31,8 @@ def instantiate(node: Any, *args: Any, defaults: Mapping[str, Any] | None = None
         return None
     if isinstance(node, list):
         return [instantiate(each, *args, defaults=defaults, **kwargs) for each in node]
+    if is_named(node):
+        return {name: instantiate(each, *args, defaults=defaults, **kwargs) for name, each in node.items()}
     if not isinstance(node, dict) or "_component_" not in node:
         raise ConfigError(f"expected a mapping with a _component_, got {hints.shown(node)}")
     path = node["_component_"]
@@ -58,13 +60,22 @@ def _built(value: Any) -> Any:
     return value
 
 
-def check(value: Any, path: KeyPath, document: Document, given: Sequence[str]) -> list[str]:
+def is_named(node: Any) -> bool:
+    """Tells a mapping of names to components from a component."""
+    if not isinstance(node, dict) or "_component_" in node:
+        return False
+    return bool(node) and all(isinstance(each, dict) for each in node.values())
+
+
+def check(value: Any, path: KeyPath, document: Document, given: Sequence[str], named: bool = False) -> list[str]:
     """Returns one line per problem of a component, or of each in a list, which is not built: path, arguments, types.
 
-    `given` are the arguments that the recipe passes.
+    `given` are the arguments that the recipe passes. With `named` there may be a mapping of names to components.
     """
     if value is None or isinstance(value, hints.Unresolved):
         return []
+    if named and is_named(value):
+        return [line for name, each in value.items() for line in check(each, (*path, str(name)), document, given)]
     if isinstance(value, list):
         return [line for i, each in enumerate(value) for line in check(each, (*path, str(i)), document, given)]
     key, place = ".".join(path), document.place(path)

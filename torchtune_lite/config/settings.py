@@ -29,12 +29,12 @@ def key(
     return _field(default, {"minimum": minimum, "above": above, "choices": choices})
 
 
-def component(*given: str, default: Any = MISSING) -> Any:
+def component(*given: str, default: Any = MISSING, named: bool = False) -> Any:
     """Declares a key that holds a `_component_` or a list of them; with `default=None` it may be left out.
 
-    `given` are the arguments that the recipe passes.
+    `given` are the arguments that the recipe passes. With `named` it may be a mapping of names to components, too.
     """
-    return _field(default, {"component": given})
+    return _field(default, {"component": given, "named": named})
 
 
 def _field(default: Any, metadata: dict[str, Any]) -> Any:
@@ -72,7 +72,7 @@ def build(cls: type[S], document: Document) -> tuple[S | None, list[str]]:
             value = {"_component_": value} if isinstance(value, str) else value
             if value is None and field.default is not None:
                 problems.append(f"{document.place((field.name,))}: '{field.name}' needs a _component_, not null")
-            problems += components.check(value, (field.name,), document, given)
+            problems += components.check(value, (field.name,), document, given, field.metadata["named"])
         else:
             problems += _check_value(value, types[field.name], field, document)
         made[field.name] = _located(value, (field.name,), document)

@@ -154,15 +154,8 @@ def make_batches(dataset: Any, batch_size: int, **options: Any) -> AnyBatches:
     return (StreamBatches if isinstance(dataset, StreamDataset) else Batches)(dataset, batch_size, **options)
 
 
-def steps_per_epoch(
-    batches: AnyBatches,
-    batches_val: Any,
-    gradient_accumulation_steps: int,
-    max_steps_per_epoch: int | None,
-) -> int:
-    """Counts the optimizer steps of an epoch; ConfigError for a stream whose epochs have no end, or that validates."""
-    if isinstance(batches_val, StreamBatches):
-        raise ConfigError("dataset_val: a stream has no end to validate on; set dataset_val.streaming=False")
+def steps_per_epoch(batches: AnyBatches, gradient_accumulation_steps: int, max_steps_per_epoch: int | None) -> int:
+    """Counts the optimizer steps of an epoch; ConfigError for a stream whose epochs have no end."""
     if isinstance(batches, StreamBatches) and max_steps_per_epoch is None:
         raise ConfigError("dataset.streaming: a stream does not say how long it is; set max_steps_per_epoch")
     steps = math.ceil(len(batches) / gradient_accumulation_steps)

@@ -103,6 +103,26 @@ def concatenated(built: Any, weights: Sequence[float] | None = None) -> Any:
     return built
 
 
+def validation_sets(built: Any) -> dict[str, Any]:
+    """Gives by name what a config's `dataset_val` builds: none, one (its name is empty), a list or a mapping of them.
+
+    Those of a list are named as in `ConcatDataset`.
+    """
+    if built is None:
+        return {}
+    if isinstance(built, list) and len(built) != 1:
+        built = dict(zip(_names(built), built, strict=True))
+    sets = built if isinstance(built, dict) else {"": concatenated(built)}
+    if not sets:
+        raise ConfigError("dataset_val is empty; give at least one data set, or set dataset_val: null")
+    for name, dataset in sets.items():
+        if isinstance(dataset, StreamDataset):
+            raise ConfigError("dataset_val: a stream has no end to validate on; set dataset_val.streaming=False")
+        if not len(dataset):
+            raise DataError(f"dataset_val ({name}) has 0 samples: leave it out")
+    return sets
+
+
 def _names(datasets: Sequence[Any]) -> list[str]:
     """Names each data set by its file, or by its class; those of the same name by their number too."""
     whole = [getattr(dataset, "dataset", dataset) for dataset in datasets]  # of packed ones

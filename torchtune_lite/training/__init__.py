@@ -8,7 +8,7 @@ from torchtune_lite.training import lr_schedulers, metric_logging
 from torchtune_lite.training.activations import set_activations
 from torchtune_lite.training.checkpoints import Checkpoints
 from torchtune_lite.training.compiling import compile_layers
-from torchtune_lite.training.environment import get_dtype, get_precision, set_seed
+from torchtune_lite.training.environment import choose_dtype, get_dtype, get_precision, set_seed
 from torchtune_lite.training.gradients import Gradients
 from torchtune_lite.training.loss_curve import plot_loss_curve
 from torchtune_lite.training.lr_schedulers import (
@@ -31,6 +31,7 @@ from torchtune_lite.training.profiler import Profiler, setup_torch_profiler
 from torchtune_lite.training.progress import Progress, check_patience
 from torchtune_lite.training.signals import Signals, StopRequested
 from torchtune_lite.training.step import may_step
+from torchtune_lite.training.validation import mean_losses
 
 __all__ = [
     "Checkpoints",
@@ -49,6 +50,7 @@ __all__ = [
     "TensorBoardLogger",
     "WandBLogger",
     "check_patience",
+    "choose_dtype",
     "compile_layers",
     "get_constant_schedule_with_warmup",
     "get_cosine_schedule_with_warmup",
@@ -58,6 +60,7 @@ __all__ = [
     "get_wsd_schedule",
     "lr_schedulers",
     "may_step",
+    "mean_losses",
     "metric_logging",
     "parameter_summary",
     "peak_memory",
