@@ -115,7 +115,8 @@ def _remove_leftovers(output_dir: Path) -> None:
     """Removes drafts and trash; who holds the lock is the only run that could be writing them."""
     for path in [*output_dir.glob(f"{DRAFT}*"), *output_dir.glob(f"{TRASH}*")]:
         disk.remove(path)
-        log.info("removed %s, which a killed run left behind", path)
+        name = path.name.removeprefix(DRAFT).removeprefix(TRASH).rpartition("-")[0]
+        log.info("removed the remains of %s, which a killed run left behind", output_dir / name)
 
 
 def read_run_id(output_dir: Path | str) -> str | None:
