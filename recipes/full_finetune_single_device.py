@@ -274,6 +274,7 @@ class FullFinetuneRecipeSingleDevice:
         self.checkpoints.close()
         self.metrics.close()
         self.claim.record(self.meter.close())
+        data.report_read(self.batches, *self.batches_val.values())
         training.plot_loss_curve(self.output_dir)
         self.claim.release()
 

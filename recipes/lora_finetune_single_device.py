@@ -280,6 +280,7 @@ class LoRAFinetuneRecipeSingleDevice:
         self.checkpoints.close()
         self.metrics.close()
         self.claim.record(self.meter.close())
+        data.report_read(self.batches, *self.batches_val.values())
         training.plot_loss_curve(self.output_dir)
         self.claim.release()
 

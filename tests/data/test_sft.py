@@ -1,7 +1,8 @@
 import pytest
 
-from torchtune_lite.data import ColumnText, Rows, SFTDataset, load_rows, sft
+from torchtune_lite.data import Batches, ColumnText, Rows, SFTDataset, load_rows, report_read, sft
 from torchtune_lite.data.sft import shifted_labels
+from torchtune_lite.datasets import ConcatDataset
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -195,6 +196,26 @@ def test_of_many_bad_rows_some_are_kept_in_words(large, monkeypatch):
     dataset = large("ab", None, None, "cd", None, None, on_bad_sample="skip")
     assert [dataset[i]["tokens"] == [] for i in range(6)] == [False, True, True, False, True, True]
     assert list(dataset.bad) == [1, 2, 4, 5] and [bool(said) for said in dataset.bad.values()] == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_was_left_out_of_many_rows_is_said_at_the_end_whoever_read_them(large, log_lines, num_workers):
+    dataset = large("ab", "cd…", None, "ef", "G", None, on_bad_sample="skip")
+    batches = Batches(dataset, 2, seed=0, shuffle=True, pad_id=0, num_workers=num_workers)
+    for epoch in range(2):
+        assert sum(1 for _ in batches.epoch(epoch)) == 3
+    report_read(batches)
+    bad = "x.jsonl:3" if num_workers else "x.jsonl:3: column 'text' must be text, got null"
+    assert log_lines[1:] == [
+        "x.jsonl: read, 1 cut to max_seq_len, first x.jsonl:2; 1 left out without a label, first x.jsonl:5; "
+        f"2 left out as bad, first {bad}"
+    ]
+
+
+def test_of_a_small_data_set_the_start_has_said_it_all(log_lines):
+    dataset = SFTDataset(rows_of("ab", None), ColumnText("text"), codes, on_bad_sample="skip")
+    report_read(Batches(ConcatDataset([dataset, [{"tokens": [1], "labels": [1]}]]), 2, seed=0, shuffle=True, pad_id=0))
+    assert len(log_lines) == 1
 
 
 def test_large_in_bytes_is_large_too(monkeypatch):

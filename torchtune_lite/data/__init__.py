@@ -19,7 +19,14 @@ from torchtune_lite.data.rows import OnBadSample, Rows, find_part
 from torchtune_lite.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, OnLongSample, SFTDataset
 from torchtune_lite.data.sources import DataFiles, Filter, filtered, load_rows, open_stream
-from torchtune_lite.data.streams import AnyBatches, StreamBatches, StreamDataset, make_batches, steps_per_epoch
+from torchtune_lite.data.streams import (
+    AnyBatches,
+    StreamBatches,
+    StreamDataset,
+    make_batches,
+    report_read,
+    steps_per_epoch,
+)
 from torchtune_lite.data.templates import (
     ChatMLTemplate,
     GrammarErrorCorrectionTemplate,
@@ -87,6 +94,7 @@ __all__ = [
     "padded_collate_sft",
     "padding_free_collate_sft",
     "some_rows",
+    "report_read",
     "steps_per_epoch",
     "validate_messages",
     "windows",

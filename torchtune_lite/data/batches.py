@@ -113,6 +113,13 @@ class Batches:
         packs = f" in packs of {self.pack_len:,}" if self.pack_len else ""
         return f"{count:,} samples{packs} with hash {hashlib.sha256(str(samples).encode()).hexdigest()[:12]}"
 
+    def report_read(self) -> None:
+        """Says of each large data set how many of the rows that were read were cut or left out."""
+        for dataset in getattr(self.dataset, "datasets", [self.dataset]):
+            whole = getattr(dataset, "dataset", dataset)  # of a packed one
+            if hasattr(whole, "report_read"):
+                whole.report_read()
+
     @cached_property
     def _num_packs(self) -> int:
         """Counts the packs of the first epoch, which those of a later one are as many as."""

@@ -5,8 +5,11 @@ Each kind of file has a class of its own with the methods of `Rows`, which are a
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any, Literal
+
+import torch
 
 from torchtune_lite.errors import DataError
 
@@ -78,22 +81,21 @@ class SelectedRows:
 
 
 class MarkedRows:
-    """Numbers of rows: one byte for each row that there is, however many are marked."""
+    """Numbers of rows: one byte for each row that there is, however many are marked; worker processes mark them too."""
 
     def __init__(self, count: int) -> None:
-        self._marks = bytearray(count)
+        self._marks = torch.zeros(count, dtype=torch.uint8)
+        with suppress(RuntimeError):  # without shared memory there are no workers either
+            self._marks.share_memory_()
 
     def __len__(self) -> int:
-        return self._marks.count(1)
+        return int(self._marks.sum())
 
     def __contains__(self, row: int) -> bool:
         return bool(self._marks[row])
 
     def __iter__(self) -> Iterator[int]:
-        row = self._marks.find(1)
-        while row >= 0:
-            yield row
-            row = self._marks.find(1, row + 1)
+        yield from self._marks.nonzero()[:, 0].tolist()
 
     def add(self, row: int) -> None:
         """Marks a row."""

@@ -40,8 +40,8 @@ class SFTDataset:
 
     Of more rows or bytes than `CHECKED_WHOLE` only some rows are checked at the start and no samples are kept; the
     length is the number of rows, and a row that is left out gives a sample of empty lists. What is wrong with a row is
-    noted in `bad` (with its place), `long` and `unlabelled`, by the number of the row, as soon as it is known, in the
-    process that reads it.
+    noted in `bad` (with its place, in the process that reads it), `long` and `unlabelled`, by the number of the row, as
+    soon as it is known; `report_read` says how many in the end.
     """
 
     names = ("tokens", "labels")
@@ -62,6 +62,7 @@ class SFTDataset:
         self._on_bad, self._on_long = on_bad_sample, on_long_sample
         self._samples: dict[int, dict[str, array]] = {}  # by row
         self.bad: dict[int, str] = {}
+        self._bad = MarkedRows(len(rows))  # those that worker processes found, too
         self.long = MarkedRows(len(rows))  # cut, or left out for it
         self.unlabelled = MarkedRows(len(rows))  # left out since they have no label, even if cutting took it
         self._whole = _is_small(rows)
@@ -129,6 +130,7 @@ class SFTDataset:
             if self._on_bad == "error":
                 raise
             self.bad[row] = str(error) if len(self.bad) < MOST_SAID else ""
+            self._bad.add(row)
             return None
         if self._on_long == "error" and sample is None and row in self.long:
             self._refuse_long([row])
@@ -175,14 +177,8 @@ class SFTDataset:
 
     def _report(self, left: int) -> None:
         """Says in one line what is trained on and what is not; raises DataError where nothing is."""
-        done = "cut to" if self._on_long == "truncate" else "left out as longer than"
-        counts = [
-            (len(self.long), f"{done} max_seq_len", self._first(self.long)),
-            (len(self.unlabelled), "left out without a label", self._first(self.unlabelled)),
-            (len(self.bad), "left out as bad", self.bad and self.bad[min(self.bad)]),
-        ]
         total = len(self.checked)
-        said = "; ".join(f"{n:,} ({n / total:.1%}) {what}, first {first}" for n, what, first in counts if n)
+        said = self._said(lambda number: f"{number:,} ({number / total:.1%})")
         if not left:
             raise DataError(
                 f"{self.rows.name}: none of {total:,} rows is left to train on: {said}; raise "
@@ -193,6 +189,28 @@ class SFTDataset:
             counted = f"{len(self):,} rows, of which only {total:,} are checked before they are read"
         report = log.warning if said else log.info
         report(f"{self.rows.name}: {counted}; {said or 'none cut or left out'}")
+
+    def report_read(self) -> None:
+        """Says of a large data set that was read how many rows were cut or left out."""
+        if not self._whole:
+            said = self._said("{:,}".format)
+            (log.warning if said else log.info)(f"{self.rows.name}: read, {said or 'none cut or left out'}")
+
+    def _said(self, counted: Callable[[int], str]) -> str:
+        """Writes how many rows are cut or left out, and the first of each kind."""
+        for row in self.bad:
+            self._bad.add(row)
+        done = "cut to" if self._on_long == "truncate" else "left out as longer than"
+        kinds = [
+            (self.long, f"{done} max_seq_len"),
+            (self.unlabelled, "left out without a label"),
+            (self._bad, "left out as bad"),
+        ]
+        return "; ".join(f"{counted(len(rows))} {what}, first {self._first(rows)}" for rows, what in kinds if rows)
+
+    def _first(self, rows: MarkedRows) -> str:
+        row = next(iter(rows))
+        return (rows is self._bad and self.bad.get(row)) or self.rows.where(row)
 
     def _alike(self, problems: Mapping[int, str]) -> list[str]:
         """Joins the problems that differ in their place alone."""
@@ -209,9 +227,6 @@ class SFTDataset:
             f"{self._where_all(rows)}: longer than tokenizer.max_seq_len; raise it, shorten the row, or set "
             "dataset.on_long_sample to truncate or skip"
         )
-
-    def _first(self, rows: MarkedRows) -> str:
-        return self.rows.where(next(iter(rows))) if rows else ""
 
     def _where_all(self, rows: Sequence[int]) -> str:
         return self.rows.where(rows[0]) + (f" and {len(rows) - 1:,} more" if len(rows) > 1 else "")

@@ -124,6 +124,11 @@ class StreamBatches:
         self._peeked = first.peek()  # while it is open
         return f"a stream that begins with {first.fingerprint()}"
 
+    def report_read(self) -> None:
+        """Says the same of the part that is being read as was said of each before it when it ended."""
+        if self._part is not None:
+            self._part.report_read()
+
     def _batches(self) -> Iterator[Batch]:
         at = self.cursor or {"turn": 0, "part": 0, "state": None, "batch": 0}
         turn, number, state, done = at["turn"], at["part"], at["state"], at["batch"]
@@ -136,6 +141,7 @@ class StreamBatches:
                     self.cursor = {"turn": turn, "part": number, "state": here, "batch": last}
                     empty = False
                     yield batch
+                self._part.report_read()
                 number, done = number + 1, 0
             if empty and state is None:
                 raise DataError(f"{self.dataset.stream.name}: the stream is empty")
@@ -147,6 +153,12 @@ class StreamBatches:
 
 
 AnyBatches = Batches | StreamBatches
+
+
+def report_read(*several: AnyBatches) -> None:
+    """Says of each large data set how many of the rows that were read were cut or left out."""
+    for batches in several:
+        batches.report_read()
 
 
 def make_batches(dataset: Any, batch_size: int, **options: Any) -> AnyBatches:
