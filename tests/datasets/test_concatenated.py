@@ -2,7 +2,7 @@ import pytest
 
 from torchtune_lite import config
 from torchtune_lite.data import PackedDataset
-from torchtune_lite.datasets import concatenated, text_completion_dataset
+from torchtune_lite.datasets import concatenated, text_completion_dataset, validation_sets
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -29,6 +29,29 @@ def test_a_list_in_a_config_is_one_data_set(tokenizer, jsonl):
         for name in ("a.jsonl", "b.jsonl")
     ]
     assert len(concatenated(config.instantiate(node, tokenizer))) == 2
+
+
+def test_validation_sets_are_kept_apart_by_name(tokenizer, jsonl):
+    a, b = (text_completion_dataset(tokenizer, jsonl([{"text": "x"}], f"{name}.jsonl")) for name in "ab")
+    assert validation_sets(None) == {}
+    assert validation_sets(a) == validation_sets([a]) == {"": a}
+    assert validation_sets([a, b]) == {"a": a, "b": b}
+    assert validation_sets([a, b, a]) == {"a_0": a, "b": b, "a_2": a}
+    assert validation_sets({"first": a, "second": b}) == {"first": a, "second": b}
+    assert validation_sets({"only": a}) == {"only": a}
+
+
+@pytest.mark.parametrize("built", [[], [[]], {"mine": []}, [[], [1]]])
+def test_a_validation_set_without_samples_is_an_error(built):
+    with pytest.raises((ConfigError, DataError), match="empty|has 0 samples"):
+        validation_sets(built)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_stream_has_no_end_to_validate_on(several, tokenizer, jsonl):
+    stream = text_completion_dataset(tokenizer, jsonl([{"text": "a"}]), streaming=True)
+    with pytest.raises(ConfigError, match="^dataset_val: a stream has no end"):
+        validation_sets([stream, [1]] if several else stream)
 
 
 def test_tells_which_data_set_a_sample_is_from(tokenizer, jsonl):

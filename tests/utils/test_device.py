@@ -20,6 +20,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Test GPU")
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
     return pretend
 
@@ -28,6 +29,14 @@ def test_auto_takes_the_gpu_and_says_so(machine, capsys):
     machine(gpus=1)
     assert get_device("auto") == torch.device("cuda")
     assert "auto chose cuda (Test GPU)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("gpus", "chosen"), [(0, "mps (Apple GPU)"), (1, "cuda (Test GPU)")])
+def test_auto_takes_the_gpu_of_a_mac(gpus, chosen, machine, monkeypatch, log_lines):
+    machine(gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert get_device("auto").type == chosen.split()[0]
+    assert log_lines == [f"device: auto chose {chosen}"]
 
 
 def test_auto_takes_the_cpu_without_a_gpu_and_says_so(machine, capsys):
