@@ -50,6 +50,20 @@ def test_nothing_a_list_and_nested_components():
     assert outer.inner.size == outer.extras[0].size == outer.extras[1]["a"].size == 1
 
 
+def test_a_mapping_of_names_to_components_where_it_is_declared():
+    box = {"_component_": "own.Box", "size": 1}
+    built = components.instantiate({"a": box, "b": {**box, "size": 2}}, name="x")
+    assert {name: (each.size, each.name) for name, each in built.items()} == {"a": (1, "x"), "b": (2, "x")}
+    doc = Document("my.yaml", {}, {("key",): "my.yaml:1", ("key", "b"): "my.yaml:3"})
+    named = {"a": box, "b": {**box, "sise": 2}}
+    [line] = components.check(named, ("key",), doc, (), named=True)
+    assert line == "my.yaml:3: 'key.b' (own.Box) has no argument 'sise'; did you mean 'size'?"
+    for value in (named, {"a": 1, "b": box}, {}):
+        given = {} if value is named else {"named": True}
+        [line] = components.check(value, ("key",), doc, (), **given)
+        assert line.startswith("my.yaml:1: 'key' needs a _component_, got mapping {")
+
+
 def test_defaults_fill_what_is_left_out_and_known():
     box = {"_component_": "own.Box", "name": "mine"}
     built = components.instantiate(box, defaults={"size": 7, "name": "default", "unknown": 1})

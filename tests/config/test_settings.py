@@ -17,6 +17,7 @@ class Settings:
     adapter_dtype: str | None = key(None, choices=("fp32", "bf16"))
     loss: Any = component(default={"_component_": "torch.nn.CrossEntropyLoss"})
     dataset: Any = component(default=None)
+    dataset_val: Any = component(default=None, named=True)
     prompt: Any = key(None)
 
 
@@ -35,6 +36,15 @@ def test_values_and_defaults(folder):
     assert made.loss == {"_component_": "torch.nn.CrossEntropyLoss"}
     assert made.optimizer == {"_component_": "torch.optim.AdamW", "lr": 1e-3}
     assert made.optimizer.where == "my.yaml:3: 'optimizer'"
+
+
+def test_a_key_may_hold_components_by_name(folder):
+    sets = "{a: {_component_: torch.nn.Identity}, b: {_component_: torch.nn.ReLU, inplase: True}}"
+    made, problems = build(folder, f"output_dir: x\n{OPTIMIZER}dataset_val: {sets}\n".replace("inplase", "inplace"))
+    assert problems == [] and made.dataset_val["b"] == {"_component_": "torch.nn.ReLU", "inplace": True}
+    assert made.dataset_val["b"].where == "my.yaml:3: 'dataset_val.b'"
+    _, problems = build(folder, f"output_dir: x\n{OPTIMIZER}dataset_val: {sets}\ndataset: {sets}\n")
+    assert len(problems) == 2 and "did you mean 'inplace'?" in problems[1] and "'dataset' needs a _comp" in problems[0]
 
 
 def test_a_dotted_path_alone_is_a_component_without_arguments(folder):

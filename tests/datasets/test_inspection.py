@@ -63,6 +63,12 @@ def test_several_data_sets_and_a_validation_set(cfg, jsonl):
         f"{paths[1]}:2",
     ]
     assert report["steps_per_epoch"] == 3
+    report = inspect_data(cfg(dataset=one(paths[0]), dataset_val={"a": one(paths[0]), "b": one(paths[1])}))
+    assert {key: part["samples"] for key, part in report.items() if isinstance(part, dict)} == {
+        "dataset": 2,
+        "dataset_val/a": 2,
+        "dataset_val/b": 3,
+    }
 
 
 def test_a_data_set_of_the_users_own_counts_nothing_but_is_shown(cfg):
