@@ -105,7 +105,7 @@ class ExactMatchEvalRecipe:
         for result in results[: self.cfg.num_examples]:
             print(f"row {result['row']}: {'right' if result['match'] else 'WRONG'}")
             print(f"  expected {result['expected']}\n  answer   {result['answer']}")
-        print(f"exact match {score:.1%} ({matches} of {len(results)} rows, {seconds:.1f} s)")
+        print(f"exact match {score:.1%} ({matches} of {utils.counted(len(results), 'row')}, {seconds:.1f} s)")
         self.output_dir.mkdir(parents=True, exist_ok=True)
         summary = {"exact_match": score, "matches": matches, "rows": len(results), "seconds": seconds}
         text = json.dumps(summary | {"results": results}, ensure_ascii=False, indent=1)

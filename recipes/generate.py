@@ -75,7 +75,8 @@ class GenerateRecipe:
         )
         seconds = time.perf_counter() - start
         print(self.tokenizer.decode(tokens))
-        self.log.info("%d tokens in %.2f s (%.1f tokens/s)", len(tokens), seconds, len(tokens) / seconds)
+        number, speed = utils.counted(len(tokens), "token"), len(tokens) / seconds
+        self.log.info("%s in %.2f s (%.1f tokens/s)", number, seconds, speed)
 
 
 @config.parse(Settings)

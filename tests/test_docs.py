@@ -65,7 +65,7 @@ def test_the_commands_of_the_data_page(folder, monkeypatch, capsys):
     for words in (commands[0], ["tune", "validate", *commands[1][4:]]):  # which would train for a minute
         monkeypatch.setattr(sys, "argv", words)
         main()
-    assert "1 samples of 1 rows" in capsys.readouterr().out
+    assert "1 sample of 1 row\n" in capsys.readouterr().out
 
 
 def settings_keys():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchtune_lite.errors import TuneError
 from torchtune_lite.modules import TransformerDecoder
+from torchtune_lite.utils import counted
 
 
 @torch.inference_mode()
@@ -36,7 +37,7 @@ def generate(
     s = max(lengths)
     if s + max_new_tokens > model.config.max_seq_len:
         raise TuneError(
-            f"a prompt of {s} tokens and max_new_tokens {max_new_tokens} exceed the model's max_seq_len "
+            f"a prompt of {counted(s, 'token')} and max_new_tokens {max_new_tokens} exceed the model's max_seq_len "
             f"{model.config.max_seq_len}; lower max_new_tokens or shorten the prompt"
         )
     sampler = torch.Generator(device).manual_seed(secrets.randbits(63) if seed is None else seed)

@@ -52,7 +52,7 @@ def test_a_long_value(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("a,b\n1\n", "x.csv:2: 1 values for the 2 columns of the first line; quote a value"),
+        ("a,b\n1\n", "x.csv:2: 1 value for the 2 columns of the first line; quote a value"),
         ("a,b\n1,2\n1,2,3\n", "x.csv:3: 3 values"),
         ('a,b\n1,2\n"open,2\n3,4\n', "x.csv:3: the record that starts here is no valid CSV .unexpected end"),
         ('a,b\n"1"x,2\n', "x.csv:2: the record that starts here is no valid CSV"),

@@ -115,8 +115,8 @@ def test_warns_of_empty_texts(log_lines):
     ("texts", "policies", "message"),
     [
         (("AB", "CD"), {}, "none of 2 rows is left .*: 2 .100.0%. left out without a label, .*; raise .*max_seq_len"),
-        (("ab…",), {"on_long_sample": "skip"}, "none of 1 rows is left .* longer than max_seq_len"),
-        ((None,), {"on_bad_sample": "skip"}, "none of 1 rows is left .* left out as bad, first x.jsonl:1: column"),
+        (("ab…",), {"on_long_sample": "skip"}, "none of 1 row is left .* longer than max_seq_len"),
+        ((None,), {"on_bad_sample": "skip"}, "none of 1 row is left .* left out as bad, first x.jsonl:1: column"),
     ],
 )
 def test_that_nothing_is_left_is_an_error(texts, policies, message):

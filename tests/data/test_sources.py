@@ -60,7 +60,7 @@ def test_one_file_several_a_pattern_and_files_by_split(jsonl, tmp_path):
         assert sorted(numbers(rows)) == [1, 2, 3]
         assert numbers(rows)[0] == (1 if files[0] == a else 3)
         assert rows.where(2) == (f"{b}:1" if files[0] == a else f"{a}:2")
-        assert rows.name == f"{files[0]} and 1 more files"
+        assert rows.name == f"{files[0]} and 1 more file"
     assert numbers(load_rows("json", data_files=str(tmp_path / "*.jsonl"))) == [1, 2, 3]
     assert numbers(load_rows(str(tmp_path / "[b].jsonl"))) == [3]
     assert numbers(load_rows("json", data_files={"train": a, "val": [b]}, split="val")) == [3]

@@ -99,14 +99,12 @@ def test_the_shares_are_those_of_seed_and_epoch():
 
 def test_says_what_an_epoch_is_made_of(log_lines):
     mixture(1, 1)
-    assert log_lines == [
-        "an epoch's 40 samples: Numbers_0 20 (50.0%, each 0.67 times), Numbers_1 20 (50.0%, each 2 times)"
-    ]
+    assert log_lines == ["an epoch's 40 samples: Numbers_0 20 (50.0%, 0.67 × each), Numbers_1 20 (50.0%, 2 × each)"]
 
 
 @pytest.mark.parametrize(
     ("weights", "match"),
-    [([1], "dataset_weights has 1 numbers for 2 data sets"), ([1, 0], "dataset_weights must be more than 0, got 0")],
+    [([1], "dataset_weights has 1 number for 2 data sets"), ([1, 0], "dataset_weights must be more than 0, got 0")],
 )
 def test_weights_must_fit_the_data_sets(weights, match):
     with pytest.raises(ConfigError, match=match):

@@ -29,6 +29,7 @@ from torchtune_lite.checkpoint.training_state import (
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import FAMILIES
 from torchtune_lite.peft import adapter_modules
+from torchtune_lite.utils import counted
 
 REFUSE, WARN = "refuse", "warn"
 
@@ -109,7 +110,7 @@ def check_resumable(folder: Path | str | None, facts: Mapping[str, Any]) -> None
         refused.append(f"dataset was {saved['dataset']}, is {facts['dataset']}")
     steps = saved["steps_per_epoch"], facts["steps_per_epoch"]
     if steps[0] != steps[1] and progress["global_step"] > min(steps):
-        refused.append(f"max_steps_per_epoch: an epoch was {steps[0]} steps, is {steps[1]}")
+        refused.append(f"max_steps_per_epoch: an epoch was {counted(steps[0], 'step')}, is {steps[1]}")
     warned = [lines[key] for key, effect in changed.items() if effect == WARN]
     bases = saved.get("base"), facts["base"]
     if None not in bases and bases[0] != bases[1]:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchtune_lite.utils import counted
+
 log = logging.getLogger("torchtune_lite")
 
 
@@ -36,7 +38,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([torch.tensor(s, dtype=torch.uint8) for s in state["cuda"]])
     else:
         log.warning(
-            "the checkpoint has random states of %d CUDA devices, here are %d: dropout differs from an unbroken run",
-            len(state["cuda"]),
+            "the checkpoint has random states of %s, here are %d: dropout differs from an unbroken run",
+            counted(len(state["cuda"]), "CUDA device"),
             torch.cuda.device_count(),
         )

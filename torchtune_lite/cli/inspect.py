@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Any
 
 from torchtune_lite.cli import validate
+from torchtune_lite.utils import counted
 
 GREEN, DIM, OFF = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 BAR = 40  # characters of the longest
@@ -42,15 +43,15 @@ def main(args: Namespace) -> None:
     for key, data in report.items():
         if isinstance(data, dict):
             print(f"{key}\n{render(data, report['max_seq_len'], coloured)}")
-    print(f"{report['steps_per_epoch']:,} optimizer steps an epoch")
+    print(f"{counted(report['steps_per_epoch'], 'optimizer step')} an epoch")
 
 
 def render(data: dict[str, Any], max_seq_len: int | None, coloured: bool) -> str:
     """Writes one data set's part of the report."""
     lengths = data["lengths"]
     lines = [
-        f"  {data['samples']:,} samples of {data['rows']:,} rows",
-        f"  {data['tokens']:,} tokens, {data['label_tokens'] / data['tokens']:.1%} of them in the loss",
+        f"  {counted(data['samples'], 'sample')} of {counted(data['rows'], 'row')}",
+        f"  {counted(data['tokens'], 'token')}, {data['label_tokens'] / data['tokens']:.1%} of them in the loss",
         f"  {_count(data['cut'])} cut at max_seq_len={max_seq_len}, {_count(data['without_label'])} left out without a "
         f"label, {_count(data['bad'])} left out as bad",
         f"  length in tokens: {lengths['min']} to {lengths['max']}, median {lengths['median']}, mean {lengths['mean']}",
@@ -60,7 +61,7 @@ def render(data: dict[str, Any], max_seq_len: int | None, coloured: bool) -> str
     for each, (*_, count) in zip(classes, data["histogram"], strict=True):
         lines.append(f"  {each:>{max(map(len, classes))}} {'█' * -(-BAR * count // most)} {count:,}")
     for sample in data["shown"]:
-        lines.append(f"\n  {sample['where']}, {sample['tokens']} tokens")
+        lines.append(f"\n  {sample['where']}, {counted(sample['tokens'], 'token')}")
         lines += [f"    {line}" for line in written(sample["pieces"], coloured).split("\n")]
     return "\n".join(lines) + "\n"
 

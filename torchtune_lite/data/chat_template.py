@@ -12,6 +12,7 @@ from typing import Any
 
 from torchtune_lite.data.messages import Message
 from torchtune_lite.errors import ConfigError, DataError
+from torchtune_lite.utils import counted
 
 Span = tuple[int, int]
 
@@ -88,8 +89,8 @@ class ChatTemplate:
                 at += len(piece)
         if len(spans) != len(wanted) and not all(wanted):
             raise DataError(
-                f"{self.name} has {len(spans)} generation blocks for {len(wanted)} answers, so one of them cannot be "
-                "left out of the loss alone"
+                f"{self.name} has {counted(len(spans), 'generation block')} for {counted(len(wanted), 'answer')}, so "
+                "one of them cannot be left out of the loss alone"
             )
         return [span for span, is_wanted in zip(spans, wanted, strict=True) if is_wanted] if not all(wanted) else spans
 

@@ -11,6 +11,7 @@ from torchtune_lite.data.byte_files import ByteFile
 from torchtune_lite.data.line_index import BOM
 from torchtune_lite.data.rows import Row
 from torchtune_lite.errors import DataError
+from torchtune_lite.utils import counted
 
 
 class CsvRows:
@@ -40,8 +41,9 @@ class CsvRows:
             raise IndexError(f"row {index} of {len(self)}")
         values = self._record(index + 1)
         if len(values) != len(self.columns):
+            found, needed = counted(len(values), "value"), counted(len(self.columns), "column")
             raise DataError(
-                f"{self.where(index)}: {len(values)} values for the {len(self.columns)} columns of the first line; "
+                f"{self.where(index)}: {found} for the {needed} of the first line; "
                 "quote a value that holds the separator, or set dataset.on_bad_sample=skip"
             )
         return dict(zip(self.columns, values, strict=True))

@@ -16,6 +16,7 @@ from torchtune_lite.data.templates import Template
 from torchtune_lite.data.tokenizer_files import not_readable, read_tokenizer_file
 from torchtune_lite.data.tokenizers import ModelTokenizer
 from torchtune_lite.errors import ConfigError, DataError
+from torchtune_lite.utils import counted
 
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -70,7 +71,7 @@ class TikTokenBaseTokenizer:
         try:
             found = self.tt_model.encode(text, allowed_special=set(), disallowed_special=())
         except ValueError as error:  # a million spaces in a row
-            raise DataError(f"tiktoken cannot split a text of {len(text):,} characters: {error}") from None
+            raise DataError(f"tiktoken cannot split a text of {counted(len(text), 'character')}: {error}") from None
         return [self.bos_id] * add_bos + found + [self.eos_id] * add_eos
 
     def decode(self, token_ids: Sequence[int], truncate_at_eos: bool = True) -> str:

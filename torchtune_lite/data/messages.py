@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from torchtune_lite.data.columns import check_text, checked_column_map, column_text, column_value, has_column
 from torchtune_lite.errors import ConfigError, DataError
+from torchtune_lite.utils import counted
 
 ROLES = ("system", "user", "assistant", "tool", "ipython")
 """`tool` and `ipython` are what a tool answered: OpenAI's name and torchtune's."""
@@ -62,7 +63,7 @@ def validate_messages(messages: Sequence[Message]) -> None:
     There must be two at least, the system prompt first, each answer after a question or a tool's answer.
     """
     if len(messages) < 2:
-        raise DataError(f"has {len(messages)} messages; a conversation needs a question and an answer")
+        raise DataError(f"has {counted(len(messages), 'message')}; a conversation needs a question and an answer")
     before = None
     for i, message in enumerate(messages):
         if message.role == "system" and i > 0:

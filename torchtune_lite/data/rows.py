@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from torchtune_lite.errors import DataError
+from torchtune_lite.utils import counted
 
 Row = dict[str, Any]
 
@@ -42,7 +43,7 @@ class JoinedRows:
 
     def __init__(self, parts: Sequence[Any]) -> None:
         self._parts, self._ends = list(parts), list(accumulate(map(len, parts)))
-        self.name = f"{parts[0].name} and {len(parts) - 1} more files"
+        self.name = f"{parts[0].name} and {counted(len(parts) - 1, 'more file')}"
         self.num_bytes = sum(part.num_bytes for part in parts)
 
     def __len__(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from torchtune_lite.data.rows import MarkedRows, OnBadSample, Row, raise_problems
 from torchtune_lite.errors import ConfigError, DataError
-from torchtune_lite.utils import get_logger
+from torchtune_lite.utils import counted, get_logger
 
 CROSS_ENTROPY_IGNORE_IDX = -100
 """The label of a position without a loss."""
@@ -181,14 +181,14 @@ class SFTDataset:
         said = self._said(lambda number: f"{number:,} ({number / total:.1%})")
         if not left:
             raise DataError(
-                f"{self.rows.name}: none of {total:,} rows is left to train on: {said}; raise "
+                f"{self.rows.name}: none of {counted(total, 'row')} is left to train on: {said}; raise "
                 "tokenizer.max_seq_len if it cuts the answers off, or set train_on_input=True"
             )
-        counted = f"{len(self):,} samples of {total:,} rows"
+        summary = f"{counted(len(self), 'sample')} of {counted(total, 'row')}"
         if not self._whole:
-            counted = f"{len(self):,} rows, of which only {total:,} are checked before they are read"
+            summary = f"{counted(len(self), 'row')}, of which only {total:,} are checked before they are read"
         report = log.warning if said else log.info
-        report(f"{self.rows.name}: {counted}; {said or 'none cut or left out'}")
+        report(f"{self.rows.name}: {summary}; {said or 'none cut or left out'}")
 
     def report_read(self) -> None:
         """Says of a large data set that was read how many rows were cut or left out."""
@@ -196,7 +196,7 @@ class SFTDataset:
             said = self._said("{:,}".format)
             (log.warning if said else log.info)(f"{self.rows.name}: read, {said or 'none cut or left out'}")
 
-    def _said(self, counted: Callable[[int], str]) -> str:
+    def _said(self, count: Callable[[int], str]) -> str:
         """Writes how many rows are cut or left out, and the first of each kind."""
         for row in self.bad:
             self._bad.add(row)
@@ -206,7 +206,7 @@ class SFTDataset:
             (self.unlabelled, "left out without a label"),
             (self._bad, "left out as bad"),
         ]
-        return "; ".join(f"{counted(len(rows))} {what}, first {self._first(rows)}" for rows, what in kinds if rows)
+        return "; ".join(f"{count(len(rows))} {what}, first {self._first(rows)}" for rows, what in kinds if rows)
 
     def _first(self, rows: MarkedRows) -> str:
         row = next(iter(rows))

@@ -16,6 +16,7 @@ from torchtune_lite.data.collate import Batch
 from torchtune_lite.data.local_files import read_files
 from torchtune_lite.data.rows import Rows
 from torchtune_lite.errors import ConfigError, DataError
+from torchtune_lite.utils import counted
 
 PART = 10_000  # rows of a part of a stream from the hub
 Part = tuple[Any, Any]
@@ -27,7 +28,7 @@ class FileStream:
 
     def __init__(self, paths: Sequence[Path], kind: str | None, field: str | None) -> None:
         self.paths, self.kind, self.field = list(paths), kind, field
-        self.name = f"{self.paths[0]} and {len(self.paths) - 1} more files"
+        self.name = f"{self.paths[0]} and {counted(len(self.paths) - 1, 'more file')}"
 
     def parts(self, state: Any, rng: Random | None) -> Iterator[Part]:
         """Yields the parts from `state` on; None: all."""

@@ -13,6 +13,7 @@ from torchtune_lite.data.messages import Message
 from torchtune_lite.data.templates import Template, get_prompt_template
 from torchtune_lite.data.tokenizer_files import ids, read_json
 from torchtune_lite.errors import ConfigError, DataError
+from torchtune_lite.utils import counted
 
 PromptTemplateArg = Literal["chat_template"] | DottedPath | Mapping[str, Sequence[str]] | Template | ChatTemplate | None
 
@@ -180,7 +181,7 @@ def check_vocabulary(tokenizer: Any, vocab_size: int, checkpoint_dir: Path | str
     name = getattr(tokenizer, "path", "")
     if tokenizer.vocab_size > vocab_size:
         raise DataError(
-            f"tokenizer {name} has {tokenizer.vocab_size:,} tokens but the model embeds "
+            f"tokenizer {name} has {counted(tokenizer.vocab_size, 'token')} but the model embeds "
             f"{vocab_size:,}; use the tokenizer that came with the checkpoint"
         )
     pad_id, eos_id = getattr(tokenizer, "pad_id", 0), getattr(tokenizer, "eos_id", None)

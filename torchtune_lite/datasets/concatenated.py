@@ -10,7 +10,7 @@ from typing import Any
 
 from torchtune_lite.data import StreamDataset, find_part
 from torchtune_lite.errors import ConfigError, DataError
-from torchtune_lite.utils import get_logger
+from torchtune_lite.utils import counted, get_logger
 
 
 class ConcatDataset:
@@ -60,14 +60,15 @@ class MixedDataset(ConcatDataset):
     def __init__(self, datasets: Sequence[Any], weights: Sequence[float]) -> None:
         super().__init__(datasets)
         if len(weights) != len(self.datasets):
-            raise ConfigError(f"dataset_weights has {len(weights)} numbers for {len(self.datasets)} data sets")
+            numbers = counted(len(weights), "number")
+            raise ConfigError(f"dataset_weights has {numbers} for {len(self.datasets)} data sets")
         if min(weights) <= 0:
             raise ConfigError(f"dataset_weights must be more than 0, got {min(weights)}; leave the data set out")
         total, ends = sum(weights), accumulate(weights)
         bounds = [0, *(round(len(self) * end / total) for end in ends)]
         self.counts = [stop - start for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
         shares = zip(self.names, self.counts, self.datasets, strict=True)
-        said = [f"{name} {n:,} ({n / len(self):.1%}, each {n / len(each):.2g} times)" for name, n, each in shares]
+        said = [f"{name} {n:,} ({n / len(self):.1%}, {n / len(each):.2g} × each)" for name, n, each in shares]
         get_logger().info("an epoch's %s samples: %s", f"{len(self):,}", ", ".join(said))
 
     def order(self, seed: int, epoch: int, shuffle: bool) -> list[int]:

@@ -13,7 +13,7 @@ from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batch, Batches, num_la
 from torchtune_lite.training.flops import peak_flops, step_flops
 from torchtune_lite.training.memory import peak_memory, reset_peak_memory
 from torchtune_lite.training.profiler import Profiler
-from torchtune_lite.utils import get_logger
+from torchtune_lite.utils import counted, get_logger
 
 COUNTED = ("steps", "seconds", "tokens", "label_tokens", "positions", "flops")
 
@@ -102,8 +102,9 @@ class Meter:
         summary |= self._rates(total) | self._peaks | {"step_seconds": total["seconds"]}
         summary |= {"first_step_seconds": self._first_step, "seconds": time.perf_counter() - self._since}
         get_logger().info(
-            f"{summary['steps']:,} steps, {summary['tokens']:,} tokens ({summary['label_tokens']:,} in the loss) in "
-            f"{summary['seconds']:,.1f} s, {summary['step_seconds']:,.1f} s of it in steps "
+            f"{counted(summary['steps'], 'step')}, {counted(summary['tokens'], 'token')} "
+            f"({summary['label_tokens']:,} in the loss) in {summary['seconds']:,.1f} s, "
+            f"{summary['step_seconds']:,.1f} s of it in steps "
             f"({summary['tokens_per_second']:,.0f} tokens/s), {self._first_step:,.1f} s in the first"
         )
         return {name: round(value, 4) for name, value in summary.items()}
