@@ -32,6 +32,7 @@ PACKED_AND_NOT = "dataset:\n" + "".join(
     f"- {{_component_: torchtune_lite.datasets.instruct_dataset, source: train.jsonl, packed: {packed}}}\n"
     for packed in (True, False)
 )
+SET = "{_component_: torchtune_lite.datasets.instruct_dataset, source: train.jsonl, "
 IDS = """class Rows:
     def __init__(self, tokenizer):
         self.ids = [1, 5000, 2]
@@ -163,6 +164,19 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("No sample with a label", f"{RUN} tokenizer.max_seq_len=4"),
             Case("A split that is not there", f"{RUN} dataset.split=test"),
             Case("A policy that is not known", f"{CHECK} dataset.on_bad_sample=ignore", code=2),
+            Case("No validation set in the list", f"{RUN} dataset_val=[]", code=2),
+            Case(
+                "A validation set without an end",
+                RUN,
+                config("epochs: 1", f"dataset_val: {SET}streaming: True}}"),
+                code=2,
+            ),
+            Case(
+                "A mistake in one of several validation sets",
+                RUN,
+                config("epochs: 1", f"dataset_val: {{a: {SET}}}, b: {SET}tarin: 1}}}}"),
+                code=2,
+            ),
         ],
     ),
     "Tokenizer": (
@@ -225,6 +239,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A bit that has flipped", RESUME, prepare=flipped(ADAPTER), trained=True),
             Case("A truncated file", RESUME, prepare=truncated(ADAPTER, 999), trained=True),
             Case("A checkpoint of a later version", RESUME, prepare=other_format, trained=True),
+            Case("Another dtype", f"{RESUME} dtype=bf16", trained=True),
         ],
     ),
     "What a config or file from elsewhere may not do": (
