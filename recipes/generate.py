@@ -28,7 +28,7 @@ class Settings:
     max_new_tokens: int = config.key(300, minimum=1)
     temperature: float = config.key(0.6, minimum=0)  # 0: always the likeliest token
     top_k: int | None = config.key(300, minimum=1)  # draw from the k likeliest; null: from all
-    seed: int | None = None  # null: drawn
+    seed: int | None = None  # null: drawn and logged
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps; a device that is not there is an error
     dtype: str = config.key("auto", choices=("auto", "fp32", "bf16"))  # auto: bf16 where it is native, else fp32
@@ -71,7 +71,7 @@ class GenerateRecipe:
             stop_tokens=self.tokenizer.stop_tokens,
             temperature=cfg.temperature,
             top_k=cfg.top_k,
-            seed=cfg.seed,
+            seed=training.set_seed(cfg.seed),
         )
         seconds = time.perf_counter() - start
         print(self.tokenizer.decode(tokens))

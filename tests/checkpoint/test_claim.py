@@ -96,6 +96,7 @@ def test_facts_of_the_run_stand_beside_its_id_and_may_be_lost(tmp_path: Path, mo
     with claim(tmp_path) as first:
         first.record({"steps": 3})
         first.record({"steps": 4})
+        first.record({})
     assert json.loads((tmp_path / "run.json").read_text()) == {"run_id": first.run_id, "steps": 4}
     with claim(tmp_path) as second:
         assert second.run_id == first.run_id

@@ -31,7 +31,12 @@ class Claim:
         self._lock, self._log_file = lock, log_file
 
     def record(self, facts: Mapping[str, Any]) -> None:
-        """Writes what is known of the run to its `run.json`, beside its id; a full disk costs no more than that."""
+        """Writes what is known of the run to its `run.json`, beside its id; a full disk costs no more than that.
+
+        Nothing known, as of a start that found nothing left to do, leaves what was written before.
+        """
+        if not facts:
+            return
         try:
             replace_json(self.output_dir / RUN, {"run_id": self.run_id, **facts})
         except OSError as error:
