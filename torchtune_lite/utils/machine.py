@@ -88,7 +88,8 @@ def _devices() -> dict[str, Any]:
         built = torch.version.cuda or torch.version.hip
         devices["cuda"] = "no GPU found" if built else f"torch {torch.__version__} is built without CUDA"
     if torch.backends.mps.is_available():
-        devices["mps"] = {"name": "Apple GPU"}
+        has_bf16 = torch.backends.mps.is_macos_or_newer(14, 0)
+        devices["mps"] = {"name": "Apple GPU", "bf16": "in hardware" if has_bf16 else "not there"}
     return devices
 
 
