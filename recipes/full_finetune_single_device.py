@@ -253,8 +253,7 @@ class FullFinetuneRecipeSingleDevice:
         losses = training.mean_losses(sums)
         self.progress.validated(losses["val_loss"], counts=self.is_due(self.cfg.run_val_every_n_steps))
         self.metrics.log_dict({"epoch": epoch, **losses}, step=self.progress.global_step)
-        said = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-        self.log.info("step %d: %s", self.progress.global_step, said)
+        self.log.info("step %d: %s", self.progress.global_step, ", ".join(f"{k} {v:.4f}" for k, v in losses.items()))
 
     def log_step(self, epoch: int, **values: Any) -> None:
         """Logs the numbers of one optimizer step, and what the steps since the last time cost."""
