@@ -98,9 +98,14 @@ _log: Path | None = None  # of the run, once there is one
 _said: list[str] | None = None  # what `reporting` has heard before that
 
 
+def keeps_lines() -> bool:
+    """Tells whether `keep` does: within `reporting`, as long as there is no log."""
+    return _said is not None
+
+
 def keep(line: str) -> None:
     """Keeps a line that was said for the log that the program may come to have."""
-    if _said is not None:
+    if keeps_lines():
         _said.append(line)
 
 

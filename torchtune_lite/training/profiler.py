@@ -70,7 +70,7 @@ class Profiler:
             return
         self._profiler.stop()
         steps, self._profiler = self._profiler.step_num, None
-        if steps < self._left_out + self._active:
+        if 0 < steps < self._left_out + self._active:
             log.warning(
                 f"profiler: the trace has {max(steps - self._left_out, 0)} of {counted(self._active, 'step')}: the run "
                 f"took {steps}, and the first {self._left_out} are left out (profiler.wait_steps + warmup_steps); set "

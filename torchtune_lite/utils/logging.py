@@ -45,6 +45,9 @@ class _KeepingHandler(logging.Handler):
         super().__init__()
         self.setFormatter(_Formatter(IN_FILE))
 
+    def filter(self, record: logging.LogRecord) -> bool:
+        return errors.keeps_lines()
+
     def emit(self, record: logging.LogRecord) -> None:
         errors.keep(self.format(record))
 
