@@ -61,7 +61,7 @@ IMAGE = [{"type": "image_url", "image_url": {"url": "x"}}]
         (openai([("user", IMAGE), ("assistant", "A")]), r"turns\[0\].content\[0\] is not a text part"),
         (openai([("user", "a\ud800"), ("assistant", "A")]), "half a surrogate pair at character 2"),
         (openai([]), "has 0 messages"),
-        (openai([("user", "Q")]), "has 1 messages"),
+        (openai([("user", "Q")]), "has 1 message"),
         (openai([("user", "Q"), ("user", "R")]), r"messages\[1\] is the second user message in a row"),
         (openai([("assistant", "A"), ("user", "Q")]), r"messages\[0\] is an assistant message that no user"),
         (openai([("system", "S"), ("assistant", "A")]), r"messages\[1\] is an assistant message that no user"),

@@ -58,7 +58,7 @@ def test_takes_the_arguments_of_a_conversation():
     [
         ({"chosen": "g"}, r"column 'chosen' begins with an answer, and there is no column 'prompt' \(has: chosen\)"),
         ({"prompt": "Q", "chosen": "g"}, r"missing column 'rejected' .*; set column_map.rejected"),
-        ({"chosen": [USER, GOOD], "rejected": [USER]}, "column 'rejected': has 1 messages"),
+        ({"chosen": [USER, GOOD], "rejected": [USER]}, "column 'rejected': has 1 message"),
         ({"chosen": [USER, {"role": "bot", "content": ""}]}, r"chosen\[1\].role='bot' is not one of"),
         ({"prompt": 3, "chosen": "g"}, "column 'prompt' must be a list of messages, got int"),
     ],
