@@ -83,11 +83,12 @@ def test_the_recipes_own_errors_are_one_line_unless_debugging(tune, capsys):
 
 
 def test_a_log_gets_few_lines_of_progress_and_a_users_own_settings_stay(monkeypatch):
-    for name in ("GOMP_SPINCOUNT", "TQDM_MININTERVAL"):
+    for name in ("GOMP_SPINCOUNT", "TQDM_MININTERVAL", "PYTORCH_ENABLE_MPS_FALLBACK"):
         monkeypatch.setenv(name, "to be restored")
         monkeypatch.delenv(name)
     set_environment()  # pytest's stderr is no terminal
     assert (os.environ["GOMP_SPINCOUNT"], os.environ["TQDM_MININTERVAL"]) == ("2000", "10")
+    assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.delenv("TQDM_MININTERVAL")

@@ -58,6 +58,7 @@ def main(args: Namespace) -> None:
 def set_environment() -> None:
     """Sets what libraries read when they are imported; a user's own setting stays."""
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # else OpenMP's idle threads burn the cores that others wait for
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # a Mac's CPU does what its GPU lacks, torch warns of it
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "10")  # seconds: a log wants few lines of progress
 
