@@ -2,6 +2,7 @@
 
 import random
 import secrets
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -20,14 +21,14 @@ def get_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def get_precision(dtype: str, device: torch.device, *, mixed: bool = False) -> tuple[torch.dtype, torch.autocast]:
+def get_precision(dtype: str, device: torch.device, *, mixed: bool = False) -> tuple[torch.dtype, AbstractContextManager]:
     """Returns the dtype of the weights, and a context to compute in, which does nothing unless `mixed`.
 
     `mixed` keeps weights in float32 and computes in `dtype` what may lose precision; ConfigError if that is `fp32` too.
     """
     computed = get_dtype(dtype, device)
     if not mixed:
-        return computed, torch.autocast(device.type, enabled=False)
+        return computed, nullcontext()
     if computed == torch.float32:
         raise ConfigError("mixed_precision: True is for dtype: bf16 or fp16; with dtype: fp32, set it False")
     return torch.float32, torch.autocast(device.type, computed)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batch, Batches, num_label_tokens, num_real_tokens
+from torchtune_lite.modules.loss import known_rows
 from torchtune_lite.training.flops import peak_flops, step_flops
 from torchtune_lite.training.memory import peak_memory, reset_peak_memory
 from torchtune_lite.training.profiler import Profiler
@@ -43,15 +44,19 @@ class Meter:
     def loss_sum(
         self, loss_fn: Callable[..., Tensor], output: nn.Module, hidden: Tensor, labels: Tensor, batch: Batch
     ) -> Tensor:
-        """Sums `loss_fn` over a batch; in training, one of several data sets by data set, whose losses are noted."""
+        """Sums `loss_fn` over a batch; in training, one of several data sets by data set, whose losses are noted.
+
+        `labels` are those of the `batch`, moved to the device.
+        """
         if "sources" not in batch or not torch.is_grad_enabled():
-            return loss_fn(output, hidden, labels)
+            return loss_fn(output, hidden, labels, **known_rows(loss_fn, batch["labels"], labels.device))
         total = torch.zeros((), device=hidden.device)
         for source, part in parts(batch):
-            loss = loss_fn(output, hidden[part], labels[part])
+            of_part = batch["labels"][part]
+            loss = loss_fn(output, hidden[part], labels[part], **known_rows(loss_fn, of_part, labels.device))
             total = total + loss
             self._losses[source] += loss.detach()
-            self._counts[source] += (labels[part] != CROSS_ENTROPY_IGNORE_IDX).sum()
+            self._counts[source] += int((of_part != CROSS_ENTROPY_IGNORE_IDX).sum())
         return total
 
     def start(self, window: Sequence[Batch]) -> None:
@@ -123,7 +128,7 @@ class Meter:
             self._total[name] += value
         self._counted = dict.fromkeys(COUNTED, 0.0)
         self._losses: dict[int, Tensor | float] = defaultdict(float)  # by data set
-        self._counts: dict[int, Tensor | int] = defaultdict(int)
+        self._counts: dict[int, int] = defaultdict(int)
 
 
 def sample_lens(batch: Batch, pad_id: int) -> list[int]:
