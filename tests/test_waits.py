@@ -66,7 +66,9 @@ def test_a_wait_in_the_backward_pass_is_seen():
     assert seen(lambda x: Reads.apply(x.requires_grad_()).sum().backward()) == ["aten._local_scalar_dense"]
 
 
-@pytest.mark.parametrize("run", [lambda x: x + torch.ones(3), lambda x: x @ torch.ones(3, 3), lambda x: x[torch.tensor([1])]])
+@pytest.mark.parametrize(
+    "run", [lambda x: x + torch.ones(3), lambda x: x @ torch.ones(3, 3), lambda x: x[torch.tensor([1])]]
+)
 def test_tensors_of_two_devices_are_refused(run):
     with pytest.raises(AssertionError, match="tensors of two devices"):
         seen(run)

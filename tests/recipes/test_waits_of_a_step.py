@@ -73,7 +73,10 @@ STEP = [
     ("lora", "model.use_dora=True"),
     ("lora", "model.use_dora=True", "model.quantize_base=True", "dtype=bf16", CHECKPOINTING),
     ("lora", "optimizer={_component_: torch.optim.SGD, lr: 1.0e-3, momentum: 0.9}"),
-    ("lora", "lr_scheduler={_component_: torchtune_lite.training.get_cosine_schedule_with_warmup, num_warmup_steps: 1}"),
+    (
+        "lora",
+        "lr_scheduler={_component_: torchtune_lite.training.get_cosine_schedule_with_warmup, num_warmup_steps: 1}",
+    ),
     ("full",),
     ("full", "dtype=bf16", "collate=padded", CHECKPOINTING, "gradient_accumulation_steps=2", "clip_grad_norm=1.0"),
     ("full", "optimizer={_component_: torchtune_lite.optim.MasterAdamW, lr: 1.0e-3}", "dtype=bf16"),
@@ -84,3 +87,39 @@ STEP = [
 @pytest.mark.parametrize("run", STEP, ids=" ".join)
 def test_the_host_waits_once_a_step(walk, run):
     assert walk(*run) == ["a copy from meta to cpu"] * STEPS
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_kernel_for_documents_makes_nobody_wait(walk, monkeypatch, dtype, packed):
+    """With torch's own `varlen_attn`, which knows the meta device, and one document after the other in float32."""
+    monkeypatch.setattr(attention, "runs_flash", lambda device: True)
+    attention._varlen_kernel.cache_clear()
+    calls = []
+    varlen, one_by_one = attention._varlen, attention._one_by_one
+    monkeypatch.setattr(attention, "_varlen", lambda *args: calls.append("varlen") or varlen(*args))
+    monkeypatch.setattr(attention, "_one_by_one", lambda *args: calls.append("each") or one_by_one(*args))
+    run = ["lora", f"dtype={dtype}", "adapter_dtype=fp32", CHECKPOINTING]
+    run += ["dataset.packed=True", "tokenizer.max_seq_len=64"] if packed else []
+    assert walk(*run) == ["a copy from meta to cpu"] * STEPS
+    assert set(calls) == {"each" if dtype == "fp32" else "varlen"}
+    attention._varlen_kernel.cache_clear()
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_steps_in_the_backward_pass_have_to_know_the_loss_before(walk, method):
+    seen = walk(method, "optimizer_in_bwd=True", "gradient_accumulation_steps=2", "clip_grad_norm=1.0")
+    assert seen == ["aten._local_scalar_dense", "a copy from meta to cpu"] * STEPS
+
+
+@pytest.mark.parametrize("optimizer", ["PagedAdamW", "CPUOffloadAdamW"])
+def test_an_optimizer_in_host_memory_waits_for_its_copies(walk, optimizer):
+    seen = walk("full", f"optimizer={{_component_: torchtune_lite.optim.{optimizer}, lr: 1.0e-3}}", "dtype=bf16")
+    after_the_first = seen[seen.index("copies of the optimizer") + 1 :]  # which makes a copy of each weight
+    assert after_the_first == ["a copy from meta to cpu", "copies of the optimizer"] * (STEPS - 1)
+
+
+def test_of_several_data_sets_the_losses_are_read_where_they_are_logged(walk, tiny):
+    part = f"{{_component_: torchtune_lite.datasets.instruct_dataset, source: {tiny.train}, name: %s}}"
+    seen = walk("lora", f"dataset=[{part % 'a'}, {part % 'b'}]", "batch_size=8")
+    assert len(seen) == STEPS + 1

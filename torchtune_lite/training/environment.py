@@ -21,7 +21,9 @@ def get_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def get_precision(dtype: str, device: torch.device, *, mixed: bool = False) -> tuple[torch.dtype, AbstractContextManager]:
+def get_precision(
+    dtype: str, device: torch.device, *, mixed: bool = False
+) -> tuple[torch.dtype, AbstractContextManager]:
     """Returns the dtype of the weights, and a context to compute in, which does nothing unless `mixed`.
 
     `mixed` keeps weights in float32 and computes in `dtype` what may lose precision; ConfigError if that is `fp32` too.

@@ -85,9 +85,10 @@ class Meter:
         tokens of each.
         """
         row = self._rates(self._counted) | {"data_wait": self.batches.take_wait_share()}
-        for source, count in sorted(self._counts.items()):
-            if count:
-                row[f"loss/{self.batches.dataset.names[source]}"] = float(self._losses[source] / count)
+        sums = torch.stack(list(self._losses.values())).tolist() if self._losses else []  # read at once
+        for source, total in sorted(zip(self._losses, sums, strict=True)):
+            if count := self._counts[source]:
+                row[f"loss/{self.batches.dataset.names[source]}"] = total / count
         if self.memory:
             peaks = peak_memory(self.device)
             reset_peak_memory(self.device)
