@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.recipes.conftest import common_keys
 from tests.waits import meta_gpu, waits  # noqa: F401, fixtures
@@ -54,7 +53,6 @@ def walk(tiny, tmp_path, meta_gpu, waits):  # noqa: F811
 
 
 CHECKPOINTING = "enable_activation_checkpointing=True"
-TWO = "dataset=[{_component_: torchtune_lite.datasets.instruct_dataset, source: ${x_a}}, "
 STEP = [
     ("lora",),
     ("lora", "gradient_accumulation_steps=4"),

@@ -2,7 +2,7 @@
 
 import random
 import secrets
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ def get_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 def get_precision(
     dtype: str, device: torch.device, *, mixed: bool = False
-) -> tuple[torch.dtype, AbstractContextManager]:
+) -> tuple[torch.dtype, torch.autocast | nullcontext]:
     """Returns the dtype of the weights, and a context to compute in, which does nothing unless `mixed`.
 
     `mixed` keeps weights in float32 and computes in `dtype` what may lose precision; ConfigError if that is `fp32` too.

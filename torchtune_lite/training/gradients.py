@@ -13,7 +13,6 @@ from torchtune_lite.errors import ConfigError, NonFiniteError
 from torchtune_lite.optim import StepInBackward
 from torchtune_lite.training.progress import Progress
 
-
 INITIAL_SCALE, GROWTH_INTERVAL = 65536.0, 2000  # of torch.amp.GradScaler
 
 
@@ -21,10 +20,11 @@ class Gradients:
     """Makes the gradients of an optimizer step and clips them: `start`, `backward` of each micro-batch, `clip`.
 
     `clip_grad_norm` None is not clipped. With `dtype` fp16 the loss is scaled, so that small gradients do not vanish:
-    by half as much after a step whose gradients overflow, by twice as much after 2,000 steps in a row that fit. The
-    scale is kept in `progress`; torch's GradScaler, whose rule this is, keeps it where the host has to wait for it. With `in_backward`, each parameter is updated in the backward pass of
-    the window's last micro-batch, so that the gradients of the whole model exist only if the window has others, and
-    `clip_grad_norm` bounds that of each parameter. `progress` is that of a resumed run, if it is one.
+    by half as much after a step whose gradients overflow, by twice as much after 2,000 in a row that fit. That is the
+    rule of torch's GradScaler, for whose tensors the host would have to wait; the scale is a number in `progress`. With
+    `in_backward`, each parameter is updated in the backward pass of the window's last micro-batch, so that the
+    gradients of the whole model exist only if the window has others, and `clip_grad_norm` bounds that of each
+    parameter. `progress` is that of a resumed run, if it is one.
     """
 
     def __init__(
