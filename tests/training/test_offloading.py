@@ -113,7 +113,7 @@ class Streams:
         self.log, self.names = [], {}
         self.current = Stream("computing", self)
         hooks.stream = Stream("copying", self)
-        empty_like, to, copy = torch.empty_like, torch.Tensor.to, torch.Tensor.copy_
+        empty_like, copy = torch.empty_like, torch.Tensor.copy_
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.current)
         monkeypatch.setattr(torch.cuda, "stream", self.entered)
         monkeypatch.setattr(torch, "empty_like", lambda x, device, pin_memory: empty_like(x, device=device))
@@ -151,7 +151,7 @@ class Stream:
 
 
 def test_a_tensor_is_kept_until_it_is_copied_and_waited_for_alone(monkeypatch):
-    """Without the calls to `record_stream` all results are right here; what they prevent, the GPU's test below shows."""
+    """That `record_stream` is called; what goes wrong without it only a GPU shows, in the last test of this file."""
     hooks = OffloadedActivations(model(), is_moved=lambda tensor: True)
     tensors = [torch.full((512,), float(i)) for i in range(4)]
     streams = Streams(monkeypatch, hooks)
@@ -195,7 +195,7 @@ def test_on_a_gpu_gradients_keep_their_bits_and_the_peak_is_lower():
 
 @pytest.mark.gpu
 def test_on_a_gpu_memory_is_not_used_again_before_it_is_copied():
-    """A copy that starts late, and tensors that ask for the same memory meanwhile: without `record_stream` they get it."""
+    """Of copies that start late, while others ask for memory of that size: without `record_stream` they get theirs."""
     device = torch.device("cuda")
     built = model().to(device)
     hooks = OffloadedActivations(built)

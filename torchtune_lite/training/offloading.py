@@ -72,9 +72,7 @@ class OffloadedActivations(saved_tensors_hooks):
         tensor, arrival = self.back.pop(packed)
         if arrival is not None:
             torch.cuda.current_stream(self.device).wait_event(arrival)
-            tensor.record_stream(
-                torch.cuda.current_stream(self.device)
-            )  # or the next to come would overwrite it in use
+            tensor.record_stream(torch.cuda.current_stream(self.device))  # or the next would overwrite it in use
         for number in range(max(packed - AHEAD, 0), packed):
             if number not in self.fetched:
                 self._fetch(number)
