@@ -262,6 +262,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--bare", action="store_true", help="the rows alone, without the lines around them")
+    parser.add_argument("--head", action="store_true", help="the lines around them, without the rows")
     args = parser.parse_args()
     device = torch.device(args.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
@@ -269,7 +270,7 @@ def main() -> None:
     if not args.bare:
         print(f"{name}, torch {torch.__version__}; a bf16 product reaches {gemm / 1e12:,.1f} TFLOP/s\n")
         print(f"| {' | '.join(HEAD)} |\n" + "|---" * len(HEAD) + "|")
-    for label, row in rows(args.rows, args.size):
+    for label, row in () if args.head else rows(args.rows, args.size):
         cells = [label + ", compiled" * args.compile, BY[args.by][1], f"{row.batch} × {row.length:,}"]
         try:
             found = measure(row, args.by, device, args.steps, args.compile)
