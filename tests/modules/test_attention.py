@@ -189,5 +189,32 @@ def test_a_torch_without_the_kernel_computes_one_document_after_the_other(monkey
     assert attention_module._varlen_kernel.__wrapped__(torch.device("cuda")) is None
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("width", [64, 80, 96, 100, 128, 224, 256])
+@pytest.mark.parametrize("kv_heads", [4, 1])
+def test_on_a_gpu_documents_do_not_see_each_other(dtype, width, kv_heads):
+    """Of any width, whether the kernel takes it or not, forward and backward."""
+    torch.manual_seed(0)
+    lengths = [130, 1, 300, 65]
+    shapes = [(1, heads, sum(lengths), width) for heads in (4, kv_heads, kv_heads)]
+    qkv = [torch.randn(shape, device="cuda").to(dtype).requires_grad_() for shape in shapes]
+    exact = [x.detach().double().requires_grad_() for x in qkv]
+    found = attention(*qkv, Documents(lengths, torch.device("cuda")))
+    wanted = plain(*exact, block_diagonal(lengths).cuda())
+    probe = torch.randn_like(wanted)
+    found_gradients = torch.autograd.grad(found, qkv, probe.to(dtype))
+    wanted_gradients = torch.autograd.grad(wanted, exact, probe)
+    for ours, theirs in zip((found, *found_gradients), (wanted, *wanted_gradients), strict=True):
+        assert ours.dtype == dtype
+        assert (ours.double() - theirs).norm() / theirs.norm() < (1e-4 if dtype == torch.float32 else 0.015)
+
+
+@pytest.mark.gpu
+def test_on_an_ampere_gpu_the_kernel_is_found():
+    capable = torch.cuda.get_device_capability() >= (8, 0)
+    assert (Documents([3, 4], torch.device("cuda")).kernel is not None) is capable
+
+
 def test_positions_start_anew_with_each_document():
     assert Documents([3, 1, 2]).positions().tolist() == [[0, 1, 2, 0, 0, 1]]

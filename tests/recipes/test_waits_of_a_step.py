@@ -1,6 +1,6 @@
 """Training on a device that is not the CPU: how often a step makes the host wait, and on what device tensors are made.
 
-The recipes run as they are, on the meta device in place of a GPU.
+The recipes run as they are, on the meta device in place of a GPU; `test_gpu.py` asks torch the same on a GPU.
 """
 
 import sys
@@ -31,17 +31,23 @@ log_every_n_steps: 2
 """
 
 
+def recipe_of(tiny, folder, method, *changes):
+    """Makes the recipe of a run that saves nothing, as saving reads all that is trained."""
+    path = folder / "walk.yaml"
+    path.write_text(common_keys(tiny, folder / "out") + REST + (FULL if method == "full" else LORA))
+    cls = settings_of(RECIPES / f"{method}_finetune_single_device.py")
+    [recipe_class] = [each for name, each in vars(sys.modules[cls.__module__]).items() if "FinetuneRecipe" in name]
+    recipe = recipe_class(load(path, [*changes], cls))
+    recipe.save_checkpoint = lambda name, final=False: None
+    return recipe
+
+
 @pytest.fixture
 def walk(tiny, tmp_path, meta_gpu, waits):  # noqa: F811
     """Takes the steps of a run; returns what the host waited for."""
 
     def run(method: str, *changes: str) -> list[str]:
-        path = tmp_path / "walk.yaml"
-        path.write_text(common_keys(tiny, tmp_path / "out") + REST + (FULL if method == "full" else LORA))
-        cls = settings_of(RECIPES / f"{method}_finetune_single_device.py")
-        [recipe_class] = [each for name, each in vars(sys.modules[cls.__module__]).items() if "FinetuneRecipe" in name]
-        recipe = recipe_class(load(path, [*changes], cls))
-        recipe.save_checkpoint = lambda name, final=False: None  # saving reads all that is trained
+        recipe = recipe_of(tiny, tmp_path, method, *changes)
         recipe.setup()
         with waits:
             recipe.train_epochs()

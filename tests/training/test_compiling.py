@@ -115,3 +115,29 @@ def test_without_one_the_graphs_around_attention_do(front_end):
             model.eval()(tokens, seq_lens=documents(count))
         counts.append(num_graphs())
     assert len(set(counts)) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("quantize_base", [False, True])
+def test_on_a_gpu_a_layer_is_one_graph_and_computes_the_same(quantize_base):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    torch.manual_seed(0)
+    sizes = SIZES | {"num_heads": 4, "embed_dim": 256, "intermediate_dim": 512, "max_seq_len": 256}
+    torch.set_default_dtype(torch.bfloat16)
+    plain = lora_llama2(**sizes, lora_attn_modules=["q_proj", "v_proj"], apply_lora_to_mlp=True, lora_rank=4,
+                        quantize_base=quantize_base)  # fmt: skip
+    torch.set_default_dtype(torch.float32)
+    plain = plain.to("cuda").train()
+    model = copy.deepcopy(plain)
+    compile_layers(model, torch.device("cuda"))
+    trained = [[p for p in each.parameters() if p.requires_grad] for each in (model, plain)]
+    for count in (1, 2, 5, 9, 4):
+        lengths = [20 + count * i % 7 for i in range(count)]
+        tokens = torch.randint(0, 64, (1, sum(lengths)), device="cuda")
+        losses = [each(tokens, seq_lens=lengths).float().square().mean() for each in (model, plain)]
+        assert losses[0].item() == pytest.approx(losses[1].item(), rel=2e-2)
+        gradients = [torch.autograd.grad(loss, params) for loss, params in zip(losses, trained, strict=True)]
+        for mine, theirs in zip(*gradients, strict=True):
+            assert (mine - theirs).float().norm() <= 5e-2 * theirs.float().norm()
+    assert num_graphs() == KINDS - 1
