@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from torchtune_lite.modules import loss
-from torchtune_lite.modules.loss import CEWithChunkedOutputLoss, LinearCrossEntropyLoss
+from torchtune_lite.modules.loss import CEWithChunkedOutputLoss, LinearCrossEntropyLoss, known_rows
 from torchtune_lite.peft import LoRALinear
 
 B, S, D, V = 3, 10, 16, 50
@@ -154,3 +154,31 @@ def test_a_chunk_without_rows_is_an_error():
 
 def test_torchtunes_older_name_is_the_same_loss():
     assert CEWithChunkedOutputLoss is LinearCrossEntropyLoss
+
+
+def test_rows_that_are_known_are_not_looked_for():
+    output, hidden, labels = problem(keep=0.5)
+    expected = value_and_gradients(LinearCrossEntropyLoss()(output, hidden, labels), output, hidden)
+    ours = LinearCrossEntropyLoss()
+    known = known_rows(ours, labels, torch.device("cpu"))
+    assert known["rows"].tolist() == [i for i, label in enumerate(labels.flatten().tolist()) if label != -100]
+    ours.rows_of = None
+    for found, wanted in zip(value_and_gradients(ours(output, hidden, labels, **known), output, hidden), expected):
+        assert torch.equal(found, wanted)
+
+
+def test_they_are_those_of_the_losss_own_ignore_index():
+    labels = torch.tensor([[3, 7_777, -100]])
+    assert known_rows(LinearCrossEntropyLoss(ignore_index=7_777), labels, torch.device("cpu"))["rows"].tolist() == [
+        0,
+        2,
+    ]
+
+
+def test_a_loss_of_the_users_own_is_given_what_it_takes():
+    class Doubled(LinearCrossEntropyLoss):
+        def forward(self, output, hidden, labels):
+            return 2 * super().forward(output, hidden, labels)
+
+    for loss_fn in (Doubled(), lambda output, hidden, labels: hidden.sum()):
+        assert known_rows(loss_fn, torch.zeros(1, 3, dtype=torch.int64), torch.device("cpu")) == {}

