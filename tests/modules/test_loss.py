@@ -163,16 +163,14 @@ def test_rows_that_are_known_are_not_looked_for():
     known = known_rows(ours, labels, torch.device("cpu"))
     assert known["rows"].tolist() == [i for i, label in enumerate(labels.flatten().tolist()) if label != -100]
     ours.rows_of = None
-    for found, wanted in zip(value_and_gradients(ours(output, hidden, labels, **known), output, hidden), expected):
-        assert torch.equal(found, wanted)
+    found = value_and_gradients(ours(output, hidden, labels, **known), output, hidden)
+    for mine, wanted in zip(found, expected, strict=True):
+        assert torch.equal(mine, wanted)
 
 
 def test_they_are_those_of_the_losss_own_ignore_index():
-    labels = torch.tensor([[3, 7_777, -100]])
-    assert known_rows(LinearCrossEntropyLoss(ignore_index=7_777), labels, torch.device("cpu"))["rows"].tolist() == [
-        0,
-        2,
-    ]
+    loss_fn, labels = LinearCrossEntropyLoss(ignore_index=7_777), torch.tensor([[3, 7_777, -100]])
+    assert known_rows(loss_fn, labels, torch.device("cpu"))["rows"].tolist() == [0, 2]
 
 
 def test_a_loss_of_the_users_own_is_given_what_it_takes():
