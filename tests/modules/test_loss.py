@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from torchtune_lite.modules import loss
-from torchtune_lite.modules.loss import CEWithChunkedOutputLoss, LinearCrossEntropyLoss, known_rows
+from torchtune_lite.modules.loss import CEWithChunkedOutputLoss, LinearCrossEntropyLoss
 from torchtune_lite.peft import LoRALinear
 
 B, S, D, V = 3, 10, 16, 50
@@ -158,25 +158,11 @@ def test_torchtunes_older_name_is_the_same_loss():
 
 def test_rows_that_are_known_are_not_looked_for():
     output, hidden, labels = problem(keep=0.5)
-    expected = value_and_gradients(LinearCrossEntropyLoss()(output, hidden, labels), output, hidden)
     ours = LinearCrossEntropyLoss()
-    known = known_rows(ours, labels, torch.device("cpu"))
-    assert known["rows"].tolist() == [i for i, label in enumerate(labels.flatten().tolist()) if label != -100]
+    expected = value_and_gradients(ours(output, hidden, labels), output, hidden)
+    rows = ours.rows_of(labels)
+    assert rows.tolist() == [i for i, label in enumerate(labels.flatten().tolist()) if label != -100]
     ours.rows_of = None
-    found = value_and_gradients(ours(output, hidden, labels, **known), output, hidden)
+    found = value_and_gradients(ours(output, hidden, labels, rows), output, hidden)
     for mine, wanted in zip(found, expected, strict=True):
         assert torch.equal(mine, wanted)
-
-
-def test_they_are_those_of_the_losss_own_ignore_index():
-    loss_fn, labels = LinearCrossEntropyLoss(ignore_index=7_777), torch.tensor([[3, 7_777, -100]])
-    assert known_rows(loss_fn, labels, torch.device("cpu"))["rows"].tolist() == [0, 2]
-
-
-def test_a_loss_of_the_users_own_is_given_what_it_takes():
-    class Doubled(LinearCrossEntropyLoss):
-        def forward(self, output, hidden, labels):
-            return 2 * super().forward(output, hidden, labels)
-
-    for loss_fn in (Doubled(), lambda output, hidden, labels: hidden.sum()):
-        assert known_rows(loss_fn, torch.zeros(1, 3, dtype=torch.int64), torch.device("cpu")) == {}

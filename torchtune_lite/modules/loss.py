@@ -3,14 +3,10 @@
 b batch, s sequence, d embed, n label tokens, v vocabulary.
 """
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from torchtune_lite.utils import to_device
 
 CHUNK, CHUNK_CPU = 1 << 25, 1 << 23  # logits that exist at a time where chunk_size is not given
 SLAB, SLAB_CPU = 1 << 24, 1 << 18  # logits whose softmax is taken at a time: on a CPU as many as stay in its cache
@@ -46,13 +42,6 @@ class LinearCrossEntropyLoss(nn.Module):
     def rows_of(self, labels: Tensor) -> Tensor:
         """Finds which of all `b s` labels count: `[n] int64`."""
         return (labels != self.ignore_index).flatten().nonzero().squeeze(1)
-
-
-def known_rows(loss_fn: Callable[..., Tensor], labels: Tensor, device: torch.device) -> dict[str, Tensor]:
-    """Gives the argument `rows` for a loss that takes it: of `labels` in host memory, for a loss on `device`."""
-    if not hasattr(loss_fn, "rows_of") or "rows" not in inspect.signature(loss_fn.forward).parameters:
-        return {}
-    return {"rows": to_device(loss_fn.rows_of(labels), device)}
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """What steps cost: tokens, time and memory, for the log and for the run's summary."""
 
+import inspect
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batch, Batches, num_label_tokens, num_real_tokens
-from torchtune_lite.modules.loss import known_rows
 from torchtune_lite.training.flops import peak_flops, step_flops
 from torchtune_lite.training.memory import peak_memory, reset_peak_memory
 from torchtune_lite.training.profiler import Profiler
-from torchtune_lite.utils import get_logger
+from torchtune_lite.utils import get_logger, to_device
 
 COUNTED = ("steps", "seconds", "tokens", "label_tokens", "positions", "flops")
 
@@ -130,6 +130,13 @@ class Meter:
         self._counted = dict.fromkeys(COUNTED, 0.0)
         self._losses: dict[int, Tensor | float] = defaultdict(float)  # by data set
         self._counts: dict[int, int] = defaultdict(int)
+
+
+def known_rows(loss_fn: Callable[..., Tensor], labels: Tensor, device: torch.device) -> dict[str, Tensor]:
+    """Gives the argument `rows` for a loss that takes it: of `labels` in host memory, for a loss on `device`."""
+    if not hasattr(loss_fn, "rows_of") or "rows" not in inspect.signature(loss_fn.forward).parameters:
+        return {}
+    return {"rows": to_device(loss_fn.rows_of(labels), device)}
 
 
 def sample_lens(batch: Batch, pad_id: int) -> list[int]:
