@@ -32,9 +32,10 @@ class Documents:
 
     def __init__(self, lengths: Sequence[int], device: torch.device = CPU) -> None:
         self.lengths, self.device = list(lengths), device
-        self.kernel, self.longest = _varlen_kernel(device), max(self.lengths)
-        ends = torch.tensor([0, *self.lengths]).cumsum(0).to(torch.int32)
-        self.ends = to_device(ends, device) if self.kernel else None  # [n + 1]
+        self.kernel = _varlen_kernel(device)
+        if self.kernel is not None:
+            ends = torch.tensor([0, *self.lengths]).cumsum(0)
+            self.ends, self.longest = to_device(ends.to(torch.int32), device), max(self.lengths)  # [n + 1]
 
     def positions(self) -> Tensor:
         """Counts the tokens of each document from 0: `[1, t] int64`."""
@@ -60,7 +61,7 @@ def runs_flash(device: torch.device) -> bool:
 def fits_flash(dtype: torch.dtype, width: int) -> bool:
     """Tells whether FlashAttention-2 takes heads of `width` in `dtype`, forward and backward, on any GPU that runs it.
 
-    Of widths between 192 and 256, that some GPUs cannot differentiate, it counts none.
+    Widths between 192 and 256, which not all of these differentiate, are left out.
     """
     return dtype in (torch.float16, torch.bfloat16) and width % 8 == 0 and (width <= 192 or width == 256)
 

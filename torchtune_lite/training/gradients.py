@@ -81,8 +81,8 @@ class Gradients:
     def clip(self, loss: Tensor) -> tuple[float, float]:
         """Clips the step's gradients, if they still exist; returns its `loss` and their norm, both read at once.
 
-        Here, and nowhere else in a step, the host waits for the device. Raises NonFiniteError for a norm that shows
-        only after weights were updated in the backward pass.
+        Here the host waits for the device, and without `in_backward` nowhere else in a step. Raises NonFiniteError for
+        a norm that shows only after weights were updated in the backward pass.
         """
         if self.in_backward is not None:
             norm = self.in_backward.take_norm()

@@ -83,4 +83,4 @@ class OffloadedActivations(saved_tensors_hooks):
             self.fetched.add(number)
             with torch.cuda.stream(self.stream):
                 tensor = self.out[number].to(self.device, non_blocking=True, copy=True)
-            self.back[number] = tensor, self.stream and self.stream.record_event()
+            self.back[number] = tensor, None if self.stream is None else self.stream.record_event()
