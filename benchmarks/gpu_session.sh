@@ -11,7 +11,8 @@
 #         --platform manylinux_2_24_x86_64 -d .whl torchao==0.18.0 omegaconf==2.4.0 bitsandbytes==0.50.2
 #
 # Needed are torch >= 2.10, numpy, torchao, omegaconf (PyYAML), sentencepiece, safetensors, tqdm, and for the tests pytest,
-# transformers and peft. Without transformers and peft, or for QLoRA bitsandbytes, the peer's rows are left out.
+# hypothesis, transformers and peft; pytest-xdist runs them side by side. Without transformers and peft, or for QLoRA
+# bitsandbytes, the peer's rows are left out.
 #
 #     GPU_SESSION_SECONDS=470   when to have ended: what there is no time left for is left out, and said
 #     GPU_SESSION_DEVICE=cpu    the same in small, on a machine without a GPU
@@ -77,9 +78,11 @@ fi
 
 say "tests marked gpu"
 files=${GPU_SESSION_TESTS:-$(grep -rl --include='test_*.py' 'mark\.gpu' tests)}
+workers=()
+has xdist && workers=(-n 6)
 # shellcheck disable=SC2086
-attempt 200 "$python" -m pytest -m gpu -v -p no:cacheprovider -rfE $files
-tests=$(tail -n 1 "$work/output")
+attempt 200 "$python" -m pytest -m gpu -v -p no:cacheprovider -rfE ${workers[@]+"${workers[@]}"} $files
+tests=$(tail -n 1 "$work/output" | sed 's/^=* *//; s/ *=*$//')
 say "$tests"
 {
     echo "\`pytest -m gpu\`: $tests"

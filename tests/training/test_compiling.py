@@ -82,17 +82,17 @@ def test_a_layer_is_one_graph_that_serves_all_layers_and_lengths(quantize_base, 
 
 
 @pytest.mark.parametrize(("method", "recomputed"), [("qlora", True), ("dora", False)])
-def test_with_a_kernel_for_documents_it_serves_any_number_of_them(method, recomputed, front_end, monkeypatch):
+def test_with_a_kernel_for_documents_it_serves_any_number_of_them(
+    method, recomputed, front_end, monkeypatch, default_dtype
+):
     """With torch's own `varlen_attn`, on the meta device, which it knows, in place of a GPU."""
     monkeypatch.setattr(attention, "runs_flash", lambda device: device.type == "meta")
     monkeypatch.setattr(attention, "_varlen_kernel", attention._varlen_kernel.__wrapped__)
     front_end(fullgraph=True)
     sizes = SIZES | {"num_layers": 3, "num_heads": 4, "embed_dim": 128, "intermediate_dim": 256}
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("meta"):
+    with torch.device("meta"), default_dtype(torch.bfloat16):
         model = lora_llama2(**sizes, lora_attn_modules=["q_proj"], apply_lora_to_mlp=True, lora_rank=2,
                             quantize_base=method == "qlora", use_dora=method == "dora")  # fmt: skip
-    torch.set_default_dtype(torch.float32)
     model.activation_checkpointing = recomputed
     compile_layers(model, torch.device("meta"))
     for count in range(1, 12):
@@ -119,15 +119,14 @@ def test_without_one_the_graphs_around_attention_do(front_end):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("quantize_base", [False, True])
-def test_on_a_gpu_a_layer_is_one_graph_and_computes_the_same(quantize_base):
+def test_on_a_gpu_a_layer_is_one_graph_and_computes_the_same(quantize_base, default_dtype):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     torch.manual_seed(0)
     sizes = SIZES | {"num_heads": 4, "embed_dim": 256, "intermediate_dim": 512, "max_seq_len": 256}
-    torch.set_default_dtype(torch.bfloat16)
-    plain = lora_llama2(**sizes, lora_attn_modules=["q_proj", "v_proj"], apply_lora_to_mlp=True, lora_rank=4,
-                        quantize_base=quantize_base)  # fmt: skip
-    torch.set_default_dtype(torch.float32)
+    with default_dtype(torch.bfloat16):
+        plain = lora_llama2(**sizes, lora_attn_modules=["q_proj", "v_proj"], apply_lora_to_mlp=True, lora_rank=4,
+                            quantize_base=quantize_base)  # fmt: skip
     plain = plain.to("cuda").train()
     model = copy.deepcopy(plain)
     compile_layers(model, torch.device("cuda"))
