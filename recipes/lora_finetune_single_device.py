@@ -187,8 +187,8 @@ class LoRAFinetuneRecipeSingleDevice:
                 for window in islice(windows, self.steps_per_epoch - done):
                     self.meter.start(window)
                     num_tokens = self.grads.start(window)
-                    loss = float(sum(self.forward_backward(batch, num_tokens) for batch in window))
-                    grad_norm = self.grads.clip()
+                    loss = sum(self.forward_backward(batch, num_tokens) for batch in window)
+                    loss, grad_norm = self.grads.clip(loss)  # where the host waits for the device
                     rows = partial(self.batches.where, epoch, bar.n * cfg.gradient_accumulation_steps, len(window))
                     finite = training.may_step(progress, cfg.on_nonfinite, rows, loss=loss, grad_norm=grad_norm)
                     if finite and num_tokens:  # a step without labels leaves the weights alone
@@ -241,7 +241,7 @@ class LoRAFinetuneRecipeSingleDevice:
     def loss_sum(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Sums the loss over the label tokens of `batch` (`tokens`, `labels [b, s]`); heeds a signal to stop first."""
         self.signals.poll()
-        tokens, labels = batch["tokens"].to(self.device), batch["labels"].to(self.device)
+        tokens, labels = (utils.to_device(batch[name], self.device) for name in ("tokens", "labels"))
         with self.autocast:
             hidden = self.model(tokens, seq_lens=batch.get("seq_lens"), skip_output=True)  # [b, s, d]
             return self.meter.loss_sum(self.loss_fn, self.model.output, hidden, labels, batch)

@@ -102,31 +102,118 @@ def test_documents_do_not_see_each_other(kv_heads, dtype):
     assert not torch.allclose(ours.double(), plain(*exact, block_diagonal([13])), atol=0.05), "the borders count"
 
 
-@pytest.mark.parametrize("new", [False, True])
+def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
+    """A plain computation in place of the GPU's kernel, by the ends of the documents alone."""
+    assert cu_seq_q.dtype == torch.int32 and torch.equal(cu_seq_q, cu_seq_k) and max_q == max_k
+    lengths = cu_seq_q.diff().tolist()
+    assert max(lengths) == max_q
+    qkv = [x.transpose(0, 1)[None] for x in (query, key, value)]
+    return plain(*qkv, block_diagonal(lengths))[0].transpose(0, 1)
+
+
+def as_in_2_10(*args, is_causal=False):
+    assert is_causal and args[0].shape == args[1].shape
+    return varlen_attn(*args)
+
+
+def as_in_2_11(*args, window_size=(-1, -1)):
+    assert window_size == (-1, 0) and args[0].shape == args[1].shape
+    return varlen_attn(*args)
+
+
+def as_in_2_13(*args, window_size=(-1, -1), enable_gqa=False):
+    assert window_size == (-1, 0) and (enable_gqa or args[0].shape == args[1].shape)
+    return varlen_attn(*args)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Makes the CPU a GPU that runs FlashAttention, with the `varlen_attn` of one of torch's versions."""
+
+    def has(version):
+        module = SimpleNamespace(varlen_attn=version)
+        monkeypatch.setattr(attention_module, "runs_flash", lambda device: True)
+        monkeypatch.setattr(attention_module, "import_module", {attention_module.VARLEN: module}.__getitem__)
+        attention_module._varlen_kernel.cache_clear()
+
+    yield has
+    attention_module._varlen_kernel.cache_clear()
+
+
+@pytest.mark.parametrize("version", [as_in_2_10, as_in_2_11, as_in_2_13])
 @pytest.mark.parametrize("kv_heads", [4, 2])
-def test_the_kernel_for_documents_is_told_their_ends(kv_heads, new, monkeypatch):
-    """The arguments of `varlen_attn`, of torch 2.10 and of later ones, given to a plain computation in its place."""
-
-    def computed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
-        assert cu_seq_q.dtype == torch.int32 and torch.equal(cu_seq_q, cu_seq_k) and max_q == max_k == 7
-        qkv = [x.transpose(0, 1)[None] for x in (query, key, value)]
-        return plain(*qkv, block_diagonal(cu_seq_q.diff().tolist()))[0].transpose(0, 1)
-
-    def as_in_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
-        assert is_causal and query.shape == key.shape
-        return computed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
-
-    def as_in_2_13(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), enable_gqa=False):
-        assert window_size == (-1, 0) and (enable_gqa or query.shape == key.shape)
-        return computed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
-
-    module = SimpleNamespace(varlen_attn=as_in_2_13 if new else as_in_2_10)
-    monkeypatch.setattr(attention_module, "import_module", {attention_module.VARLEN: module}.__getitem__)
-    documents = Documents(LENGTHS)
-    documents.kernel = attention_module._varlen_kernel.__wrapped__()  # not the one that a test before has found
+def test_the_kernel_for_documents_is_told_their_ends(kv_heads, version, gpu):
     q, k, v = (x[:1] for x in random_qkv(13, 13, kv_heads=kv_heads))
-    ours = attention_module._varlen(q, k, v, documents)
-    assert_close(ours, attention(q, k, v, Documents(LENGTHS)))
+    expected = attention(q, k, v, Documents(LENGTHS))
+    gpu(version)
+    assert_close(attention_module._varlen(q, k, v, Documents(LENGTHS)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [8, 20, 64, 80, 96, 100, 128, 192, 200, 224, 256, 264])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_kernel_is_taken_for_what_it_takes_and_else_one_document_after_the_other(
+    dtype, width, dropout, gpu, monkeypatch
+):
+    calls = []
+    each = attention_module._one_by_one
+    monkeypatch.setattr(attention_module, "_one_by_one", lambda *args: calls.append("each") or each(*args))
+    gpu(as_in_2_13)
+    q, k, v = torch.randn(3, 1, 2, 13, width).to(dtype).unbind()
+    documents = Documents(LENGTHS)
+    kernel = documents.kernel
+    documents.kernel = lambda *args: calls.append("kernel") or kernel(*args)
+    documents.kernel.keywords = kernel.keywords
+    found = attention(q, k, v, documents, dropout)
+    half = dtype != torch.float32
+    fits = half and width in (8, 64, 80, 96, 128, 192, 256) and not dropout
+    assert calls == ["kernel" if fits else "each"]
+    if not dropout:
+        wanted = plain(q.double(), k.double(), v.double(), block_diagonal(LENGTHS))
+        assert_close(found.double(), wanted, atol=3e-2 if half else 1e-5, rtol=3e-2 if half else 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "runs"),
+    [("cuda", (7, 0), False), ("cuda", (7, 5), False), ("cuda", (8, 0), True), ("cuda:1", (8, 6), True),
+     ("cuda", (9, 0), True), ("cuda", (12, 0), True), ("cpu", None, False), ("meta", None, False)],
+)  # fmt: skip
+def test_which_gpus_run_the_kernel(device, capability, runs, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert attention_module.runs_flash(torch.device(device)) is runs
+
+
+def test_a_torch_without_the_kernel_computes_one_document_after_the_other(monkeypatch):
+    monkeypatch.setattr(attention_module, "runs_flash", lambda device: True)
+    monkeypatch.setattr(attention_module, "find_spec", lambda name: None)
+    assert attention_module._varlen_kernel.__wrapped__(torch.device("cuda")) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("width", [64, 80, 96, 100, 128, 224, 256])
+@pytest.mark.parametrize("kv_heads", [4, 1])
+def test_on_a_gpu_documents_do_not_see_each_other(dtype, width, kv_heads):
+    """Of any width, whether the kernel takes it or not, forward and backward."""
+    torch.manual_seed(0)
+    lengths = [130, 1, 300, 65]
+    shapes = [(1, heads, sum(lengths), width) for heads in (4, kv_heads, kv_heads)]
+    qkv = [torch.randn(shape, device="cuda").to(dtype).requires_grad_() for shape in shapes]
+    exact = [x.detach().double().requires_grad_() for x in qkv]
+    found = attention(*qkv, Documents(lengths, torch.device("cuda")))
+    wanted = plain(*exact, block_diagonal(lengths).cuda())
+    probe = torch.randn_like(wanted)
+    found_gradients = torch.autograd.grad(found, qkv, probe.to(dtype))
+    wanted_gradients = torch.autograd.grad(wanted, exact, probe)
+    for ours, theirs in zip((found, *found_gradients), (wanted, *wanted_gradients), strict=True):
+        assert ours.dtype == dtype
+        assert (ours.double() - theirs).norm() / theirs.norm() < (1e-4 if dtype == torch.float32 else 0.015)
+
+
+@pytest.mark.gpu
+def test_on_an_ampere_gpu_the_kernel_is_found():
+    capable = torch.cuda.get_device_capability() >= (8, 0)
+    assert (Documents([3, 4], torch.device("cuda")).kernel is not None) is capable
 
 
 def test_positions_start_anew_with_each_document():

@@ -154,3 +154,15 @@ def test_a_chunk_without_rows_is_an_error():
 
 def test_torchtunes_older_name_is_the_same_loss():
     assert CEWithChunkedOutputLoss is LinearCrossEntropyLoss
+
+
+def test_rows_that_are_known_are_not_looked_for():
+    output, hidden, labels = problem(keep=0.5)
+    ours = LinearCrossEntropyLoss()
+    expected = value_and_gradients(ours(output, hidden, labels), output, hidden)
+    rows = ours.rows_of(labels)
+    assert rows.tolist() == [i for i, label in enumerate(labels.flatten().tolist()) if label != -100]
+    ours.rows_of = None
+    found = value_and_gradients(ours(output, hidden, labels, rows), output, hidden)
+    for mine, wanted in zip(found, expected, strict=True):
+        assert torch.equal(mine, wanted)

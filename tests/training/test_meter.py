@@ -6,6 +6,7 @@ from torchtune_lite import training
 from torchtune_lite.data import Batches
 from torchtune_lite.datasets import concatenated
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
+from torchtune_lite.training.meter import known_rows
 
 SAMPLES = [{"tokens": [1, 2, 3], "labels": [-100, 3, -100]}, {"tokens": [4], "labels": [-100]}]
 
@@ -110,3 +111,17 @@ def test_notes_the_loss_of_each_data_set(collate):
     each = torch.nn.functional.cross_entropy(logits, torch.full((4,), 5), reduction="none")  # of a token of sample i
     assert row["loss/list_0"] == pytest.approx(((2 * each[0] + each[1] + 3 * each[2]) / 6).item())
     assert row["loss/list_1"] == pytest.approx(each[3].item())
+
+
+def test_the_rows_that_a_loss_is_told_are_those_of_its_own_ignore_index():
+    loss_fn, labels = LinearCrossEntropyLoss(ignore_index=7_777), torch.tensor([[3, 7_777, -100]])
+    assert known_rows(loss_fn, labels, torch.device("cpu"))["rows"].tolist() == [0, 2]
+
+
+def test_a_loss_of_the_users_own_is_given_what_it_takes():
+    class Doubled(LinearCrossEntropyLoss):
+        def forward(self, output, hidden, labels):
+            return 2 * super().forward(output, hidden, labels)
+
+    for loss_fn in (Doubled(), lambda output, hidden, labels: hidden.sum()):
+        assert known_rows(loss_fn, torch.zeros(1, 3, dtype=torch.int64), torch.device("cpu")) == {}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.utils import get_device
+from torchtune_lite.utils import get_device, to_device
 
 
 @pytest.fixture
@@ -81,3 +81,32 @@ def test_an_unknown_name_lists_the_choices(machine, name):
 def test_importing_utils_does_not_import_torch():
     code = "import sys, torchtune_lite.utils; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Calls(list):
+    """A tensor that writes down how it is moved."""
+
+    def pin_memory(self):
+        self.append("pinned")
+        return self
+
+    def to(self, device, non_blocking):
+        self.append(f"to {device}" + ", not waited for" * non_blocking)
+        return self
+
+
+@pytest.mark.parametrize(
+    ("device", "calls"),
+    [
+        ("cuda:1", ["pinned", "to cuda:1, not waited for"]),
+        ("mps", ["to mps"]),
+        ("meta", ["to meta, not waited for"]),
+    ],
+)
+def test_nobody_waits_for_a_copy_to_a_gpu(device, calls):
+    assert to_device(Calls(), torch.device(device)) == calls
+
+
+def test_on_a_cpu_there_is_nothing_to_copy():
+    tensor = torch.ones(2)
+    assert to_device(tensor, torch.device("cpu")) is tensor

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchtune_lite.utils import to_device
+
+CPU = torch.device("cpu")
 SHORT = 512
 """Positions up to which 16-bit attention on a CPU is faster written out than fused: 1.3 to 4 times, measured."""
 
@@ -21,27 +24,46 @@ VARLEN = "torch.nn.attention.varlen"  # from torch 2.10 on
 
 
 class Documents:
-    """Documents of `lengths` tokens that lie one after the other in a row of a batch, none of which sees another."""
+    """Documents of `lengths` tokens that lie one after the other in a row of a batch, none of which sees another.
 
-    def __init__(self, lengths: Sequence[int], device: torch.device | None = None) -> None:
-        self.lengths = list(lengths)
-        self.ends = torch.tensor([0, *self.lengths]).cumsum(0).to(device, torch.int32)  # [n + 1], for the GPU's kernel
-        self.kernel = _varlen_kernel() if self.ends.is_cuda else None
+    Made outside the graphs of torch.compile, to which only `ends` and `longest` are known: the number of documents and
+    their lengths change with each batch.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device = CPU) -> None:
+        self.lengths, self.device = list(lengths), device
+        self.kernel = _varlen_kernel(device)
+        if self.kernel is not None:
+            ends = torch.tensor([0, *self.lengths]).cumsum(0)
+            self.ends, self.longest = to_device(ends.to(torch.int32), device), max(self.lengths)  # [n + 1]
 
     def positions(self) -> Tensor:
         """Counts the tokens of each document from 0: `[1, t] int64`."""
-        return torch.cat([torch.arange(n) for n in self.lengths])[None].to(self.ends.device)
+        return to_device(torch.cat([torch.arange(n) for n in self.lengths])[None], self.device)
 
 
 @cache  # asked for in every forward pass
-def _varlen_kernel() -> partial | None:
-    """Finds FlashAttention-2 for documents, which torch has from 2.10 on and imports its compiler for."""
-    if not find_spec(VARLEN):
+def _varlen_kernel(device: torch.device) -> partial | None:
+    """Finds FlashAttention-2 for documents, where `device` runs it and torch has it: from 2.10 on."""
+    if not runs_flash(device) or not find_spec(VARLEN):
         return None
-    varlen_attn = import_module(VARLEN).varlen_attn
+    varlen_attn = import_module(VARLEN).varlen_attn  # which imports torch's compiler
     known = signature(varlen_attn).parameters
     causal = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
     return partial(varlen_attn, **causal, **{"enable_gqa": True} if "enable_gqa" in known else {})
+
+
+def runs_flash(device: torch.device) -> bool:
+    """Tells whether `device` runs FlashAttention-2: a GPU of compute capability 8.0 or more (Ampere)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def fits_flash(dtype: torch.dtype, width: int) -> bool:
+    """Tells whether FlashAttention-2 takes heads of `width` in `dtype`, forward and backward, on any GPU that runs it.
+
+    Widths between 192 and 256, which not all of these differentiate, are left out.
+    """
+    return dtype in (torch.float16, torch.bfloat16) and width % 8 == 0 and (width <= 192 or width == 256)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Documents | None = None, dropout: float = 0.0) -> Tensor:
@@ -52,8 +74,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Documents | None =
     make it causal within each of them; no mask is built.
     """
     if isinstance(mask, Documents):
-        one_kernel = mask.kernel and q.dtype != torch.float32 and not dropout
-        return _varlen(q, k, v, mask) if one_kernel else _one_by_one(q, k, v, mask.lengths, dropout)
+        one_kernel = mask.kernel is not None and fits_flash(q.dtype, q.shape[-1]) and not dropout
+        return _varlen(q, k, v, mask) if one_kernel else _one_by_one(q, k, v, mask, dropout)
     s, t = q.shape[2], k.shape[2]
     causal = mask is None
     if s == 1:  # a lone query sees all positions
@@ -106,9 +128,9 @@ def keep_documents_out_of_graphs() -> None:
     _one_by_one = torch.compiler.disable(_one_by_one)
 
 
-def _one_by_one(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], dropout: float) -> Tensor:
+def _one_by_one(q: Tensor, k: Tensor, v: Tensor, documents: Documents, dropout: float) -> Tensor:
     """Calls `attention` once a document: on a CPU 3 times as fast as one call with a mask, measured."""
-    parts = zip(*(x.split(lengths, dim=2) for x in (q, k, v)), strict=True)
+    parts = zip(*(x.split(documents.lengths, dim=2) for x in (q, k, v)), strict=True)
     outputs = [attention(*part, dropout=dropout).transpose(1, 2) for part in parts]  # [1, n, h, e]
     return torch.cat(outputs, dim=1).transpose(1, 2)
 
@@ -118,6 +140,5 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
     if "enable_gqa" not in documents.kernel.keywords and q.shape[1] != k.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # [t, h or k, e]
-    longest = max(documents.lengths)
-    y = documents.kernel(q, k, v, documents.ends, documents.ends, longest, longest)
+    y = documents.kernel(q, k, v, documents.ends, documents.ends, documents.longest, documents.longest)
     return y.transpose(0, 1)[None]

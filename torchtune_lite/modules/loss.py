@@ -27,14 +27,21 @@ class LinearCrossEntropyLoss(nn.Module):
             raise ValueError(f"chunk_size {chunk_size} must be at least 1")
         self.chunk_size, self.ignore_index = chunk_size, ignore_index
 
-    def forward(self, output: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Sums the loss of `output(hidden [b, s, d])` against `labels [b, s] int64`: float32, 0 without any label."""
-        rows = (labels != self.ignore_index).flatten().nonzero().squeeze(1)
+    def forward(self, output: nn.Module, hidden: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Sums the loss of `output(hidden [b, s, d])` against `labels [b, s] int64`: float32, 0 without any label.
+
+        `rows` are what `rows_of` finds; on a GPU that makes the host wait, who may know them from labels of its own.
+        """
+        rows = self.rows_of(labels) if rows is None else rows
         hidden, labels = hidden.flatten(0, 1)[rows], labels.flatten()[rows]  # [n, d], [n]
         trained = [param for param in output.parameters() if param.requires_grad] if torch.is_grad_enabled() else []
         logits = CHUNK_CPU if hidden.device.type == "cpu" else CHUNK
         chunk_size = self.chunk_size or max(logits // output.weight.shape[0], 1)
         return _SummedCrossEntropy.apply(output, labels, chunk_size, hidden, *trained)
+
+    def rows_of(self, labels: Tensor) -> Tensor:
+        """Finds which of all `b s` labels count: `[n] int64`."""
+        return (labels != self.ignore_index).flatten().nonzero().squeeze(1)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.peft import products
-from torchtune_lite.peft.nf4_linear import linear, linear_t
+from torchtune_lite.peft.nf4_linear import autocast_dtype, linear, linear_t
 
 
 class LoRAFeedForward(nn.Module):
@@ -40,7 +40,7 @@ class LoRAFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `x [..., d]` to `[..., d]`; under autocast, which knows each product alone, in twelve steps."""
-        if torch.is_autocast_enabled(x.device.type):
+        if autocast_dtype(x.device):
             if self.tile:
                 raise ConfigError("model.mlp_tile is not served with mixed_precision: True; leave one of them out")
             return self.w2(F.silu(self.w1(x)) * self.w3(x))

@@ -21,9 +21,14 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """
     if not is_quantized(weight):
         return F.linear(x, weight)
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    x = x.to(autocast_dtype(x.device) or x.dtype)
     return _product(x, *nf4_parts(weight), rows=weight.shape[0], transposed=True)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Gives the dtype that autocast computes products in on `device`; None where it is off or the device has none."""
+    is_on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if is_on else None
 
 
 def linear_t(grad: Tensor, weight: Tensor, add_to: Tensor | None = None) -> Tensor:

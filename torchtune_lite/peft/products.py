@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.peft.lora import LoRALinear
-from torchtune_lite.peft.nf4_linear import FrozenNF4Linear, linear, linear_t
+from torchtune_lite.peft.nf4_linear import FrozenNF4Linear, autocast_dtype, linear, linear_t
 
 
 def shared_input(x: Tensor, *projections: nn.Module) -> Sequence[Tensor]:
@@ -21,9 +21,9 @@ def shared_input(x: Tensor, *projections: nn.Module) -> Sequence[Tensor]:
     LoRA, and under autocast, which knows each product alone.
     """
     adapted = [p for p in projections if type(p) is LoRALinear]
-    if not adapted or not all(map(_fits, projections)) or torch.is_autocast_enabled(x.device.type):
+    if not adapted or not all(map(_fits, projections)) or autocast_dtype(x.device):
         return [p(x) for p in projections]
-    outputs = _Products.apply(x.flatten(0, -2), projections, *factors(x, adapted))
+    outputs = _Products.apply(projections, x.flatten(0, -2), *factors(x, adapted))
     return [y.view(*x.shape[:-1], -1) for y in outputs]
 
 
@@ -80,8 +80,11 @@ def backward(
 
 
 class _Products(torch.autograd.Function):
+    # x among `tensors`: where no gradient is needed, torch.compile takes 2 factors after two arguments for a call
+    # without ctx (AutogradFunctionVariable.call_function counts them)
     @staticmethod
-    def forward(ctx: Any, x: Tensor, projections: Sequence[nn.Module], *factors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, projections: Sequence[nn.Module], *tensors: Tensor) -> tuple[Tensor, ...]:
+        x, *factors = tensors
         outputs, saved = forward(x, projections, factors)
         ctx.projections = projections
         ctx.save_for_backward(x, *saved)
@@ -90,5 +93,5 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
-        x_grad, factor_grads = backward(grads, x, ctx.projections, saved, ctx.needs_input_grad[0])
-        return x_grad, None, *factor_grads
+        x_grad, factor_grads = backward(grads, x, ctx.projections, saved, ctx.needs_input_grad[1])
+        return None, x_grad, *factor_grads

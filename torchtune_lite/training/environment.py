@@ -3,6 +3,7 @@
 import random
 import secrets
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -61,14 +62,16 @@ def get_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def get_precision(dtype: str, device: torch.device, *, mixed: bool = False) -> tuple[torch.dtype, torch.autocast]:
+def get_precision(
+    dtype: str, device: torch.device, *, mixed: bool = False
+) -> tuple[torch.dtype, torch.autocast | nullcontext]:
     """Returns the dtype of the weights, and a context to compute in, which does nothing unless `mixed`.
 
     `mixed` keeps weights in float32 and computes in `dtype` what may lose precision; ConfigError if that is `fp32` too.
     """
     computed = get_dtype(dtype, device)
     if not mixed:
-        return computed, torch.autocast(device.type, enabled=False)
+        return computed, nullcontext()
     if computed == torch.float32:
         raise ConfigError(
             "mixed_precision: True is for dtype: bf16 or fp16; with dtype: fp32, set it False (auto chooses fp32 where "

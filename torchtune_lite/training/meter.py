@@ -1,5 +1,6 @@
 """What steps cost: tokens, time and memory, for the log and for the run's summary."""
 
+import inspect
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batch, Batches, num_la
 from torchtune_lite.training.flops import peak_flops, step_flops
 from torchtune_lite.training.memory import peak_memory, reset_peak_memory
 from torchtune_lite.training.profiler import Profiler
-from torchtune_lite.utils import counted, get_logger
+from torchtune_lite.utils import counted, get_logger, to_device
 
 COUNTED = ("steps", "seconds", "tokens", "label_tokens", "positions", "flops")
 
@@ -43,15 +44,19 @@ class Meter:
     def loss_sum(
         self, loss_fn: Callable[..., Tensor], output: nn.Module, hidden: Tensor, labels: Tensor, batch: Batch
     ) -> Tensor:
-        """Sums `loss_fn` over a batch; in training, one of several data sets by data set, whose losses are noted."""
+        """Sums `loss_fn` over a batch; in training, one of several data sets by data set, whose losses are noted.
+
+        `labels` are those of the `batch`, moved to the device.
+        """
         if "sources" not in batch or not torch.is_grad_enabled():
-            return loss_fn(output, hidden, labels)
+            return loss_fn(output, hidden, labels, **known_rows(loss_fn, batch["labels"], labels.device))
         total = torch.zeros((), device=hidden.device)
         for source, part in parts(batch):
-            loss = loss_fn(output, hidden[part], labels[part])
+            of_part = batch["labels"][part]
+            loss = loss_fn(output, hidden[part], labels[part], **known_rows(loss_fn, of_part, labels.device))
             total = total + loss
             self._losses[source] += loss.detach()
-            self._counts[source] += (labels[part] != CROSS_ENTROPY_IGNORE_IDX).sum()
+            self._counts[source] += int((of_part != CROSS_ENTROPY_IGNORE_IDX).sum())
         return total
 
     def start(self, window: Sequence[Batch]) -> None:
@@ -80,9 +85,10 @@ class Meter:
         tokens of each.
         """
         row = self._rates(self._counted) | {"data_wait": self.batches.take_wait_share()}
-        for source, count in sorted(self._counts.items()):
-            if count:
-                row[f"loss/{self.batches.dataset.names[source]}"] = float(self._losses[source] / count)
+        sums = torch.stack(list(self._losses.values())).tolist() if self._losses else []  # read at once
+        for source, total in sorted(zip(self._losses, sums, strict=True)):
+            if count := self._counts[source]:
+                row[f"loss/{self.batches.dataset.names[source]}"] = total / count
         if self.memory:
             peaks = peak_memory(self.device)
             reset_peak_memory(self.device)
@@ -124,7 +130,14 @@ class Meter:
             self._total[name] += value
         self._counted = dict.fromkeys(COUNTED, 0.0)
         self._losses: dict[int, Tensor | float] = defaultdict(float)  # by data set
-        self._counts: dict[int, Tensor | int] = defaultdict(int)
+        self._counts: dict[int, int] = defaultdict(int)
+
+
+def known_rows(loss_fn: Callable[..., Tensor], labels: Tensor, device: torch.device) -> dict[str, Tensor]:
+    """Gives the argument `rows` for a loss that takes it: of `labels` in host memory, for a loss on `device`."""
+    if not hasattr(loss_fn, "rows_of") or "rows" not in inspect.signature(loss_fn.forward).parameters:
+        return {}
+    return {"rows": to_device(loss_fn.rows_of(labels), device)}
 
 
 def sample_lens(batch: Batch, pad_id: int) -> list[int]:

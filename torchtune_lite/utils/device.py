@@ -39,6 +39,15 @@ def get_device(device: str = "auto") -> torch.device:
     return torch.device(device)
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Returns a copy on `device` of a tensor in host memory, itself on a CPU; on a GPU the host does not wait for it.
+
+    From page-locked memory: a copy from other memory waits for all that the GPU has been told to compute.
+    """
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=device.type != "mps")  # to a Mac, the source must outlive the copy
+
+
 def _check_cuda(device: str) -> None:
     import torch
 
