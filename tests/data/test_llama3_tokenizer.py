@@ -91,7 +91,9 @@ def test_tool_calls_templates_and_cuts(ranks):
     assert {ours.eos_id, special["<|eot_id|>"], special["<|eom_id|>"]} == set(ours.stop_tokens)
     sample = {"messages": chat}
     ours.max_seq_len = len(tokens) - 1
-    assert ours(sample)["tokens"] == [*tokens[:-2], ours.eos_id] and ours(sample)["truncated"]
+    assert ours(sample)["tokens"] == tokens[:-1] and ours(sample)["truncated"]
+    ours.add_eos_when_cut = True
+    assert ours(sample)["tokens"] == [*tokens[:-2], ours.eos_id]
     assert not ours.surely_whole(sample)
     ours.max_seq_len = 3 * 16 + 9 + sum(map(len, ("the", "x()", "1"))) + len("Q: ?")
     assert ours.surely_whole(sample) and not ours(sample)["truncated"]

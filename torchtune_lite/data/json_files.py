@@ -174,7 +174,9 @@ def _whole_rows(file: ByteFile, lines: JsonLines) -> Rows | None:
         return None
     if not more and isinstance(first, dict):
         has = ", ".join(first)
-        raise DataError(f"{file.path} is one object, not rows; name the key that holds its list with field (has: {has})")
+        raise DataError(
+            f"{file.path} is one object, not rows; name the key that holds its list with field (has: {has})"
+        )
     return _Array(file.path, [row for _, row in found], [place for place, _ in found].__getitem__, file.size)
 
 

@@ -1,9 +1,11 @@
 """Supervised fine-tuning samples: rows → messages → tokens and labels."""
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from torchtune_lite.data.columns import Note, summary
 from torchtune_lite.data.rows import MarkedRows, OnBadSample, Row, raise_problems
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import get_logger
@@ -36,7 +38,7 @@ class SFTDataset:
 
     So the length is right from the start. Left out are samples without a label token, bad rows with
     `on_bad_sample="skip"`, and with `on_long_sample="skip"` samples that `tokenize` cuts; one line says how many. That
-    nothing is left is an error.
+    nothing is left is an error. Another line says what the samples have in their `notes`.
 
     Of more rows or bytes than `CHECKED_WHOLE` only some rows are checked at the start and no samples are kept; the
     length is the number of rows, and a row that is left out gives a sample of empty lists. What is wrong with a row is
@@ -64,6 +66,7 @@ class SFTDataset:
         self.bad: dict[int, str] = {}
         self.long = MarkedRows(len(rows))  # cut, or left out for it
         self.unlabelled = MarkedRows(len(rows))  # left out since they have no label, even if cutting took it
+        self._notes: Counter[Note] = Counter()
         self._whole = _is_small(rows)
         self.checked = range(len(rows)) if self._whole else _some_rows(rows)
         left_out = self._check()
@@ -165,6 +168,7 @@ class SFTDataset:
             except DataError as error:
                 self.bad[row] = str(error)
                 continue
+            self._notes.update(sample.get("notes", ()))
             if not all(text.strip() for text in _texts(sample)):
                 empty.append(row)
             if not surely_whole(sample):
@@ -193,6 +197,8 @@ class SFTDataset:
             counted = f"{len(self):,} rows, of which only {total:,} are checked before they are read"
         report = log.warning if said else log.info
         report(f"{self.rows.name}: {counted}; {said or 'none cut or left out'}")
+        if notes := summary(self._notes, getattr(self._tokenize, "reads", lambda field: False)):
+            log.warning(f"{self.rows.name}: {notes}")
 
     def _alike(self, problems: Mapping[int, str]) -> list[str]:
         """Joins the problems that differ in their place alone."""
