@@ -193,16 +193,15 @@ class ChatTemplate:
 
     def _turns(self, messages: Sequence[Message], given: Mapping[str, Any], text: str, first: int, last: int) -> Span:
         """Finds the text of the messages from `first` to `last`."""
-        is_answer, end = messages[first].role == "assistant", len(text)
+        is_answer = messages[first].role == "assistant"
         if first:
             start = self._length(messages[:first], given, text, add_generation_prompt=is_answer)
-        elif is_answer:
-            start = len(commonprefix([text, self.render([Message("assistant", OTHER), *messages[1:]], **given)]))
         else:
-            start = 0
-        if last + 1 < len(messages):
-            end = self._length(messages[: last + 1], given, text, add_generation_prompt=False)
-        return start, end
+            start = len(commonprefix([text, self._with_other(messages, 0, given)])) if is_answer else 0
+        if last + 1 == len(messages):
+            return start, len(text)
+        end = self._end_of_answer(messages, given, text, start, last)
+        return start, end or self._length(messages[: last + 1], given, text, add_generation_prompt=False)
 
     def _length(
         self, messages: Sequence[Message], given: Mapping[str, Any], text: str, add_generation_prompt: bool
@@ -215,6 +214,23 @@ class ChatTemplate:
                 "known; mark the answers in it with {% generation %}, or train on the last answer of each row alone"
             )
         return len(before)
+
+    def _end_of_answer(
+        self, messages: Sequence[Message], given: Mapping[str, Any], text: str, start: int, last: int
+    ) -> int | None:
+        """Finds the end of an answer that reads differently as the last turn: what closes it, once before the next."""
+        if messages[last].role != "assistant" or text.startswith(self.render(messages[: last + 1], **given)):
+            return None
+        close = self._with_other(messages[: last + 1], last, given).rpartition(OTHER)[2]
+        following = len(commonprefix([text, self._with_other(messages, last + 1, given)]))
+        once = close.strip() != "" and text.count(close, start, following) == 1
+        return text.index(close, start) + len(close) if once else None
+
+    def _with_other(self, messages: Sequence[Message], index: int, given: Mapping[str, Any]) -> str:
+        """Writes a conversation with another text in the place of one message."""
+        turn = {name: value for name, value in self._turn(messages[index]).items() if name != "tool_calls"}
+        other = Message(messages[index].role, OTHER, original=turn | {"content": OTHER})
+        return self.render([*messages[:index], other, *messages[index + 1 :]], **given)
 
 
 def find_chat_template(
