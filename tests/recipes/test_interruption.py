@@ -292,6 +292,22 @@ def test_a_finished_run_goes_on_with_more_epochs(run, tmp_path):
     assert digest(tmp_path / "parts", "epoch_2") == digest(tmp_path / "out", "epoch_2")
 
 
+def test_a_template_that_writes_the_time_writes_one_in_the_whole_run(run, tiny, char_model, tmp_path):
+    (tmp_path / "base").mkdir()
+    shutil.copyfile(char_model, tmp_path / "base/tokenizer.model")
+    (tmp_path / "base/chat_template.jinja").write_text(
+        "{% for m in messages %}{{ bos_token if m.role == 'user' }}{{ strftime_now('%H%M%S%d%m') + ' ' + m.content }}"
+        "{{ eos_token if m.role == 'assistant' }}{% endfor %}"
+    )
+    words = ["tokenizer.prompt_template=chat_template", "tokenizer.path=base/tokenizer.model"]
+    run(*words, "epochs=1")
+    run(*words, "epochs=2", "resume_from_checkpoint=True")
+    dates = {checkpoint.start_date(tmp_path / "out" / name, "none") for name in ("epoch_0", "epoch_1")}
+    assert len(dates) == 1
+    other = ["resume_from_checkpoint=True", "epochs=3", "tokenizer.chat_template_kwargs={strftime_now: 2024-02-29}"]
+    assert "dataset was 29 samples with hash" in last_line(run(*words, *other, code=4))
+
+
 def test_another_run_is_not_resumed(run, tiny, tmp_path):
     run("epochs=1")
     resume = ["resume_from_checkpoint=True", "epochs=2"]
