@@ -5,7 +5,7 @@ A template comes with a download, so it runs in Jinja's sandbox and sees plain v
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from functools import cached_property
 from os.path import commonprefix
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite.data.messages import Message, is_text_parts
-from torchtune_lite.errors import ConfigError, DataError
+from torchtune_lite.data.template_compiler import MARKS, compile_template
+from torchtune_lite.errors import DataError
 
 Span = tuple[int, int]
 
@@ -35,7 +36,6 @@ MORE_TEMPLATES = "additional_chat_templates"
 """The folder beside `FILE` that has the others."""
 
 OTHER = "\ue000"  # private use: in no template or conversation
-MARKS = "_marks"  # a variable of a template, no state of it: a save in the background renders, too
 
 
 class ChatTemplate:
@@ -57,7 +57,7 @@ class ChatTemplate:
         self.source, self.variables, self.name, self.tool_use = source, dict(variables), name, tool_use
         self.options: dict[str, Any] = {}
         self.today: date | None = None
-        self._template = _compile(source, name, self._strftime_now)
+        self._template = compile_template(source, name, self._strftime_now)
         self._marks_answers = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class ChatTemplate:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._template = _compile(self.source, self.name, self._strftime_now)
+        self._template = compile_template(self.source, self.name, self._strftime_now)
 
     def reads(self, field: str) -> bool:
         """Tells whether the template names a field of a turn, or a variable."""
@@ -271,45 +271,3 @@ def _runs(flags: Sequence[bool]) -> list[tuple[int, int]]:
     starts = [i for i, flag in enumerate(flags) if flag and (i == 0 or not flags[i - 1])]
     ends = [i for i, flag in enumerate(flags) if flag and (i + 1 == len(flags) or not flags[i + 1])]
     return list(zip(starts, ends, strict=True))
-
-
-def _compile(source: str, name: str, strftime_now: Callable[[str], str]) -> Any:
-    """Compiles a template with the filters and functions that transformers gives it."""
-    try:
-        import jinja2
-        import jinja2.ext
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ModuleNotFoundError:
-        raise ConfigError("chat templates need jinja2; pip install 'torchtune_lite[hf]'") from None
-
-    class Generation(jinja2.ext.Extension):
-        """`{% generation %}…{% endgeneration %}`, put between the two marks that the rendering is given."""
-
-        tags = {"generation"}
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            call = self.call_method("_between_marks", [jinja2.nodes.ContextReference()])
-            return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
-
-        def _between_marks(self, context: Any, caller: Any) -> str:
-            start, end = context[MARKS]
-            return f"{start}{caller()}{end}"
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = strftime_now
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateError as error:
-        raise DataError(f"{name} is no Jinja template: line {getattr(error, 'lineno', '?')}: {error}") from None
