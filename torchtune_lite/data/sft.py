@@ -241,6 +241,8 @@ def _some_rows(rows: Any) -> Sequence[int]:
 
 def shifted_labels(tokens: Sequence[int], mask: Sequence[bool]) -> list[int]:
     """Labels each position with the token that follows it, or -100 where that one is masked or there is none."""
+    if len(tokens) != len(mask):
+        raise DataError(f"the tokenizer gives {len(mask)} marks in mask for {len(tokens)} tokens; give each token one")
     ignore = CROSS_ENTROPY_IGNORE_IDX
     return [ignore if masked else token for token, masked in zip(tokens[1:], mask[1:], strict=True)] + [ignore]
 

@@ -91,8 +91,7 @@ class ModelTokenizer(ABC):
 
         A chat template is given the sample's `chat_template_kwargs`, among them its `tools`.
         """
-        if self._to_look_at:
-            self._look_at(sample["messages"])
+        self._look_at(sample["messages"])
         given = sample.get("chat_template_kwargs", {})
         tokens, mask, truncated = self._tokenize(sample["messages"], not inference, given)
         rest = {key: value for key, value in sample.items() if key != "messages"}
@@ -102,6 +101,7 @@ class ModelTokenizer(ABC):
         """Tells without encoding it that a sample will not be cut and has a label; False where only encoding tells."""
         if isinstance(self.prompt_template, ChatTemplate):
             return False
+        self._look_at(sample["messages"])
         messages = written(sample["messages"], self.prompt_template)
         if not any(message.role == "assistant" and not message.masked for message in messages):
             return False
@@ -171,10 +171,10 @@ class ModelTokenizer(ABC):
         return tokens, mask, truncated
 
     def _look_at(self, messages: list[Message]) -> None:
-        """Warns where a text template lets a question and its answer stand side by side."""
-        self._to_look_at -= 1
-        if isinstance(self.prompt_template, ChatTemplate):
+        """Warns once where a text template lets a question and its answer stand side by side."""
+        if not self._to_look_at or isinstance(self.prompt_template, ChatTemplate):
             return
+        self._to_look_at -= 1
         if glued := find_glued(messages, written(messages, self.prompt_template)):
             self._to_look_at = 0
             log.warning(
