@@ -179,7 +179,7 @@ def test_keys_of_a_turn_that_are_not_read_are_noted():
     "form",
     [
         lambda turns: json.dumps(turns),
-        lambda turns: {key: [turn[key] for turn in turns] for key in turns[0]},
+        lambda turns: {key: [turn[key] for turn in turns] for key in turns[0]} | {"name": None},
     ],
     ids=["JSON text", "a struct of lists"],
 )

@@ -282,7 +282,7 @@ def test_checkpoints_written_in_the_background_are_the_same(run, tmp_path, words
 
 
 def test_a_finished_run_goes_on_with_more_epochs(run, tmp_path):
-    words = ["lr_scheduler=null"]
+    words = ["lr_scheduler=null", "tokenizer.prompt_template={user: ['', ' = ']}"]
     run(*words, "epochs=3")
     run(*words, "output_dir=parts", "epochs=1")
     done = run(*words, "output_dir=parts", "epochs=1", "resume_from_checkpoint=True")

@@ -156,12 +156,12 @@ class ShareGPTToMessages(ConversationToMessages):
     def _openai(self, turn: Turn, where: str) -> Turn:
         role, value = turn.pop("from"), turn.pop("value", None)
         if role not in self.calls:
-            return {"role": self.roles[role], **turn} | ({} if value is None else {"content": value})
+            return {**turn, "role": self.roles[role]} | ({} if value is None else {"content": value})
         calls = _parsed(value)
         calls = calls if isinstance(calls, list) else [calls]
         if not all(isinstance(call, Mapping) and "name" in call for call in calls):
             raise DataError(f'{where}.value of a {role} must be JSON text: {{"name": ..., "arguments": {{...}}}}')
-        return {"role": "assistant", **turn, "tool_calls": [{"type": "function", "function": call} for call in calls]}
+        return {**turn, "role": "assistant", "tool_calls": [{"type": "function", "function": call} for call in calls]}
 
 
 class OpenAIToMessages(ConversationToMessages):
@@ -213,7 +213,7 @@ def _parts(content: Any) -> list[dict[str, Any]]:
     """Gives the parts of a message with a content, which is JSON where it is neither text nor parts."""
     if is_text_parts(content):
         return [{"type": "text", "content": part["text"]} for part in content]
-    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
     return [{"type": "text", "content": text}]
 
 
@@ -241,10 +241,10 @@ def _tools(value: Any) -> list[Any]:
 
 def _listed(value: Any) -> Any:
     """Gives the list that a value stands for: JSON text of one, or a struct of lists, as Parquet may hold it."""
-    if isinstance(value, Mapping) and all(isinstance(each, list) for each in value.values()):
-        lists = list(value.values())
-        if len(set(map(len, lists))) == 1:
-            return [dict(zip(value, turn, strict=True)) for turn in zip(*lists, strict=True)]
+    if isinstance(value, Mapping):
+        lists = {name: each for name, each in value.items() if each is not None}
+        if all(isinstance(each, list) for each in lists.values()) and len(set(map(len, lists.values()))) == 1:
+            return [dict(zip(lists, turn, strict=True)) for turn in zip(*lists.values(), strict=True)]
     parsed = _parsed(value)
     return parsed if isinstance(parsed, list) else value
 

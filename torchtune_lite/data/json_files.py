@@ -158,7 +158,7 @@ def _whole_rows(file: ByteFile, lines: JsonLines) -> Rows | None:
         found, in_a_line = [(lines.where(0), json.loads(lines.text(0)))], True
     except (ValueError, RecursionError):
         in_a_line = False
-    if in_a_line and len(lines) > 1 or not in_a_line and file.size > MOST_OF_ONE_OBJECT:
+    if len(lines) > 1 if in_a_line else file.size > MOST_OF_ONE_OBJECT:
         return None
     if not in_a_line:
         try:
