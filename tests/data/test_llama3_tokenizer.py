@@ -124,6 +124,8 @@ def test_refuses_a_file_that_is_no_list_of_ranks(text, said, tmp_path):
 
 
 def test_what_it_is_not_for(ranks):
+    with pytest.raises(ConfigError, match="chat_template_kwargs: Llama3Tokenizer has no chat template; leave it out"):
+        load_tokenizer(ranks, chat_template_kwargs={"enable_thinking": False})
     with pytest.raises(ConfigError, match="Llama3Tokenizer writes Llama 3's form itself"):
         Llama3Tokenizer(str(ranks), prompt_template="chat_template")
     with pytest.raises(ConfigError, match=r"special_tokens has no <\|end_of_text\|>, <\|finetune"):
