@@ -1,7 +1,8 @@
 """Messages: the common form of every sample, and the transforms that make them from a row's columns.
 
-A transform maps a row (a dict) to `{"messages": list[Message]}`, and what a reader should know of the row to `notes`.
-A row it can't use raises DataError naming the column or message; the data set puts the file and line before it.
+A transform maps a row (a dict) to `{"messages": list[Message]}`, with `notes` where something of the row is not read or
+read as text. A row it can't use raises DataError naming the column or message; the data set puts the file and line
+before it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -145,9 +146,10 @@ class AlpacaToMessages:
         def text(name: str) -> str:
             return column_text(row, self.column_map[name], f"column_map.{name}", notes)
 
-        column, prompt = self.column_map["input"], ALPACA_PROMPT.format(instruction=text("instruction"))
+        instruction, column = text("instruction"), self.column_map["input"]
+        prompt = ALPACA_PROMPT.format(instruction=instruction)
         if has_column(row, column) and column_value(row, column, "column_map.input") not in (None, ""):
-            prompt = ALPACA_PROMPT_WITH_INPUT.format(instruction=text("instruction"), input=text("input"))
+            prompt = ALPACA_PROMPT_WITH_INPUT.format(instruction=instruction, input=text("input"))
         turns = [Message("user", prompt, masked=False), Message("assistant", text("output"), masked=False)]
         return noted({"messages": self._masked(turns)}, notes)
 
