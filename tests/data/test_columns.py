@@ -11,7 +11,7 @@ from torchtune_lite.data.columns import (
     column_text,
     column_value,
     has_column,
-    summary,
+    summarized,
     unread,
 )
 from torchtune_lite.errors import ConfigError, DataError
@@ -70,12 +70,12 @@ def test_columns_that_are_not_read_are_noted():
 def test_notes_are_said_in_one_line():
     notes = Counter({Note(NOT_READ, "column 'a'"): 1200, Note(NOT_READ, "'name' of a turn", "name"): 1})
     notes[Note(AS_TEXT, "column 'b'")] = 2
-    assert summary(notes, lambda field: False) == (
+    assert summarized(notes, lambda field: False) == (
         "not read: 'name' of a turn (1 row), column 'a' (1,200 rows); "
         "numbers, true and false read as text: column 'b' (2 rows)"
     )
-    assert "name" not in summary(notes, lambda field: field == "name")
-    assert summary(Counter(), lambda field: False) == ""
+    assert "name" not in summarized(notes, lambda field: field == "name")
+    assert summarized(Counter(), lambda field: False) == ""
 
 
 def test_refuses_an_unknown_key_of_column_map():

@@ -78,7 +78,7 @@ def unread(row: Mapping[str, Any], columns: Iterable[str]) -> set[Note]:
     return {Note(NOT_READ, f"column {name!r}") for name in row if name not in read and row[name] is not None}
 
 
-def summary(notes: Counter[Note], reads: Callable[[str], bool]) -> str:
+def summarized(notes: Counter[Note], reads: Callable[[str], bool]) -> str:
     """Says what was noted of how many rows; `reads` tells which fields a chat template reads."""
     by_heading: dict[str, list[str]] = {}
     for note, count in sorted(notes.items()):

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from torchtune_lite.data.columns import Note, summary
+from torchtune_lite.data.columns import Note, summarized
 from torchtune_lite.data.rows import MarkedRows, OnBadSample, Row, raise_problems
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import get_logger
@@ -197,7 +197,7 @@ class SFTDataset:
             counted = f"{len(self):,} rows, of which only {total:,} are checked before they are read"
         report = log.warning if said else log.info
         report(f"{self.rows.name}: {counted}; {said or 'none cut or left out'}")
-        if notes := summary(self._notes, getattr(self._tokenize, "reads", lambda field: False)):
+        if notes := summarized(self._notes, getattr(self._tokenize, "reads", lambda field: False)):
             log.warning(f"{self.rows.name}: {notes}")
 
     def _alike(self, problems: Mapping[int, str]) -> list[str]:
