@@ -104,6 +104,7 @@ class FullFinetuneRecipeSingleDevice:
             self.model = config.instantiate(cfg.model, defaults=self.checkpointer.decoder_args)
         self.checkpointer.use_tokenizer(self.tokenizer, self.model.config.vocab_size)
         data.limit_length(self.tokenizer, self.model.config.max_seq_len)
+        data.fix_date(self.tokenizer, checkpoint.start_date(resume_from, self.progress.start_date))
         dataset = datasets.concatenated(config.instantiate(cfg.dataset, self.tokenizer), cfg.dataset_weights)
         self.batches = self._batches(dataset, cfg.batch_size, cfg.shuffle)
         sets = datasets.validation_sets(config.instantiate(cfg.dataset_val, self.tokenizer))

@@ -108,6 +108,7 @@ class LoRAFinetuneRecipeSingleDevice:
             self.model = config.instantiate(cfg.model, defaults=self.checkpointer.decoder_args)
         self.checkpointer.use_tokenizer(self.tokenizer, self.model.config.vocab_size)
         data.limit_length(self.tokenizer, self.model.config.max_seq_len)
+        data.fix_date(self.tokenizer, checkpoint.start_date(resume_from, self.progress.start_date))
         dataset = datasets.concatenated(config.instantiate(cfg.dataset, self.tokenizer), cfg.dataset_weights)
         self.batches = self._batches(dataset, cfg.batch_size, cfg.shuffle)
         sets = datasets.validation_sets(config.instantiate(cfg.dataset_val, self.tokenizer))
@@ -118,7 +119,6 @@ class LoRAFinetuneRecipeSingleDevice:
         self.total_steps = self.steps_per_epoch * cfg.epochs
         self.facts = checkpoint.run_facts(config.to_dict(cfg), self.batches.fingerprint(), self.steps_per_epoch)
         checkpoint.check_resumable(resume_from, self.facts)
-
         self.load_model()
         if cfg.compile:
             training.compile_layers(self.model, self.device)

@@ -1,5 +1,7 @@
 """Bad inputs by section: what a user gave, the command, the files beside it; docs/errors.md shows the answers."""
 
+import json
+
 from tests.error_files import (
     CHECK,
     CONFIG,
@@ -41,8 +43,26 @@ IDS = """class Rows:
         return 1
 
     def __getitem__(self, index):
-        return {"tokens": self.ids, "labels": self.ids}
+        return {"tokens": self.ids, "labels": [*self.ids[1:], -100]}
 """
+OWN = config("  source: train.jsonl\n", "")
+
+
+def own(module: str, body: str) -> dict[str, str]:
+    """Gives a module with the class Rows, a data set of the user's own, and my.yaml for it."""
+    text = f"class Rows:\n    def __init__(self, tokenizer):\n        self.ids = [5, 6, 7]\n\n    {body}\n"
+    return OWN | {f"{module}.py": text}
+
+
+def sample(module: str, tokens: str, labels: str) -> dict[str, str]:
+    """Gives such a module with one sample."""
+    returned = f"{{'tokens': {tokens}, 'labels': {labels}}}"
+    return own(module, f"__len__ = lambda self: 1\n    __getitem__ = lambda self, i: {returned}")
+
+
+SYSTEM, ASKED, ANSWERED = ({"role": role, "content": "a"} for role in ("system", "user", "assistant"))
+KWARGS, CHAT = "tokenizer.chat_template_kwargs", "tokenizer.prompt_template=chat_template"
+THINKS = {"base/chat_template.jinja": "{{ strftime_now('%Y') if enable_thinking }}{{ messages[0].content }}"}
 ADAPTER = "out/epoch_0/adapter/adapter_model.safetensors"
 SHARD = "model-00001-of-00002.safetensors"
 WEIGHT = "model.norm.weight"
@@ -154,10 +174,10 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("Half a surrogate pair", RUN, rows('{"input": "\\ud83d", "output": "b"}')),
             Case("A column that is missing", RUN, rows({"prompt": "a", "completion": "b"})),
             Case("null for a text", RUN, rows(ROW, {"input": None, "output": "b"})),
-            Case("A number for a text", RUN, rows({"input": 3, "output": "b"})),
+            Case("A list for a text", RUN, rows({"input": ["a"], "output": "b"})),
             Case("An unknown role", RUN, chat([("user", "a"), ("assistent", "b")])),
             Case("Two questions in a row", RUN, chat([("user", "a"), ("user", "b")])),
-            Case("An answer first", RUN, chat([("assistant", "a"), ("user", "b")])),
+            Case("Two answers in a row", RUN, chat([("user", "a"), ("assistant", "b"), ("assistant", "c")])),
             Case("A conversation of one", RUN, chat([("user", "a")])),
             Case("No conversation", RUN, chat("hello")),
             Case("A sample that is too long", f"{RUN} tokenizer.max_seq_len=4 dataset.on_long_sample=error"),
@@ -177,6 +197,28 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 config("epochs: 1", f"dataset_val: {{a: {SET}}}, b: {SET}tarin: 1}}}}"),
                 code=2,
             ),
+            Case("UTF-16, as PowerShell writes it", RUN, {"train.jsonl": json.dumps(ROW).encode("utf-16")}),
+            Case("Lines that end with a carriage return alone", RUN, {"train.jsonl": f"{json.dumps(ROW)}\r" * 2}),
+            Case("A list on each line", RUN, rows([ROW], [ROW])),
+            Case("An address", f"{RUN} dataset.source=https://example.com/train.jsonl"),
+            Case("A flag that is neither true nor false", RUN, chat([ASKED, ANSWERED | {"loss": "no"}])),
+            Case("A tool call without a name", RUN, chat([ASKED, ANSWERED | {"tool_calls": [{"id": "1"}]}])),
+            Case("Two system prompts", RUN, chat([SYSTEM, ASKED, ANSWERED], system="b")),
+            Case("Tools that are not objects", RUN, chat([ASKED, ANSWERED], tools="add(a, b)")),
+            Case(
+                "Pairs in a recipe for samples",
+                RUN,
+                config("instruct_dataset", "preference_dataset")
+                | rows({"prompt": "a", "chosen": "b", "rejected": "c"}),
+            ),
+            Case("Labels that are not shifted", f"{RUN} dataset=same.Rows", sample("same", "self.ids", "self.ids")),
+            Case("Fewer labels than tokens", f"{RUN} dataset=fewer.Rows", sample("fewer", "self.ids", "self.ids[1:]")),
+            Case("Tokens that are not ints", f"{RUN} dataset=halves.Rows", sample("halves", "[0.5]", "[-100]")),
+            Case(
+                "A data set that is an iterable",
+                f"{RUN} dataset=endless.Rows",
+                own("endless", "__iter__ = lambda self: iter([])"),
+            ),
         ],
     ),
     "Tokenizer": (
@@ -195,6 +237,11 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 f"{RUN} dataset=rows.Rows",
                 config("  source: train.jsonl\n", "") | {"rows.py": IDS},
             ),
+            Case(
+                "Variables of a chat template that is not there", f"{RUN} '{KWARGS}={{enable_thinking: False}}'", code=2
+            ),
+            Case("A variable with a slip", f"{RUN} {CHAT} '{KWARGS}={{enable_thinkng: False}}'", THINKS, code=2),
+            Case("A date that is not one", f"{RUN} {CHAT} '{KWARGS}={{strftime_now: today}}'", THINKS, code=2),
         ],
     ),
     "Checkpoint": (

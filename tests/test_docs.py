@@ -61,7 +61,7 @@ def test_a_row_of_the_data_page_can_be_trained_on_by_its_yaml(row, dataset, fold
 def test_the_commands_of_the_data_page(folder, monkeypatch, capsys):
     (folder / "rows.jsonl").write_text('{"input": "a", "output": "b"}\n')
     commands = [line.split("   ")[0].split()[1:] for line in re.findall(r"^    (\$ tune .*)", PAGE, re.M)]
-    assert len(commands) == 2 and len(FORMATS) == 7
+    assert len(commands) == 2 and len(FORMATS) == 8
     for words in (commands[0], ["tune", "validate", *commands[1][4:]]):  # which would train for a minute
         monkeypatch.setattr(sys, "argv", words)
         main()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, check_resumable, gather, restore, run_facts
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, check_resumable, gather, restore, run_facts, start_date
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.optim.schedules import get_cosine_schedule_with_warmup
 from torchtune_lite.peft import dequantize
@@ -313,6 +313,14 @@ def test_a_checkpoint_without_facts_passes_and_facts_hold_no_other_key(saved):
     assert "hidden" not in (saved / "resume" / "trainer.json").read_text()
     (saved / "resume" / "trainer.json").write_text('{"progress": {"global_step": 1, "seed": 7}}')
     check_resumable(saved, run_facts(changed(batch_size=4), "1 sample", 1))
+
+
+def test_a_run_that_goes_on_has_the_date_of_its_start(saved):
+    assert start_date(None, "2025-01-31") == start_date(saved, "2025-01-31") == "2025-01-31"
+    trainer = json.loads((saved / "resume/trainer.json").read_text())
+    trainer["progress"]["start_date"] = "2024-02-29"
+    (saved / "resume/trainer.json").write_text(json.dumps(trainer))
+    assert start_date(saved, "2025-01-31") == "2024-02-29"
 
 
 def test_a_newer_format_is_refused(hf_base, build, tmp_path: Path):

@@ -46,6 +46,15 @@ def test_transformers_encodes_a_chat_as_the_run_did(kind, template, save, tmp_pa
     assert not caplog.text
 
 
+def test_variables_and_the_date_of_the_run_make_no_difference(save, tmp_path, caplog):
+    source = "{{ strftime_now('%d %b %Y') }}{{ '[thought]' if enable_thinking }}" + plain(TEMPLATES["zephyr"])
+    base = write_folder(tmp_path / "base", "bytelevel", source)
+    options = {"enable_thinking": True, "strftime_now": "2024-02-29"}
+    live = load_tokenizer(base, prompt_template="chat_template", chat_template_kwargs=options)
+    save(live, base)
+    assert not caplog.text
+
+
 def test_a_bare_sentencepiece_model_says_how_it_is_read(save, tmp_path):
     base = write_folder(tmp_path / "base", "spm_plain")
     (base / "tokenizer_config.json").unlink()

@@ -1,5 +1,6 @@
 import gzip
 import os
+import pickle
 import random
 import tempfile
 
@@ -23,6 +24,12 @@ def test_reads_any_part_of_a_file_plain_or_packed(tmp_path, log_lines):
     assert [line.partition(" until")[0] for line in log_lines] == [
         f"{tmp_path / 'x.gz'}: unpacked into 3.1 MB of {tempfile.gettempdir()}"
     ]
+
+
+def test_another_process_unpacks_its_own(tmp_path):
+    (tmp_path / "x.gz").write_bytes(gzip.compress(DATA, 1))
+    sent = pickle.dumps(ByteFile(tmp_path / "x.gz"))
+    assert len(sent) < 1000 and pickle.loads(sent).read() == DATA
 
 
 def test_lines_end_with_a_newline_alone(tmp_path):

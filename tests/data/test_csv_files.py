@@ -27,6 +27,27 @@ def test_tabs_in_tsv(tmp_path):
     assert rows_of(tmp_path / "x.tsv", "a\tb\n1,2\t3") == [(2, {"a": "1,2", "b": "3"})]
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_the_first_line_shows_another_separator(separator, quote, tmp_path, log_lines):
+    content = f"\ufeff\r\n{quote}in put{quote}{separator}{quote}output{quote}\nHello, you{separator}Hi\n"
+    assert rows_of(tmp_path / "x.csv", content) == [(3, {"in put": "Hello, you", "output": "Hi"})]
+    assert log_lines == [f"{tmp_path / 'x.csv'}: its columns are separated by {separator!r}, as its first line shows"]
+
+
+@pytest.mark.parametrize(
+    "name, content, row",
+    [
+        ("x.csv", "a;b,c\n1,2\n", {"a;b": "1", "c": "2"}),
+        ("x.csv", '"a;b"\n1;2\n', {"a;b": "1;2"}),
+        ("x.csv", "text\na;b|c\n", {"text": "a;b|c"}),
+        ("x.tsv", "a,b\tc\n1\t2\n", {"a,b": "1", "c": "2"}),
+    ],
+)
+def test_the_usual_separator_comes_first_and_one_column_is_one(name, content, row, tmp_path, log_lines):
+    assert [row for _, row in rows_of(tmp_path / name, content)] == [row] and log_lines == []
+
+
 @pytest.mark.parametrize("content", ["", "\n\n", "a,b\n", "\ufeff"])
 def test_a_file_may_have_no_rows(tmp_path, content):
     assert rows_of(tmp_path / "x.csv", content) == []

@@ -1,6 +1,7 @@
 import pytest
 
 from torchtune_lite.data import Batches, ColumnText, Rows, SFTDataset, load_rows, report_read, sft
+from torchtune_lite.data.columns import NOT_READ, Note
 from torchtune_lite.data.sft import shifted_labels
 from torchtune_lite.datasets import ConcatDataset
 from torchtune_lite.errors import ConfigError, DataError
@@ -23,6 +24,18 @@ def codes(sample):
 def test_labels_are_the_next_token_where_that_one_is_not_masked():
     assert shifted_labels([5, 6, 7, 8], [True, False, True, False]) == [6, -100, 8, -100]
     assert shifted_labels([5], [False]) == [-100]
+    with pytest.raises(DataError, match="the tokenizer gives 2 marks in mask for 1 token; give each token one"):
+        shifted_labels([5], [False, True])
+
+
+def test_what_is_noted_of_rows_is_said_once_for_all(log_lines):
+    note = Note(NOT_READ, "column 'id'")
+
+    def prepare(row):
+        return {"text": row["text"], "notes": {note}}
+
+    SFTDataset(rows_of("ab", "cd"), prepare, codes)
+    assert log_lines[1:] == ["x.jsonl: not read: column 'id' (2 rows)"]
 
 
 def test_gives_tokens_and_labels_of_the_same_length():

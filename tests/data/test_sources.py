@@ -53,6 +53,30 @@ def test_a_part_keeps_the_places_of_its_rows(ten):
     assert [rows.where(i) for i in range(3)] == [f"{ten}:{line}" for line in (6, 8, 10)]
 
 
+@pytest.mark.parametrize("source", ["json", "jsonl", "ndjson"])
+def test_a_kind_may_be_called_by_an_ending(ten, source):
+    assert numbers(load_rows(source, data_files=ten)) == list(range(10))
+    with pytest.raises(DataError, match=f"source: {source} needs data_files"):
+        load_rows(source)
+
+
+def test_splits_that_datasets_saved_to_disk(jsonl, tmp_path):
+    (tmp_path / "dd").mkdir()
+    for n, split in enumerate(["train", "test"]):
+        (tmp_path / "dd" / split).mkdir()
+        jsonl([{"n": n}, {"n": n + 10}], f"dd/{split}/rows.jsonl")
+    (tmp_path / "dd/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert numbers(load_rows(str(tmp_path / "dd"))) == [0, 10]
+    assert numbers(load_rows("json", data_files=str(tmp_path / "dd"), split="test[:1]")) == [1]
+    with pytest.raises(DataError, match="split='val': local files have only train, test"):
+        load_rows(str(tmp_path / "dd"), split="val")
+
+
+def test_an_address_is_no_source():
+    with pytest.raises(DataError, match="https://hf.co/datasets/a/b is an address, .* as source: owner/name"):
+        load_rows("https://hf.co/datasets/a/b")
+
+
 def test_one_file_several_a_pattern_and_files_by_split(jsonl, tmp_path):
     a, b = jsonl([{"n": 1}, {"n": 2}], "a.jsonl"), jsonl([{"n": 3}], "b.jsonl")
     for files in ([a, b], [b, a]):

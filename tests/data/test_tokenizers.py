@@ -34,7 +34,7 @@ def parts(*texts):
         (turns("a", "b", "c"), "⟨▁ab⟩⟨▁c", "xxx__xxx"),
         (turns("a", ""), "⟨▁a⟩", "xxx_"),
         ([Message("system", "s", masked=True), *turns("u", "a")], "⟨▁sua⟩", "xxxx__"),
-        ([Message("user", parts("a ", "b")), Message("assistant", parts("c", "d"))], "⟨▁a▁bcd⟩", "_______" + "_"),
+        ([Message("user", parts("a ", "b")), Message("assistant", parts("c", "d"))], "⟨▁a▁bcd⟩", "xxxxx___"),
     ],
 )
 def test_tokenizes_messages_with_their_masks(char_model, spell, messages, tokens, mask):
@@ -50,23 +50,25 @@ def test_a_prompt_stays_open(char_model, spell):
 
 
 @pytest.mark.parametrize(
-    "max_seq_len, tokens, mask, truncated",
+    "max_seq_len, tokens, in_torchtune, mask",
     [
-        (None, "⟨▁ab⟩⟨▁cd⟩", "xxx__xxx__", False),
-        (10, "⟨▁ab⟩⟨▁cd⟩", "xxx__xxx__", False),
-        (9, "⟨▁ab⟩⟨▁c⟩", "xxx__xxx_", True),
-        (7, "⟨▁ab⟩⟨⟩", "xxx__xx", True),
-        (5, "⟨▁ab⟩", "xxx__", True),
-        (4, "⟨▁a⟩", "xxx_", True),
-        (2, "⟨⟩", "xx", True),
+        (None, "⟨▁ab⟩⟨▁cd⟩", "⟨▁ab⟩⟨▁cd⟩", "xxx__xxx__"),
+        (10, "⟨▁ab⟩⟨▁cd⟩", "⟨▁ab⟩⟨▁cd⟩", "xxx__xxx__"),
+        (9, "⟨▁ab⟩⟨▁cd", "⟨▁ab⟩⟨▁c⟩", "xxx__xxx_"),
+        (7, "⟨▁ab⟩⟨▁", "⟨▁ab⟩⟨⟩", "xxx__xx"),
+        (5, "⟨▁ab⟩", "⟨▁ab⟩", "xxx__"),
+        (4, "⟨▁ab", "⟨▁a⟩", "xxx_"),
+        (2, "⟨▁", "⟨⟩", "xx"),
     ],
 )
-def test_truncation_keeps_eos_and_the_mask_in_step(char_model, spell, max_seq_len, tokens, mask, truncated):
-    sample = SentencePieceTokenizer(char_model, max_seq_len)({"messages": turns("a", "b", "c", "d"), "id": 7})
-    assert spell(sample["tokens"]) == tokens
-    assert "".join("x" if m else "_" for m in sample["mask"]) == mask
-    assert sample["truncated"] is truncated
-    assert sample["id"] == 7
+def test_what_is_cut_goes_on_unless_it_is_told_to_end(char_model, spell, max_seq_len, tokens, in_torchtune, mask):
+    for add_eos_when_cut, expected in ((False, tokens), (True, in_torchtune)):
+        tokenizer = SentencePieceTokenizer(char_model, max_seq_len, add_eos_when_cut=add_eos_when_cut)
+        sample = tokenizer({"messages": turns("a", "b", "c", "d"), "id": 7})
+        assert spell(sample["tokens"]) == expected
+        assert "".join("x" if m else "_" for m in sample["mask"]) == mask
+        assert sample["truncated"] is (max_seq_len is not None and max_seq_len < 10)
+        assert sample["id"] == 7
 
 
 def test_refuses_a_length_without_room_for_a_label(char_model):
@@ -88,7 +90,7 @@ def test_samples_are_cut_to_the_models_positions_unless_told_to_be_shorter(char_
     tokenizer = SentencePieceTokenizer(char_model)
     limit_length(tokenizer, 5)
     tokens, _ = tokenizer.tokenize_messages([Message("user", "abc"), Message("assistant", "abc")])
-    assert len(tokens) == 5 and tokens[-1] == tokenizer.eos_id
+    assert len(tokens) == 5
     tokenizer = SentencePieceTokenizer(char_model, max_seq_len=4)
     limit_length(tokenizer, 5)
     assert tokenizer.max_seq_len == 4
@@ -148,17 +150,19 @@ def test_padding_must_be_embedded(char_model):
         check_vocabulary(tokenizer, 200)
 
 
-@pytest.mark.parametrize("max_seq_len, kept", [(None, 25), (25, 25), (24, 23), (10, 9)])
-def test_a_chat_that_is_cut_ends_with_eos(tmp_path, max_seq_len, kept):
+@pytest.mark.parametrize("max_seq_len", [None, 25, 24, 10])
+def test_a_chat_that_is_cut_is_how_the_whole_one_starts(tmp_path, max_seq_len):
     folder = write_folder(tmp_path, "bytelevel", plain(TEMPLATES["chatml"]))
     whole, whole_mask = load_tokenizer(folder, prompt_template="chat_template").tokenize_messages(turns("a", "b" * 12))
     assert len(whole) == 25
-    tokenizer = load_tokenizer(folder, max_seq_len, "chat_template")
-    sample = tokenizer({"messages": turns("a", "b" * 12)})
-    assert sample["tokens"] == whole[:kept] + [tokenizer.eos_id] * (kept < 25)
-    assert sample["mask"] == whole_mask[: len(sample["tokens"])]
-    assert sample["truncated"] is (kept < 25)
-    assert not tokenizer.surely_whole({"messages": turns("a", "b")})
+    for add_eos_when_cut in (False, True):
+        tokenizer = load_tokenizer(folder, max_seq_len, "chat_template", add_eos_when_cut=add_eos_when_cut)
+        sample, is_cut = tokenizer({"messages": turns("a", "b" * 12)}), max_seq_len in (24, 10)
+        ends = add_eos_when_cut and is_cut
+        assert sample["tokens"] == whole[:max_seq_len][: -1 if ends else None] + [tokenizer.eos_id] * ends
+        assert sample["mask"] == whole_mask[:max_seq_len]
+        assert sample["truncated"] is is_cut
+        assert not tokenizer.surely_whole({"messages": turns("a", "b")})
 
 
 def test_stops_where_the_template_ends_a_turn_and_warns_where_it_does_not(tmp_path, caplog, monkeypatch):
@@ -173,3 +177,45 @@ def test_stops_where_the_template_ends_a_turn_and_warns_where_it_does_not(tmp_pa
     for source in ("{% for m in messages %}{{ m.role + m.content }}{% endfor %}",):
         load_tokenizer(write_folder(tmp_path, "bytelevel", source), None, "chat_template")
     assert "ends an answer with no special token" in caplog.text
+
+
+GLUED = [
+    (None, turns("Why?", "So."), "Why?So."),
+    (None, turns("Why? ", "So."), None),
+    (None, turns("Why?", "\nSo."), None),
+    (None, [Message("system", "S"), *turns("Why? ", "So.")], "SWhy? "),
+    ({"user": ["Q: ", ""]}, turns("Why?", "So."), "Why?So."),
+    ({"user": ["<q>", "</q>"], "assistant": ["<a>", "</a>"]}, turns("Why?", "So."), None),
+    ({"user": ["", "\n"]}, turns("Why?", "So.", "And?", "No."), None),
+    ("torchtune_lite.data.Llama2ChatTemplate", turns("Why?", "So."), None),
+    ("torchtune_lite.data.ChatMLTemplate", turns("Why?", "So."), None),
+]
+
+
+@pytest.mark.parametrize("template, messages, glued", GLUED)
+def test_a_question_and_its_answer_that_stand_side_by_side_are_named_once(
+    char_model, log_lines, template, messages, glued
+):
+    tokenizer = SentencePieceTokenizer(char_model, prompt_template=template)
+    for _ in range(3):
+        tokenizer({"messages": messages})
+    assert [line for line in log_lines if "nothing stands between a question and its answer" in line] == log_lines
+    assert len(log_lines) == (glued is not None) and all(repr(glued) in line for line in log_lines)
+
+
+TOOLS = [*turns("hi", "a"), Message("tool", "b"), Message("ipython", "c"), Message("assistant", "d")]
+
+
+@pytest.mark.parametrize(
+    "template, tokens",
+    [
+        (None, "⟨▁hia⟩⟨▁b\nc\nd⟩"),
+        ({"tool": ["{", "}"]}, "⟨▁hia⟩⟨▁{▁b▁}c\nd⟩"),
+        (Llama2ChatTemplate(), "⟨▁[INST]▁hi▁▁[/INST]▁a⟩⟨▁b\nc\nd⟩"),
+    ],
+)
+def test_what_a_tool_answered_ends_its_line(char_model, spell, template, tokens):
+    tokenizer = SentencePieceTokenizer(char_model, prompt_template=template)
+    ids, mask = tokenizer.tokenize_messages(TOOLS)
+    assert spell(ids) == tokens
+    assert [spell([i]) for i, masked in zip(ids, mask, strict=True) if not masked][-2:] == ["d", "⟩"]

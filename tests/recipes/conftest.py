@@ -235,7 +235,7 @@ def digest(output_dir: Path, folder: str) -> dict[str, object]:
         found[path.relative_to(output_dir).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     trainer = json.loads((output_dir / folder / "resume" / "trainer.json").read_text())
     found |= {key: trainer[key] for key in ("progress", "optimizer", "lr_scheduler")}
-    del found["progress"]["start_id"]
+    del found["progress"]["start_id"], found["progress"]["start_date"]
     rows = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())
     measured = ("tokens_per_second", "label_tokens_per_second", "data_wait", "peak_memory")
     return found | {

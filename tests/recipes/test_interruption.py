@@ -281,7 +281,7 @@ def test_checkpoints_written_in_the_background_are_the_same(run, tmp_path, words
 
 
 def test_a_finished_run_goes_on_with_more_epochs(run, tmp_path):
-    words = ["lr_scheduler=null"]
+    words = ["lr_scheduler=null", "tokenizer.prompt_template={user: ['', ' = ']}"]
     run(*words, "epochs=3")
     run(*words, "output_dir=parts", "epochs=1")
     done = run(*words, "output_dir=parts", "epochs=1", "resume_from_checkpoint=True")
@@ -289,6 +289,22 @@ def test_a_finished_run_goes_on_with_more_epochs(run, tmp_path):
     result = run(*words, "output_dir=parts", "epochs=3", "resume_from_checkpoint=True")
     assert "WARNING" not in result.stderr
     assert digest(tmp_path / "parts", "epoch_2") == digest(tmp_path / "out", "epoch_2")
+
+
+def test_a_template_that_writes_the_time_writes_one_in_the_whole_run(run, tiny, char_model, tmp_path):
+    (tmp_path / "base").mkdir()
+    shutil.copyfile(char_model, tmp_path / "base/tokenizer.model")
+    (tmp_path / "base/chat_template.jinja").write_text(
+        "{% for m in messages %}{{ bos_token if m.role == 'user' }}{{ strftime_now('%H%M%S%d%m') + ' ' + m.content }}"
+        "{{ eos_token if m.role == 'assistant' }}{% endfor %}"
+    )
+    words = ["tokenizer.prompt_template=chat_template", "tokenizer.path=base/tokenizer.model"]
+    run(*words, "epochs=1")
+    run(*words, "epochs=2", "resume_from_checkpoint=True")
+    dates = {checkpoint.start_date(tmp_path / "out" / name, "none") for name in ("epoch_0", "epoch_1")}
+    assert len(dates) == 1
+    other = ["resume_from_checkpoint=True", "epochs=3", "tokenizer.chat_template_kwargs={strftime_now: 2024-02-29}"]
+    assert "dataset was 29 samples with hash" in last_line(run(*words, *other, code=4))
 
 
 def test_another_run_is_not_resumed(run, tiny, tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from datetime import date
 
 import pytest
 
@@ -13,6 +14,7 @@ def test_it_is_plain_values_and_an_older_one_without_newer_counters_is_read():
     progress = Progress(seed=7, global_step=3)
     assert Progress(**asdict(progress)) == progress
     assert Progress(**asdict(progress)).start_id == progress.start_id != Progress(seed=7).start_id
+    assert date.fromisoformat(progress.start_date) <= date.today()
     assert all(value is None or isinstance(value, int | float | str) for value in asdict(progress).values())
     assert Progress(seed=7, global_step=3).skipped_steps == 0
 

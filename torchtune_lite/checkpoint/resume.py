@@ -140,6 +140,12 @@ def _on_change(key: str) -> str | None:
     return ON_CHANGE.get(key)
 
 
+def start_date(folder: Path | str | None, today: str) -> str:
+    """Returns the day on which the run saved in `folder` began; `today` where there is none, or none is noted."""
+    progress = {} if folder is None else read_json(Path(folder) / "resume" / TRAINER)["progress"]
+    return progress.get("start_date", today)
+
+
 def restore(
     folder: Path | str, model: nn.Module, optimizer: Optimizer, lr_scheduler: LRScheduler | None
 ) -> dict[str, Any]:

@@ -125,7 +125,10 @@ def _save_template(folder: Path, tokenizer: ModelTokenizer) -> None:
         before = find_chat_template(folder, read_json(folder / "tokenizer_config.json"))
         if before is None or before[0] != source:
             (folder / FILE).write_text(source, encoding="utf-8")
-        problem = compare(tokenizer, load_tokenizer(folder, tokenizer.max_seq_len, CHAT_TEMPLATE))
+        saved = load_tokenizer(folder, tokenizer.max_seq_len, CHAT_TEMPLATE)
+        if isinstance(template, ChatTemplate):
+            saved.prompt_template.set_options(template.options, template.today)
+        problem = compare(tokenizer, saved)
     if problem:
         log.warning("the tokenizer in the checkpoint encodes a chat otherwise than the run did: %s", problem)
 

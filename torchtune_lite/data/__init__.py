@@ -38,7 +38,7 @@ from torchtune_lite.data.templates import (
 )
 from torchtune_lite.data.text import ColumnText, TextTokens
 from torchtune_lite.data.tokenizer_loader import load_tokenizer
-from torchtune_lite.data.tokenizers import ModelTokenizer, check_vocabulary, limit_length
+from torchtune_lite.data.tokenizers import ModelTokenizer, check_vocabulary, fix_date, limit_length
 
 __all__ = [
     "COLLATES",
@@ -83,6 +83,7 @@ __all__ = [
     "check_vocabulary",
     "filtered",
     "find_part",
+    "fix_date",
     "limit_length",
     "load_rows",
     "make_batches",

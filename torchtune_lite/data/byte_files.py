@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from io import FileIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from torchtune_lite.errors import DataError
 from torchtune_lite.utils import get_logger
@@ -21,8 +21,8 @@ MOST_OPEN = 64  # files at a time, however many there are
 class ByteFile:
     """A file of `size` bytes; one that ends in .gz is unpacked, into a file without a name that ends with the process.
 
-    Reads share no position, so that they survive a fork. Raises DataError for what can't be read, is no whole gzip
-    file, or is another file by the time it is read.
+    Reads share no position, so that they survive a fork; a process that it is sent to unpacks the file anew. Raises
+    DataError for what can't be read, is no whole gzip file, or is another file by the time it is read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,6 +33,13 @@ class ByteFile:
         except OSError as error:
             raise DataError(f"{self.path}: {error.strerror or error}") from None
         self.size = self._stat.st_size
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_unpacked": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._unpacked = _unpack(self.path) if self.path.endswith(".gz") else None
 
     def read(self, start: int = 0, stop: int | None = None) -> bytes:
         """Reads the bytes from `start` to `stop`, or to the end."""

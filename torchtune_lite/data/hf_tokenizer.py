@@ -97,10 +97,12 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         truncation_type: str = "right",
         max_seq_len: int | None = None,
         prompt_template: PromptTemplateArg = CHAT_TEMPLATE,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_eos_when_cut: bool = False,
     ) -> None:
         if truncation_type != "right":
             raise ConfigError(f"tokenizer.truncation_type={truncation_type!r} is not served; only 'right' is")
-        ModelTokenizer.__init__(self, tokenizer_json_path, max_seq_len)
+        ModelTokenizer.__init__(self, tokenizer_json_path, max_seq_len, add_eos_when_cut)
         HuggingFaceBaseTokenizer.__init__(
             self,
             tokenizer_json_path,
@@ -111,7 +113,7 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         self._guard_length = len(super().encode(self._guard, add_bos=False, add_eos=False))
         self.prefixes = super().encode("a", add_bos=False, add_eos=False) != self._encode_part("a", trim=True)
         self._bounded = self.tokenizer.normalizer is None
-        self._use_template(prompt_template, self.config, self.template_variables)
+        self._use_template(prompt_template, self.config, self.template_variables, chat_template_kwargs)
 
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False

@@ -3,7 +3,7 @@
 import numpy as np
 
 from torchtune_lite.data.byte_files import ByteFile
-from torchtune_lite.errors import DataError
+from torchtune_lite.data.encodings import check_encoding, check_line_ends, not_utf8
 
 BOM = b"\xef\xbb\xbf"
 BLANK = b" \t\r\n"
@@ -17,6 +17,9 @@ class LineIndex:
 
     def __init__(self, file: ByteFile) -> None:
         self.file = file
+        head = file.read(0, 2**16)
+        check_encoding(file.path, head)
+        check_line_ends(file.path, head)
         starts, first_bytes = _starts(file)
         kept = np.ones(len(starts), bool)
         for i in np.flatnonzero(np.isin(first_bytes, np.frombuffer(BLANK, np.uint8))):
@@ -37,9 +40,7 @@ class LineIndex:
         try:
             return line.decode()
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"{self.place(index)}: byte 0x{line[error.start]:02x} is not UTF-8; unpack or convert the file"
-            ) from None
+            raise not_utf8(self.place(index), line, error) from None
 
     def _line(self, starts: np.ndarray, index: int) -> bytes:
         if not 0 <= index < len(starts):

@@ -91,6 +91,7 @@ class Llama3Tokenizer(ModelTokenizer):
     """
 
     most_around = 16
+    marks_roles = True
 
     def __init__(
         self,
@@ -98,8 +99,9 @@ class Llama3Tokenizer(ModelTokenizer):
         special_tokens: Mapping[str, int] | None = None,
         max_seq_len: int | None = None,
         prompt_template: DottedPath | Mapping[str, Sequence[str]] | Template | None = None,
+        add_eos_when_cut: bool = False,
     ) -> None:
-        super().__init__(path, max_seq_len)
+        super().__init__(path, max_seq_len, add_eos_when_cut)
         if prompt_template == CHAT_TEMPLATE:
             raise ConfigError(
                 "tokenizer.prompt_template: Llama3Tokenizer writes Llama 3's form itself; set it to null, or give the "
@@ -116,7 +118,7 @@ class Llama3Tokenizer(ModelTokenizer):
             path, "llama3_tiktoken", LLAMA3_PATTERN, self.bos_id, self.eos_id, special
         )
         self.vocab_size = self.tt_model.vocab_size
-        self._use_template(prompt_template, {}, {})
+        self._use_template(prompt_template, {}, {}, None)
 
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False

@@ -1,9 +1,10 @@
 """SentencePiece models: Llama 2's `tokenizer.model` and its like."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from sentencepiece import SentencePieceProcessor
 
@@ -30,8 +31,15 @@ class SentencePieceTokenizer(ModelTokenizer):
     model, or one without BOS and EOS. A chat template is encoded as transformers' LlamaTokenizer does.
     """
 
-    def __init__(self, path: str, max_seq_len: int | None = None, prompt_template: PromptTemplateArg = None) -> None:
-        super().__init__(path, max_seq_len)
+    def __init__(
+        self,
+        path: str,
+        max_seq_len: int | None = None,
+        prompt_template: PromptTemplateArg = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_eos_when_cut: bool = False,
+    ) -> None:
+        super().__init__(path, max_seq_len, add_eos_when_cut)
         file = Path(path).expanduser()
         self._model = _load(file)
         self.vocab_size = self._model.vocab_size()
@@ -46,9 +54,11 @@ class SentencePieceTokenizer(ModelTokenizer):
         self._expansion = (
             1 if len(self._model.encode("\ufdfa")) <= 4 else 11
         )  # NFKC writes this character out: 3 bytes, 33
-        self._read_config(file.parent, prompt_template)
+        self._read_config(file.parent, prompt_template, chat_template_kwargs)
 
-    def _read_config(self, folder: Path, prompt_template: PromptTemplateArg) -> None:
+    def _read_config(
+        self, folder: Path, prompt_template: PromptTemplateArg, chat_template_kwargs: Mapping[str, Any] | None
+    ) -> None:
         """Reads what stands beside the model and matters to chat templates alone."""
         config = read_json(folder / "tokenizer_config.json")
         outside = [i for i in range(self.vocab_size) if self._model.is_control(i) or self._model.is_unknown(i)]
@@ -60,7 +70,7 @@ class SentencePieceTokenizer(ModelTokenizer):
         self.prepend_scheme = prepend_scheme(config)
         ends = {"bos_token": self._model.id_to_piece(self.bos_id), "eos_token": self._model.id_to_piece(self.eos_id)}
         self.template_variables = ends | special_tokens(folder, config)
-        self._use_template(prompt_template, config, self.template_variables)
+        self._use_template(prompt_template, config, self.template_variables, chat_template_kwargs)
 
     def serialized(self) -> bytes:
         """Gives the model as its file holds it."""

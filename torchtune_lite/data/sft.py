@@ -1,9 +1,11 @@
 """Supervised fine-tuning samples: rows → messages → tokens and labels."""
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from torchtune_lite.data.columns import Note, summarized
 from torchtune_lite.data.rows import MarkedRows, OnBadSample, Row, raise_problems
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import counted, get_logger
@@ -36,7 +38,7 @@ class SFTDataset:
 
     So the length is right from the start. Left out are samples without a label token, bad rows with
     `on_bad_sample="skip"`, and with `on_long_sample="skip"` samples that `tokenize` cuts; one line says how many. That
-    nothing is left is an error.
+    nothing is left is an error. Another line says what the samples have in their `notes`.
 
     Of more rows or bytes than `CHECKED_WHOLE` only some rows are checked at the start and no samples are kept; the
     length is the number of rows, and a row that is left out gives a sample of empty lists. What is wrong with a row is
@@ -65,6 +67,7 @@ class SFTDataset:
         self._bad = MarkedRows(len(rows))  # those that worker processes found, too
         self.long = MarkedRows(len(rows))  # cut, or left out for it
         self.unlabelled = MarkedRows(len(rows))  # left out since they have no label, even if cutting took it
+        self._notes: Counter[Note] = Counter()
         self._whole = _is_small(rows)
         self.checked = range(len(rows)) if self._whole else _some_rows(rows)
         left_out = self._check()
@@ -167,6 +170,7 @@ class SFTDataset:
             except DataError as error:
                 self.bad[row] = str(error)
                 continue
+            self._notes.update(sample.get("notes", ()))
             if not all(text.strip() for text in _texts(sample)):
                 empty.append(row)
             if not surely_whole(sample):
@@ -189,6 +193,8 @@ class SFTDataset:
             summary = f"{counted(len(self), 'row')}, of which only {total:,} are checked before they are read"
         report = log.warning if said else log.info
         report(f"{self.rows.name}: {summary}; {said or 'none cut or left out'}")
+        if notes := summarized(self._notes, getattr(self._tokenize, "reads", lambda field: False)):
+            log.warning(f"{self.rows.name}: {notes}")
 
     def report_read(self) -> None:
         """Says of a large data set that was read how many rows were cut or left out."""
@@ -250,6 +256,11 @@ def _some_rows(rows: Any) -> Sequence[int]:
 
 def shifted_labels(tokens: Sequence[int], mask: Sequence[bool]) -> list[int]:
     """Labels each position with the token that follows it, or -100 where that one is masked or there is none."""
+    if len(tokens) != len(mask):
+        raise DataError(
+            f"the tokenizer gives {counted(len(mask), 'mark')} in mask for {counted(len(tokens), 'token')}; "
+            "give each token one"
+        )
     ignore = CROSS_ENTROPY_IGNORE_IDX
     return [ignore if masked else token for token, masked in zip(tokens[1:], mask[1:], strict=True)] + [ignore]
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite import config
-from torchtune_lite.data.local_files import KINDS, PACKED, find_files, kind_of, read_files
+from torchtune_lite.data.local_files import (
+    PACKED,
+    find_files,
+    kind_of,
+    named_kind,
+    read_files,
+    refuse_address,
+    saved_splits,
+)
 from torchtune_lite.data.rows import Row, Rows, SelectedRows
 from torchtune_lite.data.streams import FileStream, HubStream
 from torchtune_lite.errors import DataError
@@ -35,12 +43,12 @@ def load_rows(
     """Gives the rows of a source, each read when it is asked for.
 
     `source`: a file, a pattern or a folder, of .json, .jsonl, .ndjson, .csv, .tsv, .txt (these also with .gz), .parquet
-    or .arrow files; or one of `json`, `csv`, `text`, `parquet`, `arrow` with those in `data_files` (a mapping gives
-    them by split); or a data set of the Hugging Face hub with its configuration `name`, loaded by the library
-    `datasets`. `field`: for a JSON file that is one object, the key that holds its rows. `split`: `train`, or a part as
-    `train[:95%]`, `train[100:]`. `filter_fn`, a function or its dotted path, keeps the rows for which it is true; it
-    sees every row at once, but for broken ones, which are kept. Raises DataError for whatever can't be read, and for 0
-    samples.
+    or .arrow files, or a folder that `datasets` saved; or one of `json`, `csv`, `text`, `parquet`, `arrow`, or of those
+    endings, with files in `data_files` (a mapping gives them by split); or a data set of the Hugging Face hub with its
+    configuration `name`, loaded by the library `datasets`. `field`: for a JSON file that is one object, the key that
+    holds its rows. `split`: `train`, or a part as `train[:95%]`, `train[100:]`. `filter_fn`, a function or its dotted
+    path, keeps the rows for which it is true; it sees every row at once, but for broken ones, which are kept. Raises
+    DataError for whatever can't be read, and for 0 samples.
     """
     files, kind = _local_files(source, data_files)
     if files is None:
@@ -88,10 +96,11 @@ def filtered(rows: Any, filter_fn: Filter | None) -> Any:
 
 def _local_files(source: str, data_files: DataFiles) -> tuple[DataFiles, str | None]:
     """Gives the files that are meant and their kind, where it is named; no files for a data set of the hub."""
-    if source in KINDS:
+    if kind := named_kind(source):
         if data_files is None:
             raise DataError(f"source: {source} needs data_files, the path of a file, a pattern or a folder")
-        return data_files, source
+        return data_files, kind
+    refuse_address(source)
     if not _is_local(source):
         return None, None
     if data_files is not None:
@@ -109,7 +118,10 @@ def _files_of_split(data_files: DataFiles, split: str) -> tuple[list[Path], re.M
     parts = _SLICE.fullmatch(split)
     if not parts:
         raise DataError(f"split={split!r} is neither a name nor a part such as train[:95%] or train[100:]")
-    files = data_files if isinstance(data_files, Mapping) else {"train": data_files}
+    files = data_files
+    if not isinstance(files, Mapping):
+        saved = saved_splits(Path(files).expanduser()) if isinstance(files, str) else None
+        files = saved or {"train": files}
     if parts["name"] not in files:
         raise DataError(
             f"split={split!r}: local files have only {', '.join(files)}; data_files: {{name: path}} names more"

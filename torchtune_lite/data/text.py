@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torchtune_lite.data.messages import column_text
+from torchtune_lite.data.columns import column_text, unread
+from torchtune_lite.data.messages import noted
 from torchtune_lite.data.rows import Row
 
 
@@ -13,8 +14,9 @@ class ColumnText:
     def __init__(self, column: str) -> None:
         self.column = column
 
-    def __call__(self, row: Row) -> dict[str, str]:
-        return {"text": column_text(row, self.column, "column")}
+    def __call__(self, row: Row) -> dict[str, Any]:
+        notes = unread(row, [self.column])
+        return noted({"text": column_text(row, self.column, "column", notes)}, notes)
 
 
 class TextTokens:

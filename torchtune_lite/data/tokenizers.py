@@ -4,18 +4,29 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
 from torchtune_lite.config import DottedPath
-from torchtune_lite.data.chat_template import CHAT_TEMPLATE, ChatTemplate, Span, get_chat_template
+from torchtune_lite.data.chat_template import (
+    CHAT_TEMPLATE,
+    RESERVED,
+    STRFTIME,
+    ChatTemplate,
+    Span,
+    get_chat_template,
+)
 from torchtune_lite.data.messages import Message
-from torchtune_lite.data.templates import Template, get_prompt_template
+from torchtune_lite.data.templates import Template, find_glued, get_prompt_template, written
 from torchtune_lite.data.tokenizer_files import ids, read_json
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import counted
 
 PromptTemplateArg = Literal["chat_template"] | DottedPath | Mapping[str, Sequence[str]] | Template | ChatTemplate | None
+
+LOOKED_AT = 20
+"""How many conversations are looked at for questions and answers that stand side by side."""
 
 log = logging.getLogger("torchtune_lite")
 
@@ -23,9 +34,11 @@ log = logging.getLogger("torchtune_lite")
 class ModelTokenizer(ABC):
     """Turns messages into tokens, with BOS before each exchange and EOS after each answer, or by a chat template.
 
-    `max_seq_len` cuts a sample's tokens, EOS staying last; None does not, but a training recipe then sets the model's
-    limit. `prompt_template`: "chat_template" for the one beside the tokenizer, a dotted path, a mapping role → [prefix,
-    suffix], a template object, or None for the bare messages.
+    `max_seq_len` cuts a sample's tokens; None does not, but a training recipe then sets the model's limit. With
+    `add_eos_when_cut` EOS then stands in the place of the last token, as in torchtune, which teaches to stop anywhere.
+    `prompt_template`: "chat_template" for the one beside the tokenizer, a dotted path, a mapping role → [prefix,
+    suffix], a template object, or None for the bare messages. `chat_template_kwargs` are variables of the chat
+    template, such as `enable_thinking`; `strftime_now` is the date that it writes as today's.
 
     A format sets `vocab_size`, `bos_id` and `eos_id` (None: it has none), `pad_id`, `stop_tokens` and `added`, the ids
     of the tokens that stand outside its ordinary text.
@@ -38,12 +51,14 @@ class ModelTokenizer(ABC):
     stop_tokens: list[int]
     added: set[int]
     most_around = 2  # tokens that stand around a message: BOS and EOS
+    marks_roles = False  # without a template, too
 
-    def __init__(self, path: str | Path, max_seq_len: int | None) -> None:
+    def __init__(self, path: str | Path, max_seq_len: int | None, add_eos_when_cut: bool = False) -> None:
         if max_seq_len is not None and max_seq_len < 2:
             raise ConfigError(f"tokenizer.max_seq_len={max_seq_len} must be at least 2: a token and its label")
-        self.path, self.max_seq_len = str(path), max_seq_len
+        self.path, self.max_seq_len, self.add_eos_when_cut = str(path), max_seq_len, add_eos_when_cut
         self.prompt_template: Template | ChatTemplate | None = None
+        self._to_look_at = 0 if self.marks_roles else LOOKED_AT
 
     @abstractmethod
     def encode(
@@ -67,15 +82,19 @@ class ModelTokenizer(ABC):
         """Gives the tokens of a conversation and, for each, whether it is left out of the loss.
 
         Without a chat template each part of a message is encoded by itself, without the spaces at its end, as torchtune
-        does. `add_eos=False` for a prompt that the model continues. With `max_seq_len` and `add_eos` the last token of
-        a conversation that is cut is EOS, masked as the token in whose place it stands.
+        does. `add_eos=False` for a prompt that the model continues.
         """
         tokens, mask, _ = self._tokenize(messages, add_eos)
         return tokens, mask
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
-        """Replaces a sample's `messages` by `tokens`, `mask` and `truncated`; `inference` leaves the last turn open."""
-        tokens, mask, truncated = self._tokenize(sample["messages"], add_eos=not inference)
+        """Replaces a sample's `messages` by `tokens`, `mask` and `truncated`; `inference` leaves the last turn open.
+
+        A chat template is given the sample's `chat_template_kwargs`, among them its `tools`.
+        """
+        self._look_at(sample["messages"])
+        given = sample.get("chat_template_kwargs", {})
+        tokens, mask, truncated = self._tokenize(sample["messages"], not inference, given)
         rest = {key: value for key, value in sample.items() if key != "messages"}
         return {**rest, "tokens": tokens, "mask": mask, "truncated": truncated}
 
@@ -83,30 +102,45 @@ class ModelTokenizer(ABC):
         """Tells without encoding it that a sample will not be cut and has a label; False where only encoding tells."""
         if isinstance(self.prompt_template, ChatTemplate):
             return False
-        messages = sample["messages"]
-        if self.prompt_template is not None:
-            messages = self.prompt_template(messages)
+        self._look_at(sample["messages"])
+        messages = written(sample["messages"], self.prompt_template)
         if not any(message.role == "assistant" and not message.masked for message in messages):
             return False
         texts = [part["content"] for message in messages for part in message.content]
         most = self.most_around * len(messages) + sum(map(self.most_tokens, texts))
         return self.max_seq_len is None or most <= self.max_seq_len
 
-    def _use_template(self, given: PromptTemplateArg, config: Mapping[str, Any], variables: Mapping[str, str]) -> None:
+    def reads(self, field: str) -> bool:
+        """Tells whether a chat template reads a field of a message or a variable; a text template reads none."""
+        return isinstance(self.prompt_template, ChatTemplate) and self.prompt_template.reads(field)
+
+    def _use_template(
+        self,
+        given: PromptTemplateArg,
+        config: Mapping[str, Any],
+        variables: Mapping[str, str],
+        options: Mapping[str, Any] | None,
+    ) -> None:
         """Sets `prompt_template`, last of all; a chat template's end of turn becomes a stop token.
 
-        `config` is that of the tokenizer, `variables` the special tokens that a chat template may name.
+        `config` is that of the tokenizer, `variables` the special tokens that a chat template may name, `options` the
+        `chat_template_kwargs`.
         """
         if given == CHAT_TEMPLATE:
             given = get_chat_template(Path(self.path).expanduser().parent, config, variables)
         self.prompt_template = given if isinstance(given, ChatTemplate) else get_prompt_template(given)
+        if refused := [name for name in options or () if name in RESERVED or not self.reads(name)]:
+            name = getattr(given, "name", "a text template")
+            raise ConfigError(f"tokenizer.chat_template_kwargs: {name} takes no {', '.join(refused)}; leave it out")
         if isinstance(given, ChatTemplate):
+            options = dict(options or {})
+            given.set_options(options, _date(options.pop(STRFTIME, None)))
             self._stop_at_turns_end(given)
 
     def _stop_at_turns_end(self, template: ChatTemplate) -> None:
         probe = [Message("user", "a", masked=True), Message("assistant", "b")]
         try:
-            tokens, mask = self._by_chat_template(template, probe)
+            tokens, mask = self._by_chat_template(template, probe, {})
         except DataError:  # it wants another form of conversation: the first row will tell
             return
         ends = [token for token, masked in zip(tokens, mask, strict=True) if not masked and token in self.added]
@@ -118,25 +152,42 @@ class ModelTokenizer(ABC):
             )
         self.stop_tokens += [token for token in ends[-1:] if token not in self.stop_tokens]
 
-    def _tokenize(self, messages: list[Message], add_eos: bool) -> tuple[list[int], list[bool], bool]:
+    def _tokenize(
+        self, messages: list[Message], add_eos: bool, given: Mapping[str, Any] | None = None
+    ) -> tuple[list[int], list[bool], bool]:
         template, more = self.prompt_template, False
         if not isinstance(template, ChatTemplate):
-            tokens, mask, more = self._by_parts(template(messages) if template else messages, add_eos)
+            tokens, mask, more = self._by_parts(written(messages, template), add_eos)
         elif add_eos:
-            tokens, mask = self._by_chat_template(template, messages)
+            tokens, mask = self._by_chat_template(template, messages, given or {})
         else:
-            tokens = self.encode_chat(template.prompt(messages))[0]
+            tokens = self.encode_chat(template.prompt(messages, **given or {}))[0]
             mask = [True] * len(tokens)
         limit = self.max_seq_len
         truncated = more or (limit is not None and len(tokens) > limit)
         if truncated:
             del tokens[limit:], mask[limit:]
-            if add_eos:
+            if add_eos and self.add_eos_when_cut:
                 tokens[-1] = self.eos_id
         return tokens, mask, truncated
 
-    def _by_chat_template(self, template: ChatTemplate, messages: list[Message]) -> tuple[list[int], list[bool]]:
-        return self._encode_spans(*template.loss_spans(messages))
+    def _look_at(self, messages: list[Message]) -> None:
+        """Warns once where a text template lets a question and its answer stand side by side."""
+        if not self._to_look_at or isinstance(self.prompt_template, ChatTemplate):
+            return
+        self._to_look_at -= 1
+        if glued := find_glued(messages, written(messages, self.prompt_template)):
+            self._to_look_at = 0
+            log.warning(
+                "nothing stands between a question and its answer, as in %r; set tokenizer.prompt_template, e.g. "
+                "{user: ['', '\\n']}, unless that is meant",
+                glued,
+            )
+
+    def _by_chat_template(
+        self, template: ChatTemplate, messages: list[Message], given: Mapping[str, Any]
+    ) -> tuple[list[int], list[bool]]:
+        return self._encode_spans(*template.loss_spans(messages, **given))
 
     def _encode_spans(self, text: str, spans: Sequence[Span]) -> tuple[list[int], list[bool]]:
         """Encodes a whole text at once; a token has a loss if any of its text does."""
@@ -216,3 +267,19 @@ def limit_length(tokenizer: Any, max_seq_len: int) -> None:
             f"tokenizer.max_seq_len={tokenizer.max_seq_len} is more than the model's {max_seq_len} positions; "
             f"set it to {max_seq_len} or less"
         )
+
+
+def fix_date(tokenizer: Any, today: str) -> None:
+    """Makes a chat template write this date as today's, where it is not told another: the same one in the whole run."""
+    template = getattr(tokenizer, "prompt_template", None)
+    if isinstance(template, ChatTemplate):
+        template.set_options(template.options, template.today or _date(today))
+
+
+def _date(text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(str(text))
+    except ValueError:
+        raise ConfigError(
+            f"tokenizer.chat_template_kwargs.{STRFTIME}={text!r} is not a date such as 2025-01-31"
+        ) from None

@@ -7,6 +7,7 @@ out from the checkpoint.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from torchtune_lite.data import Llama2ChatTemplate as Llama2ChatTemplate
 from torchtune_lite.data import ModelTokenizer, load_tokenizer
@@ -74,9 +75,12 @@ def llama2_tokenizer(
     path: str,
     max_seq_len: int | None = None,
     prompt_template: str | Mapping[str, Sequence[str]] | None = "torchtune_lite.models.llama2.Llama2ChatTemplate",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    add_eos_when_cut: bool = False,
 ) -> ModelTokenizer:
     """Reads tokenizer.model or tokenizer.json, or a folder with one; the messages are put in Llama 2's `[INST]` form.
 
-    `prompt_template`: another form, "chat_template" for the checkpoint's own, null for the bare messages.
+    `prompt_template`: another form, "chat_template" for the checkpoint's own, null for the bare messages. The other
+    arguments are those of `ModelTokenizer`.
     """
-    return load_tokenizer(path, max_seq_len, prompt_template)
+    return load_tokenizer(path, max_seq_len, prompt_template, chat_template_kwargs, add_eos_when_cut)

@@ -3,6 +3,7 @@
 import math
 import secrets
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 from torchtune_lite.errors import ConfigError
@@ -15,13 +16,15 @@ log = get_logger()
 class Progress:
     """The counters of a run, all plain values.
 
-    `start_id` names the start that the run goes back to, however often resumed. `global_step` counts optimizer steps,
+    `start_id` names the start that the run goes back to, however often resumed, and `start_date` is its day, which a
+    chat template may write. `global_step` counts optimizer steps,
     those left out too; the position in the data follows from it and `seed`.
     `val_loss` is that of the validation at `val_step`; `val_pending` says that one is due at `global_step`, not done.
     """
 
     seed: int
     start_id: str = field(default_factory=lambda: secrets.token_hex(4), compare=False)
+    start_date: str = field(default_factory=lambda: date.today().isoformat(), compare=False)
     global_step: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
