@@ -110,7 +110,7 @@ def test_a_text_that_names_an_object_is_checked_as_a_component_is():
     assert check(tokenizer | {"prompt_template": {"user": ["a", "b"]}}) == []
     assert check(tokenizer | {"prompt_template": "chat_template"}) == []  # a word that the annotation allows
     [problem] = check(tokenizer | {"prompt_template": "torchtune_lite.data.os.system"})
-    assert "cannot take 'prompt_template': cannot find 'os' in torchtune_lite.data" in problem
+    assert "cannot take 'prompt_template': 'torchtune_lite.data.os.system' is not an allowed component" in problem
     [problem] = check(tokenizer | {"prompt_template": "os.system"})
     assert "cannot take 'prompt_template': 'os.system' is not an allowed component" in problem
 
