@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ import torchtune_lite
 from torchtune_lite import checkpoint, data, training
 from torchtune_lite.checkpoint import disk
 from torchtune_lite.checkpoint.checkpointer import Checkpointer
-from torchtune_lite.config import dotted, registry, trust
+from torchtune_lite.config import DottedPath, dotted, registry, trust
 from torchtune_lite.data.conversations import ConversationToMessages
 from torchtune_lite.data.tokenizers import ModelTokenizer
 from torchtune_lite.errors import ConfigError
@@ -106,6 +107,19 @@ def test_a_module_that_is_not_listed_is_not_even_imported(package, monkeypatch):
             with pytest.raises(ConfigError, match=rf"'{name}\.anything' is not an allowed component"):
                 dotted.find(f"{name}.anything")
     assert {each for each in set(sys.modules) - before if each.startswith(tuple(names))} == set()
+
+
+def test_an_argument_that_names_an_object_is_known_as_one(found):
+    """So that `tune validate` looks it up as it looks up a `_component_`."""
+    named = [
+        (path, parameter.annotation)
+        for path, each in found.items()
+        if path.startswith("torchtune_lite.")
+        for name, parameter in inspect.signature(each, eval_str=True).parameters.items()
+        if name in ("filter_fn", "message_transform", "prompt_template")
+    ]
+    assert len(named) > 15
+    assert [path for path, hint in named if DottedPath not in get_args(hint)] == []
 
 
 PAGES = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("configs/**/*.yaml"), *ROOT.glob("tests/**/*.py")]

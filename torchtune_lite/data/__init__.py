@@ -31,7 +31,7 @@ from torchtune_lite.data.templates import (
 )
 from torchtune_lite.data.text import ColumnText, TextTokens
 from torchtune_lite.data.tokenizer_loader import load_tokenizer
-from torchtune_lite.data.tokenizers import ModelTokenizer, check_vocabulary, limit_length
+from torchtune_lite.data.tokenizers import ModelTokenizer, PromptTemplateName, check_vocabulary, limit_length
 
 __all__ = [
     "COLLATES",
@@ -63,6 +63,7 @@ __all__ = [
     "PairTokens",
     "PreferenceDataset",
     "PromptTemplate",
+    "PromptTemplateName",
     "QuestionAnswerTemplate",
     "Rows",
     "SFTDataset",

@@ -14,7 +14,10 @@ from torchtune_lite.data.templates import Template, get_prompt_template
 from torchtune_lite.data.tokenizer_files import ids, read_json
 from torchtune_lite.errors import ConfigError, DataError
 
-PromptTemplateArg = Literal["chat_template"] | DottedPath | Mapping[str, Sequence[str]] | Template | ChatTemplate | None
+PromptTemplateName = Literal["chat_template"] | DottedPath | Mapping[str, Sequence[str]] | None
+"""What a YAML says for a prompt template: the one of the checkpoint, a dotted path, a mapping, null for none."""
+
+PromptTemplateArg = PromptTemplateName | Template | ChatTemplate
 
 log = logging.getLogger("torchtune_lite")
 
