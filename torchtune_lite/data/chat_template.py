@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite.data.messages import Message
+from torchtune_lite.data.tokenizer_files import leads_out
 from torchtune_lite.errors import ConfigError, DataError
 
 Span = tuple[int, int]
@@ -114,6 +115,8 @@ class ChatTemplate:
 def find_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> tuple[str, str] | None:
     """Finds the source and the place of a folder's chat template, as transformers does; None where it has none."""
     if (folder / FILE).is_file():
+        if target := leads_out(folder / FILE):  # a checkpoint takes the text along
+            raise DataError(f"{folder / FILE} is a link to {target}, outside of its folder; put a copy in its place")
         return (folder / FILE).read_text(encoding="utf-8"), str(folder / FILE)
     found = tokenizer_config.get(CHAT_TEMPLATE)
     if isinstance(found, list):
