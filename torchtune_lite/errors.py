@@ -65,7 +65,7 @@ class Stopped(Exception):  # noqa: N818 (no error)
 
 
 LONGEST_VALUE, LONGEST_LINE = 200, 2000  # characters
-_QUOTED = re.compile(r"(?<!\w)(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")(?!\w)", re.DOTALL)
+_QUOTED = re.compile(r"(?<![\w\\])(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")(?!\w)", re.DOTALL)
 
 
 def shortened(text: str, most: int = LONGEST_VALUE) -> str:

@@ -69,7 +69,7 @@ IN_TEXT = re.compile(
     r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)"
 )
 ASSIGNED = re.compile(
-    r"(?<![\w-])(?P<name>[A-Za-z_][\w-]*)(?P<sign>[ \t]{0,4}=[ \t]{0,4}|['\"]:[ \t]{0,4}(?=['\"]))"
+    r"(?<![\w-])(?P<name>-{0,2}[A-Za-z_][\w-]*)(?P<sign>[ \t]{0,4}=[ \t]{0,4}|['\"]:[ \t]{0,4}(?=['\"]))"
     r"(?P<quote>['\"]?)(?:(?<=')[^'\n]+|(?<=\")[^\"\n]+|(?<!['\"])[^\s'\",;)}\]]+)"
 )
 SHORTEST = 8  # characters of an environment variable's value that is looked for in texts
