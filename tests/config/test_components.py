@@ -25,8 +25,9 @@ ADAMW = {"_component_": "torch.optim.AdamW", "lr": 0.1, "betas": [0.9, 0.99]}
 
 
 @pytest.fixture(autouse=True)
-def own(folder):
+def own(folder, monkeypatch):
     (folder / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(folder)
     yield
     sys.modules.pop("own", None)
 
@@ -48,6 +49,23 @@ def test_nothing_a_list_and_nested_components():
     assert [each.size for each in components.instantiate([box, {**box, "size": 2}], name="x")] == [1, 2]
     outer = components.instantiate({**box, "inner": box, "extras": [box, {"a": box}]})
     assert outer.inner.size == outer.extras[0].size == outer.extras[1]["a"].size == 1
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        [{"_component_": "own.Box", "size": 1}, {"_component_": "os.system"}],
+        {"_component_": "own.Box", "size": {"_component_": "own.Box", "size": {"_component_": "os.system"}}},
+        {"_component_": "own.Box", "size": 1, "inner": {"deep": [[{"_component_": "own.Bax"}]]}},
+        {"_component_": "os.system", "command": {"_component_": "own.Box", "size": 1}},
+    ],
+)
+def test_nothing_is_built_where_one_of_several_components_is_refused(node, monkeypatch):
+    import own
+
+    monkeypatch.setattr(own.Box, "__init__", lambda *_, **__: pytest.fail("built"))
+    with pytest.raises(ConfigError, match="not an allowed component|cannot find 'Bax'"):
+        components.instantiate(node)
 
 
 def test_defaults_fill_what_is_left_out_and_known():
