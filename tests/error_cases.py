@@ -63,10 +63,18 @@ def sample(module: str, tokens: str, labels: str) -> dict[str, str]:
 SYSTEM, ASKED, ANSWERED = ({"role": role, "content": "a"} for role in ("system", "user", "assistant"))
 KWARGS, CHAT = "tokenizer.chat_template_kwargs", "tokenizer.prompt_template=chat_template"
 THINKS = {"base/chat_template.jinja": "{{ strftime_now('%Y') if enable_thinking }}{{ messages[0].content }}"}
+DISK = "torchtune_lite.checkpoint.disk"
 ADAPTER = "out/epoch_0/adapter/adapter_model.safetensors"
 SHARD = "model-00001-of-00002.safetensors"
 WEIGHT = "model.norm.weight"
 RESUME = f"{RUN} resume_from_checkpoint=True epochs=2"
+
+
+def logger(name: str, arguments: str) -> str:
+    """Gives the command of a run with a metric logger."""
+    return f"{RUN} 'metric_logger={{_component_: torchtune_lite.training.{name}, {arguments}}}'"
+
+
 CASES: dict[str, tuple[int, list[Case]]] = {
     "Command line": (
         2,
@@ -315,6 +323,22 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("Run code from a pickle", RUN, prepare=pickled, code=4),
             Case("Bring its own code", f"{CHECK} checkpointer.trust_remote_code=True"),
             Case("A secret on the command line", f"{CHECK} metric_logger.api_key=0123456789"),
+            Case("Run the library's own machinery", CHECK, config("torch.optim.AdamW", f"{DISK}.remove")),
+            Case("Run it as an argument", f"{CHECK} 'dataset.filter_fn={{_component_: {DISK}.remove, path: out}}'"),
+            Case("Run a method", CHECK, config("torch.optim.AdamW", "torchtune.training.FullModelHFCheckpointer.load")),
+            Case("Take a secret from the environment", CHECK, config("_dir: out", "_dir: out/${oc.env:HF_TOKEN}")),
+            Case("Send the key of W&B elsewhere", logger("WandBLogger", "settings: {base_url: https://a.b}")),
+            Case("Send the code of the run", logger("WandBLogger", "save_code: True")),
+            Case("Write into a file that is no log", logger("DiskLogger", "log_dir: ., filename: my.yaml")),
+            Case("Write outside of the log's folder", logger("DiskLogger", "log_dir: ., filename: ../a.txt")),
+            Case(
+                "Publish a file by way of a link",
+                f"{RUN} tokenizer.prompt_template=chat_template",
+                {"secret": "x"},
+                lambda folder: (folder / "base/chat_template.jinja").symlink_to(folder / "secret"),
+                code=3,
+            ),
+            Case("Fill the screen", CHECK, config("epochs: 1", f"epochs: {'a' * 20_000}")),
         ],
     ),
 }

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.growth import growth
 from torchtune_lite import errors
 
 
@@ -121,3 +122,43 @@ def test_did_you_mean():
 def test_warn(capsys):
     errors.warn("careful")
     assert capsys.readouterr().err == "tune: warning: careful\n"
+
+
+@pytest.mark.parametrize("piece", ["a", " ", "\n", " \n", "'", "\\'", "'a ", '"', "\t", "a b=", "é", "\x00"])
+def test_an_error_costs_what_its_text_is_long(piece):
+    assert growth(errors.ConfigError, piece) < 30
+
+
+@pytest.mark.parametrize("value", ["a" * 10**5, "a'b" * 10**5, "a\"b'c" * 10**5, "two words\n" * 10**5, "\\" * 10**5])
+def test_a_value_that_an_error_quotes_is_cut(value):
+    message = str(errors.DataError(f"rows.jsonl:3: role={value!r} is not one of user, assistant; set role_key"))
+    assert message.startswith("rows.jsonl:3: role=") and message.endswith(
+        " is not one of user, assistant; set role_key"
+    )
+    assert len(message) < 400 and f"({len(repr(value)):,} characters)" in message
+
+
+@pytest.mark.parametrize("value", ["a" * 190, "it's", "a 'quoted' word", "C:\\x", ""])
+def test_a_value_of_ordinary_length_stays_whole(value):
+    assert repr(value) in str(errors.DataError(f"rows.jsonl:3: role={value!r} is not one of user, assistant"))
+
+
+def test_a_line_without_quotes_is_cut_in_its_middle():
+    message = str(errors.DataError("has: " + ", ".join(map(str, range(10**5))) + "; set column_map"))
+    assert len(message) < 2100 and message.startswith("has: 0, 1, 2") and message.endswith("; set column_map")
+    assert " characters) … " in message
+
+
+def test_a_secret_is_blanked_before_it_could_be_cut():
+    for start in range(100, 220):
+        message = str(errors.DataError(f"row {'x' * start + ' hf_' + 'Ab0' * 12 + ' ' + 'y' * 300!r}"))
+        assert "Ab0" not in message and "hf_" not in message
+
+
+def test_a_bug_with_a_long_message_is_one_short_line(capsys):
+    lines, _ = end_of(KeyError("x" * 10**5), capsys)
+    assert len(lines[-1]) < 2300
+
+
+def test_a_name_that_is_no_slip_is_not_compared():
+    assert errors.did_you_mean("a" * 10**6, ["a" * 10**6]) == ""

@@ -15,13 +15,14 @@ from torchtune_lite.redaction import redact
 class TuneError(ValueError):
     """A mistake its reader can mend: the message is one line that names it and says what to do.
 
-    Of several problems it is a line each, below their number. Line ends and control characters are made visible.
+    Of several problems it is a line each, below their number. Line ends and control characters are made visible,
+    secrets are blanked, and what is long, a quoted value above all, is cut.
     """
 
     exit_code = 70
 
     def __init__(self, *problems: str) -> None:
-        lines = [_in_one_line(problem) for problem in problems]
+        lines = [_as_line(problem) for problem in problems]
         super().__init__(lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines]))
 
 
@@ -63,8 +64,22 @@ class Stopped(Exception):  # noqa: N818 (no error)
         self.exit_code = 128 + signum  # as a shell reports it: 130 for SIGINT, 143 for SIGTERM
 
 
-def _in_one_line(text: str) -> str:
-    text = re.sub(r"\s*\n\s*", " ", text)
+LONGEST_VALUE, LONGEST_LINE = 200, 2000  # characters
+_QUOTED = re.compile(r"(?<![\w\\])(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")(?!\w)", re.DOTALL)
+
+
+def shortened(text: str, most: int = LONGEST_VALUE) -> str:
+    """Cuts a text that an error quotes in its middle to about `most` characters, and says how many it has."""
+    if len(text) <= most + 50:  # what says so is not much shorter
+        return text
+    return f"{text[: most * 3 // 4]} … ({len(text):,} characters) … {text[-most // 4 :]}"
+
+
+def _as_line(text: str) -> str:
+    text = redact(text)
+    if len(text) > LONGEST_VALUE:
+        text = shortened(_QUOTED.sub(lambda found: shortened(found[0]), text), LONGEST_LINE)
+    text = " ".join(filter(None, map(str.strip, text.split("\n"))))
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
@@ -72,6 +87,8 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the nearest of the known names, or nothing when none is near."""
     from difflib import get_close_matches  # not needed by a command that succeeds
 
+    if len(str(given)) > LONGEST_VALUE:
+        return ""
     nearest = get_close_matches(str(given), list(known), n=1, cutoff=0.6)
     return f"; did you mean '{nearest[0]}'?" if nearest else ""
 
@@ -166,7 +183,7 @@ def _report(error: BaseException, debug: bool) -> int:
     elif _is_out_of_memory(error):
         code, line = OUT_OF_MEMORY, f"error: {_explain_memory(error)}"
     else:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        what = shortened(" ".join(f"{type(error).__name__}: {error}".split()), LONGEST_LINE)
         where = f"the traceback is in {_log}, and --debug shows it" if logged else "the traceback is above"
         code, line = BUG, f"internal error: {what}; {where}; please report it"
         debug = debug or not logged

@@ -94,3 +94,10 @@ def test_a_key_is_removed(doc):
 )
 def test_a_word_that_cannot_be_applied_is_named(word, message, doc):
     assert overrides.apply(doc, [word]) == [f"override '{word}': {message}"]
+
+
+@pytest.mark.parametrize("bracket", ["[", "{", "[{", "{a: ["])
+def test_a_value_that_is_nested_without_bound_is_an_error(bracket, doc):
+    [problem] = overrides.apply(doc, [f"model={bracket * 30_000}"])
+    assert problem.endswith("lists and mappings are nested too deeply to be read")
+    assert overrides.value("[" * 50 + "]" * 50) is not None

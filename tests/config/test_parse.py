@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from torchtune_lite import config
-from torchtune_lite.config import trust
 from torchtune_lite.errors import ConfigError
 
 
@@ -93,7 +92,6 @@ def test_settings_are_read_from_a_script_without_running_it(folder):
 
 
 def test_the_command_line_trusts_a_package_and_the_yaml_cannot(monkeypatch, folder, capsys):
-    monkeypatch.setattr(trust, "_patterns", [])
     (folder / "theirs.yaml").write_text("output_dir: x\noptimizer: {_component_: json.JSONDecoder}\n")
     words = ["--config", "theirs.yaml"]
     for more in ([], ["allow_component=json.JSONDecoder"]):

@@ -180,6 +180,40 @@ def test_of_several_templates_it_is_the_one_that_transformers_takes(tmp_path):
         (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}2")
 
 
+def test_a_template_that_is_a_link_to_a_file_elsewhere_is_not_read(tmp_path):
+    """Its text would be in each checkpoint."""
+    (tmp_path / "secret").write_text("secret")
+    folder = write_folder(tmp_path / "base", "bytelevel")
+    (folder / "chat_template.jinja").symlink_to(tmp_path / "secret")
+    with pytest.raises(
+        DataError, match=r"chat_template\.jinja is a link to .*secret, outside of its folder; put a copy"
+    ):
+        load_tokenizer(folder, prompt_template="chat_template")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update(a=1) }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ strftime_now.__globals__.os }}",
+        "{{ cycler.__init__.__globals__.os.system('touch executed') }}",
+        "{{ self.__init__.__globals__ }}",
+        "{% include 'tokenizer.json' %}",
+        "{{ range(10**9) | list }}",
+    ],
+)
+def test_a_template_cannot_reach_what_it_is_not_given(source, folder):
+    """An error in a line, or nothing, which is how the sandbox answers what it hides."""
+    try:
+        assert ChatTemplate(source, {}).render([Message("user", "a")]) == ""
+    except DataError as error:
+        assert "\n" not in str(error)
+    assert not (folder / "executed").exists()
+
+
 def test_templates_have_what_transformers_gives_them(tmp_path):
     source = (
         "{{ {'é': ['<', 1]} | tojson }}{{ [1] | tojson(indent=2) }}{{ strftime_now('%Y') }}{% for i in [1, 2] %}"

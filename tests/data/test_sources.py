@@ -1,3 +1,4 @@
+import os
 import sys
 from types import SimpleNamespace
 
@@ -142,6 +143,22 @@ def test_a_hub_name_goes_to_the_library_with_what_was_given(monkeypatch):
     assert numbers(rows) == [2] and rows.where(0) == "a/b[1]"
     with pytest.raises(DataError, match=r"'a/broken': the library 'datasets' cannot load it \(no route\)$"):
         load_rows("a/broken")
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "0"), ("1", "1")])
+def test_no_script_of_a_data_set_of_the_hub_is_run_unless_the_user_says_so(given, used, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_TRUST_REMOTE_CODE", given or "")
+    if given is None:
+        monkeypatch.delenv("HF_DATASETS_TRUST_REMOTE_CODE")
+    seen = []
+
+    def load_dataset(source, **options):
+        seen.append(os.environ["HF_DATASETS_TRUST_REMOTE_CODE"])
+        return [{"n": 1}]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    load_rows("a/b")
+    assert seen == [used]
 
 
 def test_a_filter_may_be_named_by_its_dotted_path(jsonl, folder):

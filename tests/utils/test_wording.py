@@ -16,6 +16,7 @@ BY_HAND = re.compile(rf"^ (more |optimizer |trained |label |CUDA |data )?({NOUNS
 ALWAYS_SEVERAL = {
     "batches.py": "samples",  # a fingerprint, which checkpoints of earlier versions have
     "concatenated.py": "sets",
+    "errors.py": "characters",
     "meta.py": "files",
     "step.py": "steps",
     "transformer.py": "tokens",

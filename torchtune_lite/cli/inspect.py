@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
+from importlib import import_module
 from itertools import groupby
 from typing import Any
 
@@ -29,12 +30,9 @@ def configure(parser: ArgumentParser) -> None:
 
 def main(args: Namespace) -> None:
     """Prints the report."""
-    cfg = validate.settings(args)
-
-    from torchtune_lite import config
-
-    # By its name, as a config's components are: what reads data stands above this package, and imports torch.
-    report = config.find("torchtune_lite.datasets.inspect_data")(cfg, max(args.rows, 0))
+    with validate.settings(args) as cfg:
+        # by its name: what reads data stands above this package, and imports torch
+        report = import_module("torchtune_lite.datasets").inspect_data(cfg, max(args.rows, 0))
     sys.stdout.reconfigure(errors="replace")
     if args.json:
         print(json.dumps(report, ensure_ascii=False))

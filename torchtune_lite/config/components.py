@@ -25,25 +25,39 @@ def instantiate(node: Any, *args: Any, defaults: Mapping[str, Any] | None = None
     """Builds the `_component_` that `node` names, of a list or a mapping of names each; None stays None.
 
     `args` and `kwargs` come from the recipe; `defaults` fill what the config leaves out and the component has. Nested
-    components are built first. Whatever the component rejects becomes a `ConfigError` that names its key.
+    components are built first, but all are looked up before any is built. Whatever the component rejects becomes a
+    `ConfigError` that names its key.
     """
+    _look_up(node)
+    return _build(node, args, kwargs, defaults or {})
+
+
+def _look_up(node: Any) -> None:
+    """Raises ConfigError for a component, at any depth, that a config may not name or that is not there."""
+    if isinstance(node, dict) and "_component_" in node:
+        try:
+            find(node["_component_"])
+        except ConfigError as error:
+            raise ConfigError(f"{getattr(node, 'where', 'component')}: {error}") from error
+    for each in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _look_up(each)
+
+
+def _build(node: Any, args: Sequence[Any], kwargs: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
     if node is None:
         return None
     if isinstance(node, list):
-        return [instantiate(each, *args, defaults=defaults, **kwargs) for each in node]
+        return [_build(each, args, kwargs, defaults) for each in node]
     if is_named(node):
-        return {name: instantiate(each, *args, defaults=defaults, **kwargs) for name, each in node.items()}
+        return {name: _build(each, args, kwargs, defaults) for name, each in node.items()}
     if not isinstance(node, dict) or "_component_" not in node:
         raise ConfigError(f"expected a mapping with a _component_, got {hints.shown(node)}")
     path = node["_component_"]
     where = f"{getattr(node, 'where', 'component')} ({path})"
-    try:
-        target = find(path)
-    except ConfigError as error:
-        raise ConfigError(f"{getattr(node, 'where', 'component')}: {error}") from error
-    arguments = {name: _built(value) for name, value in node.items() if name != "_component_"} | kwargs
+    target = find(path)
     parameters = _parameters(target)
-    arguments = {name: value for name, value in (defaults or {}).items() if name in parameters} | arguments
+    arguments = {name: value for name, value in defaults.items() if name in parameters}
+    arguments |= {name: _built(value) for name, value in node.items() if name != "_component_"} | kwargs
     try:
         return target(*args, **arguments)
     except TuneError:
@@ -55,9 +69,11 @@ def instantiate(node: Any, *args: Any, defaults: Mapping[str, Any] | None = None
 def _built(value: Any) -> Any:
     if isinstance(value, list):
         return [_built(each) for each in value]
-    if isinstance(value, dict):
-        return instantiate(value) if "_component_" in value else {name: _built(each) for name, each in value.items()}
-    return value
+    if not isinstance(value, dict):
+        return value
+    if "_component_" in value:
+        return _build(value, (), {}, {})
+    return {name: _built(each) for name, each in value.items()}
 
 
 def is_named(node: Any) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from torchtune_lite.config.interpolation import Unresolved
+from torchtune_lite.errors import shortened
+from torchtune_lite.redaction import redact
 
 SCALARS = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 
@@ -74,8 +76,8 @@ def describe(hint: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Returns a value with its kind as YAML has it: `null`, `true`, `text '2e-5,'`, `list [1, 2]`."""
+    """Returns a value with its kind as YAML has it: `null`, `true`, `text '2e-5,'`, `list [1, 2]`; long ones cut."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     kind = {str: "text", dict: "mapping"}.get(type(value), type(value).__name__)
-    return f"{kind} {value!r}"
+    return f"{kind} {shortened(repr(redact(value)))}"

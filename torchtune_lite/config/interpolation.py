@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from torchtune_lite.config.document import Document, KeyPath
 from torchtune_lite.errors import ConfigError, did_you_mean
+from torchtune_lite.redaction import is_secret, redact
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -26,8 +29,29 @@ def asset(name: str) -> str:
     return str(ASSETS / name)
 
 
-# OmegaConf 2.4 renames the function.
-getattr(OmegaConf, "register_resolver", OmegaConf.register_new_resolver)("asset", asset, replace=True)
+def public_env(name: str, *default: Any) -> Any:
+    """Returns the value of an environment variable that is no secret."""
+    value = None if is_secret(name) else oc.env(name, *default)
+    if is_secret(name) or redact(value) != value:
+        raise ConfigError(
+            f"the variable {name} holds a secret, which a config would pass on; read it where it is needed, in a "
+            "component of your own"
+        )
+    return value
+
+
+_register = getattr(OmegaConf, "register_resolver", OmegaConf.register_new_resolver)  # renamed in OmegaConf 2.4
+_register("asset", asset, replace=True)
+
+
+@contextmanager
+def _secrets_kept() -> Iterator[None]:
+    """Puts `public_env` in the place of OmegaConf's own for the time being: other code may use that."""
+    _register("oc.env", public_env, replace=True)
+    try:
+        yield
+    finally:
+        _register("oc.env", oc.env, replace=True)
 
 
 def resolve(document: Document) -> list[str]:
@@ -49,7 +73,8 @@ def resolve(document: Document) -> list[str]:
             return Unresolved()
 
     try:
-        document.values = plain(OmegaConf.create(document.values), ())
+        with _secrets_kept():
+            document.values = plain(OmegaConf.create(document.values), ())
     except RecursionError as error:
         raise ConfigError(f"{document.name}: interpolations refer to each other in a circle") from error
     return problems

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import yaml
@@ -11,6 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from torchtune_lite.config.document import Document, KeyPath
 from torchtune_lite.errors import ConfigError, did_you_mean
 from torchtune_lite.redaction import BLANK, is_secret
+
+DEEPEST = 100  # lists and mappings in each other; thousands crash the YAML library
 
 
 def apply(document: Document, words: Sequence[str]) -> list[str]:
@@ -42,6 +45,8 @@ def value(text: str) -> Any:
     if text == "None":
         raise ConfigError("YAML writes null, not None")
     quoted, nested = text[:1] in ("'", '"'), text[:1] in ("[", "{")
+    if nested and max(accumulate((each in "[{") - (each in "]}") for each in text)) > DEEPEST:
+        raise ConfigError("lists and mappings are nested too deeply to be read")
     try:
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"_={text}"]), resolve=False)["_"]
     except (yaml.YAMLError, OmegaConfBaseException) as error:

@@ -28,10 +28,12 @@ def parse(cls: type[S]) -> Callable[[Callable[[S], Any]], Callable[[], Any]]:
         def command() -> Any:
             words = sys.argv[1:]
             with errors.reporting("--debug" in words):
-                config, changes = read_words(trust.take_allowed([word for word in words if word != "--debug"]))
+                allowed, rest = trust.take_allowed([word for word in words if word != "--debug"])
+                config, changes = read_words(rest)
                 if not config:
                     raise ConfigError("name a config with --config ('tune ls' shows all), or the path of a YAML file")
-                return recipe_main(load(config, changes, cls))
+                with trust.trusting(allowed, inspect.getfile(cls)):
+                    return recipe_main(load(config, changes, cls))
 
         return command
 
@@ -57,7 +59,6 @@ def load(config: str | Path, changes: Sequence[str], cls: type[S]) -> S:
     Every component is imported and its arguments are checked, but none is built. Raises one `ConfigError` that lists
     all problems, each with its file and line or the override it came from.
     """
-    trust.allow_beside(inspect.getfile(cls))
     doc = document.read(catalog.find_config(config), str(config))
     problems = [*overrides.apply(doc, changes), *resolve(doc)]
     doc.values.pop("recipe", None)

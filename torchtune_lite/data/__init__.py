@@ -38,7 +38,13 @@ from torchtune_lite.data.templates import (
 )
 from torchtune_lite.data.text import ColumnText, TextTokens
 from torchtune_lite.data.tokenizer_loader import load_tokenizer
-from torchtune_lite.data.tokenizers import ModelTokenizer, check_vocabulary, fix_date, limit_length
+from torchtune_lite.data.tokenizers import (
+    ModelTokenizer,
+    PromptTemplateName,
+    check_vocabulary,
+    fix_date,
+    limit_length,
+)
 
 __all__ = [
     "COLLATES",
@@ -70,6 +76,7 @@ __all__ = [
     "PairTokens",
     "PreferenceDataset",
     "PromptTemplate",
+    "PromptTemplateName",
     "QuestionAnswerTemplate",
     "Rows",
     "SFTDataset",

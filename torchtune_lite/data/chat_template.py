@@ -14,6 +14,7 @@ from typing import Any
 
 from torchtune_lite.data.messages import Message, is_text_parts
 from torchtune_lite.data.template_compiler import MARKS, compile_template
+from torchtune_lite.data.tokenizer_files import leads_out
 from torchtune_lite.errors import DataError
 from torchtune_lite.utils import counted
 
@@ -243,7 +244,11 @@ def find_chat_template(
     """
     file = folder / (FILE if name == "default" else f"{MORE_TEMPLATES}/{name}.jinja")
     if (folder / FILE).is_file():
-        return (file.read_text(encoding="utf-8"), str(file)) if file.is_file() else None
+        if not file.is_file():
+            return None
+        if target := leads_out(file):  # a checkpoint takes the text along
+            raise DataError(f"{file} is a link to {target}, outside of its folder; put a copy in its place")
+        return file.read_text(encoding="utf-8"), str(file)
     found = tokenizer_config.get(CHAT_TEMPLATE)
     if isinstance(found, list):
         found = {template["name"]: template["template"] for template in found}

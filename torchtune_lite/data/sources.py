@@ -1,5 +1,6 @@
 """Sources: from what a YAML names (files, a hub data set) to rows."""
 
+import os
 import re
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -153,6 +154,7 @@ def _hub_rows(source: str, options: Mapping[str, Any], split: str) -> Rows:
 
 
 def _load_from_hub(source: str, options: Mapping[str, Any], split: str) -> Any:
+    os.environ.setdefault("HF_DATASETS_TRUST_REMOTE_CODE", "0")  # read at the import: run no script of a data set
     try:
         from datasets import load_dataset
     except ImportError:

@@ -129,3 +129,16 @@ def guard(pieces: Iterable[str]) -> str:
     """
     pieces, guards = list(pieces), ("\n", "\ue000")
     return next((each for each in guards if not any(each in piece and each != piece for piece in pieces)), guards[0])
+
+
+def leads_out(file: Path) -> Path | None:
+    """Returns what a file is a link to, where that lies outside of its folder; None for a file of the folder itself.
+
+    The files of a snapshot in the cache of the Hugging Face hub are links to the blobs of their repository, and count
+    as the folder's own. Text of a file elsewhere must not get into a checkpoint, which people publish.
+    """
+    folder, target = file.parent.resolve(), file.resolve()
+    own = [folder]
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        own.append(folder.parent.parent / "blobs")
+    return None if any(target.is_relative_to(each) for each in own) else target

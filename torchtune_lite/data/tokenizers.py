@@ -23,7 +23,10 @@ from torchtune_lite.data.tokenizer_files import ids, read_json
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import counted
 
-PromptTemplateArg = Literal["chat_template"] | DottedPath | Mapping[str, Sequence[str]] | Template | ChatTemplate | None
+PromptTemplateName = Literal["chat_template"] | DottedPath | Mapping[str, Sequence[str]] | None
+"""What a YAML says for a prompt template: the one of the checkpoint, a dotted path, a mapping, null for none."""
+
+PromptTemplateArg = PromptTemplateName | Template | ChatTemplate
 
 LOOKED_AT = 20
 """How many conversations are looked at for questions and answers that stand side by side."""

@@ -126,6 +126,7 @@ def from_sizes(build: Callable[..., TransformerDecoder]) -> Callable[..., Transf
         *(size.replace(default=None) if size.default is size.empty else size for size in sizes.values()),
         *list(inspect.signature(build).parameters.values())[1:],
     ]
-    builder.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in both])
+    keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in both]
+    builder.__signature__ = inspect.Signature(keywords, return_annotation=TransformerDecoder)
     builder.__doc__ = build.__doc__
     return builder

@@ -5,12 +5,12 @@ projections in NF4. `llama2`, `lora_llama2` and `qlora_llama2` take the sizes as
 out from the checkpoint.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from torchtune_lite.data import Llama2ChatTemplate as Llama2ChatTemplate
-from torchtune_lite.data import ModelTokenizer, load_tokenizer
+from torchtune_lite.data import ModelTokenizer, PromptTemplateName, load_tokenizer
 from torchtune_lite.models.builders import decoder, from_sizes, lora_decoder
 from torchtune_lite.models.family import Family
 from torchtune_lite.modules import DecoderConfig
@@ -74,7 +74,7 @@ qlora_llama2_70b = partial(lora_decoder, _70B, quantize_base=True)
 def llama2_tokenizer(
     path: str,
     max_seq_len: int | None = None,
-    prompt_template: str | Mapping[str, Sequence[str]] | None = "torchtune_lite.models.llama2.Llama2ChatTemplate",
+    prompt_template: PromptTemplateName = "torchtune_lite.models.llama2.Llama2ChatTemplate",
     chat_template_kwargs: Mapping[str, Any] | None = None,
     add_eos_when_cut: bool = False,
 ) -> ModelTokenizer:
