@@ -127,7 +127,7 @@ PAGES = [
     *(page for page in ROOT.glob("docs/*.md") if page.name != "errors.md"),
     *(page for folder in ("configs", "tests/recipes") for page in (ROOT / folder).rglob("*.*") if page.is_file()),
 ]
-COMPONENT = re.compile(r"_component_[\"']?: [\"']?((?:torch\w*|bitsandbytes)(?:\.\w+)+)")
+COMPONENT = re.compile(r"_component_[\"']?: [\"']?((?:torch\w*|bitsandbytes)(?:\.\w+)+)(?!\.?[\w{])")
 NAMED = sorted({path for page in PAGES for path in COMPONENT.findall(page.read_text("utf-8", "replace"))})
 VOCABULARY = [
     *("torchtune.datasets.alpaca_cleaned_dataset", "torchtune.datasets.alpaca_dataset"),

@@ -19,6 +19,7 @@ ALWAYS_SEVERAL = {
     "errors.py": "characters",
     "meta.py": "files",
     "step.py": "steps",
+    "tokenizer.py": "bytes",
     "transformer.py": "tokens",
 }
 
