@@ -29,13 +29,17 @@ def folder(name: str) -> Path:
     return package / name if (package / name).is_dir() else package.parent / name
 
 
-def recipe_key(config: Path) -> str | None:
-    """Returns the recipe that a config says it is for, read as plain text; None when its first key is another."""
-    for line in config.read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.strip() and not line.startswith(("#", "---")):
-            match = re.match(r"recipe:\s*[\"']?([^\s\"'#]+)", line)
-            return match and match[1]
-    return None
+def recipe_key(name_or_path: str | Path) -> str | None:
+    """Returns the recipe that a config says it is for; None when it does not have the key `recipe`.
+
+    Raises `ConfigError` for a config that is not there or cannot be read.
+    """
+    from torchtune_lite.config.document import read
+
+    recipe = read(find_config(name_or_path), str(name_or_path)).values.get("recipe")
+    if recipe is not None and not isinstance(recipe, str):
+        raise ConfigError(f"{name_or_path}: 'recipe' is {recipe!r}; expected the name of a recipe ('tune ls' shows all)")
+    return recipe
 
 
 def configs() -> dict[str, Path]:
@@ -46,7 +50,7 @@ def configs() -> dict[str, Path]:
 
 def recipes() -> list[Recipe]:
     """Returns every recipe with its configs, both sorted by name."""
-    served = {name: recipe_key(path) for name, path in configs().items()}
+    served = {name: _shipped_for(path) for name, path in configs().items()}
     return [
         Recipe(
             name=path.stem,
@@ -56,6 +60,12 @@ def recipes() -> list[Recipe]:
         )
         for path in sorted(folder("recipes").glob("[!_]*.py"))
     ]
+
+
+def _shipped_for(config: Path) -> str | None:
+    """Reads the key `recipe` of a config of ours as plain text: to load YAML would take longer than all of `tune ls`."""
+    found = re.search(r"^recipe: (\S+)", config.read_text(encoding="utf-8"), re.MULTILINE)
+    return found and found[1]
 
 
 def find_recipe(name_or_path: str | Path) -> Recipe:

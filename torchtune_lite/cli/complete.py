@@ -76,9 +76,8 @@ def _positional(verb: str, rest: list[str], word: str) -> Iterator[str]:
         if not given:
             yield from configs(word)
         elif verb != "cat":
-            config = catalog.find_config(given[0])
-            recipe = rest[rest.index("--recipe") + 1] if "--recipe" in rest else catalog.recipe_key(config)
-            yield from overrides(config, recipe, word)
+            recipe = rest[rest.index("--recipe") + 1] if "--recipe" in rest else catalog.recipe_key(given[0])
+            yield from overrides(catalog.find_config(given[0]), recipe, word)
 
 
 def recipes(word: str) -> Iterator[str]:
@@ -137,7 +136,7 @@ def keys(node: Any, above: str) -> Iterator[str]:
 
 def settings_keys(recipe: Path) -> list[str]:
     """Returns the keys that a recipe's `Settings` declares, read as text: importing it would import torch."""
-    for node in ast.parse(recipe.read_text(encoding="utf-8")).body:
+    for node in ast.parse(recipe.read_bytes()).body:
         if isinstance(node, ast.ClassDef) and node.name == "Settings":
             return [each.target.id for each in node.body if isinstance(each, ast.AnnAssign)]
     return []

@@ -43,7 +43,7 @@ def main(args: Namespace) -> None:
     name, *rest = args.words
     recipe = catalog.find_recipe(name)
     if "--help" in rest or "-h" in rest:
-        print(ast.get_docstring(ast.parse(recipe.path.read_text(encoding="utf-8"))) or f"{name} has no docstring")
+        print(ast.get_docstring(ast.parse(recipe.path.read_bytes())) or f"{name} has no docstring")
         return
     check_config(name, recipe, rest)
     sys.argv = [str(recipe.path), *rest, *(["--debug"] if args.debug else [])]
@@ -78,6 +78,6 @@ def check_config(name: str, recipe: catalog.Recipe, words: list[str]) -> None:
     if not given:
         choose = " or ".join(recipe.configs) or "a YAML file"
         raise ConfigError(f"{name} needs a config: --config {choose}")
-    key = catalog.recipe_key(catalog.find_config(given))
+    key = catalog.recipe_key(given)
     if key and not is_own_script(name) and key not in (recipe.name, *recipe.aliases):
         raise ConfigError(f"config '{given}' is for {key}, not {name}; run 'tune run {key} --config {given}'")

@@ -35,7 +35,7 @@ def settings(args: Namespace) -> Any:
 
     A script that the config itself names is imported, so it must lie in the working directory.
     """
-    name = args.recipe or catalog.recipe_key(catalog.find_config(args.config))
+    name = args.recipe or catalog.recipe_key(args.config)
     if not name:
         raise ConfigError(f"{args.config} does not say whose it is; add --recipe RECIPE ('tune ls' shows all)")
     recipe = catalog.find_recipe(name)

@@ -1,5 +1,6 @@
 """A YAML file as plain values, with the line each key came from."""
 
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,14 @@ from omegaconf.errors import OmegaConfBaseException
 from torchtune_lite.errors import ConfigError
 
 KeyPath = tuple[str, ...]
+
+MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+"""How files in other encodings start; the marks of UTF-16 are starts of those of UTF-32."""
 
 
 @dataclass
@@ -37,8 +46,8 @@ def read(path: Path, name: str | None = None) -> Document:
     """
     name = name or str(path)
     name = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
+    text = read_text(path, name)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if not isinstance(root, yaml.MappingNode):
             found = "the file is empty" if root is None else f"found a {root.id}"
@@ -51,10 +60,6 @@ def read(path: Path, name: str | None = None) -> Document:
         if problems:
             raise ConfigError(*problems)
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except OSError as error:
-        raise ConfigError(f"cannot read {name}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{name}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigError(_explain(name, error)) from error
     except OmegaConfBaseException as error:
@@ -62,6 +67,18 @@ def read(path: Path, name: str | None = None) -> Document:
     except RecursionError as error:
         raise ConfigError(f"{name}: nested too deeply to be a config") from error
     return Document(name, values, origins)
+
+
+def read_text(path: Path, name: str) -> str:
+    """Reads a config as text, without the mark that some editors put before it; ConfigError unless it is UTF-8."""
+    try:
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read {name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        other = next((f"the file is {kind}" for mark, kind in MARKS if content.startswith(mark)), "")
+        raise ConfigError(f"{name}: {other or f'byte {error.start} is not UTF-8'}; save the file as UTF-8") from error
 
 
 def _explain(name: str, error: yaml.YAMLError) -> str:
