@@ -24,14 +24,14 @@ from torchtune_lite import config, data, generation, training, utils
 class Settings:
     """The top-level keys of this recipe's YAML; `Any` is a `_component_`, or a mapping where it says so."""
 
-    output_dir: str
+    output_dir: str | Path
 
     model: Any = config.component()  # sizes left out come from the checkpoint
     tokenizer: Any = config.component()  # with the prompt_template of the training
     checkpointer: Any = config.component()
 
-    source: str = config.key()  # json, or the rows' file itself
-    data_files: Any = None  # the rows' file, or a list of them, where source is json
+    source: str | Path = config.key()  # json, or the rows' file itself
+    data_files: data.DataFiles = None  # the rows' file, or a list of them, where source is json
     column_map: Any = None  # a mapping of `input` and `output` to the rows' own column names; null: those names
     new_system_prompt: str | None = None  # as in the training
     max_rows: int | None = config.key(None, minimum=1)  # the first n rows; null: all

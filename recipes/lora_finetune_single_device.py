@@ -26,12 +26,12 @@ from torchtune_lite import checkpoint, config, data, datasets, training, utils
 class Settings:
     """The top-level keys of this recipe's YAML; `Any` is a `_component_`."""
 
-    output_dir: str
+    output_dir: str | Path
 
     model: Any = config.component()  # sizes left out come from the checkpoint
     tokenizer: Any = config.component()
     checkpointer: Any = config.component()
-    resume_from_checkpoint: bool | str = False  # True, auto: the newest in output_dir; or a checkpoint folder
+    resume_from_checkpoint: bool | str | Path = False  # True, auto: the newest in output_dir; or a checkpoint folder
     save_adapter_weights_only: bool = False  # True: no merged model, megabytes instead of gigabytes
     save_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch only
     keep_last_n_checkpoints: int | None = config.key(None, minimum=1)  # and the best and the resumed one; null: all

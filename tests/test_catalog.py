@@ -52,7 +52,7 @@ def test_the_recipe_of_a_config_is_what_yaml_says(place, encode, folder):
 
 def test_the_recipe_must_be_a_name(folder):
     (folder / "my.yaml").write_text("recipe: [generate]\n")
-    with pytest.raises(ConfigError, match=r"my.yaml: 'recipe' is \['generate'\]; expected the name of a recipe"):
+    with pytest.raises(ConfigError, match=r"my.yaml: 'recipe' is \['generate'\], not the name of a recipe"):
         catalog.recipe_key("my.yaml")
 
 

@@ -38,7 +38,7 @@ def recipe_key(name_or_path: str | Path) -> str | None:
 
     recipe = read(find_config(name_or_path), str(name_or_path)).values.get("recipe")
     if recipe is not None and not isinstance(recipe, str):
-        raise ConfigError(f"{name_or_path}: 'recipe' is {recipe!r}; expected the name of a recipe ('tune ls' shows all)")
+        raise ConfigError(f"{name_or_path}: 'recipe' is {recipe!r}, not the name of a recipe ('tune ls' shows all)")
     return recipe
 
 
@@ -63,7 +63,7 @@ def recipes() -> list[Recipe]:
 
 
 def _shipped_for(config: Path) -> str | None:
-    """Reads the key `recipe` of a config of ours as plain text: to load YAML would take longer than all of `tune ls`."""
+    """Reads the key `recipe` of a config of ours as plain text: loading YAML would take longer than all of `tune ls`."""
     found = re.search(r"^recipe: (\S+)", config.read_text(encoding="utf-8"), re.MULTILINE)
     return found and found[1]
 
@@ -76,7 +76,7 @@ def find_recipe(name_or_path: str | Path) -> Recipe:
     known = {name: recipe for recipe in recipes() for name in (recipe.name, *recipe.aliases)}
     if str(name_or_path) in known:
         return known[str(name_or_path)]
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     if path.suffix == ".py" and path.is_file():
         return Recipe(path.stem, path.resolve())
     raise ConfigError(_not_found("recipe", name_or_path, known))
@@ -90,7 +90,7 @@ def find_config(name_or_path: str | Path) -> Path:
     known = configs()
     if str(name_or_path) in known:
         return known[str(name_or_path)]
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
     raise ConfigError(_not_found("config", name_or_path, known))

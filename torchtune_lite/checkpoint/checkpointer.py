@@ -65,7 +65,7 @@ class Checkpointer(ABC):
         model_type: str | None = None,
         output_dir: str | Path | None = None,
         adapter_checkpoint: str | Path | None = None,
-        recipe_checkpoint: str | None = None,
+        recipe_checkpoint: str | Path | None = None,
         merge_into: str = "quantized",
         cache_quantized: bool = False,
     ) -> None:

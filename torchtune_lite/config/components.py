@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from torchtune_lite.config import hints
+from torchtune_lite.config import hints, paths
 from torchtune_lite.config.document import Document, KeyPath
 from torchtune_lite.config.dotted import DottedPath, find
 from torchtune_lite.errors import ConfigError, TuneError, did_you_mean
@@ -42,6 +42,8 @@ def instantiate(node: Any, *args: Any, defaults: Mapping[str, Any] | None = None
     arguments = {name: _built(value) for name, value in node.items() if name != "_component_"} | kwargs
     parameters = _parameters(target)
     arguments = {name: value for name, value in (defaults or {}).items() if name in parameters} | arguments
+    for name in {*arguments} & {*parameters}:
+        arguments[name] = paths.expanded(arguments[name], parameters[name].annotation)
     try:
         return target(*args, **arguments)
     except TuneError:
@@ -132,6 +134,10 @@ def _misfit(name: str, value: Any, parameters: Mapping[str, inspect.Parameter], 
     if isinstance(value, str) and DottedPath in (hint, *options) and value not in (default, *words):
         return _unknown_object(name, value)
     if hint is EMPTY or isinstance(hint, str) or value == default or hints.fits(value, hint):
+        try:
+            paths.expanded(value, hint)
+        except ConfigError as error:
+            return f"cannot take '{name}': {error}"
         return ""
     return f"expects {hints.describe(hint)} for '{name}', got {hints.shown(redact({name: value})[name])}"
 

@@ -57,7 +57,8 @@ def describe(hint: Any) -> str:
     if origin is Annotated:
         return describe(args[0])
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(each) for each in args if not _unwritable(each)))
+        words = dict.fromkeys(describe(each) for each in args if not _unwritable(each))
+        return " or ".join(word for word in words if word != "str" or "path" not in words)
     if origin is Literal:
         return " or ".join(str(each) for each in args)
     if hint in (None, type(None)):
@@ -65,6 +66,8 @@ def describe(hint: Any) -> str:
     kind = origin or hint
     if not isinstance(kind, type):
         return str(kind)
+    if issubclass(kind, os.PathLike):
+        return "path"
     if issubclass(kind, Mapping):
         return "mapping"
     if issubclass(kind, Iterable) and kind is not str:

@@ -8,10 +8,10 @@ from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import OmegaConf
 
-from torchtune_lite.config import components, hints
+from torchtune_lite.config import components, hints, paths
 from torchtune_lite.config.document import Document, KeyPath
 from torchtune_lite.config.interpolation import Unresolved
-from torchtune_lite.errors import did_you_mean
+from torchtune_lite.errors import ConfigError, did_you_mean
 from torchtune_lite.redaction import redact
 
 MISSING = dataclasses.MISSING
@@ -75,6 +75,10 @@ def build(cls: type[S], document: Document) -> tuple[S | None, list[str]]:
             problems += components.check(value, (field.name,), document, given)
         else:
             problems += _check_value(value, types[field.name], field, document)
+            try:
+                value = paths.expanded(value, types[field.name])
+            except ConfigError as error:
+                problems.append(f"{document.place((field.name,))}: '{field.name}': {error}")
         made[field.name] = _located(value, (field.name,), document)
     return (None if problems else cls(**made)), problems
 

@@ -30,7 +30,9 @@ class SentencePieceTokenizer(ModelTokenizer):
     model, or one without BOS and EOS. A chat template is encoded as transformers' LlamaTokenizer does.
     """
 
-    def __init__(self, path: str, max_seq_len: int | None = None, prompt_template: PromptTemplateArg = None) -> None:
+    def __init__(
+        self, path: str | Path, max_seq_len: int | None = None, prompt_template: PromptTemplateArg = None
+    ) -> None:
         super().__init__(path, max_seq_len)
         file = Path(path).expanduser()
         self._model = _load(file)

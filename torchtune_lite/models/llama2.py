@@ -7,6 +7,7 @@ out from the checkpoint.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from torchtune_lite.data import Llama2ChatTemplate as Llama2ChatTemplate
 from torchtune_lite.data import ModelTokenizer, load_tokenizer
@@ -71,7 +72,7 @@ qlora_llama2_70b = partial(lora_decoder, _70B, quantize_base=True)
 
 
 def llama2_tokenizer(
-    path: str,
+    path: str | Path,
     max_seq_len: int | None = None,
     prompt_template: str | Mapping[str, Sequence[str]] | None = "torchtune_lite.models.llama2.Llama2ChatTemplate",
 ) -> ModelTokenizer:
