@@ -22,12 +22,12 @@ from torchtune_lite import checkpoint, config, data, datasets, training, utils
 
 @dataclass
 class Settings:
-    """The top-level keys of this recipe's YAML; `Any` is a `_component_`."""
+    """The top-level keys of this recipe's YAML; a class as annotation, or `Any`, is a `_component_`."""
 
     output_dir: str | Path
 
-    model: Any = config.component()  # sizes left out come from the checkpoint
-    tokenizer: Any = config.component()
+    model: training.WholeModel = config.component()  # sizes left out come from the checkpoint
+    tokenizer: training.Tokenizer = config.component()
     checkpointer: Any = config.component()
     resume_from_checkpoint: bool | str | Path = False  # True, auto: the newest in output_dir; or a checkpoint folder
     save_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch only
@@ -53,10 +53,10 @@ class Settings:
     gradient_accumulation_steps: int = config.key(1, minimum=1)  # micro-batches in an optimizer step
     clip_grad_norm: float | None = config.key(None, above=0)  # largest norm; null: not clipped, but logged
     on_nonfinite: str = config.key("stop", choices=("stop", "skip"))  # of a nan step; the third skipped in a row stops
-    loss: Any = config.component(default={"_component_": "torchtune_lite.modules.loss.LinearCrossEntropyLoss"})
-    optimizer: Any = config.component("params")
+    loss: training.Loss = config.component(default="torchtune_lite.modules.loss.LinearCrossEntropyLoss")
+    optimizer: training.Optimizer = config.component("params")
     optimizer_in_bwd: bool = False  # True: steps in the backward pass, no gradient outlives it; clipped one by one
-    lr_scheduler: Any = config.component("optimizer", "num_training_steps", default=None)  # null: constant
+    lr_scheduler: training.Schedule = config.component("optimizer", "num_training_steps", default=None)  # null: fixed
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1; a device that is not there is an error
     dtype: str = config.key("bf16", choices=("fp32", "bf16", "fp16"))  # of weights and computation
@@ -68,10 +68,10 @@ class Settings:
     memory_budget: float | str | None = None  # auto, or GB: recomputes as few layers as keep a step within it
     enable_activation_offloading: bool = False  # True: what is kept goes to the host's memory, on a GPU
 
-    metric_logger: Any = config.component(default=None)  # beside metrics.jsonl, which is always written
+    metric_logger: training.MetricLoggerInterface = config.component(default=None)  # metrics.jsonl is always written
     log_every_n_steps: int = config.key(1, minimum=1)  # optimizer steps
     log_peak_memory_stats: bool = True
-    profiler: Any = config.component(default=None)  # traces of some steps
+    profiler: training.Profiler = config.component(default=None)  # traces of some steps
     profile: bool = False  # True: the same with its defaults, under output_dir/profile
     log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))
 

@@ -117,6 +117,12 @@ def test_did_you_mean():
     assert errors.did_you_mean("zzz", ["model", "optimizer"]) == ""
 
 
+@pytest.mark.parametrize("given", ["bfloat16", "torch.bfloat16", "BFloat16"])
+def test_another_word_for_a_value(given):
+    assert errors.meant(given, ["fp32", "bf16"]) == "; did you mean 'bf16'?"
+    assert errors.meant(given, ["fp32"]) == errors.meant("fp8", ["fp32", "bf16"]) == ""
+
+
 def test_warn(capsys):
     errors.warn("careful")
     assert capsys.readouterr().err == "tune: warning: careful\n"

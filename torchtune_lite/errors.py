@@ -68,12 +68,37 @@ def _in_one_line(text: str) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for the nearest of the known names, or nothing when none is near."""
+SYNONYMS = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
+    "float32": "fp32",
+    "float": "fp32",
+    "full": "fp32",
+    "gpu": "cuda",
+    "none": "null",
+}
+"""Other usual words for values of a config."""
+
+
+def meant(given: object, known: Iterable[str]) -> str:
+    """Returns `"; did you mean 'bf16'?"` where what was given is another word for a known value, or nothing."""
+    word = SYNONYMS.get(str(given).lower().removeprefix("torch."))
+    return f"; did you mean '{word}'?" if word in set(known) else ""
+
+
+def nearest(given: object, known: Iterable[str]) -> str | None:
+    """Returns the nearest of the known names, or None when none is near."""
     from difflib import get_close_matches  # not needed by a command that succeeds
 
-    nearest = get_close_matches(str(given), list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+    found = get_close_matches(str(given), list(known), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Returns `"; did you mean 'x'?"` for the nearest of the known names, or nothing when none is near."""
+    found = nearest(given, known)
+    return f"; did you mean '{found}'?" if found else ""
 
 
 def warn(message: str) -> None:

@@ -89,6 +89,8 @@ def test_a_key_is_removed(doc):
         ("dataset.first=x", "'dataset' is a list of 2; choose an index below that, not 'first'"),
         ("xs=[1,2", "cannot read [1,2 as YAML; quote a text twice: key='\"[1,2\"'"),
         ("~sede", "there is no key 'sede' to remove; did you mean 'seed'?"),
+        ("~rank", "there is no key 'rank' to remove; did you mean 'model.rank'?"),
+        ("~source", "there is no key 'source' to remove; did you mean 'dataset.0.source'?"),
         ("~model.rnk", "there is no key 'model.rnk' to remove; did you mean 'rank'?"),
     ],
 )

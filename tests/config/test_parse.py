@@ -78,6 +78,13 @@ def test_all_problems_come_at_once(folder):
         assert f"override '{word}" in problem
 
 
+def test_a_key_that_something_refers_to_is_the_users_own(folder):
+    words = ["root=runs", "output_dir=${root}/${run.name}", "run={name: a}"]
+    assert config.load("my.yaml", words, Settings).output_dir == "runs/a"
+    with pytest.raises(ConfigError, match="^override 'root=runs': unknown key 'root'$"):
+        config.load("my.yaml", words[:1], Settings)
+
+
 def test_settings_are_read_from_a_script_without_running_it(folder):
     (folder / "mine.py").write_text(
         "from __future__ import annotations\n"

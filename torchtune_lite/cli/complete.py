@@ -8,7 +8,6 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from torchtune_lite import catalog
 
@@ -115,23 +114,15 @@ def options(verb: str) -> list[str]:
 
 def overrides(config: Path, recipe: str | None, word: str) -> Iterator[str]:
     """Yields `key=` for each key of the config, at any depth, and each top-level one of the recipe; or `~key`."""
-    from torchtune_lite.config.document import read
+    from torchtune_lite.config.document import keys, read
 
-    in_file = list(keys(read(config).values, ""))
+    in_file = list(keys(read(config).values))
     if word.startswith("~"):
         yield from (f"~{key}" for key in in_file)
         return
     yield from (f"{key}=" for key in in_file if key != "recipe")
     if recipe:
         yield from (f"{key}=" for key in settings_keys(catalog.find_recipe(recipe).path))
-
-
-def keys(node: Any, above: str) -> Iterator[str]:
-    """Yields the dotted keys below a node of a config; items of a list by their number."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in items:
-        yield f"{above}{key}"
-        yield from keys(value, f"{above}{key}.")
 
 
 def settings_keys(recipe: Path) -> list[str]:

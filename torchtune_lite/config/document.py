@@ -2,7 +2,7 @@
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,16 @@ MARKS = (
 
 @dataclass
 class Document:
-    """A config on its way to the settings: `origins` says for a key path where it was written, for messages."""
+    """A config on its way to the settings, with what messages say about a key.
+
+    `origins` has where a key path was written; `elsewhere` returns `"; did you mean 'model.lora_rank'?"` for a key that
+    is one in another place, or nothing.
+    """
 
     name: str
     values: dict[str, Any]
     origins: dict[KeyPath, str]
+    elsewhere: Callable[[str], str] = lambda key: ""
 
     def place(self, path: KeyPath) -> str:
         """Returns `my.yaml:41` or `override 'lr=1'`, of the key itself or of the nearest key above it."""
@@ -111,6 +116,14 @@ def _walk(node: yaml.Node, path: KeyPath, seen: set[int]) -> Iterator[tuple[KeyP
         for index, value in enumerate(node.value):
             yield (*path, str(index)), value.start_mark.line + 1, _surprise(value)
             yield from _walk(value, (*path, str(index)), seen)
+
+
+def keys(node: Any, above: str = "") -> Iterator[str]:
+    """Yields the dotted keys below a node of a config; items of a list by their number."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield f"{above}{key}"
+        yield from keys(value, f"{above}{key}.")
 
 
 def _surprise(node: yaml.Node) -> str:

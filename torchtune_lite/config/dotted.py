@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Annotated, Any
 
 from torchtune_lite.config import trust
+from torchtune_lite.config.unsupported import unserved_family
 from torchtune_lite.errors import ConfigError, did_you_mean
 
 DottedPath = Annotated[str, "dotted path"]
@@ -21,6 +22,7 @@ DottedPath = Annotated[str, "dotted path"]
 
 INSTEAD = {"bitsandbytes": "torchtune_lite.optim.PagedAdamW keeps its state off the device without it"}
 MOST_NAMES = 40  # more in a module are not listed in a message
+MODELS = "torchtune_lite.models."
 TOKENIZERS = "torchtune.modules.transforms.tokenizers."
 
 
@@ -31,7 +33,9 @@ def find(path: Any) -> Any:
     """
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
         raise ConfigError(f"{path!r} is no dotted path such as torch.optim.AdamW")
-    path = _ours(path)
+    given, path = path, _ours(path)
+    if path.startswith(MODELS) and (problem := unserved_family(path.removeprefix(MODELS).partition(".")[0])):
+        raise ConfigError(f"'{given}': {problem}")
     with _own_modules_importable():
         if not trust.may_import(path):
             raise ConfigError(_refused(path))

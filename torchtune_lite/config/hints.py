@@ -40,6 +40,12 @@ def fits(value: Any, hint: Any) -> bool:
     return not _unwritable(kind)
 
 
+def advice(value: Any, hint: Any) -> str:
+    """Returns how a value that does not fit would be a text, where one is expected, or nothing."""
+    number = isinstance(value, bool | int | float)
+    return "; in quotes it is a text" if number and fits("", hint) else ""
+
+
 def _unwritable(kind: Any) -> bool:
     """Tells the classes, tensors above all, that no YAML value can stand for."""
     return isinstance(kind, type) and kind.__module__.partition(".")[0] == "torch"
@@ -49,6 +55,12 @@ def _items_fit(value: list, kind: type, args: tuple) -> bool:
     if kind is tuple and Ellipsis not in args and args:
         return len(value) == len(args) and all(map(fits, value, args))
     return all(fits(each, args[0]) for each in value if args)
+
+
+def without_none(hint: Any) -> Any:
+    """Returns `X` for `X | None`; any other annotation as it is."""
+    left = [each for each in get_args(hint) if each is not type(None)]
+    return left[0] if get_origin(hint) in (Union, types.UnionType) and len(left) == 1 else hint
 
 
 def describe(hint: Any) -> str:

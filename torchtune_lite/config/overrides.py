@@ -8,7 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from torchtune_lite.config.document import Document, KeyPath
+from torchtune_lite.config.document import Document, KeyPath, keys
 from torchtune_lite.errors import ConfigError, did_you_mean
 from torchtune_lite.redaction import BLANK, is_secret
 
@@ -83,7 +83,9 @@ def _remove(document: Document, path: KeyPath) -> None:
     for depth in range(1, len(path) + 1):
         key = _position(node, path[:depth])
         if isinstance(node, dict) and key not in node:
-            raise ConfigError(f"there is no key '{'.'.join(path[:depth])}' to remove{did_you_mean(key, node)}")
+            deeper = [each for each in keys(document.values) if each.endswith(f".{key}")]
+            instead = f"; did you mean {' or '.join(map(repr, deeper))}?" if deeper else did_you_mean(key, node)
+            raise ConfigError(f"there is no key '{'.'.join(path[:depth])}' to remove{instead}")
         parent, node = node, node[key]
     del parent[key]
 

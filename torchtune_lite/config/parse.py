@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from torchtune_lite import catalog, errors
-from torchtune_lite.config import document, overrides, settings, trust, unsupported
-from torchtune_lite.config.interpolation import resolve
+from torchtune_lite.config import document, overrides, settings, torchtune, trust, unsupported
+from torchtune_lite.config.interpolation import referred, resolve
 from torchtune_lite.errors import ConfigError
 
 S = TypeVar("S")
@@ -59,10 +59,13 @@ def load(config: str | Path, changes: Sequence[str], cls: type[S]) -> S:
     """
     trust.allow_beside(inspect.getfile(cls))
     doc = document.read(catalog.find_config(config), str(config))
-    problems = [*overrides.apply(doc, changes), *resolve(doc)]
+    problems = overrides.apply(doc, changes)
+    own = set(referred(doc.values))
+    problems += resolve(doc)
     doc.values.pop("recipe", None)
     problems += unsupported.drop(doc, settings.names(cls))
-    made, found = settings.build(cls, doc)
+    problems += torchtune.translate(doc, settings.losses(cls))
+    made, found = settings.build(cls, doc, own)
     problems += found
     if made is None or problems:
         raise ConfigError(*problems)

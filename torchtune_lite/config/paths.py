@@ -1,4 +1,4 @@
-"""`~` in the texts of a config that are paths: where the key or argument is annotated with `Path`, as `str | Path` is."""
+"""`~` in the texts of a config that are paths: those of a key or argument annotated with `Path`, or `str | Path`."""
 
 import os
 from typing import Any, get_args, get_origin

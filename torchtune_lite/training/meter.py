@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batch, Batches, num_label_tokens, num_real_tokens
+from torchtune_lite.training.contracts import checked_loss
 from torchtune_lite.training.flops import peak_flops, step_flops
 from torchtune_lite.training.memory import peak_memory, reset_peak_memory
 from torchtune_lite.training.profiler import Profiler
@@ -45,10 +46,10 @@ class Meter:
     ) -> Tensor:
         """Sums `loss_fn` over a batch; in training, one of several data sets by data set, whose losses are noted."""
         if "sources" not in batch or not torch.is_grad_enabled():
-            return loss_fn(output, hidden, labels)
+            return checked_loss(loss_fn, output, hidden, labels)
         total = torch.zeros((), device=hidden.device)
         for source, part in parts(batch):
-            loss = loss_fn(output, hidden[part], labels[part])
+            loss = checked_loss(loss_fn, output, hidden[part], labels[part])
             total = total + loss
             self._losses[source] += loss.detach()
             self._counts[source] += (labels[part] != CROSS_ENTROPY_IGNORE_IDX).sum()
