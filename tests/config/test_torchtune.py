@@ -56,7 +56,8 @@ def test_the_arguments_of_torchs_loss_are_all_known():
 
 def test_ours_and_a_loss_that_a_recipe_calls_otherwise_stay():
     ours = {"_component_": torchtune.LOSS, "chunk_size": 3}
-    assert translate({"loss": ours}) == ([], {"loss": ours})
+    for loss in (ours, {"_component_": ["x"]}, {"chunk_size": 3}, None, 3):
+        assert translate({"loss": loss}) == ([], {"loss": loss})
     theirs = {"_component_": "torch.nn.CrossEntropyLoss", "label_smoothing": 0.1}
     assert translate({"loss": theirs}, Theirs) == ([], {"loss": theirs})
 

@@ -41,10 +41,10 @@ def translate(document: Document, losses: list[str]) -> list[str]:
         if isinstance(document.values.get(key), str):
             document.values[key] = {"_component_": document.values[key]}
         node = document.values.get(key)
-        same = LOSSES.get(node.get("_component_", "")) if isinstance(node, dict) else None
-        if same is None:
+        theirs = node.get("_component_") if isinstance(node, dict) else None
+        if not isinstance(theirs, str) or theirs not in LOSSES:
             continue
-        theirs, node["_component_"] = node["_component_"], LOSS
+        same, node["_component_"] = LOSSES[theirs], LOSS
         for name in [name for name in node if name in same]:
             value = node.pop(name)
             if same[name] is ANY:
@@ -62,6 +62,7 @@ def translate(document: Document, losses: list[str]) -> list[str]:
 
 
 def components_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Yields the components in a value, those in components too."""
     if isinstance(value, dict) and "_component_" in value:
         yield value
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
