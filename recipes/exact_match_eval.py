@@ -24,11 +24,11 @@ from torchtune_lite import config, data, generation, training, utils
 class Settings:
     """The top-level keys of this recipe's YAML; `Any` is a `_component_`, or a mapping where it says so."""
 
-    output_dir: str | Path
+    output_dir: str | Path  # for exact_match.json
 
     model: Any = config.component()  # sizes left out come from the checkpoint
     tokenizer: Any = config.component()  # with the prompt_template of the training
-    checkpointer: Any = config.component()
+    checkpointer: Any = config.component()  # reads the model
 
     source: str | Path = config.key()  # json, or the rows' file itself
     data_files: data.DataFiles = None  # the rows' file, or a list of them, where source is json
@@ -41,8 +41,8 @@ class Settings:
     num_examples: int = config.key(5, minimum=0)  # rows shown
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1; a device that is not there is an error
-    dtype: str = config.key("bf16", choices=("fp32", "bf16"))
-    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))
+    dtype: str = config.key("bf16", choices=("fp32", "bf16"))  # of weights and computation
+    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))  # least that is said
 
 
 class ExactMatchEvalRecipe:

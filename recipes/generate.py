@@ -21,18 +21,18 @@ class Settings:
     """The top-level keys of this recipe's YAML; `Any` is a `_component_` but for the prompt."""
 
     model: Any = config.component()  # sizes left out come from the checkpoint
-    tokenizer: Any = config.component()
-    checkpointer: Any = config.component()
+    tokenizer: Any = config.component()  # with the prompt_template of the training
+    checkpointer: Any = config.component()  # reads the model
 
     prompt: Any = config.key()  # a text to continue, or {system: …, user: …} through the tokenizer's prompt template
-    max_new_tokens: int = config.key(300, minimum=1)
+    max_new_tokens: int = config.key(300, minimum=1)  # longer answers are cut
     temperature: float = config.key(0.6, minimum=0)  # 0: always the likeliest token
     top_k: int | None = config.key(300, minimum=1)  # draw from the k likeliest; null: from all
     seed: int | None = None  # null: drawn
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1; a device that is not there is an error
-    dtype: str = config.key("bf16", choices=("fp32", "bf16"))
-    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))
+    dtype: str = config.key("bf16", choices=("fp32", "bf16"))  # of weights and computation
+    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))  # least that is said
 
 
 class GenerateRecipe:

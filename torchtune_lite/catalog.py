@@ -68,12 +68,17 @@ def _shipped_for(config: Path) -> str | None:
     return found and found[1]
 
 
+def recipes_by_name() -> dict[str, Recipe]:
+    """Returns every recipe by its name and by each alias."""
+    return {name: recipe for recipe in recipes() for name in (recipe.name, *recipe.aliases)}
+
+
 def find_recipe(name_or_path: str | Path) -> Recipe:
     """Returns the recipe of that name or alias, or the user's own script at that path.
 
     Raises `ConfigError` with the nearest names when there is neither.
     """
-    known = {name: recipe for recipe in recipes() for name in (recipe.name, *recipe.aliases)}
+    known = recipes_by_name()
     if str(name_or_path) in known:
         return known[str(name_or_path)]
     path = Path(name_or_path).expanduser()

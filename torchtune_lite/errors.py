@@ -111,7 +111,11 @@ def say(message: str) -> None:
     print(f"tune: {redact(message)}", file=sys.stderr)
 
 
-OUT_OF_MEMORY, BUG = 7, 70
+USERS_CODE, OUT_OF_MEMORY, BUG = 1, 7, 70
+PORTING = (
+    "a script of torchtune's is written anew from a copy of a recipe here ('tune cp lora_finetune_single_device "
+    "my_recipe.py'), while its YAML runs as it is; see docs/coming_from_torchtune.md"
+)
 CLOSED_PIPE = 141  # as a shell reports the end by SIGPIPE
 
 _log: Path | None = None  # of the run, once there is one
@@ -128,7 +132,8 @@ def reporting(debug: bool = False) -> Iterator[None]:
     """Turns whatever ends the program into one line on stderr and an exit code; `debug` shows the traceback before it.
 
     The traceback goes to the log of the run, if it got that far. Anything but a `TuneError`, a stop, Ctrl-C, too little
-    memory or a pipe that nobody reads is a bug of ours; where there is no log, its traceback is shown.
+    memory or a pipe that nobody reads is a bug: the user's where it comes from a file of theirs, whose traceback is
+    shown; else ours, whose traceback is shown where there is no log.
     """
     global _log
     outer, _log = _log, None
@@ -154,6 +159,8 @@ def _report(error: BaseException, debug: bool) -> int:
     """Says why the program ends; returns the exit code."""
     from traceback import format_exception  # not needed by a command that succeeds
 
+    from torchtune_lite.tracebacks import described, users_place, users_traceback
+
     if isinstance(error, Stopped):
         say(str(error))
         return error.exit_code
@@ -167,8 +174,12 @@ def _report(error: BaseException, debug: bool) -> int:
         code, line = 130, "interrupted"
     elif _is_out_of_memory(error):
         code, line = OUT_OF_MEMORY, f"error: {_explain_memory(error)}"
+    elif place := users_place(error):
+        whole = f"; the whole traceback is in {_log}" if logged and not debug else ""
+        code, line = USERS_CODE, f"error: {place}: {described(error)}{_ported(error)}{whole}"
+        sys.stderr.write("" if debug else redact(users_traceback(error)))
     else:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        what = described(error)
         where = f"the traceback is in {_log}, and --debug shows it" if logged else "the traceback is above"
         code, line = BUG, f"internal error: {what}; {where}; please report it"
         debug = debug or not logged
@@ -176,6 +187,13 @@ def _report(error: BaseException, debug: bool) -> int:
         sys.stderr.write(trace)
     say(line)
     return code
+
+
+def _ported(error: BaseException) -> str:
+    """Says what to do with a script of torchtune's."""
+    if not isinstance(error, ImportError) or (error.name or "").partition(".")[0] != "torchtune":
+        return ""
+    return f"; {PORTING}"
 
 
 def _write_log(trace: str) -> bool:

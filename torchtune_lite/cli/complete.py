@@ -1,7 +1,6 @@
 """Complete a command line, for the scripts of `tune completion` at each Tab. Imports no torch, prints no error."""
 
 import argparse
-import ast
 import importlib
 import re
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torchtune_lite import catalog
+from torchtune_lite.cli import keys
 
 CONFIG_FIRST = ("cat", "validate", "inspect")
 RECIPE, YAML, ANY = (".py",), (".yaml", ".yml"), ("",)
@@ -114,20 +114,12 @@ def options(verb: str) -> list[str]:
 
 def overrides(config: Path, recipe: str | None, word: str) -> Iterator[str]:
     """Yields `key=` for each key of the config, at any depth, and each top-level one of the recipe; or `~key`."""
-    from torchtune_lite.config.document import keys, read
+    from torchtune_lite.config import document
 
-    in_file = list(keys(read(config).values))
+    in_file = list(document.keys(document.read(config).values))
     if word.startswith("~"):
         yield from (f"~{key}" for key in in_file)
         return
     yield from (f"{key}=" for key in in_file if key != "recipe")
     if recipe:
-        yield from (f"{key}=" for key in settings_keys(catalog.find_recipe(recipe).path))
-
-
-def settings_keys(recipe: Path) -> list[str]:
-    """Returns the keys that a recipe's `Settings` declares, read as text: importing it would import torch."""
-    for node in ast.parse(recipe.read_bytes()).body:
-        if isinstance(node, ast.ClassDef) and node.name == "Settings":
-            return [each.target.id for each in node.body if isinstance(each, ast.AnnAssign)]
-    return []
+        yield from (f"{key.name}=" for key in keys.read(catalog.find_recipe(recipe).path))

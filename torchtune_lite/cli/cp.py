@@ -49,7 +49,7 @@ def main(args: Namespace) -> None:
 
 def find(name: str, kind: str | None) -> tuple[str, Path]:
     """Returns the kind and the file of what is called `name`; `kind` decides where a recipe and a config share it."""
-    recipes = {known: recipe.path for recipe in catalog.recipes() for known in (recipe.name, *recipe.aliases)}
+    recipes = {known: recipe.path for known, recipe in catalog.recipes_by_name().items()}
     found = {"recipe": recipes, "config": catalog.configs()}
     if kind:
         found = {kind: found[kind]}

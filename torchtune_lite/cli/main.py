@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import shlex
 import sys
 from typing import NoReturn
 
@@ -56,13 +57,24 @@ def main() -> None:
             start(*words, debug=debug)
 
 
+def run_meant(verb: str, words: tuple[str, ...]) -> str:
+    """Returns the command that is meant where the verb is a recipe or a config, or nothing."""
+    from torchtune_lite import catalog
+    from torchtune_lite.cli.run import command_meant, is_config
+
+    if is_config(verb):
+        return f"; did you mean '{command_meant([verb, *words])}'?"
+    is_recipe = verb in catalog.recipes_by_name() or verb.endswith(".py")
+    return f"; did you mean '{shlex.join(['tune', 'run', verb, *words])}'?" if is_recipe else ""
+
+
 def start(verb: str, *words: str, debug: bool = False) -> None:
     """Runs one verb with the words that follow it.
 
     Raises `ConfigError` when the verb or its arguments cannot be understood.
     """
     if verb not in (*VERBS, *HIDDEN):
-        nearest = errors.did_you_mean(verb, VERBS)
+        nearest = errors.did_you_mean(verb, VERBS) or run_meant(verb, words)
         raise errors.ConfigError(f"there is no 'tune {verb}'{nearest} ('tune --help' lists the verbs)")
     module = importlib.import_module(f"torchtune_lite.cli.{verb}")
     parser = Parser(

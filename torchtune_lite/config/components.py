@@ -9,6 +9,7 @@ from torchtune_lite.config.document import Document, KeyPath
 from torchtune_lite.config.dotted import DottedPath, find
 from torchtune_lite.errors import ConfigError, TuneError, did_you_mean
 from torchtune_lite.redaction import redact
+from torchtune_lite.tracebacks import users_place
 
 EMPTY = inspect.Parameter.empty
 
@@ -49,6 +50,8 @@ def instantiate(node: Any, *args: Any, defaults: Mapping[str, Any] | None = None
     except TuneError:
         raise
     except (TypeError, ValueError, OSError) as error:
+        if isinstance(error, TypeError) and users_place(error):  # a slip within it, not what it was given
+            raise
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
     contract = getattr(node, "contract", None)
     if contract is not None and (problem := contracts.built_misfit(built, contract)):

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from torchtune_lite.config import trust
 from torchtune_lite.config.unsupported import unserved_family
 from torchtune_lite.errors import ConfigError, did_you_mean
+from torchtune_lite.tracebacks import users_place
 
 DottedPath = Annotated[str, "dotted path"]
 """The annotation of an argument whose text names an object: checked with the config as a `_component_` is."""
@@ -68,6 +69,8 @@ def _walk(path: str) -> Any:
     try:
         found: Any = _imported(top)
     except ModuleNotFoundError as error:
+        if error.name != top:
+            raise
         instead = f" ({INSTEAD[top]})" if top in INSTEAD else ""
         raise ConfigError(f"{top} is not installed; pip install {top}{instead}") from error
     for part in parts:
@@ -77,7 +80,9 @@ def _walk(path: str) -> Any:
                 raise ConfigError(_refused(path))
             try:
                 found = _imported(name)
-            except ModuleNotFoundError:
+            except ModuleNotFoundError as error:
+                if error.name != name:
+                    raise
                 raise ConfigError(f"cannot find '{part}' in {found.__name__}{_contents(found, part)}") from None
         elif hasattr(found, part):
             found = getattr(found, part)
@@ -91,11 +96,9 @@ def _walk(path: str) -> Any:
 def _imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name == name:
-            raise
-        raise ConfigError(f"cannot import {name}: {error}") from error
     except Exception as error:
+        if users_place(error) or (isinstance(error, ModuleNotFoundError) and error.name == name):
+            raise
         raise ConfigError(f"cannot import {name}: {type(error).__name__}: {error}") from error
 
 

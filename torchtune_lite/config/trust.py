@@ -67,6 +67,12 @@ def names(path: str) -> bool:
     return path in patterns()
 
 
+def is_named(module: str) -> bool:
+    """Tells whether a module is of a package that the command line or the environment allows."""
+    packages = [each.removesuffix(".*") for each in patterns()]
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
 def may_import(path: str) -> bool:
     """Tells whether a dotted path may be followed at all, by its text and its first module's place: imports nothing."""
     return names(path) or _within_packages(path) or _is_own(path.partition(".")[0])
