@@ -84,8 +84,14 @@ def test_none_is_left_out_of_an_annotation(hint, left):
 @pytest.mark.parametrize(
     ("value", "hint", "words"),
     [
-        (3, str, "; in quotes it is a text"),
-        (True, str | Path, "; in quotes it is a text"),
+        (3, str, """; a text is quoted: '3', on a command line '"3"'"""),
+        (True, str | Path, """; a text is quoted: 'true', on a command line '"true"'"""),
+        (
+            {"user": 4, "system": "x"},
+            str | dict[str, str | None],
+            """; a text is quoted: '4', on a command line '"4"'""",
+        ),
+        ({"user": "x"}, dict[str, str], ""),
         (3, dict, ""),
         ([], str, ""),
     ],

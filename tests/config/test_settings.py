@@ -84,7 +84,9 @@ def test_an_argument_of_another_component_or_of_the_recipe_is_named_with_its_pla
 
 def test_a_number_for_a_text_is_told_how_to_be_one(folder):
     _, [problem] = build(folder, f"output_dir: 3\n{OPTIMIZER}")
-    assert problem == "my.yaml:1: 'output_dir': expected str, got int 3; in quotes it is a text"
+    assert (
+        problem == "my.yaml:1: 'output_dir': expected str, got int 3; a text is quoted: '3', on a command line '\"3\"'"
+    )
 
 
 def test_a_key_of_the_users_own_needs_a_use(folder):

@@ -42,8 +42,12 @@ def fits(value: Any, hint: Any) -> bool:
 
 def advice(value: Any, hint: Any) -> str:
     """Returns how a value that does not fit would be a text, where one is expected, or nothing."""
-    number = isinstance(value, bool | int | float)
-    return "; in quotes it is a text" if number and fits("", hint) else ""
+    if isinstance(value, dict) and not fits(value, hint):
+        return next((found for each in value.values() if (found := advice(each, str))), "")
+    if not isinstance(value, bool | int | float) or not fits("", hint):
+        return ""
+    word = str(value).lower() if isinstance(value, bool) else value
+    return f"; a text is quoted: '{word}', on a command line '\"{word}\"'"
 
 
 def _unwritable(kind: Any) -> bool:

@@ -39,6 +39,7 @@ from torchtune_lite.training.metric_logging import (
 )
 from torchtune_lite.training.profiler import Profiler, setup_torch_profiler
 from torchtune_lite.training.progress import Progress, check_patience
+from torchtune_lite.training.results import ResultFile
 from torchtune_lite.training.signals import Signals, StopRequested
 from torchtune_lite.training.step import may_step
 
@@ -57,6 +58,7 @@ __all__ = [
     "Optimizer",
     "Profiler",
     "Progress",
+    "ResultFile",
     "Schedule",
     "Signals",
     "StdoutLogger",
