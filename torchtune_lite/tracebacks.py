@@ -25,11 +25,11 @@ def users_place(error: BaseException) -> str | None:
     told; of a file that is no Python, the line that says so.
     """
     if isinstance(error, SyntaxError) and error.filename and _whose(error.filename, "") == "users":
-        return f"{_shown(error.filename)}:{error.lineno}"
+        return f"{shown(error.filename)}:{error.lineno}"
     for path, line, module in reversed(list(_frames(error))):
         whose = _whose(path, module)
         if whose != "others":
-            return f"{_shown(path)}:{line}" if whose == "users" else None
+            return f"{shown(path)}:{line}" if whose == "users" else None
     return None
 
 
@@ -83,6 +83,7 @@ def _our_folders() -> list[Path]:
     return [Path(__file__).resolve().parent, folder("recipes")]
 
 
-def _shown(file: str) -> str:
+def shown(file: str | Path) -> str:
+    """Returns a path as its reader would write it: from the working directory, where it lies below that."""
     path = Path(file).absolute()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -144,7 +144,7 @@ def test_attributes_and_the_contracts_own_problem_are_asked_of_what_is_built():
 
 def test_an_annotation_is_a_contract_too():
     contract = Callable[[dict], bool]
-    assert list(calls(contract)["__call__"]) == ["argument 1"]
+    assert list(calls(contract)["__call__"]) == ["dict"]
     assert calls(Callable[..., int]) == {}
     assert function_misfit(lambda row: True, contract) == function_misfit(Open, contract) == ""
     assert "has <lambda>(), and the recipe calls" in function_misfit(lambda: True, contract)

@@ -61,7 +61,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(folder):
 @pytest.mark.parametrize("encoding", ["UTF-16", "UTF-16-LE", "UTF-16-BE", "UTF-32", "UTF-32-LE", "UTF-32-BE"])
 def test_another_encoding_is_named(encoding, folder):
     mark = "\ufeff" if "E" in encoding else ""
-    with pytest.raises(ConfigError, match=f"^my.yaml: the file is {encoding[:6]}; save the file as UTF-8$"):
+    with pytest.raises(ConfigError, match=f"^my.yaml: its encoding is {encoding[:6]}; save the file as UTF-8$"):
         read(folder, f"{mark}seed: 1\n".encode(encoding))
 
 

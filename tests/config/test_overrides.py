@@ -65,6 +65,11 @@ def test_a_component_is_replaced_by_a_dotted_path_and_keeps_its_arguments(doc):
     assert doc.values["model"] == {"_component_": "e.f", "rank": 8}
 
 
+def test_an_argument_may_be_given_to_a_component_that_has_none_yet(doc):
+    assert overrides.apply(doc, ["loss=e.f", "loss.x.y=1"]) == []
+    assert doc.values["loss"] == {"_component_": "e.f", "x": {"y": 1}}
+
+
 def test_a_mapping_replaces_the_whole_component(doc):
     assert overrides.apply(doc, ["model={_component_: e.f}"]) == []
     assert doc.values["model"] == {"_component_": "e.f"}

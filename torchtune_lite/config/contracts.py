@@ -17,7 +17,7 @@ def calls(contract: Any) -> dict[str, Sequence[str]]:
     """Returns the names of what is passed to each method of a contract."""
     if get_origin(contract) is Callable:
         arguments = get_args(contract)[0]
-        return {} if arguments is ... else {"__call__": [f"argument {i + 1}" for i in range(len(arguments))]}
+        return {} if arguments is ... else {"__call__": [_name(each) for each in arguments]}
     methods = {name: each for name, each in inspect.getmembers(contract, inspect.isfunction) if _is_public(name)}
     return {name: list(inspect.signature(each).parameters)[1:] for name, each in methods.items() if name != "problem"}
 
@@ -44,6 +44,11 @@ def built_misfit(built: Any, contract: Any) -> str:
 def function_misfit(function: Any, contract: Any) -> str:
     """Returns why a function, or the object of a class that is made without arguments, cannot be called so, or ""."""
     return misfit(function, contract) if inspect.isclass(function) else built_misfit(function, contract)
+
+
+def _name(annotation: Any) -> str:
+    """Returns what to call an argument of which only the annotation is known."""
+    return getattr(get_origin(annotation) or annotation, "__name__", "argument").lower()
 
 
 def _is_public(name: str) -> bool:

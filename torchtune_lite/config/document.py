@@ -82,8 +82,9 @@ def read_text(path: Path, name: str) -> str:
     except OSError as error:
         raise ConfigError(f"cannot read {name}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        other = next((f"the file is {kind}" for mark, kind in MARKS if content.startswith(mark)), "")
-        raise ConfigError(f"{name}: {other or f'byte {error.start} is not UTF-8'}; save the file as UTF-8") from error
+        other = next((f"its encoding is {kind}" for mark, kind in MARKS if content.startswith(mark)), "")
+        problem = other or f"byte {error.start} is not UTF-8"
+        raise ConfigError(f"{name}: {problem}; save the file as UTF-8") from error
 
 
 def _explain(name: str, error: yaml.YAMLError) -> str:

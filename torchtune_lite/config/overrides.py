@@ -12,6 +12,8 @@ from torchtune_lite.config.document import Document, KeyPath, keys
 from torchtune_lite.errors import ConfigError, did_you_mean
 from torchtune_lite.redaction import BLANK, is_secret
 
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
 
 def apply(document: Document, words: Sequence[str]) -> list[str]:
     """Changes the document as the words say, in their order; returns one line for each that it cannot apply.
@@ -67,6 +69,8 @@ def _set(document: Document, path: KeyPath, new: Any, origin: str) -> None:
         if isinstance(node, dict) and node.get(part) is None:
             node[part] = {}
             document.origins[path[:depth]] = origin
+        elif isinstance(node, dict) and isinstance(node[part], str) and DOTTED.fullmatch(node[part]):
+            node[part] = {"_component_": node[part]}  # without arguments so far
         node = node[_position(node, path[:depth])]
     last = _position(node, path)
     old = node.get(last) if isinstance(node, dict) else node[last]

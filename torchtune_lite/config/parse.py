@@ -59,7 +59,7 @@ def check_ported(script: Path) -> None:
 
 def _unported(script: str | Path, line: int) -> str:
     needs = "@config.parse needs the class of the recipe's keys, @config.parse(Settings)"
-    return f"{script}:{line}: {needs}; {errors.PORTING}"
+    return f"{tracebacks.shown(script)}:{line}: {needs}; {errors.PORTING}"
 
 
 def read_words(words: Sequence[str], command: str = "") -> tuple[str, list[str]]:

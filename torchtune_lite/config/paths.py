@@ -25,7 +25,8 @@ def home(text: str) -> str:
     if not text.startswith("~"):
         return text
     if (path := os.path.expanduser(text)) == text:
-        raise ConfigError(f"{text!r} is below the home folder of a user who does not exist; './{text}' is a path as is")
+        user = text[1:].partition("/")[0]
+        raise ConfigError(f"{text!r}: there is no user {user!r}; write './{text}' for a path that starts with ~")
     return path
 
 

@@ -15,11 +15,13 @@ class ResultFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            if path.parent.exists() and not path.parent.is_dir():
+                raise NotADirectoryError("it is a file")
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path.parent):
                 pass
             if path.is_dir():
-                raise IsADirectoryError(None, f"{path.name} is a folder")
+                raise IsADirectoryError(f"{path.name} in it is a folder")
         except OSError as error:
             reason = error.strerror or error
             raise ConfigError(f"output_dir {path.parent} cannot be used: {reason}; choose another folder") from error
