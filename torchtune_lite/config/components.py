@@ -87,10 +87,9 @@ def check(value: Any, path: KeyPath, document: Document, given: Sequence[str], c
     except ConfigError as error:
         return [f"{document.place((*path, '_component_'))}: '{key}': {error}"]
     named = {name: each for name, each in value.items() if name != "_component_"}
-    missing = list(_missing(known, named, given, contract))
-    if not missing and contract is not None:
-        missing = [contracts.misfit(target, contract)]
-    found = [(place, problem) for problem in missing]
+    found = [(place, problem) for problem in _missing(known, named, given, contract)]
+    if not found and contract is not None:
+        found = [(document.place((*path, "_component_")), contracts.misfit(target, contract))]
     for name, each in named.items():
         problem = _misfit(name, each, known, given, document.elsewhere)
         found.append((document.place((*path, name)), problem))
