@@ -61,7 +61,7 @@ def test_each_key_has_its_kind_default_rule_and_comment(folder):
 
 def test_a_script_without_settings_has_none_and_is_not_run(folder):
     (folder / "none.py").write_text("raise SystemExit\n")
-    assert keys.read(folder / "none.py") == []
+    assert keys.read(folder / "none.py") == keys.names(folder / "none.py") == []
     assert keys.shown([]) == ""
 
 
@@ -71,7 +71,7 @@ def test_what_the_source_says_is_what_the_class_has(recipe):
     cls = config.settings_of(recipe.path)
     types = get_type_hints(cls)
     read = {key.name: key for key in keys.read(recipe.path)}
-    assert list(read) == [field.name for field in fields(cls)]
+    assert list(read) == keys.names(recipe.path) == [field.name for field in fields(cls)]
     for field in fields(cls):
         key = read[field.name]
         assert (key.default is None) == (field.default is MISSING and field.default_factory is MISSING)

@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torchtune_lite import catalog
 from torchtune_lite.cli import keys
@@ -70,13 +71,14 @@ def _positional(verb: str, rest: list[str], word: str) -> Iterator[str]:
         elif config is None:
             yield "--config"
         else:
-            yield from overrides(catalog.find_config(config[1]), given[0], word)
+            yield from overrides(values_of(config[1]), given[0], word)
     elif verb in CONFIG_FIRST:
         if not given:
             yield from configs(word)
         elif verb != "cat":
-            recipe = rest[rest.index("--recipe") + 1] if "--recipe" in rest else catalog.recipe_key(given[0])
-            yield from overrides(catalog.find_config(given[0]), recipe, word)
+            values = values_of(given[0])
+            recipe = rest[rest.index("--recipe") + 1] if "--recipe" in rest else values.get("recipe")
+            yield from overrides(values, recipe, word)
 
 
 def recipes(word: str) -> Iterator[str]:
@@ -112,14 +114,21 @@ def options(verb: str) -> list[str]:
     return [*re.findall(r"--[\w-]+", parser.format_help()), *more]
 
 
-def overrides(config: Path, recipe: str | None, word: str) -> Iterator[str]:
+def values_of(config: str) -> dict[str, Any]:
+    """Returns the keys and values of a config."""
+    from torchtune_lite.config.document import read
+
+    return read(catalog.find_config(config)).values
+
+
+def overrides(values: dict[str, Any], recipe: str | None, word: str) -> Iterator[str]:
     """Yields `key=` for each key of the config, at any depth, and each top-level one of the recipe; or `~key`."""
     from torchtune_lite.config import document
 
-    in_file = list(document.keys(document.read(config).values))
+    in_file = list(document.keys(values))
     if word.startswith("~"):
         yield from (f"~{key}" for key in in_file)
         return
     yield from (f"{key}=" for key in in_file if key != "recipe")
     if recipe:
-        yield from (f"{key.name}=" for key in keys.read(catalog.find_recipe(recipe).path))
+        yield from (f"{key}=" for key in keys.names(catalog.find_recipe(recipe).path))

@@ -25,10 +25,16 @@ def parsed(recipe: Path) -> ast.Module:
 
 
 def read(recipe: Path) -> list[Key]:
-    """Returns the keys in order; `meaning` is the comment beside each. none without a class `Settings`."""
-    settings = [node for node in parsed(recipe).body if isinstance(node, ast.ClassDef) and node.name == "Settings"]
-    comments = _comments(recipe.read_bytes()) if settings else {}
-    return [key for node in settings for key in _keys(node, comments)]
+    """Returns the keys in order; `meaning` is the comment beside each. There are none without a class `Settings`."""
+    declared = list(_declared(recipe))
+    comments = _comments(recipe.read_bytes()) if declared else {}
+    ends = [node.end_lineno for node in declared]
+    return [_key(node, comments, last) for node, last in zip(declared, [0, *ends], strict=False)]
+
+
+def names(recipe: Path) -> list[str]:
+    """Returns the names of the keys alone, which takes half the time."""
+    return [ast.unparse(node.target) for node in _declared(recipe)]
 
 
 def shown(keys: list[Key]) -> str:
@@ -47,15 +53,17 @@ def _comments(source: bytes) -> dict[int, str]:
     return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
 
 
-def _keys(settings: ast.ClassDef, comments: dict[int, str]) -> Iterator[Key]:
-    last = settings.lineno
-    for node in settings.body:
-        if isinstance(node, ast.AnnAssign):
-            lines = range(node.lineno, node.end_lineno + 1)
-            meaning = " ".join(comments[line] for line in lines if line in comments)
-            kind, default, rule = _declaration(node)
-            yield Key(ast.unparse(node.target), kind, default, rule, meaning, node.lineno > last + 1)
-        last = node.end_lineno
+def _declared(recipe: Path) -> Iterator[ast.AnnAssign]:
+    for node in parsed(recipe).body:
+        if isinstance(node, ast.ClassDef) and node.name == "Settings":
+            yield from (each for each in node.body if isinstance(each, ast.AnnAssign))
+
+
+def _key(node: ast.AnnAssign, comments: dict[int, str], last: int) -> Key:
+    lines = range(node.lineno, node.end_lineno + 1)
+    meaning = " ".join(comments[line] for line in lines if line in comments)
+    kind, default, rule = _declaration(node)
+    return Key(ast.unparse(node.target), kind, default, rule, meaning, starts_group=node.lineno > last + 1)
 
 
 def _declaration(node: ast.AnnAssign) -> tuple[str, str | None, str]:
