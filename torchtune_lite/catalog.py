@@ -102,5 +102,7 @@ def find_config(name_or_path: str | Path) -> Path:
 
 
 def _not_found(kind: str, given: str | Path, known: dict) -> str:
+    if str(given) in (recipes_by_name() if kind == "config" else configs()):
+        return f"'{given}' is a {'recipe' if kind == 'config' else 'config'}, not a {kind} ('tune ls' shows all)"
     name = re.sub(r"\.(py|ya?ml)$", "", str(given))
     return f"there is no {kind} '{given}'{did_you_mean(name, known)} ('tune ls' shows all)"

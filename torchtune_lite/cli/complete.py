@@ -11,8 +11,8 @@ from typing import Any
 
 from torchtune_lite import catalog
 from torchtune_lite.cli import keys
+from torchtune_lite.cli.main import CONFIG_FIRST, VERBS
 
-CONFIG_FIRST = ("cat", "validate", "inspect")
 RECIPE, YAML, ANY = (".py",), (".yaml", ".yml"), ("",)
 
 
@@ -37,8 +37,6 @@ def words(line: str) -> Iterator[str]:
 
 
 def _candidates(before: list[str], word: str) -> Iterator[str]:
-    from torchtune_lite.cli.main import VERBS
-
     if not before:
         yield from (*VERBS, "--help", "--version", "--debug")
         return

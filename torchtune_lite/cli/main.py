@@ -19,6 +19,7 @@ VERBS = {
     "download": "fetch a model from the Hugging Face hub",
     "completion": "print the script that completes words in a shell",
 }
+CONFIG_FIRST = ("cat", "validate", "inspect")  # verbs whose first word is a config
 HIDDEN = ("complete",)  # what that script calls
 
 HELP = f"""\
@@ -76,6 +77,11 @@ def start(verb: str, *words: str, debug: bool = False) -> None:
     if verb not in (*VERBS, *HIDDEN):
         nearest = errors.did_you_mean(verb, VERBS) or run_meant(verb, words)
         raise errors.ConfigError(f"there is no 'tune {verb}'{nearest} ('tune --help' lists the verbs)")
+    if verb in CONFIG_FIRST and any(word.partition("=")[0] == "--config" for word in words):
+        from torchtune_lite.config.parse import read_words
+
+        config, others = read_words(words)
+        raise errors.ConfigError(f"leave --config out: {shlex.join(['tune', verb, config, *others])}")
     module = importlib.import_module(f"torchtune_lite.cli.{verb}")
     parser = Parser(
         prog=f"tune {verb}",

@@ -53,7 +53,7 @@ def check_ported(script: Path) -> None:
     """Raises `ConfigError` for a script of torchtune's, known by `@config.parse` without a class of settings."""
     for node in ast.walk(ast.parse(script.read_bytes(), str(script))):
         for decorator in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
-            if ast.unparse(decorator) in ("config.parse", "parse"):
+            if ast.unparse(decorator) == "config.parse":
                 raise ConfigError(_unported(script, decorator.lineno))
 
 
@@ -93,7 +93,7 @@ def _config_meant(words: list[str]) -> tuple[str, list[str]] | None:
             return option[1], [*words[:i], *words[i + 1 :]]
         if option and i + 1 < len(words):
             return words[i + 1], [*words[:i], *words[i + 2 :]]
-        if word.endswith((".yaml", ".yml")) and "=" not in word or word in catalog.configs():
+        if word in catalog.configs() or (word.endswith((".yaml", ".yml")) and "=" not in word):
             return word, [*words[:i], *words[i + 1 :]]
     return None
 
