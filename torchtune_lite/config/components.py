@@ -67,7 +67,7 @@ def _built(value: Any) -> Any:
     return value
 
 
-def check(value: Any, path: KeyPath, document: Document, given: Sequence[str], contract: Any = None) -> list[str]:
+def check(value: Any, path: KeyPath, document: Document, given: Sequence[str], *, contract: Any = None) -> list[str]:
     """Returns one line per problem of a component, or of each in a list, which is not built: path, arguments, types.
 
     `given` are the arguments that the recipe passes; `contract` says how it uses what is built.
@@ -76,7 +76,9 @@ def check(value: Any, path: KeyPath, document: Document, given: Sequence[str], c
         return []
     if isinstance(value, list):
         return [
-            line for i, each in enumerate(value) for line in check(each, (*path, str(i)), document, given, contract)
+            line
+            for i, each in enumerate(value)
+            for line in check(each, (*path, str(i)), document, given, contract=contract)
         ]
     key, place = ".".join(path), document.place(path)
     if not isinstance(value, dict) or "_component_" not in value:
@@ -103,7 +105,7 @@ def check(value: Any, path: KeyPath, document: Document, given: Sequence[str], c
 def check_nested(value: Any, path: KeyPath, document: Document, contract: Any = None) -> list[str]:
     """Checks the components inside a value that need not be one itself."""
     if isinstance(value, dict) and "_component_" in value:
-        return check(value, path, document, (), contract)
+        return check(value, path, document, (), contract=contract)
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [line for name, each in items for line in check_nested(each, (*path, str(name)), document)]
 

@@ -88,7 +88,7 @@ def build(cls: type[S], document: Document, own: Container[str] = ()) -> tuple[S
             value = {"_component_": value} if isinstance(value, str) else value
             if value is None and field.default is not None:
                 problems.append(f"{document.place((field.name,))}: '{field.name}' needs a _component_, not null")
-            problems += components.check(value, (field.name,), document, given, contracts_of[field.name])
+            problems += components.check(value, (field.name,), document, given, contract=contracts_of[field.name])
         else:
             problems += _check_value(value, types[field.name], field, document)
             try:

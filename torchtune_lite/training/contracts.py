@@ -105,9 +105,8 @@ class WholeModel(Model):
         )
 
 
-def checked_loss(loss_fn: Callable[..., Tensor], output: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
-    """Computes a `Loss`; ConfigError where it returns anything but a scalar, or one without a gradient in training."""
-    loss = loss_fn(output, hidden, labels)
+def checked_loss(loss: Any, loss_fn: Callable[..., Any]) -> Tensor:
+    """Returns what a `Loss` returned; ConfigError for anything but a scalar, which in training has a gradient."""
     problem = ""
     if not isinstance(loss, Tensor):
         problem = f"returned {type(loss).__name__}"

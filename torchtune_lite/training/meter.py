@@ -46,10 +46,10 @@ class Meter:
     ) -> Tensor:
         """Sums `loss_fn` over a batch; in training, one of several data sets by data set, whose losses are noted."""
         if "sources" not in batch or not torch.is_grad_enabled():
-            return checked_loss(loss_fn, output, hidden, labels)
+            return checked_loss(loss_fn(output, hidden, labels), loss_fn)
         total = torch.zeros((), device=hidden.device)
         for source, part in parts(batch):
-            loss = checked_loss(loss_fn, output, hidden[part], labels[part])
+            loss = checked_loss(loss_fn(output, hidden[part], labels[part]), loss_fn)
             total = total + loss
             self._losses[source] += loss.detach()
             self._counts[source] += (labels[part] != CROSS_ENTROPY_IGNORE_IDX).sum()
