@@ -22,14 +22,14 @@ from torchtune_lite import checkpoint, config, data, datasets, training, utils
 
 @dataclass
 class Settings:
-    """The top-level keys of this recipe's YAML; `Any` is a `_component_`."""
+    """The top-level keys of this recipe's YAML; a class as annotation, or `Any`, is a `_component_`."""
 
-    output_dir: str
+    output_dir: str | Path  # of this run alone
 
-    model: Any = config.component()  # sizes left out come from the checkpoint
-    tokenizer: Any = config.component()
-    checkpointer: Any = config.component()
-    resume_from_checkpoint: bool | str = False  # True, auto: the newest in output_dir; or a checkpoint folder
+    model: training.WholeModel = config.component()  # sizes left out come from the checkpoint
+    tokenizer: training.Tokenizer = config.component()  # with the prompt template and max_seq_len
+    checkpointer: Any = config.component()  # reads the base model, writes checkpoints
+    resume_from_checkpoint: bool | str | Path = False  # True, auto: the newest in output_dir; or a checkpoint folder
     save_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch only
     keep_last_n_checkpoints: int | None = config.key(None, minimum=1)  # and the best and the resumed one; null: all
     enable_async_checkpointing: bool = False  # True: training goes on during a save, for a copy of what is trained
@@ -48,15 +48,15 @@ class Settings:
     num_workers: int = config.key(0, minimum=0)  # processes that make micro-batches ahead of the step
     seed: int | None = None  # null: drawn, logged and written to config.yaml
 
-    epochs: int = config.key(1, minimum=1)
+    epochs: int = config.key(1, minimum=1)  # passes over the data set
     max_steps_per_epoch: int | None = config.key(None, minimum=1)  # optimizer steps; null: the whole data set
     gradient_accumulation_steps: int = config.key(1, minimum=1)  # micro-batches in an optimizer step
     clip_grad_norm: float | None = config.key(None, above=0)  # largest norm; null: not clipped, but logged
     on_nonfinite: str = config.key("stop", choices=("stop", "skip"))  # of a nan step; the third skipped in a row stops
-    loss: Any = config.component(default={"_component_": "torchtune_lite.modules.loss.LinearCrossEntropyLoss"})
-    optimizer: Any = config.component("params")
+    loss: training.Loss = config.component(default="torchtune_lite.modules.loss.LinearCrossEntropyLoss")  # summed
+    optimizer: training.Optimizer = config.component("params")  # with the learning rate, lr
     optimizer_in_bwd: bool = False  # True: steps in the backward pass, no gradient outlives it; clipped one by one
-    lr_scheduler: Any = config.component("optimizer", "num_training_steps", default=None)  # null: constant
+    lr_scheduler: training.Schedule = config.component("optimizer", "num_training_steps", default=None)  # null: fixed
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps; a device that is not there is an error
     dtype: str = config.key("auto", choices=("auto", "fp32", "bf16", "fp16"))  # auto: bf16 where native, else fp32
@@ -68,12 +68,12 @@ class Settings:
     memory_budget: float | str | None = None  # auto, or GB: recomputes as few layers as keep a step within it
     enable_activation_offloading: bool = False  # True: what is kept goes to the host's memory, on a GPU
 
-    metric_logger: Any = config.component(default=None)  # beside metrics.jsonl, which is always written
+    metric_logger: training.MetricLoggerInterface = config.component(default=None)  # metrics.jsonl is always written
     log_every_n_steps: int = config.key(1, minimum=1)  # optimizer steps; and those validated, and the last
-    log_peak_memory_stats: bool = True
-    profiler: Any = config.component(default=None)  # traces of some steps
+    log_peak_memory_stats: bool = True  # with the metrics
+    profiler: training.Profiler = config.component(default=None)  # traces of some steps
     profile: bool = False  # True: the same with its defaults, under output_dir/profile
-    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))
+    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))  # least that is said
 
 
 class FullFinetuneRecipeSingleDevice:

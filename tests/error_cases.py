@@ -5,6 +5,8 @@ import json
 from tests.error_files import (
     CHECK,
     CONFIG,
+    EVALUATE,
+    GENERATE,
     ROW,
     RUN,
     Case,
@@ -64,6 +66,42 @@ SYSTEM, ASKED, ANSWERED = ({"role": role, "content": "a"} for role in ("system",
 KWARGS, CHAT = "tokenizer.chat_template_kwargs", "tokenizer.prompt_template=chat_template"
 THINKS = {"base/chat_template.jinja": "{{ strftime_now('%Y') if enable_thinking }}{{ messages[0].content }}"}
 DISK = "torchtune_lite.checkpoint.disk"
+LORA = "lora_llama2\n  lora_attn_modules: [q_proj]\n  lora_rank: 2"
+THEIR_MODEL = ".models.llama3_1.lora_llama3_1_8b"
+THEIRS = """import torchtune
+from torchtune import config
+
+
+@config.parse
+def recipe_main(cfg):
+    print(cfg)
+"""
+CROSS_ENTROPY = "torch.nn.CrossEntropyLoss"
+TWO_ARGUMENTS = """from torch import nn
+
+
+class Loss(nn.Module):
+    def forward(self, logits, labels):
+        return nn.functional.cross_entropy(logits, labels)
+
+
+def to_messages(row, tokenizer):
+    return {"messages": []}
+"""
+FUNCTION = "def loss(output, hidden, labels):\n    return output(hidden).sum()\n"
+NO_TENSOR = TWO_ARGUMENTS.replace("logits, labels):\n        return", "output, hidden, labels):\n        return 0.5 #")
+SLIP = """from torch import nn
+
+
+class Loss(nn.Module):
+    def forward(self, output, hidden, labels):
+        return output(hidden).sum() * scale
+
+
+def to_messages(row):
+    return {"messages": row["turns"]}
+"""
+OWN_TRANSFORM = DATASET.replace("instruct_dataset", "sft_dataset\n  message_transform: own.to_messages")
 ADAPTER = "out/epoch_0/adapter/adapter_model.safetensors"
 SHARD = "model-00001-of-00002.safetensors"
 WEIGHT = "model.norm.weight"
@@ -89,6 +127,12 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("Several devices", "run lora_finetune_single_device --nproc_per_node 2 --config my.yaml"),
             Case("A copy onto a file that exists", "cp llama2/7B_lora_single_device my.yaml"),
             Case("A copy into a folder that is missing", "cp llama2/7B_lora_single_device no/such.yaml"),
+            Case("A config without --config", "run lora_finetune_single_device my.yaml seed=1"),
+            Case("A config where the recipe stands", "run my.yaml seed=1"),
+            Case("A config where the verb stands", "my.yaml"),
+            Case("A recipe where the verb stands", "lora_finetune_single_device --config my.yaml"),
+            Case("Two configs", f"{RUN} --config=other.yaml"),
+            Case("A script in torchtune's form", "run theirs.py --config my.yaml", {"theirs.py": THEIRS}),
         ],
     ),
     "Overrides": (
@@ -107,6 +151,14 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A dtype that is not served", f"{CHECK} dtype=fp8"),
             Case("A key below a value", f"{CHECK} seed.x=1"),
             Case("A device that does not exist", f"{RUN} device=gpu"),
+            Case("A key without its section", f"{CHECK} lora_rank=16"),
+            Case("A key in the wrong section", f"{CHECK} model.lr=1e-4"),
+            Case("A removal without the section", f"{CHECK} ~lora_rank"),
+            Case("Another word for a value", f"{CHECK} dtype=bfloat16"),
+            Case("The home folder of nobody", f"{CHECK} output_dir=~nobody-here/out"),
+            Case("A prompt that is a number", f"{GENERATE} prompt=2024"),
+            Case("A prompt of a role that is not known", f"{GENERATE} 'prompt={{human: hi}}'"),
+            Case("A prompt and answer that are too long", f"{GENERATE} prompt=hi max_new_tokens=9999"),
         ],
     ),
     "Config file": (
@@ -147,6 +199,27 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 "Several mistakes, all at once",
                 f"{CHECK} batch_size=0",
                 config("epochs: 1", "epoch: 1\nlr_schduler: null"),
+            ),
+            Case("A key that nothing refers to", CHECK, config("output_dir: out", "root: out\noutput_dir: out")),
+            Case("A file in UTF-16", CHECK, {"my.yaml": CONFIG.encode("utf-16")}),
+            Case(
+                "A family of torchtune that is not here", CHECK, config("_lite.models.llama2.lora_llama2", THEIR_MODEL)
+            ),
+            Case("An argument of a loss that is not served", f"{CHECK} loss={CROSS_ENTROPY} loss.label_smoothing=0.1"),
+            Case("An optimizer that needs a closure", f"{CHECK} optimizer=torch.optim.LBFGS"),
+            Case("A loss that is called otherwise", f"{CHECK} loss=own.Loss", {"own.py": TWO_ARGUMENTS}),
+            Case("A function in the place of a loss", f"{CHECK} loss=own.loss", {"own.py": FUNCTION}),
+            Case("A loss that returns no tensor", f"{RUN} loss=own.Loss", {"own.py": NO_TENSOR}),
+            Case("A transform of two arguments", CHECK, config(DATASET, OWN_TRANSFORM) | {"own.py": TWO_ARGUMENTS}),
+            Case(
+                "A model without adapters",
+                RUN,
+                config("lora_llama2\n  lora_attn_modules: [q_proj]\n  lora_rank: 2", "llama2"),
+            ),
+            Case(
+                "Adapters where all weights are trained",
+                "run full_finetune_single_device --config my.yaml",
+                config("lora_finetune_single_device", "full_finetune_single_device"),
             ),
         ],
     ),
@@ -227,6 +300,8 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 f"{RUN} dataset=endless.Rows",
                 own("endless", "__iter__ = lambda self: iter([])"),
             ),
+            Case("An evaluation without a row that fits", f"{EVALUATE} max_new_tokens=9999"),
+            Case("A file in the place of its result's folder", f"{EVALUATE} output_dir=my.yaml", code=2),
         ],
     ),
     "Tokenizer": (
@@ -295,6 +370,20 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A truncated file", RESUME, prepare=truncated(ADAPTER, 999), trained=True),
             Case("A checkpoint of a later version", RESUME, prepare=other_format, trained=True),
             Case("Another dtype", f"{RESUME} dtype=bf16", trained=True),
+        ],
+    ),
+    "Your own code": (
+        1,
+        [
+            Case("A slip in a loss", f"{RUN} loss=own.Loss", {"own.py": SLIP}),
+            Case("A slip in a transform", RUN, config(DATASET, OWN_TRANSFORM) | {"own.py": SLIP}),
+            Case("A library that is not installed", f"{CHECK} loss=own.Loss", {"own.py": "import no_such_library\n"}),
+            Case("A module that is no Python", f"{CHECK} loss=own.Loss", {"own.py": "class Loss:\ndef f(): ...\n"}),
+            Case(
+                "A slip in a recipe",
+                "run mine.py --config my.yaml",
+                {"mine.py": "import sys\nsys.exit(main())\n"},
+            ),
         ],
     ),
     "What a config or file from elsewhere may not do": (

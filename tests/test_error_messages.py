@@ -23,6 +23,7 @@ answers: dict[tuple[str, str], str] = {}
 
 def call(command: str, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
     """Runs `tune` as in a process of its own; gives its exit code."""
+    sys.modules.pop("own", None)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", ["tune", *shlex.split(command)])
     try:
@@ -44,7 +45,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(stderr: str) -> list[str]:
-    """Gives the lines that are neither of the log nor of a progress bar."""
+    """Gives the lines that are neither of the log nor of a progress bar, nor a traceback before an error."""
+    stderr = re.sub(r"^Traceback .*?(?=^tune: error: )|^  File .*?(?=^tune: error: )", "", stderr, flags=re.M | re.S)
     return [line for line in stderr.splitlines() if line and not re.match(r"\d\d:\d\d:\d\d |epoch \d", line)]
 
 

@@ -31,12 +31,12 @@ def test_a_stop_is_no_error_and_one_line_with_the_code_of_its_signal(capsys):
     assert capsys.readouterr().err == "tune: stopped by SIGTERM after step 3\n"
 
 
-def end_of(error, capsys, debug=False, log=None):
-    """What is printed, and the exit code, when `error` ends a command."""
+def end_of(error, capsys, debug=False, log=None, file=errors.__file__):
+    """What is printed, and the exit code, when `error` ends a command, raised in the first line of a file."""
     with pytest.raises(SystemExit) as exit, errors.reporting(debug):
         if log:
             errors.log_to(log)
-        raise error
+        exec(compile("raise error", str(file), "exec"), {"error": error})
     return capsys.readouterr().err.splitlines(), exit.value.code
 
 
@@ -62,6 +62,44 @@ def test_the_traceback_of_a_bug_is_shown_where_no_log_takes_it(log, capsys):
     lines, code = end_of(ZeroDivisionError("x"), capsys, log=log)
     assert (lines[0], code) == ("Traceback (most recent call last):", 70)
     assert lines[-1] == "tune: internal error: ZeroDivisionError: x; the traceback is above; please report it"
+
+
+def test_an_error_in_a_file_of_the_users_is_theirs(capsys, folder):
+    (folder / "my_loss.py").write_text("raise error\n")
+    lines, code = end_of(NameError("name 'x'\nis not"), capsys, file=folder / "my_loss.py")
+    assert code == 1
+    assert (lines[0], len(lines)) == ("Traceback (most recent call last):", 8)  # with two of this file, also not ours
+    assert lines[3:] == [
+        f'  File "{folder}/my_loss.py", line 1, in <module>',
+        "    raise error",
+        "NameError: name 'x'",
+        "is not",
+        "tune: error: my_loss.py:1: NameError: name 'x' is not",
+    ]
+
+
+def test_its_whole_traceback_is_in_the_log_and_debug_shows_it_at_once(capsys, folder):
+    (folder / "my_loss.py").write_text("raise error\n")
+    lines, _ = end_of(KeyError("x"), capsys, log=folder / "run.log", file=folder / "my_loss.py")
+    assert lines[-1] == f"tune: error: my_loss.py:1: KeyError: 'x'; the whole traceback is in {folder}/run.log"
+    assert "in reporting" in (folder / "run.log").read_text() and "in reporting" not in "".join(lines)
+    lines, _ = end_of(KeyError("x"), capsys, debug=True, file=folder / "my_loss.py")
+    assert "in reporting" in "".join(lines) and "".join(lines).count("Traceback") == 1
+
+
+def test_a_users_error_that_has_an_exit_code_of_its_own_keeps_it(capsys, folder):
+    (folder / "my_rows.py").write_text("raise error\n")
+    for error, code in ((errors.DataError("x"), 3), (MemoryError(), 7)):
+        assert end_of(error, capsys, file=folder / "my_rows.py")[1] == code
+
+
+def test_a_script_of_torchtunes_is_told_how_to_go_on(capsys, folder):
+    (folder / "theirs.py").write_text("raise error\n")
+    error = ModuleNotFoundError("No module named 'torchtune'", name="torchtune.config")
+    lines, code = end_of(error, capsys, file=folder / "theirs.py")
+    assert code == 1
+    assert "theirs.py:1: ModuleNotFoundError: No module named 'torchtune'; a script of torchtune's is" in lines[-1]
+    assert "tune cp" in lines[-1] and "coming_from_torchtune.md" in lines[-1]
 
 
 def test_the_log_of_one_command_gets_nothing_of_the_next(capsys, tmp_path):
@@ -117,6 +155,12 @@ def test_several_problems_are_a_line_each_whatever_is_in_them():
 def test_did_you_mean():
     assert errors.did_you_mean("optimiser", ["model", "optimizer"]) == "; did you mean 'optimizer'?"
     assert errors.did_you_mean("zzz", ["model", "optimizer"]) == ""
+
+
+@pytest.mark.parametrize("given", ["bfloat16", "torch.bfloat16", "BFloat16"])
+def test_another_word_for_a_value(given):
+    assert errors.meant(given, ["fp32", "bf16"]) == "; did you mean 'bf16'?"
+    assert errors.meant(given, ["fp32"]) == errors.meant("fp8", ["fp32", "bf16"]) == ""
 
 
 def test_warn(capsys):

@@ -83,14 +83,39 @@ def _as_line(text: str) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for the nearest of the known names, or nothing when none is near."""
+SYNONYMS = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
+    "float32": "fp32",
+    "float": "fp32",
+    "full": "fp32",
+    "gpu": "cuda",
+    "none": "null",
+}
+"""Other usual words for values of a config."""
+
+
+def meant(given: object, known: Iterable[str]) -> str:
+    """Returns `"; did you mean 'bf16'?"` where what was given is another word for a known value, or nothing."""
+    word = SYNONYMS.get(str(given).lower().removeprefix("torch."))
+    return f"; did you mean '{word}'?" if word in set(known) else ""
+
+
+def nearest(given: object, known: Iterable[str]) -> str | None:
+    """Returns the nearest of the known names, or None when none is near."""
     from difflib import get_close_matches  # not needed by a command that succeeds
 
     if len(str(given)) > LONGEST_VALUE:
-        return ""
-    nearest = get_close_matches(str(given), list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+        return None
+    found = get_close_matches(str(given), list(known), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Returns `"; did you mean 'x'?"` for the nearest of the known names, or nothing when none is near."""
+    found = nearest(given, known)
+    return f"; did you mean '{found}'?" if found else ""
 
 
 def warn(message: str) -> None:
@@ -108,7 +133,11 @@ def say(message: str) -> None:
         _write_log(f"{line}\n")
 
 
-OUT_OF_MEMORY, BUG = 7, 70
+USERS_CODE, OUT_OF_MEMORY, BUG = 1, 7, 70
+PORTING = (
+    "a script of torchtune's is written anew from a copy of a recipe here ('tune cp lora_finetune_single_device "
+    "my_recipe.py'), while its YAML runs as it is; see docs/coming_from_torchtune.md"
+)
 CLOSED_PIPE = 141  # as a shell reports the end by SIGPIPE
 
 _log: Path | None = None  # of the run, once there is one
@@ -141,8 +170,8 @@ def reporting(debug: bool = False) -> Iterator[None]:
     """Turns whatever ends the program into one line on stderr and an exit code; `debug` shows the traceback before it.
 
     The traceback goes to the log of the run, if it got that far; what is said before that is kept for it. Anything but
-    a `TuneError`, a stop, Ctrl-C, too little memory or a pipe that nobody reads is a bug of ours; where there is no
-    log, its traceback is shown.
+    a `TuneError`, a stop, Ctrl-C, too little memory or a pipe that nobody reads is a bug: the user's where it comes
+    from a file of theirs, whose traceback is shown; else ours, whose traceback is shown where there is no log.
     """
     global _log, _said
     outer = _log, _said
@@ -169,6 +198,8 @@ def _report(error: BaseException, debug: bool) -> int:
     """Says why the program ends; returns the exit code."""
     from traceback import format_exception  # not needed by a command that succeeds
 
+    from torchtune_lite.tracebacks import described, users_place, users_traceback
+
     if isinstance(error, Stopped):
         say(str(error))
         return error.exit_code
@@ -182,8 +213,12 @@ def _report(error: BaseException, debug: bool) -> int:
         code, line = 130, "interrupted"
     elif _is_out_of_memory(error):
         code, line = OUT_OF_MEMORY, f"error: {_explain_memory(error)}"
+    elif place := users_place(error):
+        whole = f"; the whole traceback is in {_log}" if logged and not debug else ""
+        code, line = USERS_CODE, f"error: {place}: {shortened(described(error), LONGEST_LINE)}{_ported(error)}{whole}"
+        sys.stderr.write("" if debug else redact(users_traceback(error)))
     else:
-        what = shortened(" ".join(f"{type(error).__name__}: {error}".split()), LONGEST_LINE)
+        what = shortened(described(error), LONGEST_LINE)
         where = f"the traceback is in {_log}, and --debug shows it" if logged else "the traceback is above"
         code, line = BUG, f"internal error: {what}; {where}; please report it"
         debug = debug or not logged
@@ -191,6 +226,13 @@ def _report(error: BaseException, debug: bool) -> int:
         sys.stderr.write(trace)
     say(line)
     return code
+
+
+def _ported(error: BaseException) -> str:
+    """Says what to do with a script of torchtune's."""
+    if not isinstance(error, ImportError) or (error.name or "").partition(".")[0] != "torchtune":
+        return ""
+    return f"; {PORTING}"
 
 
 def _write_log(trace: str) -> bool:

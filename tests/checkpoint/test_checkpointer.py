@@ -111,7 +111,8 @@ def test_a_truncated_file_leaves_the_model_untouched(hf_base, tmp_path: Path):
     ("arguments", "error", "message"),
     [
         ({"checkpoint_dir": "absent"}, CheckpointError, "checkpoint_dir absent is no folder"),
-        ({"model_type": "LAMA2"}, ConfigError, "model_type 'LAMA2' is unknown; allowed are LLAMA2"),
+        ({"model_type": "LAMA2"}, ConfigError, "model_type: 'LAMA2' is unknown; allowed are LLAMA2"),
+        ({"model_type": "LLAMA3"}, ConfigError, "model_type: LLAMA3 is a family that is not served"),
         ({"recipe_checkpoint": "recipe_state.pt"}, ConfigError, "resume_from_checkpoint"),
         ({"checkpoint_files": ["no.safetensors"]}, CheckpointError, "no.safetensors"),
         ({"output_dir": "."}, ConfigError, "output_dir . is checkpoint_dir"),

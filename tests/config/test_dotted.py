@@ -6,6 +6,7 @@ import torch
 
 from torchtune_lite.config import dotted, trust
 from torchtune_lite.errors import ConfigError
+from torchtune_lite.tracebacks import users_place
 
 
 @pytest.fixture
@@ -109,6 +110,33 @@ def test_a_module_outside_is_not_imported_through_a_package_of_the_users_own(own
         sys.modules.pop(name, None)
 
 
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("import no_such_library\n", ModuleNotFoundError),
+        ("from json import no_such_name\n", ImportError),
+        ("def rows(:\n", SyntaxError),
+        ("rows = nothing\n", NameError),
+        ("raise RuntimeError\n", RuntimeError),
+    ],
+)
+def test_an_error_in_a_module_of_the_users_stays_as_it_is(text, error, folder):
+    (folder / "own_slip.py").write_text(text)
+    with pytest.raises(error) as raised:
+        dotted.find("own_slip.rows")
+    assert users_place(raised.value) == "own_slip.py:1"
+
+
+def test_an_installed_package_that_cannot_be_imported_is_one_line(folder, monkeypatch):
+    installed = folder / ".venv/lib/site-packages"
+    installed.mkdir(parents=True)
+    (installed / "broken_package.py").write_text("import no_such_library\n")
+    monkeypatch.syspath_prepend(installed)
+    monkeypatch.setenv(trust.VARIABLE, "other.* broken_package.rows")
+    with pytest.raises(ConfigError, match="^cannot import broken_package: .*No module named 'no_such_library'$"):
+        dotted.find("broken_package.rows")
+
+
 def test_what_the_user_allows_is_found(own, monkeypatch):
     monkeypatch.setenv(trust.VARIABLE, "sentencepiece.* xml.etree.* json.loads json.JSONDecoder.decode")
     assert dotted.find("sentencepiece.SentencePieceProcessor").__name__ == "SentencePieceProcessor"
@@ -153,7 +181,6 @@ def test_what_is_installed_in_an_environment_in_the_working_directory_is_not_the
         ("own_rows.Rows.all", "'own_rows.Rows.all' is within an object; name a class or function of a module"),
         ("own_rows.Rows.mro", "'own_rows.Rows.mro' is within an object; name a class or function of a module"),
         ("own_rows.number", "'own_rows.number' is neither a class nor a function"),
-        ("own_broken.rows", "cannot import own_broken: No module named 'no_such_library'"),
     ],
 )
 def test_what_cannot_be_found_is_answered_with_what_there_is(path, message, own):

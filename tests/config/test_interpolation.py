@@ -51,6 +51,22 @@ def test_a_circle_is_an_error_not_a_crash(values):
     assert len(problems) >= 1
 
 
+@pytest.mark.parametrize(
+    ("value", "keys"),
+    [
+        ("${a}", ["a"]),
+        ("x/${ a.b }/${c[0]}", ["a", "c"]),
+        ("${a.${b}}", ["a", "b"]),
+        ({"k": ["${a}", {"m": "${b}"}]}, ["a", "b"]),
+        ("${oc.env:HOME}/${asset:base}", []),
+        ("$a {a} a", []),
+        (3, []),
+    ],
+)
+def test_the_keys_that_a_value_refers_to(value, keys):
+    assert list(interpolation.referred(value)) == keys
+
+
 def test_an_asset_is_a_path_inside_the_package(tmp_path, monkeypatch):
     (tmp_path / "tokenizer.model").write_text("")
     monkeypatch.setattr(interpolation, "ASSETS", tmp_path)

@@ -165,7 +165,7 @@ def test_what_configs_docs_and_tests_name_is_found():
         ("torch.optim.adamw.AdamW", r"; did you mean 'torch.optim.AdamW'\?$"),
         ("torchtune.dataset.chat_dataset", r"; did you mean 'torchtune_lite.datasets.chat_dataset'\?$"),
         ("torchtune.models.llama2_7b", r"; did you mean 'torchtune_lite.models.llama2.llama2_7b'\?$"),
-        ("torchtune.models.llama3_1.llama3_1_8b", "of a model family that is not served here; served: llama2$"),
+        ("torchtune.models.llama3_1.llama3_1_8b", "llama3_1 is a family that is not served; served: llama2$"),
     ],
 )
 def test_a_slip_is_answered_with_what_is_offered(path, message):

@@ -4,6 +4,7 @@ import pytest
 
 from torchtune_lite import config, datasets
 from torchtune_lite.config.components import check
+from torchtune_lite.config.document import Document
 from torchtune_lite.data import ColumnText, Rows, TextTokens
 from torchtune_lite.datasets.builder import builder
 from torchtune_lite.errors import ConfigError
@@ -63,7 +64,7 @@ def test_a_config_is_checked_against_all_of_them(document):
 
 @pytest.fixture
 def document():
-    return type("Nowhere", (), {"place": staticmethod(lambda path: "x.yaml:1")})()
+    return Document("x.yaml", {}, {(): "x.yaml:1"})
 
 
 def test_pairs_are_not_packed(tokenizer):

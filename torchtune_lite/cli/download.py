@@ -43,7 +43,7 @@ def main(args: Namespace) -> None:
         raise ConfigError("a token on the command line is seen by every user of the machine; set HF_TOKEN instead")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", args.repo):
         raise ConfigError(f"'{args.repo}' is no repository; expected OWNER/NAME, such as meta-llama/Llama-2-7b-hf")
-    folder = args.output_dir or Path("/tmp") / args.repo.rpartition("/")[2]
+    folder = args.output_dir.expanduser() if args.output_dir else Path("/tmp") / args.repo.rpartition("/")[2]
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -41,7 +41,7 @@ def settings(args: Namespace) -> Iterator[Any]:
     from torchtune_lite import config
     from torchtune_lite.config import trust
 
-    name = args.recipe or catalog.recipe_key(catalog.find_config(args.config))
+    name = args.recipe or catalog.recipe_key(args.config)
     if not name:
         raise ConfigError(f"{args.config} does not say whose it is; add --recipe RECIPE ('tune ls' shows all)")
     recipe = catalog.find_recipe(name)

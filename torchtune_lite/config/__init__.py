@@ -5,6 +5,7 @@ from torchtune_lite.config.dotted import DottedPath, find
 from torchtune_lite.config.parse import load, parse, settings_of
 from torchtune_lite.config.settings import component, key, save, to_dict
 from torchtune_lite.config.trust import trusting
+from torchtune_lite.config.unsupported import unserved_family
 
 __all__ = [
     "DottedPath",
@@ -18,4 +19,5 @@ __all__ = [
     "settings_of",
     "to_dict",
     "trusting",
+    "unserved_family",
 ]

@@ -15,7 +15,9 @@ from types import ModuleType
 from typing import Annotated, Any
 
 from torchtune_lite.config import registry, trust
+from torchtune_lite.config.unsupported import unserved_family
 from torchtune_lite.errors import ConfigError, did_you_mean
+from torchtune_lite.tracebacks import users_place
 
 DottedPath = Annotated[str, "dotted path"]
 """The annotation of an argument whose text names an object: checked with the config as a `_component_` is."""
@@ -31,8 +33,11 @@ def find(path: Any) -> Any:
     """
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
         raise ConfigError(f"{path!r} is not a dotted path such as torch.optim.AdamW")
-    path = registry.ours(path)
+    given, path = path, registry.ours(path)
     module, _, name = path.rpartition(".")
+    package, _, family = module.rpartition(".")
+    if package == registry.FAMILIES and (problem := unserved_family(family)):
+        raise ConfigError(f"'{given}': {problem}")
     if registry.has(module) and not trust.names(path):
         return _offered(path, module, name)
     with _own_modules_importable():
@@ -57,10 +62,7 @@ def _offered(path: str, module: str, name: str) -> Any:
     try:
         found = _imported(module)
     except ModuleNotFoundError as error:
-        if not module.startswith(registry.FAMILIES):
-            raise ConfigError(f"the installed {top} has no {module}") from error
-        served = ", ".join(each.lower() for each in _imported(registry.FAMILIES).FAMILIES)
-        raise ConfigError(f"'{path}' is of a model family that is not served here; served: {served}") from error
+        raise ConfigError(f"the installed {top} has no {module}") from error
     names = registry.offered(found)
     if name in names:
         return getattr(found, name)
@@ -98,6 +100,8 @@ def _walk(path: str) -> Any:
     try:
         found: Any = _imported(top)
     except ModuleNotFoundError as error:
+        if error.name != top:
+            raise
         raise ConfigError(f"{top} is not installed; pip install {top}") from error
     for part in parts:
         if not isinstance(found, ModuleType) and not trust.names(path):
@@ -119,18 +123,18 @@ def _submodule(package: ModuleType, part: str, path: str) -> ModuleType:
         raise ConfigError(_refused(path))
     try:
         return _imported(name)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
         raise ConfigError(f"cannot find '{part}' in {package.__name__}{_contents(package, part)}") from None
 
 
 def _imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if name == error.name or name.startswith(f"{error.name}."):
-            raise
-        raise ConfigError(f"cannot import {name}: {error}") from error
     except Exception as error:
+        if users_place(error) or (isinstance(error, ModuleNotFoundError) and error.name == name):
+            raise
         raise ConfigError(f"cannot import {name}: {type(error).__name__}: {error}") from error
 
 

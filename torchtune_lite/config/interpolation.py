@@ -10,9 +10,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from torchtune_lite.config.document import Document, KeyPath
+from torchtune_lite.config.document import Document, KeyPath, keys
 from torchtune_lite.errors import ConfigError, did_you_mean
 from torchtune_lite.redaction import is_secret, redact
+
+REFERENCE = re.compile(r"\$\{(?!\s*[\w.]+:)\s*([^\s.:{}\[\]]+)")
+"""`${key}`, `${key.below}` or `${key[0]}`, but no `${resolver:…}`."""
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -84,8 +87,7 @@ def _explain(error: OmegaConfBaseException, key: str, document: Document) -> str
     if isinstance(error, MissingMandatoryValue):
         return f"'{key}' has no value yet; set {key}=..."
     if isinstance(error, InterpolationKeyError) and (name := re.search(r"'(.+)' not found", str(error))):
-        known = list(_keys(document.values, ()))
-        return f"'{key}' refers to '${{{name[1]}}}', which is no key{did_you_mean(name[1], known)}"
+        return f"'{key}' refers to '${{{name[1]}}}', which is no key{did_you_mean(name[1], keys(document.values))}"
     if "Recursive interpolation" in str(error):
         return f"'{key}' stands for itself, by way of what it refers to; give it a value"
     if missing := re.search(r"Environment variable '(.+)' not found", str(error)):
@@ -96,8 +98,9 @@ def _explain(error: OmegaConfBaseException, key: str, document: Document) -> str
     return f"'{key}': {reason.strip(chr(34))}"
 
 
-def _keys(node: Any, path: KeyPath) -> Iterator[str]:
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in items:
-        yield ".".join((*path, str(key)))
-        yield from _keys(value, (*path, str(key)))
+def referred(value: Any) -> Iterator[str]:
+    """Yields the top-level keys that the interpolations in a value name."""
+    if isinstance(value, str):
+        yield from REFERENCE.findall(value)
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from referred(each)

@@ -13,7 +13,9 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import NamedTuple
 
+from torchtune_lite import tracebacks
 from torchtune_lite.errors import ConfigError
+from torchtune_lite.tracebacks import INSTALLED
 
 OPTION = "--allow-component"
 VARIABLE = "TORCHTUNE_LITE_ALLOW_COMPONENT"
@@ -21,7 +23,6 @@ VARIABLE = "TORCHTUNE_LITE_ALLOW_COMPONENT"
 PACKAGE = Path(__file__).resolve().parent.parent
 LIBRARY = (PACKAGE, *(PACKAGE.parent / name for name in ("benchmarks", "recipes", "tests")))
 """Where this library lies, in a clone of its repository that is the working directory, too."""
-INSTALLED = {"site-packages", "dist-packages"}
 ENVIRONMENT = ("pyvenv.cfg", "conda-meta")  # in the top folder of a Python environment
 
 
@@ -30,6 +31,11 @@ class Trust(NamedTuple):
 
     patterns: tuple[str, ...]
     folders: tuple[Path, ...]
+
+    def has_named(self, module: str) -> bool:
+        """Tells whether a module is one that a pattern names, or lies in a package of one."""
+        packages = tuple(f"{each.removesuffix('.*')}." for each in self.patterns)
+        return f"{module}.".startswith(packages)
 
 
 _settled: Trust | None = None
@@ -46,6 +52,7 @@ def trusting(patterns: Sequence[str], script: str | Path) -> Iterator[None]:
     if _settled is not None:
         raise RuntimeError("what a config may name has been settled by the command that is running")
     _settled = _now(patterns, Path(script).resolve().parent)
+    tracebacks.count_as_users(_settled.has_named)
     try:
         yield
     finally:

@@ -53,7 +53,7 @@ class TikTokenBaseTokenizer:
     """
 
     def __init__(
-        self, path: str, name: str, pattern: str, bos_id: int, eos_id: int, special_tokens: Mapping[str, int]
+        self, path: str | Path, name: str, pattern: str, bos_id: int, eos_id: int, special_tokens: Mapping[str, int]
     ) -> None:
         try:
             import tiktoken
@@ -95,7 +95,7 @@ class Llama3Tokenizer(ModelTokenizer):
 
     def __init__(
         self,
-        path: str,
+        path: str | Path,
         special_tokens: Mapping[str, int] | None = None,
         max_seq_len: int | None = None,
         prompt_template: DottedPath | Mapping[str, Sequence[str]] | Template | None = None,

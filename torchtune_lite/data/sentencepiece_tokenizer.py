@@ -33,7 +33,7 @@ class SentencePieceTokenizer(ModelTokenizer):
 
     def __init__(
         self,
-        path: str,
+        path: str | Path,
         max_seq_len: int | None = None,
         prompt_template: PromptTemplateArg = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,

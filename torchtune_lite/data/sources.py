@@ -21,7 +21,7 @@ from torchtune_lite.data.rows import Row, Rows, SelectedRows
 from torchtune_lite.data.streams import FileStream, HubStream
 from torchtune_lite.errors import DataError
 
-DataFiles = str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
+DataFiles = str | Path | Sequence[str | Path] | Mapping[str, str | Path | Sequence[str | Path]] | None
 """A path, pattern or folder, several, or a mapping split → those."""
 
 Filter = config.DottedPath | Callable[[Row], bool]

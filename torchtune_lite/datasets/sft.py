@@ -8,9 +8,11 @@ from torchtune_lite.data import Message, validate_messages
 from torchtune_lite.datasets.builder import builder
 from torchtune_lite.errors import ConfigError
 
+Transform = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
 
 @builder()
-def sft_dataset(tokenizer: Any, *, message_transform: config.DottedPath | Callable) -> tuple[Callable, Callable]:
+def sft_dataset(tokenizer: Any, *, message_transform: config.DottedPath | Transform) -> tuple[Callable, Callable]:
     """Builds a data set by `message_transform`, which maps a row to `{"messages": list of data.Message}`.
 
     It is a function or class by its dotted path (`my_module.to_messages`), or a `_component_` with arguments. The
@@ -26,7 +28,7 @@ def sft_dataset(tokenizer: Any, *, message_transform: config.DottedPath | Callab
 class Checked:
     """Checks that what a transform gives is a conversation."""
 
-    def __init__(self, transform: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+    def __init__(self, transform: Transform) -> None:
         self.transform = transform
 
     def __call__(self, row: Mapping[str, Any]) -> Mapping[str, Any]:

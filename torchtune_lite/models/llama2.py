@@ -7,6 +7,7 @@ out from the checkpoint.
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torchtune_lite.data import Llama2ChatTemplate as Llama2ChatTemplate
@@ -72,7 +73,7 @@ qlora_llama2_70b = partial(lora_decoder, _70B, quantize_base=True)
 
 
 def llama2_tokenizer(
-    path: str,
+    path: str | Path,
     max_seq_len: int | None = None,
     prompt_template: PromptTemplateName = "torchtune_lite.models.llama2.Llama2ChatTemplate",
     chat_template_kwargs: Mapping[str, Any] | None = None,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batch, Batches, num_label_tokens, num_real_tokens
+from torchtune_lite.training.contracts import checked_loss
 from torchtune_lite.training.flops import peak_flops, step_flops
 from torchtune_lite.training.memory import peak_memory, reset_peak_memory
 from torchtune_lite.training.profiler import Profiler
@@ -49,11 +50,13 @@ class Meter:
         `labels` are those of the `batch`, moved to the device.
         """
         if "sources" not in batch or not torch.is_grad_enabled():
-            return loss_fn(output, hidden, labels, **known_rows(loss_fn, batch["labels"], labels.device))
+            loss = loss_fn(output, hidden, labels, **known_rows(loss_fn, batch["labels"], labels.device))
+            return checked_loss(loss, loss_fn)
         total = torch.zeros((), device=hidden.device)
         for source, part in parts(batch):
             of_part = batch["labels"][part]
             loss = loss_fn(output, hidden[part], labels[part], **known_rows(loss_fn, of_part, labels.device))
+            loss = checked_loss(loss, loss_fn)
             total = total + loss
             self._losses[source] += loss.detach()
             self._counts[source] += int((of_part != CROSS_ENTROPY_IGNORE_IDX).sum())

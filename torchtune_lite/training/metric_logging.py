@@ -52,7 +52,7 @@ class DiskLogger(MetricLoggerInterface):
     A file that is there must be such a log.
     """
 
-    def __init__(self, log_dir: str, output_fmt: str = "txt", filename: str | None = None) -> None:
+    def __init__(self, log_dir: str | Path, output_fmt: str = "txt", filename: str | Path | None = None) -> None:
         if output_fmt not in ("txt", "jsonl"):
             raise ConfigError(f"metric_logger.output_fmt: {output_fmt!r} is not known; choose txt or jsonl")
         self._format = json_line if output_fmt == "jsonl" else lambda *row: _text_line(*row, "{}") + "\n"
@@ -91,10 +91,10 @@ class WandBLogger(MetricLoggerInterface):
         project: str = "torchtune",
         entity: str | None = None,
         group: str | None = None,
-        log_dir: str | None = None,
+        log_dir: str | Path | None = None,
         run_id: str | None = None,
         *,
-        dir: str | None = None,
+        dir: str | Path | None = None,
         id: str | None = None,
         job_type: str | None = None,
         mode: str | None = None,
@@ -165,7 +165,7 @@ class WandBLogger(MetricLoggerInterface):
 class TensorBoardLogger(MetricLoggerInterface):
     """Writes TensorBoard events to `log_dir`, or with `organize_logs` to a folder a run, `log_dir/run_{unix time}`."""
 
-    def __init__(self, log_dir: str, organize_logs: bool = True) -> None:
+    def __init__(self, log_dir: str | Path, organize_logs: bool = True) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:

@@ -23,7 +23,7 @@ class Profiler:
     def __init__(
         self,
         enabled: bool = True,
-        output_dir: str = "profile",
+        output_dir: str | Path = "profile",
         cpu: bool = True,
         cuda: bool = True,
         profile_memory: bool = False,

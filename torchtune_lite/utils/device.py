@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from torchtune_lite.errors import ConfigError
+from torchtune_lite.errors import ConfigError, meant
 from torchtune_lite.utils.logging import get_logger
 from torchtune_lite.utils.wording import counted
 
@@ -31,7 +31,8 @@ def get_device(device: str = "auto") -> torch.device:
         return torch.device(chosen)
 
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
-        raise ConfigError(f"device: {device!r} is not known; choose auto, cpu, cuda, cuda:N or mps")
+        instead = meant(device, ("cuda",))
+        raise ConfigError(f"device: {device!r} is not known; choose auto, cpu, cuda, cuda:N or mps{instead}")
     if device.startswith("cuda"):
         _check_cuda(device)
     if device == "mps" and not torch.backends.mps.is_available():
