@@ -34,24 +34,9 @@ AFTER = {
 """Last words that make a secret of a name, alone or after one of these."""
 
 TOKENS = {
-    *(
-        "audio",
-        "begin",
-        "bos",
-        "class",
-        "cls",
-        "end",
-        "eod",
-        "eom",
-        "eos",
-        "eot",
-        "first",
-        "image",
-        "last",
-        "mask",
-        "new",
-    ),
-    *("next", "pad", "padding", "sep", "special", "start", "stop", "text", "think", "turn", "unk", "unknown", "video"),
+    *("audio", "begin", "bos", "class", "cls", "end", "eod", "eom", "eos", "eot", "first", "image", "last", "mask"),
+    *("new", "next", "pad", "padding", "sep", "special", "start", "stop", "text", "think", "turn", "unk", "unknown"),
+    "video",
 }
 PLAIN = {"foreign", "partition", "primary", "public", "sort"}
 """What a token is of that a tokenizer has, and a key that is no secret even where the name is a variable's."""
@@ -69,7 +54,7 @@ IN_TEXT = re.compile(
     r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)"
 )
 ASSIGNED = re.compile(
-    r"(?<![\w-])(?P<name>-{0,2}[A-Za-z_][\w-]*)(?P<sign>[ \t]{0,4}=[ \t]{0,4}|['\"]:[ \t]{0,4}(?=['\"]))"
+    r"(?<![\w-])(?P<name>-{0,2}[A-Za-z_][\w-]*)(?P<sign>[ \t]{0,4}=[ \t]{0,4}|\\?['\"]:[ \t]{0,4}\\?(?=['\"]))"
     r"(?P<quote>['\"]?)(?:(?<=')[^'\n]+|(?<=\")[^\"\n]+|(?<!['\"])[^\s'\",;)}\]]+)"
 )
 SHORTEST = 8  # characters of an environment variable's value that is looked for in texts

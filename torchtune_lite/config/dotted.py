@@ -31,9 +31,9 @@ def find(path: Any) -> Any:
     """
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
         raise ConfigError(f"{path!r} is not a dotted path such as torch.optim.AdamW")
-    path = registry.ours(path)
+    path = registry.translated(path)
     module, _, name = path.rpartition(".")
-    if registry.has(module) and not trust.names(path):
+    if registry.has(module) and not trust.names(path) and not trust.in_package(module):
         return _offered(path, module, name)
     with _own_modules_importable():
         if trust.names(path):
@@ -148,8 +148,8 @@ def _own_modules_importable() -> Iterator[None]:
 
 def _refused(path: str) -> str:
     if path in registry.COMPONENTS or path in registry.KINDS:
-        listed = _listed("", registry.offered(_imported(path)))
-        return f"'{path}' is a module; name a class or function of it{listed}"
+        names = registry.COMPONENTS.get(path) or (registry.offered(sys.modules[path]) if path in sys.modules else [])
+        return f"'{path}' is a module; name a class or function of it{_listed('', names)}"
     top = path.partition(".")[0]
     known = {each.partition(".")[0] for each in (*registry.COMPONENTS, *registry.KINDS)}
     instead = did_you_mean(path, registry.elsewhere(path))

@@ -20,7 +20,7 @@ VARIABLE = "TORCHTUNE_LITE_ALLOW_COMPONENT"
 
 PACKAGE = Path(__file__).resolve().parent.parent
 LIBRARY = (PACKAGE, *(PACKAGE.parent / name for name in ("benchmarks", "recipes", "tests")))
-"""Where this library lies, in a clone of its repository that is the working directory, too."""
+"""Where this library lies, and what lies beside it in a clone of its repository."""
 INSTALLED = {"site-packages", "dist-packages"}
 ENVIRONMENT = ("pyvenv.cfg", "conda-meta")  # in the top folder of a Python environment
 
@@ -90,9 +90,14 @@ def _packages() -> list[str]:
     return [each[:-1] for each in current().patterns if each.endswith(".*")]  # with a dot at the end
 
 
+def in_package(name: str) -> bool:
+    """Tells whether a module lies in a package that the user trusts."""
+    return f"{name}.".startswith(tuple(_packages()))
+
+
 def module(name: str | None) -> bool:
     """Tells whether a module is the user's own or lies in a package that they trust; imports only packages above it."""
-    return bool(name) and (f"{name}.".startswith(tuple(_packages())) or _is_own(name))
+    return bool(name) and (in_package(name) or _is_own(name))
 
 
 def may_import(name: str) -> bool:
