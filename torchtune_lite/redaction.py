@@ -61,7 +61,7 @@ SHORTEST = 8  # characters of an environment variable's value that is looked for
 
 
 def is_secret(name: Any) -> bool:
-    """Tells by the name of a key or variable whether its value is secret."""
+    """Tell by the name of a key or variable whether its value is secret."""
     words = [word.lower() for word in WORD.findall(str(name))]
     last, before = (words or [""])[-1], (words[-2:-1] or [""])[0]
     if last.endswith("token"):
@@ -74,7 +74,7 @@ def is_secret(name: Any) -> bool:
 
 
 def redact(node: Any) -> Any:
-    """Returns a config or text with `***` for each secret: by its key, its form, or as a variable like HF_TOKEN.
+    """Return a config or text with `***` for each secret: by its key, its form, or as a variable like HF_TOKEN.
 
     Null and booleans stay.
     """

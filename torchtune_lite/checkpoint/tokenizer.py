@@ -47,7 +47,7 @@ log = logging.getLogger("torchtune_lite")
 
 
 def copy_files(source: Path, folder: Path, patterns: Iterable[str]) -> None:
-    """Copies the files in `source` whose names match; a warning names those that a checkpoint should not take along.
+    """Copy the files in `source` whose names match; a warning names those that a checkpoint should not take along.
 
     These are links that lead out of `source`, unless it is a snapshot in the cache of the Hugging Face hub, whose files
     are links to its blobs; code; and files larger than `LARGEST`.

@@ -72,7 +72,7 @@ ALLOWED = (
 
 
 def translated(path: str) -> str:
-    """Returns the path that a path of torchtune's stands for here: `torchtune.` in front means this package."""
+    """Return the path that a path of torchtune's stands for here: `torchtune.` in front means this package."""
     module, _, name = path.rpartition(".")
     if module in MOVED:
         return f"{MOVED[module]}.{name}"
@@ -80,12 +80,12 @@ def translated(path: str) -> str:
 
 
 def has(module: str) -> bool:
-    """Tells whether a module may offer components; imports nothing."""
+    """Tell whether a module may offer components; import nothing."""
     return module in COMPONENTS or module in KINDS or module.rpartition(".")[0] == FAMILIES
 
 
 def offered(module: ModuleType) -> list[str]:
-    """Returns the names that an imported module offers to a YAML."""
+    """Return the names that an imported module offers to a YAML."""
     name = module.__name__
     if name in COMPONENTS:
         return list(COMPONENTS[name])
@@ -102,7 +102,7 @@ def offered(module: ModuleType) -> list[str]:
 
 
 def _family_builders(module: ModuleType) -> Iterator[str]:
-    """Yields the builders of a model family's module, which have its name in theirs, and its chat template."""
+    """Yield the builders of a model family's module, which have its name in theirs, and its chat template."""
     families = importlib.import_module(FAMILIES)
     if not any(isinstance(each, families.Family) for each in vars(module).values()):
         return
@@ -118,7 +118,7 @@ def _loaded() -> dict[str, ModuleType]:
 
 
 def is_builder(found: Any) -> bool:
-    """Tells whether a module that is loaded offers an object, or a `functools.partial` of it."""
+    """Tell whether a module that is loaded offers an object, or a `functools.partial` of it."""
     return any(
         found is each or found is getattr(each, "func", None)
         for module in _loaded().values()
@@ -127,7 +127,7 @@ def is_builder(found: Any) -> bool:
 
 
 def elsewhere(path: str) -> list[str]:
-    """Returns the paths under which modules of the same package offer the last name of one that is not offered."""
+    """Return the paths under which modules of the same package offer the last name of one that is not offered."""
     top, last = path.partition(".")[0], path.rpartition(".")[2]
     if top == PACKAGE:
         importlib.import_module(FAMILIES)
