@@ -54,7 +54,7 @@ def copy_files(source: Path, folder: Path, patterns: Iterable[str]) -> None:
     """
     left_out = []
     for file in sorted({file for pattern in patterns for file in source.glob(pattern) if not file.is_dir()}):
-        if problem := _problem(file):
+        if problem := _why_not_copied(file):
             left_out.append(f"{file.name} {problem}")
         else:
             shutil.copyfile(file, folder / file.name)
@@ -62,7 +62,7 @@ def copy_files(source: Path, folder: Path, patterns: Iterable[str]) -> None:
         log.warning("not copied into the checkpoint: %s; copy what belongs there yourself", ", ".join(left_out))
 
 
-def _problem(file: Path) -> str | None:
+def _why_not_copied(file: Path) -> str | None:
     if target := leads_out(file):
         return f"(a link to {target}, outside of its folder)"
     if not file.is_file():
