@@ -96,6 +96,7 @@ def test_a_config_keeps_all_but_its_secrets():
         ("the server refused value-of-the-variable.", "the server refused ***."),
         ("override 'metric_logger.api_key=s3cret'", "override 'metric_logger.api_key=***'"),
         ("mapping {'hf_token': 's3cret', 'n': 1}", "mapping {'hf_token': '***', 'n': 1}"),
+        (r'text "{\"api_key\": \"s3cret\"}"', r'text "{\"api_key\": \"***"}"'),
         ("password='two words', n=1", "password='***', n=1"),
         ("cannot reach postgres://me:s3cr@t@db.example/rows", "cannot reach postgres://***@db.example/rows"),
         ("https://:s3cret@example.org/a", "https://***@example.org/a"),

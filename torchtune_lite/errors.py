@@ -69,7 +69,7 @@ _QUOTED = re.compile(r"(?<![\w\\])(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")
 
 
 def shortened(text: str, most: int = LONGEST_VALUE) -> str:
-    """Cuts a text that an error quotes in its middle to about `most` characters, and says how many it has."""
+    """Cut a text that an error quotes in its middle to about `most` characters, and say how many it has."""
     if len(text) <= most + 50:  # what says so is not much shorter
         return text
     return f"{text[: most * 3 // 4]} … ({len(text):,} characters) … {text[-most // 4 :]}"

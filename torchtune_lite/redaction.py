@@ -34,24 +34,9 @@ AFTER = {
 """Last words that make a secret of a name, alone or after one of these."""
 
 TOKENS = {
-    *(
-        "audio",
-        "begin",
-        "bos",
-        "class",
-        "cls",
-        "end",
-        "eod",
-        "eom",
-        "eos",
-        "eot",
-        "first",
-        "image",
-        "last",
-        "mask",
-        "new",
-    ),
-    *("next", "pad", "padding", "sep", "special", "start", "stop", "text", "think", "turn", "unk", "unknown", "video"),
+    *("audio", "begin", "bos", "class", "cls", "end", "eod", "eom", "eos", "eot", "first", "image", "last", "mask"),
+    *("new", "next", "pad", "padding", "sep", "special", "start", "stop", "text", "think", "turn", "unk", "unknown"),
+    "video",
 }
 PLAIN = {"foreign", "partition", "primary", "public", "sort"}
 """What a token is of that a tokenizer has, and a key that is no secret even where the name is a variable's."""
@@ -69,14 +54,14 @@ IN_TEXT = re.compile(
     r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)"
 )
 ASSIGNED = re.compile(
-    r"(?<![\w-])(?P<name>-{0,2}[A-Za-z_][\w-]*)(?P<sign>[ \t]{0,4}=[ \t]{0,4}|['\"]:[ \t]{0,4}(?=['\"]))"
+    r"(?<![\w-])(?P<name>-{0,2}[A-Za-z_][\w-]*)(?P<sign>[ \t]{0,4}=[ \t]{0,4}|\\?['\"]:[ \t]{0,4}\\?(?=['\"]))"
     r"(?P<quote>['\"]?)(?:(?<=')[^'\n]+|(?<=\")[^\"\n]+|(?<!['\"])[^\s'\",;)}\]]+)"
 )
 SHORTEST = 8  # characters of an environment variable's value that is looked for in texts
 
 
 def is_secret(name: Any) -> bool:
-    """Tells by the name of a key or variable whether its value is secret."""
+    """Tell by the name of a key or variable whether its value is secret."""
     words = [word.lower() for word in WORD.findall(str(name))]
     last, before = (words or [""])[-1], (words[-2:-1] or [""])[0]
     if last.endswith("token"):
@@ -89,7 +74,7 @@ def is_secret(name: Any) -> bool:
 
 
 def redact(node: Any) -> Any:
-    """Returns a config or text with `***` for each secret: by its key, its form, or as a variable like HF_TOKEN.
+    """Return a config or text with `***` for each secret: by its key, its form, or as a variable like HF_TOKEN.
 
     Null and booleans stay.
     """

@@ -148,6 +148,21 @@ def test_what_the_user_allows_is_found(own, monkeypatch):
             dotted.find(refused)
 
 
+def test_machinery_of_a_library_is_found_where_the_user_allows_the_library(monkeypatch):
+    monkeypatch.setenv(trust.VARIABLE, "torchtune_lite.data.* torch.nn.Linear")
+    assert dotted.find("torchtune.data.load_rows").__name__ == "load_rows"
+    assert dotted.find("torch.nn.Linear") is torch.nn.Linear
+    with pytest.raises(ConfigError, match="'concatenated' of torchtune_lite.datasets is not an allowed component"):
+        dotted.find("torchtune.datasets.concatenated")
+
+
+def test_a_module_of_a_library_that_is_missing_is_an_error_like_any_other(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.delitem(sys.modules, "bitsandbytes.optim", raising=False)
+    with pytest.raises(ConfigError, match="'bitsandbytes.optim' is a module; name a class or function of it$"):
+        dotted.find("bitsandbytes.optim")
+
+
 def test_how_to_trust_a_package_is_said_but_not_for_the_standard_library():
     with pytest.raises(ConfigError, match=r"; to trust it, add --allow-component 'sentencepiece.\*'$"):
         dotted.find("sentencepiece.SentencePieceProcessor")

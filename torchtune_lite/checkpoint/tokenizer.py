@@ -32,7 +32,7 @@ TOKENIZER_FILES = (
     "chat_template*",
 )
 """What transformers reads a tokenizer from."""
-COPIED_SUFFIXES = ("", ".bpe", ".jinja", ".json", ".md", ".model", ".pdf", ".rst", ".tiktoken", ".txt")
+CODE = (".bin", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")  # or pickles, which run it
 LARGEST = 100_000_000  # bytes; the largest tokenizer.json of 2025 has 35 million
 
 _CHAT = (
@@ -47,14 +47,14 @@ log = logging.getLogger("torchtune_lite")
 
 
 def copy_files(source: Path, folder: Path, patterns: Iterable[str]) -> None:
-    """Copies the files in `source` whose names match; a warning names those that a checkpoint should not take along.
+    """Copy the files in `source` whose names match; a warning names those that a checkpoint should not take along.
 
     These are links that lead out of `source`, unless it is a snapshot in the cache of the Hugging Face hub, whose files
     are links to its blobs; code; and files larger than `LARGEST`.
     """
     left_out = []
     for file in sorted({file for pattern in patterns for file in source.glob(pattern) if not file.is_dir()}):
-        if problem := _problem(file):
+        if problem := _why_not_copied(file):
             left_out.append(f"{file.name} {problem}")
         else:
             shutil.copyfile(file, folder / file.name)
@@ -62,13 +62,13 @@ def copy_files(source: Path, folder: Path, patterns: Iterable[str]) -> None:
         log.warning("not copied into the checkpoint: %s; copy what belongs there yourself", ", ".join(left_out))
 
 
-def _problem(file: Path) -> str | None:
+def _why_not_copied(file: Path) -> str | None:
     if target := leads_out(file):
         return f"(a link to {target}, outside of its folder)"
     if not file.is_file():
         return "(not a regular file)"
-    if file.suffix not in COPIED_SUFFIXES:
-        return "(not a kind of file that is text or a tokenizer)"
+    if file.suffix.lower() in CODE:
+        return "(code, or a file that can run some)"
     if (size := file.stat().st_size) > LARGEST:
         return f"(too large for a tokenizer: {size:,} bytes)"
     return None

@@ -34,7 +34,7 @@ def main(args: Namespace) -> None:
 
 @contextmanager
 def settings(args: Namespace) -> Iterator[Any]:
-    """Gives the checked settings of the config and the overrides, for what is trusted meanwhile.
+    """Give the checked settings of the config and the overrides, for what is trusted meanwhile.
 
     A script that the config itself names is imported, so it must be the user's own, in the working directory.
     """

@@ -23,7 +23,7 @@ class Component(dict):
 
 
 def instantiate(node: Any, *args: Any, defaults: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
-    """Builds the `_component_` that `node` names, of a list or a mapping of names each; None stays None.
+    """Build the `_component_` that `node` names, of a list or a mapping of names each; None stays None.
 
     `args` and `kwargs` come from the recipe; `defaults` fill what the config leaves out and the component has. Nested
     components are built first, but all are looked up before any is built. Whatever the component rejects becomes a
@@ -34,7 +34,7 @@ def instantiate(node: Any, *args: Any, defaults: Mapping[str, Any] | None = None
 
 
 def _look_up(node: Any) -> None:
-    """Raises ConfigError for a component, at any depth, that a config may not name or that is not there."""
+    """Raise ConfigError for a component, at any depth, that a config may not name or that is not there."""
     if isinstance(node, dict) and "_component_" in node:
         try:
             find(node["_component_"])

@@ -27,18 +27,18 @@ MOST_NAMES = 40  # more in a module are not listed in a message
 
 
 def find(path: Any) -> Any:
-    """Returns the class or function of that dotted path; `torchtune.` in front means this package.
+    """Return the class or function of that dotted path; `torchtune.` in front means this package.
 
     Raises `ConfigError` for what cannot be imported, with what the module has, and for what is not allowed.
     """
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
         raise ConfigError(f"{path!r} is not a dotted path such as torch.optim.AdamW")
-    given, path = path, registry.ours(path)
+    given, path = path, registry.translated(path)
     module, _, name = path.rpartition(".")
     package, _, family = module.rpartition(".")
     if package == registry.FAMILIES and (problem := unserved_family(family)):
         raise ConfigError(f"'{given}': {problem}")
-    if registry.has(module) and not trust.names(path):
+    if registry.has(module) and not trust.names(path) and not trust.in_package(module):
         return _offered(path, module, name)
     with _own_modules_importable():
         if trust.names(path):
@@ -52,7 +52,7 @@ def find(path: Any) -> Any:
 
 
 def _offered(path: str, module: str, name: str) -> Any:
-    """Returns what a module of the registry offers by that name."""
+    """Return what a module of the registry offers by that name."""
     top = module.partition(".")[0]
     try:
         _imported(top)
@@ -87,12 +87,12 @@ def _module_of(found: Any) -> str | None:
 
 
 def _is_at_home(found: Any) -> bool:
-    """Tells whether a module that is trusted defines an object, or makes a `partial` of one or of a builder."""
+    """Tell whether a module that is trusted defines an object, or makes a `partial` of one or of a builder."""
     return trust.module(_module_of(found)) or registry.is_builder(getattr(found, "func", found))
 
 
 def _walk(path: str) -> Any:
-    """Follows the path part by part, importing modules on the way.
+    """Follow the path part by part, importing modules on the way.
 
     Only a path that is allowed as a whole goes through objects, or through a module that is not trusted.
     """
@@ -140,7 +140,7 @@ def _imported(name: str) -> ModuleType:
 
 @contextmanager
 def _own_modules_importable() -> Iterator[None]:
-    """Adds the user's folders at the end of the module search path, where they hide no installed package."""
+    """Add the user's folders at the end of the module search path, where they hide no installed package."""
     folders = [str(each) for each in trust.current().folders if str(each) not in sys.path]
     sys.path.extend(folders)
     try:
@@ -152,18 +152,20 @@ def _own_modules_importable() -> Iterator[None]:
 
 def _refused(path: str) -> str:
     if path in registry.COMPONENTS or path in registry.KINDS:
-        listed = _listed("", registry.offered(_imported(path)))
-        return f"'{path}' is a module; name a class or function of it{listed}"
+        names = registry.COMPONENTS.get(path) or (registry.offered(sys.modules[path]) if path in sys.modules else [])
+        return f"'{path}' is a module; name a class or function of it{_listed('', names)}"
+    problem = f"'{path}' is not an allowed component"
+    if nearest := did_you_mean(path, registry.elsewhere(path)):
+        return problem + nearest
     top = path.partition(".")[0]
     known = {each.partition(".")[0] for each in (*registry.COMPONENTS, *registry.KINDS)}
-    instead = did_you_mean(path, registry.elsewhere(path))
-    if top not in known and top not in sys.stdlib_module_names:
-        instead = f"; to trust it, add {trust.OPTION} '{top}.*'"
-    return f"'{path}' is not an allowed component; allowed are {registry.ALLOWED}{instead}"
+    trustable = top not in known and top not in sys.stdlib_module_names
+    to_trust = f"; to trust it, add {trust.OPTION} '{top}.*'" if trustable else ""
+    return f"{problem}; allowed are {registry.ALLOWED}{to_trust}"
 
 
 def _contents(found: Any, part: str = "") -> str:
-    """Says what a module of the user's offers instead."""
+    """Say what a module of the user's offers instead."""
     if not isinstance(found, ModuleType):
         return ""
     own = found.__name__.partition(".")[0]
@@ -177,6 +179,6 @@ def _contents(found: Any, part: str = "") -> str:
 
 
 def _listed(part: str, names: Sequence[str]) -> str:
-    """Says the nearest name, and all of them where they are few."""
+    """Say the nearest name, and all of them where they are few."""
     listed = f" (it has: {', '.join(sorted(names))})" if 0 < len(names) <= MOST_NAMES else ""
     return did_you_mean(part, names) + listed if part else listed

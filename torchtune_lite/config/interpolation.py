@@ -33,7 +33,7 @@ def asset(name: str) -> str:
 
 
 def public_env(name: str, *default: Any) -> Any:
-    """Returns the value of an environment variable that is no secret."""
+    """Return the value of an environment variable that is no secret."""
     value = None if is_secret(name) else oc.env(name, *default)
     if is_secret(name) or redact(value) != value:
         raise ConfigError(
@@ -49,7 +49,7 @@ _register("asset", asset, replace=True)
 
 @contextmanager
 def _secrets_kept() -> Iterator[None]:
-    """Puts `public_env` in the place of OmegaConf's own for the time being: other code may use that."""
+    """Put `public_env` in the place of OmegaConf's own for the time being: other code may use that."""
     _register("oc.env", public_env, replace=True)
     try:
         yield

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-OURS = "torchtune_lite"
-FAMILIES = f"{OURS}.models"
-DATA = f"{OURS}.data"
+PACKAGE = "torchtune_lite"
+FAMILIES = f"{PACKAGE}.models"
+DATA = f"{PACKAGE}.data"
 MOVED = {
     "torchtune.modules.transforms.tokenizers": DATA,
     "torchao.prototype.low_bit_optim": "torchao.optim",
@@ -31,7 +31,7 @@ _SCHEDULES = (
     "get_wsd_schedule",
 )
 COMPONENTS: dict[str, tuple[str, ...]] = {
-    f"{OURS}.checkpoint": _CHECKPOINTERS,
+    f"{PACKAGE}.checkpoint": _CHECKPOINTERS,
     DATA: (
         *("AlpacaToMessages", "ChosenRejectedToMessages", "InputOutputToMessages"),
         *("OpenAIToMessages", "ShareGPTToMessages"),
@@ -41,20 +41,19 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
         *("SentencePieceTokenizer", "TikTokenBaseTokenizer", "load_tokenizer"),
         *("padded_collate_dpo", "padded_collate_sft", "padding_free_collate_sft"),
     ),
-    f"{OURS}.datasets": (
+    f"{PACKAGE}.datasets": (
         *("alpaca_cleaned_dataset", "alpaca_dataset", "chat_dataset", "cnn_dailymail_articles_dataset"),
         *("grammar_dataset", "hh_rlhf_helpful_dataset", "instruct_dataset", "preference_dataset", "samsum_dataset"),
         *("sft_dataset", "slimorca_dataset", "stack_exchange_paired_dataset", "text_completion_dataset"),
         "wikitext_dataset",
     ),
-    f"{OURS}.modules.loss": ("CEWithChunkedOutputLoss", "LinearCrossEntropyLoss"),
-    f"{OURS}.optim": ("CPUOffloadAdamW", "MasterAdamW", "PagedAdamW", "StochasticAdamW", *_SCHEDULES),
-    f"{OURS}.training": (*_CHECKPOINTERS, *_LOGGERS, *_SCHEDULES, "Profiler", "setup_torch_profiler"),
-    f"{OURS}.training.lr_schedulers": _SCHEDULES,
-    f"{OURS}.training.metric_logging": _LOGGERS,
+    f"{PACKAGE}.modules.loss": ("CEWithChunkedOutputLoss", "LinearCrossEntropyLoss"),
+    f"{PACKAGE}.optim": ("CPUOffloadAdamW", "MasterAdamW", "PagedAdamW", "StochasticAdamW", *_SCHEDULES),
+    f"{PACKAGE}.training": (*_CHECKPOINTERS, *_LOGGERS, *_SCHEDULES, "Profiler", "setup_torch_profiler"),
+    f"{PACKAGE}.training.lr_schedulers": _SCHEDULES,
+    f"{PACKAGE}.training.metric_logging": _LOGGERS,
 }
 """What modules of this package offer; those of model families, which offer their builders, are not listed."""
-
 
 _OPTIMIZER = ("torch.optim", "Optimizer")
 KINDS = {
@@ -67,26 +66,26 @@ KINDS = {
 """What modules of other libraries offer: the classes of the library that derive from this one."""
 
 ALLOWED = (
-    f"the builders of {OURS}, the losses of torch.nn, the optimizers and schedules of torch.optim, the optimizers of "
-    "torchao.optim and bitsandbytes.optim, and what you define in a module of the working directory"
+    f"the builders of {PACKAGE}, the losses of torch.nn, the optimizers and schedules of torch.optim, the optimizers "
+    "of torchao.optim and bitsandbytes.optim, and what you define in a module of the working directory"
 )
 
 
-def ours(path: str) -> str:
-    """Returns where a path of torchtune's leads here: `torchtune.` in front means this package."""
+def translated(path: str) -> str:
+    """Return the path that a path of torchtune's stands for here: `torchtune.` in front means this package."""
     module, _, name = path.rpartition(".")
     if module in MOVED:
         return f"{MOVED[module]}.{name}"
-    return path.replace("torchtune.", f"{OURS}.", 1) if path.startswith("torchtune.") else path
+    return path.replace("torchtune.", f"{PACKAGE}.", 1) if path.startswith("torchtune.") else path
 
 
 def has(module: str) -> bool:
-    """Tells whether a module may offer components; imports nothing."""
+    """Tell whether a module may offer components; import nothing."""
     return module in COMPONENTS or module in KINDS or module.rpartition(".")[0] == FAMILIES
 
 
 def offered(module: ModuleType) -> list[str]:
-    """Returns the names that an imported module offers to a YAML."""
+    """Return the names that an imported module offers to a YAML."""
     name = module.__name__
     if name in COMPONENTS:
         return list(COMPONENTS[name])
@@ -103,7 +102,7 @@ def offered(module: ModuleType) -> list[str]:
 
 
 def _family_builders(module: ModuleType) -> Iterator[str]:
-    """Yields the builders of a model family's module, which have its name in theirs, and its chat template."""
+    """Yield the builders of a model family's module, which have its name in theirs, and its chat template."""
     families = importlib.import_module(FAMILIES)
     if not any(isinstance(each, families.Family) for each in vars(module).values()):
         return
@@ -119,7 +118,7 @@ def _loaded() -> dict[str, ModuleType]:
 
 
 def is_builder(found: Any) -> bool:
-    """Tells whether a module that is loaded offers an object, or a `functools.partial` of it."""
+    """Tell whether a module that is loaded offers an object, or a `functools.partial` of it."""
     return any(
         found is each or found is getattr(each, "func", None)
         for module in _loaded().values()
@@ -128,9 +127,9 @@ def is_builder(found: Any) -> bool:
 
 
 def elsewhere(path: str) -> list[str]:
-    """Returns the paths under which modules of the same package offer the last name of one that is not offered."""
+    """Return the paths under which modules of the same package offer the last name of one that is not offered."""
     top, last = path.partition(".")[0], path.rpartition(".")[2]
-    if top == OURS:
+    if top == PACKAGE:
         importlib.import_module(FAMILIES)
     names = {module: offered(each) for module, each in _loaded().items()} | COMPONENTS
     return [f"{module}.{last}" for module in names if module.startswith(f"{top}.") and last in names[module]]

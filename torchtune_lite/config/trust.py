@@ -22,7 +22,7 @@ VARIABLE = "TORCHTUNE_LITE_ALLOW_COMPONENT"
 
 PACKAGE = Path(__file__).resolve().parent.parent
 LIBRARY = (PACKAGE, *(PACKAGE.parent / name for name in ("benchmarks", "recipes", "tests")))
-"""Where this library lies, in a clone of its repository that is the working directory, too."""
+"""Where this library lies, and what lies beside it in a clone of its repository."""
 ENVIRONMENT = ("pyvenv.cfg", "conda-meta")  # in the top folder of a Python environment
 
 
@@ -43,7 +43,7 @@ _settled: Trust | None = None
 
 @contextmanager
 def trusting(patterns: Sequence[str], script: str | Path) -> Iterator[None]:
-    """Settles what is trusted while a command runs: nothing that its config builds can widen it.
+    """Settle what is trusted while a command runs: nothing that its config builds can widen it.
 
     `patterns` are those of the command line, `script` is the recipe. The environment and the working directory are
     looked at once.
@@ -71,12 +71,12 @@ def _now(patterns: Sequence[str] = (), *beside: Path) -> Trust:
 
 
 def current() -> Trust:
-    """Returns what is trusted: settled by the command that runs, or outside of one as things stand."""
+    """Return what is trusted: settled by the command that runs, or outside of one as things stand."""
     return _settled or _now()
 
 
 def take_allowed(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Takes each `--allow-component PATTERN` out of a command line; returns the patterns and the words left."""
+    """Take each `--allow-component PATTERN` out of a command line; return the patterns and the words left."""
     patterns, left, rest = [], [], iter(words)
     for word in rest:
         if word == OPTION:
@@ -89,7 +89,7 @@ def take_allowed(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def names(path: str) -> bool:
-    """Tells whether the user allowed the object of that dotted path by its full name."""
+    """Tell whether the user allowed the object of that dotted path by its full name."""
     return path in current().patterns
 
 
@@ -97,18 +97,23 @@ def _packages() -> list[str]:
     return [each[:-1] for each in current().patterns if each.endswith(".*")]  # with a dot at the end
 
 
+def in_package(name: str) -> bool:
+    """Tell whether a module lies in a package that the user trusts."""
+    return f"{name}.".startswith(tuple(_packages()))
+
+
 def module(name: str | None) -> bool:
-    """Tells whether a module is the user's own or lies in a package that they trust; imports only packages above it."""
-    return bool(name) and (f"{name}.".startswith(tuple(_packages())) or _is_own(name))
+    """Tell whether a module is the user's own or lies in a package that they trust; import only packages above it."""
+    return bool(name) and (in_package(name) or _is_own(name))
 
 
 def may_import(name: str) -> bool:
-    """Tells whether a dotted path may lead through a module: one that is trusted, or a package above such a one."""
+    """Tell whether a dotted path may lead through a module: one that is trusted, or a package above such a one."""
     return module(name) or any(each.startswith(f"{name}.") for each in _packages())
 
 
 def spec(name: str) -> ModuleSpec | None:
-    """Returns where a module lies, loaded or not; imports no module but the packages above it."""
+    """Return where a module lies, loaded or not; import no module but the packages above it."""
     try:
         return importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
@@ -116,7 +121,7 @@ def spec(name: str) -> ModuleSpec | None:
 
 
 def _is_own(name: str) -> bool:
-    """Tells whether a module's file, or the folder of a package without one, lies in a folder of the user's."""
+    """Tell whether a module's file, or the folder of a package without one, lies in a folder of the user's."""
     if name.partition(".")[0] in sys.stdlib_module_names:
         return False
     if file := getattr(sys.modules.get(name), "__file__", None):
@@ -129,7 +134,7 @@ def _is_own(name: str) -> bool:
 
 
 def is_own_file(place: str | Path) -> bool:
-    """Tells whether a file lies in a folder of the user's, and is neither this library's nor an installed one."""
+    """Tell whether a file lies in a folder of the user's, and is neither this library's nor an installed one."""
     path = Path(place).resolve()
     if INSTALLED & set(path.parts) or any(path.is_relative_to(each) for each in LIBRARY):
         return False
@@ -137,7 +142,7 @@ def is_own_file(place: str | Path) -> bool:
 
 
 def _is_installed(path: Path, folder: Path) -> bool:
-    """Tells whether a file in `folder` belongs to a Python environment there, or was put there by `pip --target`."""
+    """Tell whether a file in `folder` belongs to a Python environment there, or was put there by `pip --target`."""
     while path != folder:
         path, name = path.parent, path.name
         records = path.glob("*.dist-info/RECORD")

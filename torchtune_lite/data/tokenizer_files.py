@@ -132,7 +132,7 @@ def guard(pieces: Iterable[str]) -> str:
 
 
 def leads_out(file: Path) -> Path | None:
-    """Returns what a file is a link to, where that lies outside of its folder; None for a file of the folder itself.
+    """Return what a file is a link to, where that lies outside of its folder; None for a file of the folder itself.
 
     The files of a snapshot in the cache of the Hugging Face hub are links to the blobs of their repository, and count
     as the folder's own. Text of a file elsewhere must not get into a checkpoint, which people publish.

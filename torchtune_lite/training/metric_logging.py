@@ -277,7 +277,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _starts_with(path: Path, start: bytes) -> bool:
-    """Tells whether a file starts so, or is empty."""
+    """Tell whether a file starts so, or is empty."""
     with path.open("rb") as file:
         return start.startswith(file.read(len(start)))
 

@@ -20,7 +20,7 @@ HARMLESS = (
 
 
 def check_wandb(mode: str | None, save_code: bool | None, settings: Mapping[str, Any] | None) -> None:
-    """Raises ConfigError for an argument of `wandb.init` that a config may not give, with what to do instead."""
+    """Raise ConfigError for an argument of `wandb.init` that a config may not give, with what to do instead."""
     for name, value in (settings or {}).items():
         known = f"x{name}" if name.startswith("_") else str(name)  # as they were called before wandb 0.19
         variable = f"WANDB_{name.upper()}"
