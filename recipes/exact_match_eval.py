@@ -88,11 +88,12 @@ class ExactMatchEvalRecipe:
     def warn(self, problems: list[str]) -> None:
         """Names the first rows that cannot be answered; DataError where none can."""
         if len(problems) == len(self.results):
-            raise errors.DataError(f"none of {len(problems):,} rows can be answered: {problems[0]}")
+            raise errors.DataError(f"none of {utils.counted(len(problems), 'row')} can be answered: {problems[0]}")
         for problem in problems[:3]:
             self.log.warning("%s; it counts as wrong", problem)
         if len(problems) > 3:
-            self.log.warning("%d more rows count as wrong; %s will name them", len(problems) - 3, self.result.path)
+            more = utils.counted(len(problems) - 3, "more row")
+            self.log.warning("%s cannot be answered either; %s will name them", more, self.result.path)
 
     def evaluate(self) -> None:
         """Answers every row, in batches of prompts of like length, and reports."""
