@@ -54,12 +54,16 @@ class ByteFile:
 
     def lines(self) -> Iterator[bytes]:
         """Yields the lines, which end with a newline character and nothing else."""
-        rest = b""
+        begun: list[bytes] = []  # of a line that goes on in the next chunk; joined once, however long it is
         for chunk in self.chunks(2**20):
-            *whole, rest = (rest + chunk).split(b"\n")
-            yield from (line + b"\n" for line in whole)
-        if rest:
-            yield rest
+            *ended, rest = chunk.split(b"\n")
+            if ended:
+                yield b"".join([*begun, ended[0], b"\n"])
+                yield from (line + b"\n" for line in ended[1:])
+                begun = []
+            begun.append(rest)
+        if last := b"".join(begun):
+            yield last
 
 
 @lru_cache(maxsize=MOST_OPEN)

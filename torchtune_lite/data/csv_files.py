@@ -3,6 +3,7 @@
 import csv
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -28,7 +29,7 @@ class CsvRows:
         csv.field_size_limit(sys.maxsize)  # 131,072 characters otherwise, for the whole process
         self._find_records()
         self.columns = self._record(0) if self._starts else []
-        twice = sorted({column for column in self.columns if self.columns.count(column) > 1})
+        twice = sorted(column for column, count in Counter(self.columns).items() if count > 1)
         if twice:
             raise DataError(f"{self.where(-1)}: two columns are called {', '.join(twice)}; rename one")
 
