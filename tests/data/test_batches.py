@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from torchtune_lite.data import Batches, num_label_tokens, num_real_tokens, some_rows, windows
+from torchtune_lite.data import Batches, num_label_tokens, num_real_tokens, plan, some_rows, windows
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -76,6 +76,13 @@ def test_says_where_the_rows_of_some_micro_batches_stand():
     assert data.where(2, 3, 2) == ", ".join(f"x.jsonl:{row + 1}" for row in rows[9:15])
     assert data.where(2, 0, 50, shown=2) == f"x.jsonl:{rows[0] + 1}, x.jsonl:{rows[1] + 1} and 48 more"
     assert Batches([{}], 1, seed=0, shuffle=False, pad_id=0).where(0, 0, 1) == "sample 0"
+
+
+def test_looks_for_rows_at_their_place_in_the_epoch(monkeypatch):
+    looked_at, at = [], plan.InTurn.__getitem__
+    monkeypatch.setattr(plan.InTurn, "__getitem__", lambda self, number: looked_at.append(number) or at(self, number))
+    batches(50).where(0, 14, 9)
+    assert looked_at == [14, 15, 16]
 
 
 def test_the_fingerprint_is_that_of_the_samples_not_of_their_order():

@@ -5,7 +5,6 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import islice
 from random import Random
 from typing import Any, TypeVar
 
@@ -102,7 +101,8 @@ class Batches:
 
     def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
         """Says where the rows of `num_batches` micro-batches of an epoch stand, the first `shown` by name."""
-        rows = [row for batch in islice(self._plan(epoch), start, start + num_batches) for row in batch]
+        batches = self._plan(epoch)
+        rows = [row for number in range(start, min(start + num_batches, len(batches))) for row in batches[number]]
         more = f" and {len(rows) - shown:,} more" if len(rows) > shown else ""
         return ", ".join(map(self._where, rows[:shown])) + more
 

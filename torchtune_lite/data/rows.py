@@ -81,10 +81,10 @@ class MarkedRows:
     """Numbers of rows: one byte for each row that there is, however many are marked."""
 
     def __init__(self, count: int) -> None:
-        self._marks = bytearray(count)
+        self._marks, self._count = bytearray(count), 0
 
     def __len__(self) -> int:
-        return self._marks.count(1)
+        return self._count
 
     def __contains__(self, row: int) -> bool:
         return bool(self._marks[row])
@@ -97,6 +97,7 @@ class MarkedRows:
 
     def add(self, row: int) -> None:
         """Marks a row."""
+        self._count += not self._marks[row]
         self._marks[row] = 1
 
 
