@@ -69,7 +69,7 @@ def _in_one_line(text: str) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
-LONGEST_NAME, MOST_NAMES = 100, 5000
+LONGEST_NAME, MOST_NAMES = 100, 2000
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
