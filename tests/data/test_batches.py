@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from torchtune_lite.data import Batches, num_label_tokens, num_real_tokens, plan, some_rows, windows
+from torchtune_lite.data import Batches, num_label_tokens, num_real_tokens, plan, sample_lens, some_rows, windows
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -128,6 +128,16 @@ def test_counts_no_token_as_padding_where_there_is_none():
     free = batches(4, collate="padding_free")
     free.pad_id = 2  # the token of a sample
     assert num_real_tokens(free.epoch(0), 2) == 1 + 2 + 3 + 4
+
+
+@pytest.mark.parametrize("collate", ["padding_free", "padded"])
+def test_counts_an_eos_that_also_pads(collate):
+    samples = [{"tokens": [1, 2], "labels": [2, -100]}, {"tokens": [1, 3, 4, 2], "labels": [3, 4, 2, -100]}]
+    data = Batches(samples, 2, seed=0, shuffle=False, pad_id=2, collate=collate)
+    (batch,) = data.epoch(0)
+    assert sample_lens(batch, 2) == [2, 4] and num_real_tokens([batch], 2) == 6
+    data.collate = lambda samples, padding_idx: {"tokens": torch.tensor([[1, padding_idx, padding_idx]])}
+    assert sample_lens(next(data.epoch(0)), 2) == [1], "a collate that says no lengths"
 
 
 def test_joined_batches_have_the_samples_of_padded_ones():

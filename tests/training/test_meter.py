@@ -35,6 +35,17 @@ def test_counts_what_the_steps_since_the_last_time_cost(clock):
     assert meter.take()["tokens_per_second"] == 4.0
 
 
+@pytest.mark.parametrize("collate", ["padded", "padding_free"])
+def test_the_share_of_padding_is_right_where_eos_pads(clock, collate):
+    eos = 3
+    batches = Batches(SAMPLES, 2, seed=0, shuffle=False, pad_id=eos, collate=collate)
+    meter = training.Meter(nn.Module(), batches, torch.device("cpu"), memory=False)
+    meter.start(list(batches.epoch(0)))
+    clock[0] += 2.0
+    assert meter.stop() == 4 / 2.0
+    assert meter.take()["padding"] == pytest.approx(2 / 6 if collate == "padded" else 0.0)
+
+
 def test_sums_up_the_run(clock, log_lines):
     batches = Batches(SAMPLES, 2, seed=0, shuffle=False, pad_id=0, collate="padded")
     meter = training.Meter(nn.Module(), batches, torch.device("cpu"), memory=False)

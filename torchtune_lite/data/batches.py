@@ -190,9 +190,17 @@ def num_label_tokens(batches: Iterable[Batch]) -> int:
 
 def num_real_tokens(batches: Iterable[Batch], pad_id: int) -> int:
     """Counts the tokens that are no padding."""
-    return sum(
-        sum(batch["seq_lens"]) if "seq_lens" in batch else int((batch["tokens"] != pad_id).sum()) for batch in batches
-    )
+    return sum(sum(sample_lens(batch, pad_id)) for batch in batches)
+
+
+def sample_lens(batch: Batch, pad_id: int) -> list[int]:
+    """Gives the tokens of each sample of a batch, padding left out.
+
+    Where a collate of the user's own notes no lengths, padding is each `pad_id`, even one that ends a sample.
+    """
+    if "seq_lens" in batch:
+        return batch["seq_lens"]
+    return (batch["lengths"] if "lengths" in batch else (batch["tokens"] != pad_id).sum(1)).tolist()
 
 
 def some_rows(batch: Batch, most: int, length: int = 64) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batch, Batches, num_label_tokens, num_real_tokens
+from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batch, Batches, num_label_tokens, sample_lens
 from torchtune_lite.training.flops import peak_flops, step_flops
 from torchtune_lite.training.memory import peak_memory, reset_peak_memory
 from torchtune_lite.training.profiler import Profiler
@@ -61,9 +61,9 @@ class Meter:
     def stop(self) -> float:
         """Ends the step; returns its tokens per second, padding left out."""
         seconds, window = time.perf_counter() - self._started, self._window
-        tokens, labels = num_real_tokens(window, self.batches.pad_id), num_label_tokens(window)
+        lens = [n for batch in window for n in sample_lens(batch, self.batches.pad_id)]
+        tokens, labels = sum(lens), num_label_tokens(window)
         positions = sum(batch["tokens"].numel() for batch in window)
-        lens = [n for batch in window for n in sample_lens(batch, self.batches.pad_id)] if self.peak_flops else []
         flops = step_flops(self.model, lens, labels) if self.peak_flops else 0
         for name, value in zip(COUNTED, (1, seconds, tokens, labels, positions, flops), strict=True):
             self._counted[name] += value
@@ -124,11 +124,6 @@ class Meter:
         self._counted = dict.fromkeys(COUNTED, 0.0)
         self._losses: dict[int, Tensor | float] = defaultdict(float)  # by data set
         self._counts: dict[int, Tensor | int] = defaultdict(int)
-
-
-def sample_lens(batch: Batch, pad_id: int) -> list[int]:
-    """Gives the tokens of each sample of a batch, padding left out."""
-    return batch["seq_lens"] if "seq_lens" in batch else (batch["tokens"] != pad_id).sum(1).tolist()
 
 
 def parts(batch: Batch) -> Iterator[tuple[int, tuple[slice, ...]]]:
