@@ -248,7 +248,7 @@ class LoRAFinetuneRecipeSingleDevice:
         tokens, labels = batch["tokens"].to(self.device), batch["labels"].to(self.device)
         with self.autocast:
             hidden = self.model(tokens, seq_lens=batch.get("seq_lens"), skip_output=True)  # [b, s, d]
-            return self.meter.loss_sum(self.loss_fn, self.model.output, hidden, labels, batch)
+            return training.summed_loss(self.loss_fn, self.model.output, hidden, labels, batch, self.meter.note_loss)
 
     @torch.no_grad()
     def validate(self, epoch: int) -> None:

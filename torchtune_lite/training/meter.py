@@ -2,14 +2,13 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batch, Batches, num_label_tokens, sample_lens
+from torchtune_lite.data import Batch, Batches, num_label_tokens, sample_lens
 from torchtune_lite.training.flops import peak_flops, step_flops
 from torchtune_lite.training.memory import peak_memory, reset_peak_memory
 from torchtune_lite.training.profiler import Profiler
@@ -40,19 +39,10 @@ class Meter:
         self._first_step, self._peaks, self._since = 0.0, {}, time.perf_counter()
         self._clear()
 
-    def loss_sum(
-        self, loss_fn: Callable[..., Tensor], output: nn.Module, hidden: Tensor, labels: Tensor, batch: Batch
-    ) -> Tensor:
-        """Sums `loss_fn` over a batch; in training, one of several data sets by data set, whose losses are noted."""
-        if "sources" not in batch or not torch.is_grad_enabled():
-            return loss_fn(output, hidden, labels)
-        total = torch.zeros((), device=hidden.device)
-        for source, part in parts(batch):
-            loss = loss_fn(output, hidden[part], labels[part])
-            total = total + loss
-            self._losses[source] += loss.detach()
-            self._counts[source] += (labels[part] != CROSS_ENTROPY_IGNORE_IDX).sum()
-        return total
+    def note_loss(self, source: int, loss: Tensor, num_label_tokens: int) -> None:
+        """Adds what a micro-batch has of the loss of the data set number `source`."""
+        self._losses[source] += loss
+        self._counts[source] += num_label_tokens
 
     def start(self, window: Sequence[Batch]) -> None:
         """Begins a step of these micro-batches."""
@@ -123,14 +113,4 @@ class Meter:
             self._total[name] += value
         self._counted = dict.fromkeys(COUNTED, 0.0)
         self._losses: dict[int, Tensor | float] = defaultdict(float)  # by data set
-        self._counts: dict[int, Tensor | int] = defaultdict(int)
-
-
-def parts(batch: Batch) -> Iterator[tuple[int, tuple[slice, ...]]]:
-    """Yields each data set of a batch and where its samples lie in tensors `[b, s, …]`."""
-    rows = batch.get("seq_lens")  # samples of one row, or rows
-    start = 0
-    for source, each in groupby(range(len(batch["sources"])), key=batch["sources"].__getitem__):
-        stop = start + sum(rows[i] if rows else 1 for i in each)
-        yield source, (slice(None), slice(start, stop)) if rows else (slice(start, stop),)
-        start = stop
+        self._counts: dict[int, int] = defaultdict(int)
