@@ -2,11 +2,14 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torchtune_lite.data.chat_template import CHAT_TEMPLATE, Span
+from torchtune_lite.data.cuts import cuts_of_json
 from torchtune_lite.data.messages import Message
 from torchtune_lite.data.templates import joined
 from torchtune_lite.data.tokenizer_files import (
@@ -126,6 +129,11 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         """Encodes a text in which special tokens are spelled out; gives each token's start and end in it, too."""
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
+
+    @cached_property
+    def cuts(self) -> re.Pattern | None:
+        """Finds where a text can be cut, if the steps of the tokenizer are known."""
+        return cuts_of_json(json.loads(self.tokenizer.to_str()))
 
     def most_tokens(self, text: str) -> float:
         """Bounds the tokens of a text: one a byte and one put before it, unless a normalizer may make it longer."""

@@ -2,18 +2,23 @@
 
 import logging
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torchtune_lite.config import DottedPath
 from torchtune_lite.data.chat_template import CHAT_TEMPLATE, ChatTemplate, Span, get_chat_template
+from torchtune_lite.data.cuts import first_tokens
 from torchtune_lite.data.messages import Message
 from torchtune_lite.data.templates import Template, get_prompt_template
 from torchtune_lite.data.tokenizer_files import ids, read_json
 from torchtune_lite.errors import ConfigError, DataError
 
+T = TypeVar("T")
 PromptTemplateArg = Literal["chat_template"] | DottedPath | Mapping[str, Sequence[str]] | Template | ChatTemplate | None
 
 log = logging.getLogger("torchtune_lite")
@@ -37,6 +42,8 @@ class ModelTokenizer(ABC):
     stop_tokens: list[int]
     added: set[int]
     most_around = 2  # tokens that stand around a message: BOS and EOS
+    cuts: re.Pattern | None = None
+    """Where a text can be cut so that its start keeps its tokens; None: not known, a long text is encoded whole."""
 
     def __init__(self, path: str | Path, max_seq_len: int | None) -> None:
         if max_seq_len is not None and max_seq_len < 2:
@@ -57,6 +64,10 @@ class ModelTokenizer(ABC):
     @abstractmethod
     def encode_chat(self, text: str) -> tuple[list[int], list[Span]]:
         """Encodes a text in which special tokens are spelled out; gives each token's start and end in it, too."""
+
+    def encode_first(self, text: str, most: float, **options: bool) -> list[int]:
+        """Encodes as `encode` does, but of a long text only as much as gives more than `most` tokens."""
+        return self._first(lambda start: self.encode(start, **options), text, most)
 
     def most_tokens(self, text: str) -> float:
         """Bounds the tokens of a text without encoding it; infinity where the format has no bound."""
@@ -124,7 +135,7 @@ class ModelTokenizer(ABC):
         elif add_eos:
             tokens, mask = self._by_chat_template(template, messages)
         else:
-            tokens = self.encode_chat(template.prompt(messages))[0]
+            tokens, _ = self._encode_chat_first(template.prompt(messages))
             mask = [True] * len(tokens)
         limit = self.max_seq_len
         truncated = more or (limit is not None and len(tokens) > limit)
@@ -137,13 +148,23 @@ class ModelTokenizer(ABC):
     def _by_chat_template(self, template: ChatTemplate, messages: list[Message]) -> tuple[list[int], list[bool]]:
         return self._encode_spans(*template.loss_spans(messages))
 
-    def _encode_spans(self, text: str, spans: Sequence[Span]) -> tuple[list[int], list[bool]]:
-        """Encodes a whole text at once; a token has a loss if any of its text does."""
-        has_loss = bytearray(len(text) + 1)
-        for start, end in spans:
-            has_loss[start:end] = b"\1" * (end - start)
-        tokens, places = self.encode_chat(text)
+    def _encode_spans(self, text: str, spans: Iterable[Span]) -> tuple[list[int], list[bool]]:
+        """Encodes a whole text at once, as far as it will not be cut off; a token has a loss if any of its text does.
+
+        Of the `spans`, which come in order, those are asked for that stand in this text.
+        """
+        tokens, places = self._encode_chat_first(text)
+        length = max((max(end, start + 1) for start, end in places), default=0)
+        has_loss = bytearray(length)
+        for start, end in takewhile(lambda span: span[0] < length, spans):
+            has_loss[start:end] = b"\1" * (min(end, length) - start)
         return tokens, [not any(has_loss[start : max(end, start + 1)]) for start, end in places]
+
+    def _encode_chat_first(self, text: str) -> tuple[list[int], list[Span]]:
+        return self._first(self.encode_chat, text, self.max_seq_len or math.inf, lambda encoded: len(encoded[0]))
+
+    def _first(self, encode: Callable[[str], T], text: str, most: float, count: Callable[[T], int] = len) -> T:
+        return first_tokens(encode, text, most, lambda: self.cuts, count)
 
     def _encode_part(self, text: str, trim: bool) -> list[int]:
         return self.encode(text, add_bos=False, add_eos=False, trim_leading_whitespace=trim)
@@ -160,7 +181,8 @@ class ModelTokenizer(ABC):
             text = ""
             for part in message.content:
                 text = part["content"]
-                ids += self._encode_part(text.rstrip(" "), trim)
+                room = max(limit - len(tokens) - len(ids), 0)
+                ids += self._first(partial(self._encode_part, trim=trim), text.rstrip(" "), room)
             after_space = text.endswith(" ")
             starts = message.role == "assistant"
             if starts and (add_eos or message is not messages[-1]):
