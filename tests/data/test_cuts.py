@@ -7,6 +7,7 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from tests.data.chats import FORMATS, TEMPLATES, TEXT, marked, plain, trained, write_folder
 from tests.data.test_llama3_tokenizer import ranks  # noqa: F401 (a fixture)
@@ -166,17 +167,18 @@ def test_a_text_without_a_place_to_cut_is_encoded_whole(tmp_path, monkeypatch):
         words(cuts.GPT2 + r"|x(?= y)"),
         {"pre_tokenizer": {"type": "Whitespace"}},
         {"normalizer": {"type": "Replace", "pattern": {"String": "a b"}, "content": "c"}},
-        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Nmt"}]}},
-        {"model": {"type": "BPE", "dropout": 0.1, "vocab": {}, "merges": []}},
-        {"model": {"type": "WordPiece", "vocab": {}}, "pre_tokenizer": None},
-        {"model": {"type": "BPE", "ignore_merges": True, "vocab": {}, "merges": []}, "pre_tokenizer": None},
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Nmt"}]}},
+        {"model": {"dropout": 0.1}},
+        {"pre_tokenizer": None, "model": {"ignore_merges": True}},
+        {"pre_tokenizer": None, "model": {"end_of_word_suffix": "x"}},
     ],
     ids=str,
 )
 def test_where_to_cut_is_not_known_of_other_steps(changes):
     content = json.loads(trained("bytelevel")[1])
-    assert cuts.cuts_of_json(content) is not None
-    assert cuts.cuts_of_json(content | changes) is None
+    assert cuts.cuts_of(Tokenizer.from_str(json.dumps(content))) is not None
+    model = content["model"] | changes.get("model", {})
+    assert cuts.cuts_of(Tokenizer.from_str(json.dumps(content | changes | {"model": model}))) is None
 
 
 def test_no_cut_between_what_a_piece_joins():

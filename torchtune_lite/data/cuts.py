@@ -5,8 +5,9 @@ of the text before the space is split otherwise for what comes after it. That is
 text that another one encodes is not cut.
 """
 
+import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -68,32 +69,32 @@ def before_spaces(pieces: Iterable[str], before: str = ANY) -> re.Pattern:
     return re.compile(f" (?<={unless}{before} )")  # a plain character first: found fast
 
 
-def cuts_of_json(content: Mapping[str, Any]) -> re.Pattern | None:
-    """Finds where to cut what a `tokenizer.json` encodes; None where that is not known.
+def cuts_of(tokenizer: Any) -> re.Pattern | None:
+    """Finds where to cut what a tokenizer of the library `tokenizers` encodes; None where that is not known.
 
     A text is split into words first, by one of `WORDS`; or else its pieces are merged from characters, and the
     vocabulary tells which of them a space can join.
     """
-    model, added = content["model"], [token["content"] for token in content["added_tokens"]]
-    normalizers = _steps(content.get("normalizer"), "normalizers")
-    steps = _steps(content.get("pre_tokenizer"), "pretokenizers")
-    if model.get("dropout") or not all(map(_is_local, normalizers)) or not all(map(_keeps_its_start, steps)):
+    model, added = tokenizer.model, [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    normalizers, steps = _steps(tokenizer.normalizer), _steps(tokenizer.pre_tokenizer)
+    if getattr(model, "dropout", None) or not all(map(_is_local, normalizers)) or not all(map(_keeps_its_start, steps)):
         return None
     if any(_splits_words(step) for step in steps):
         return before_spaces(added)
-    affixes = model.get("ignore_merges") or model.get("end_of_word_suffix") or model.get("continuing_subword_prefix")
-    if model["type"] not in ("BPE", "Unigram") or affixes:
+    whole_words = ("ignore_merges", "end_of_word_suffix", "continuing_subword_prefix")
+    if type(model).__name__ not in ("BPE", "Unigram") or any(getattr(model, name, None) for name in whole_words):
         return None
-    vocabulary = model["vocab"]
-    pieces = vocabulary if isinstance(vocabulary, Mapping) else (piece for piece, _ in vocabulary)
-    return before_spaces([*pieces, *added])
+    return before_spaces([*tokenizer.get_vocab(), *added])
 
 
-def _steps(step: Mapping[str, Any] | None, name: str) -> Sequence[Mapping[str, Any]]:
-    """Lists what a sequence does in turn."""
-    if step is None:
-        return []
-    return [each for part in step[name] for each in _steps(part, name)] if step["type"] == "Sequence" else [step]
+def _steps(component: Any) -> list[dict[str, Any]]:
+    """Lists what a normalizer or pre-tokenizer does in turn, as a tokenizer.json has it."""
+
+    def flat(step: dict[str, Any]) -> list[dict[str, Any]]:
+        parts = step.get("normalizers") or step.get("pretokenizers") if step["type"] == "Sequence" else None
+        return [step] if parts is None else [each for part in parts for each in flat(part)]
+
+    return [] if component is None else flat(json.loads(component.__getstate__()))
 
 
 def _is_local(normalizer: Mapping[str, Any]) -> bool:

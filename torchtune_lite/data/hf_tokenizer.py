@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite.data.chat_template import CHAT_TEMPLATE, Span
-from torchtune_lite.data.cuts import cuts_of_json
+from torchtune_lite.data.cuts import cuts_of
 from torchtune_lite.data.messages import Message
 from torchtune_lite.data.templates import joined
 from torchtune_lite.data.tokenizer_files import (
@@ -133,7 +133,7 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
     @cached_property
     def cuts(self) -> re.Pattern | None:
         """Finds where a text can be cut, if the steps of the tokenizer are known."""
-        return cuts_of_json(json.loads(self.tokenizer.to_str()))
+        return cuts_of(self.tokenizer)
 
     def most_tokens(self, text: str) -> float:
         """Bounds the tokens of a text: one a byte and one put before it, unless a normalizer may make it longer."""
