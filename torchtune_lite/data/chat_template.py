@@ -5,8 +5,9 @@ A template comes with a download, so it runs in Jinja's sandbox and sees plain v
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,13 @@ class ChatTemplate:
             return self.render(messages, add_generation_prompt=True)
         return self.render(messages[:-1], add_generation_prompt=True) + messages[-1].text_content
 
-    def loss_spans(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
-        """Writes a conversation and tells the parts of the text, start and end, that have a loss.
+    def loss_spans(self, messages: Sequence[Message]) -> tuple[str, Iterable[Span]]:
+        """Writes a conversation and tells the parts of the text, start and end, that have a loss, in their order.
 
         An answer is what the template puts in a `{% generation %}` block. In a template without them, or where other
         turns have a loss too, it is what follows the generation prompt, up to where the next turn starts; for that each
-        turn must stay as it was when later ones are added, else DataError.
+        turn must stay as it was when later ones are added, else DataError. These parts are looked for when they are
+        asked for: each takes a rendering of the turns before it, which those that will be cut off need not have.
         """
         text = self.render(messages)
         unmasked = [not message.masked for message in messages]
@@ -56,7 +58,7 @@ class ChatTemplate:
         if self._marks_answers and not any(u and not a for u, a in zip(unmasked, is_answer, strict=True)):
             wanted = [u for u, a in zip(unmasked, is_answer, strict=True) if a]
             return text, self._marked(messages, text, wanted)
-        return text, [self._turns(messages, text, first, last) for first, last in _runs(unmasked)]
+        return text, (self._turns(messages, text, first, last) for first, last in _runs(unmasked))
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool, marks: tuple[str, str]) -> str:
         import jinja2
@@ -75,7 +77,8 @@ class ChatTemplate:
 
     def _marked(self, messages: Sequence[Message], text: str, wanted: Sequence[bool]) -> list[Span]:
         """Finds the `{% generation %}` blocks of the answers that are `wanted`."""
-        start, end = [c for c in map(chr, range(0xE000, 0xF8FF)) if c not in text][:2]  # private use: no template's own
+        private_use = map(chr, range(0xE000, 0xF8FF))  # no template's own
+        start, end = islice((character for character in private_use if character not in text), 2)
         pieces = re.split(f"([{start}{end}])", self._render(messages, False, (start, end)))
         spans: list[Span] = []
         at = 0

@@ -151,14 +151,16 @@ class ModelTokenizer(ABC):
     def _encode_spans(self, text: str, spans: Iterable[Span]) -> tuple[list[int], list[bool]]:
         """Encodes a whole text at once, as far as it will not be cut off; a token has a loss if any of its text does.
 
-        Of the `spans`, which come in order, those are asked for that stand in this text.
+        Of the `spans`, which come in order, those are asked for that stand in the tokens which are kept.
         """
         tokens, places = self._encode_chat_first(text)
-        length = max((max(end, start + 1) for start, end in places), default=0)
+        kept = places[: self.max_seq_len]
+        length = max((max(end, start + 1) for start, end in kept), default=0)
         has_loss = bytearray(length)
         for start, end in takewhile(lambda span: span[0] < length, spans):
             has_loss[start:end] = b"\1" * (min(end, length) - start)
-        return tokens, [not any(has_loss[start : max(end, start + 1)]) for start, end in places]
+        mask = [not any(has_loss[start : max(end, start + 1)]) for start, end in kept]
+        return tokens, mask + [True] * (len(tokens) - len(kept))
 
     def _encode_chat_first(self, text: str) -> tuple[list[int], list[Span]]:
         return self._first(self.encode_chat, text, self.max_seq_len or math.inf, lambda encoded: len(encoded[0]))
