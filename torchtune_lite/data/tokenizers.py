@@ -95,9 +95,13 @@ class ModelTokenizer(ABC):
             return False
         messages = sample["messages"]
         if self.prompt_template is not None:
+            if not self._surely_fits(messages):  # and then not with a template around it, which is spared
+                return False
             messages = self.prompt_template(messages)
-        if not any(message.role == "assistant" and not message.masked for message in messages):
-            return False
+        has_label = any(message.role == "assistant" and not message.masked for message in messages)
+        return has_label and self._surely_fits(messages)
+
+    def _surely_fits(self, messages: list[Message]) -> bool:
         texts = [part["content"] for message in messages for part in message.content]
         most = self.most_around * len(messages) + sum(map(self.most_tokens, texts))
         return self.max_seq_len is None or most <= self.max_seq_len
