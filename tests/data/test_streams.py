@@ -166,6 +166,10 @@ def test_the_first_file_is_opened_once_to_look_at(files, monkeypatch):
     batches.fingerprint()
     monkeypatch.setattr(streams, "read_files", None)
     assert batches.peek() is batches.peek()
+    assert batches.largest()["tokens"].shape == (1, 4)
+    monkeypatch.undo()
+    numbers(batches, 1)
+    assert batches._first is None and batches.peek()["tokens"][0, ::2].tolist() == [0, 1]
 
 
 def test_an_epoch_is_as_many_steps_as_the_data_or_as_are_allowed():

@@ -92,6 +92,7 @@ class StreamBatches:
         self.cursor: Mapping[str, Any] | None = None
         self._clock = WaitClock()
         self._part: Batches | None = None
+        self._first: Batches | None = None  # part, until training begins
         self._peeked: Batch | None = None
         self.take_wait_share = self._clock.take_share
 
@@ -105,12 +106,12 @@ class StreamBatches:
     def peek(self) -> Batch:
         """Makes a batch of the first samples, once, and leaves the cursor where it is."""
         if self._peeked is None:
-            self._peeked = self._batches_of(self.dataset.first(), 0, 0).peek()
+            self._peeked = self._first_part().peek()
         return self._peeked
 
     def largest(self) -> Batch:
         """Makes a micro-batch as large as one of the first part may be."""
-        return self._batches_of(self.dataset.first(), 0, 0).largest()
+        return self._first_part().largest()
 
     def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
         """Says where the rows of the last `num_batches` micro-batches stand, as far as they are of the same part."""
@@ -120,13 +121,18 @@ class StreamBatches:
 
     def fingerprint(self) -> str:
         """Says what the stream's first part is like, in tokens."""
-        first = self._batches_of(self.dataset.first(), 0, 0)
-        self._peeked = first.peek()  # while it is open
-        return f"a stream that begins with {first.fingerprint()}"
+        self.peek()  # while it is open
+        return f"a stream that begins with {self._first_part().fingerprint()}"
+
+    def _first_part(self) -> Batches:
+        if self._first is None:
+            self._first = self._batches_of(self.dataset.first(), 0, 0)
+        return self._first
 
     def _batches(self) -> Iterator[Batch]:
         at = self.cursor or {"turn": 0, "part": 0, "state": None, "batch": 0}
         turn, number, state, done = at["turn"], at["part"], at["state"], at["batch"]
+        self._first = None  # one part is in memory at a time
         while True:
             rng = Random(f"{self.seed}/{turn}") if self.shuffle else None
             empty = True
