@@ -86,15 +86,10 @@ def test_looks_for_rows_at_their_place_in_the_epoch(monkeypatch):
 
 
 def test_the_fingerprint_is_that_of_the_samples_not_of_their_order():
-    assert batches(50).fingerprint() == batches(50, 7, seed=3, shuffle=True).fingerprint()
-    assert batches(50).fingerprint().startswith("50 samples with hash ")
-    data = batches(600)
-    assert data.fingerprint() == batches(600).fingerprint() != batches(601).fingerprint()
-    packs = Batches(Packed(50), 3, seed=0, shuffle=False, pad_id=0)
-    assert packs.fingerprint() == batches(50).fingerprint().replace("samples", "samples in packs of 50")
-    data.dataset = [data.dataset[i] for i in range(599)] + [{"tokens": [1], "labels": [1]}]
-    assert data.fingerprint() == batches(600).fingerprint(), "of 600 samples, 256 are looked at"
-    assert data.fingerprint(600) != batches(600).fingerprint(600)
+    assert batches(50).fingerprint() == batches(50, 7, seed=3, shuffle=True, num_workers=2).fingerprint()
+    assert batches(600).fingerprint() == batches(600).fingerprint() != batches(601).fingerprint()
+    packs = Batches(Packed(50), 3, seed=0, shuffle=False, pad_id=0).fingerprint()["samples"]
+    assert packs == batches(50).fingerprint()["samples"].replace("samples", "samples in packs of 50")
 
 
 def test_a_batch_without_any_label_is_a_batch():

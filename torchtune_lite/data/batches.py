@@ -1,6 +1,5 @@
 """Batches: samples → tensors, in an order that only the seed and the epoch decide."""
 
-import hashlib
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ import torch
 
 from torchtune_lite.data import plan
 from torchtune_lite.data.collate import COLLATES, Batch
+from torchtune_lite.data.fingerprints import Fingerprint, row_hashes, samples_line
 from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX
 from torchtune_lite.data.workers import made_ahead
 from torchtune_lite.errors import ConfigError, DataError
@@ -106,12 +106,9 @@ class Batches:
         more = f" and {len(rows) - shown:,} more" if len(rows) > shown else ""
         return ", ".join(map(self._where, rows[:shown])) + more
 
-    def fingerprint(self, looked_at: int = 256) -> str:
-        """Says how many samples there are, and hashes up to `looked_at` of them, evenly spread, in tokens."""
-        count = len(self.dataset)
-        samples = [self.dataset[i] for i in sorted({k * count // looked_at for k in range(looked_at)})]
-        packs = f" in packs of {self.pack_len:,}" if self.pack_len else ""
-        return f"{count:,} samples{packs} with hash {hashlib.sha256(str(samples).encode()).hexdigest()[:12]}"
+    def fingerprint(self) -> Fingerprint:
+        """Says what the data are known by when the run is resumed."""
+        return {"samples": samples_line(self.dataset, self.pack_len), "rows": row_hashes(self.dataset)}
 
     @cached_property
     def _num_packs(self) -> int:

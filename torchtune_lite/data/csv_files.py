@@ -51,6 +51,11 @@ class CsvRows:
         """Says in which line a row starts."""
         return f"{self.name}:{self._numbers[index + 1]}"
 
+    def content(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yields the bytes of the rows from `start` to `stop`."""
+        end = self._starts[stop + 1] if stop < len(self) else None
+        return self._file.chunks(start=self._starts[start + 1], stop=end)
+
     def _find_records(self) -> None:
         """Notes where each record starts, as the parser that reads it later has it."""
         offset = 0

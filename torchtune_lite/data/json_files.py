@@ -42,7 +42,7 @@ class JsonLines:
 
     def __init__(self, file: ByteFile) -> None:
         self.name, self.num_bytes, self._lines = file.path, file.size, LineIndex(file)
-        self.where = self._lines.place
+        self.where, self.content = self._lines.place, self._lines.content
         if len(self) and file.size <= MOST_OF_ONE_OBJECT:
             _refuse_one_object(file, self._lines)
 
