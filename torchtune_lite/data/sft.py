@@ -36,7 +36,7 @@ class SFTDataset:
     `prepare` maps a row to a sample with `messages` or `text`; it is tried on every row at once, so that a bad one is
     found before any weight is read. `tokenize` maps that sample to `tokens`, `mask` (True: no loss) and, optionally,
     `truncated`; the rows for which its `surely_whole` is not true (all, where it has none) are tokenised at once, and
-    all with `tokenize_all`, for who needs their lengths.
+    all that are kept with `tokenize_all`, for a use that needs their lengths.
 
     So the length is right from the start. Left out are samples without a label token, bad rows with
     `on_bad_sample="skip"`, and with `on_long_sample="skip"` samples that `tokenize` cuts; one line says how many. That
@@ -65,12 +65,13 @@ class SFTDataset:
         self.rows = rows
         self._prepare, self._tokenize = prepare, tokenize
         self._on_bad, self._on_long = on_bad_sample, on_long_sample
-        self._surely_whole = None if tokenize_all else getattr(tokenize, "surely_whole", None)
         self._samples: dict[int, dict[str, array]] = {}  # by row
         self.bad: dict[int, str] = {}
         self.long = MarkedRows(len(rows))  # cut, or left out for it
         self.unlabelled = MarkedRows(len(rows))  # left out since they have no label, even if cutting took it
         self.keeps_samples = _is_small(rows)
+        at_once = tokenize_all and self.keeps_samples
+        self._surely_whole = None if at_once else getattr(tokenize, "surely_whole", None)
         self.checked = range(len(rows)) if self.keeps_samples else _some_rows(rows)
         left_out = self._check()
         self._kept: Sequence[int] = range(len(rows))
