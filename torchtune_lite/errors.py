@@ -7,6 +7,7 @@ import select
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from torchtune_lite.redaction import redact
@@ -83,13 +84,18 @@ def _as_line(text: str) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
+LONGEST_NAME, MOST_NAMES = 100, 2000
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for the nearest of the known names, or nothing when none is near."""
+    """Returns `"; did you mean 'x'?"` for the nearest of the known names, or nothing when none is near.
+
+    Of `MOST_NAMES` at most; names beyond `LONGEST_NAME` are passed over, as each character is compared with each.
+    """
     from difflib import get_close_matches  # not needed by a command that succeeds
 
-    if len(str(given)) > LONGEST_VALUE:
-        return ""
-    nearest = get_close_matches(str(given), list(known), n=1, cutoff=0.6)
+    names = [name for name in islice(known, MOST_NAMES) if len(name) <= LONGEST_NAME]
+    nearest = get_close_matches(str(given), names, n=1, cutoff=0.6) if len(str(given)) <= LONGEST_NAME else []
     return f"; did you mean '{nearest[0]}'?" if nearest else ""
 
 

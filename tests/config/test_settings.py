@@ -44,7 +44,9 @@ def test_a_key_may_hold_components_by_name(folder):
     assert problems == [] and made.dataset_val["b"] == {"_component_": "torch.nn.MSELoss", "reduction": "sum"}
     assert made.dataset_val["b"].where == "my.yaml:3: 'dataset_val.b'"
     _, problems = build(folder, f"output_dir: x\n{OPTIMIZER}dataset_val: {sets}\ndataset: {sets}\n")
-    assert len(problems) == 2 and "did you mean 'reduction'?" in problems[1] and "'dataset' needs a _comp" in problems[0]
+    assert (
+        len(problems) == 2 and "did you mean 'reduction'?" in problems[1] and "'dataset' needs a _comp" in problems[0]
+    )
 
 
 def test_a_dotted_path_alone_is_a_component_without_arguments(folder):

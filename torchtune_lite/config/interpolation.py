@@ -84,7 +84,7 @@ def _explain(error: OmegaConfBaseException, key: str, document: Document) -> str
     if isinstance(error, MissingMandatoryValue):
         return f"'{key}' has no value yet; set {key}=..."
     if isinstance(error, InterpolationKeyError) and (name := re.search(r"'(.+)' not found", str(error))):
-        known = list(_keys(document.values, ()))
+        known = _keys(document.values, ())
         return f"'{key}' refers to '${{{name[1]}}}', which is no key{did_you_mean(name[1], known)}"
     if "Recursive interpolation" in str(error):
         return f"'{key}' stands for itself, by way of what it refers to; give it a value"
