@@ -115,7 +115,7 @@ class FullFinetuneRecipeSingleDevice:
         self.total_steps = self.steps_per_epoch * cfg.epochs
         self.facts = checkpoint.run_facts(config.to_dict(cfg), self.batches.fingerprint(), self.steps_per_epoch)
         checkpoint.check_resumable(resume_from, self.facts)
-
+        training.set_seed(self.progress.seed)  # data that were looked at may have drawn
         self.load_model()
         if cfg.compile:
             training.compile_layers(self.model, self.device)
@@ -239,7 +239,7 @@ class FullFinetuneRecipeSingleDevice:
         tokens, labels = (utils.to_device(batch[name], self.device) for name in ("tokens", "labels"))
         with self.autocast:
             hidden = self.model(tokens, seq_lens=batch.get("seq_lens"), skip_output=True)  # [b, s, d]
-            return self.meter.loss_sum(self.loss_fn, self.model.output, hidden, labels, batch)
+            return training.summed_loss(self.loss_fn, self.model.output, hidden, labels, batch, self.meter.note_loss)
 
     @torch.no_grad()
     def validate(self, epoch: int) -> None:

@@ -370,6 +370,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A truncated file", RESUME, prepare=truncated(ADAPTER, 999), trained=True),
             Case("A checkpoint of a later version", RESUME, prepare=other_format, trained=True),
             Case("Another dtype", f"{RESUME} dtype=bf16", trained=True),
+            Case("The same rows with other labels", f"{RESUME} dataset.train_on_input=True", trained=True),
         ],
     ),
     "Your own code": (

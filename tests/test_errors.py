@@ -163,6 +163,16 @@ def test_another_word_for_a_value(given):
     assert errors.meant(given, ["fp32"]) == errors.meant("fp8", ["fp32", "bf16"]) == ""
 
 
+def test_long_and_many_names_are_not_compared(monkeypatch):
+    compared = []
+    monkeypatch.setattr("difflib.get_close_matches", lambda word, names, **rest: compared.append((word, names)) or [])
+    long = "x" * (errors.LONGEST_NAME + 1)
+    assert errors.did_you_mean(long, ["model"]) == "" and not compared
+    errors.did_you_mean("x", [long, "a"] + ["model"] * 2 * errors.MOST_NAMES)
+    ((_, names),) = compared
+    assert len(names) == errors.MOST_NAMES - 1 and long not in names
+
+
 def test_warn(capsys):
     errors.warn("careful")
     assert capsys.readouterr().err == "tune: warning: careful\n"

@@ -7,6 +7,7 @@ import select
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from torchtune_lite.redaction import redact
@@ -94,6 +95,7 @@ SYNONYMS = {
     "none": "null",
 }
 """Other usual words for values of a config."""
+LONGEST_NAME, MOST_NAMES = 100, 2000
 
 
 def meant(given: object, known: Iterable[str]) -> str:
@@ -103,12 +105,14 @@ def meant(given: object, known: Iterable[str]) -> str:
 
 
 def nearest(given: object, known: Iterable[str]) -> str | None:
-    """Returns the nearest of the known names, or None when none is near."""
+    """Returns the nearest of the known names, or None when none is near.
+
+    Of `MOST_NAMES` at most; names beyond `LONGEST_NAME` are passed over, as each character is compared with each.
+    """
     from difflib import get_close_matches  # not needed by a command that succeeds
 
-    if len(str(given)) > LONGEST_VALUE:
-        return None
-    found = get_close_matches(str(given), list(known), n=1, cutoff=0.6)
+    names = [name for name in islice(known, MOST_NAMES) if len(name) <= LONGEST_NAME]
+    found = get_close_matches(str(given), names, n=1, cutoff=0.6) if len(str(given)) <= LONGEST_NAME else []
     return found[0] if found else None
 
 

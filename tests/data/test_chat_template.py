@@ -161,6 +161,39 @@ def test_a_message_has_a_loss_unless_it_is_masked(mark, unmasked, expected, tmp_
     assert shown(load_tokenizer(folder, prompt_template="chat_template"), conversation) == expected
 
 
+@pytest.mark.parametrize("mark", [plain, marked])
+def test_turns_that_are_cut_off_are_not_written_again(mark, tmp_path, monkeypatch):
+    """Each answer takes a rendering of all turns before it: of a long conversation, only those that are kept."""
+    tokenizer = load_tokenizer(write_folder(tmp_path, "bytelevel", mark(TEMPLATES["chatml"])), 60, "chat_template")
+    rendered, render = [], ChatTemplate._render
+    monkeypatch.setattr(
+        ChatTemplate, "_render", lambda self, turns, *rest: rendered.append(len(turns)) or render(self, turns, *rest)
+    )
+    samples, again = [], []
+    for count in (20, 40):
+        rendered.clear()
+        turns = [Message(role, "the fox", masked=role == "user") for role in ("user", "assistant") * count]
+        samples.append(tokenizer({"messages": turns}))
+        again.append([number for number in rendered if number < len(turns)])
+    assert samples[0] == samples[1] and not all(samples[0]["mask"][30:])
+    assert again[0] == again[1] and sum(again[0]) < 50
+
+
+def test_the_search_for_marks_ends_when_two_are_found():
+    class Text(str):
+        looks = 0
+
+        def __contains__(self, character):
+            Text.looks += 1
+            return super().__contains__(character)
+
+    template = ChatTemplate(marked(TEMPLATES["chatml"]), {})
+    turns = [Message("user", "a", masked=True), Message("assistant", "\ue000")]
+    text = Text(template.render(turns))
+    [(start, end)] = template._marked(turns, {}, text, [True])
+    assert (text[start:end], Text.looks) == ("\ue000<|im_end|>\n", 3)
+
+
 def test_an_answer_that_the_prompt_begins_is_gone_on_with(tmp_path):
     template = ChatTemplate(plain(TEMPLATES["zephyr"]), {"eos_token": "</s>"})
     assert (

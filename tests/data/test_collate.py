@@ -11,7 +11,8 @@ def test_pads_on_the_right_to_the_longest():
     batch = padded_collate_sft(SAMPLES, padding_idx=99)
     assert batch["tokens"].tolist() == [[5, 99, 99], [6, 7, 8]]
     assert batch["labels"].tolist() == [[-100, -100, -100], [7, 8, -100]]
-    assert batch["tokens"].dtype == batch["labels"].dtype == torch.int64
+    assert batch["lengths"].tolist() == [1, 3]
+    assert batch["tokens"].dtype == batch["labels"].dtype == batch["lengths"].dtype == torch.int64
 
 
 def test_without_padding_samples_lie_in_one_row():

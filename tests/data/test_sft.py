@@ -72,6 +72,50 @@ def test_tokenizes_each_sample_once_and_on_first_use_where_its_text_says_enough(
     assert tokenize.seen == ["cd", "EF", "wf", "wb"]
 
 
+class Noted:
+    """Rows that note which are read."""
+
+    def __init__(self, *texts):
+        self.rows, self.read = rows_of(*texts), []
+        self.name, self.num_bytes, self.where = self.rows.name, self.rows.num_bytes, self.rows.where
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return self.rows[index]
+
+
+@pytest.mark.parametrize("waiting", [0, 5, 2**24])
+@pytest.mark.parametrize("all_at_once", [False, True])
+def test_each_row_is_read_once_to_be_checked(waiting, all_at_once, monkeypatch):
+    monkeypatch.setattr(sft, "MOST_WAITING", waiting)
+    texts = ["wb", "cd", "", "EF", None, "gh…", "wf", "ij"] * 3
+    rows, tokenize = Noted(*texts), Codes()
+    dataset = SFTDataset(rows, ColumnText("text"), tokenize, on_bad_sample="skip", tokenize_all=all_at_once)
+    assert rows.read == list(range(24)) and len(tokenize.seen) == (21 if all_at_once else 15)
+    kept = [number for number, text in enumerate(texts) if text not in ("", "EF", None)]
+    samples = [dataset[i] for i in range(len(dataset))]
+    assert [dataset.where(i) for i in range(len(dataset))] == [f"x.jsonl:{number + 1}" for number in kept]
+    assert samples == [SFTDataset(rows_of(texts[number]), ColumnText("text"), codes)[0] for number in kept]
+    again = [] if all_at_once else [number for number in kept if texts[number][0] == "w"]
+    assert rows.read[24:] == again, "the others are kept"
+
+
+def test_of_a_large_data_set_too(large):
+    rows = Noted("ab", "cd", "ef", "gh", "ij", "kl")
+    SFTDataset(rows, ColumnText("text"), codes)
+    assert rows.read == [0, 3]
+
+
+def test_what_waits_to_be_tokenized_is_not_more_than_may_be_kept(monkeypatch):
+    monkeypatch.setattr(sft, "MOST_WAITING", 5)
+    rows, waited = Noted(*["abc"] * 100), []
+    SFTDataset(rows, ColumnText("text"), lambda sample: waited.append(len(rows.read)) or codes(sample))
+    assert max(read - done for done, read in enumerate(waited)) <= 3
+
+
 def test_names_every_bad_row_at_once_before_any_is_tokenized():
     rows = Rows("x", [{"text": "a"}, {"body": "b"}, {"text": None}, {"body": "c"}], lambda i: f"x:{i + 1}")
     with pytest.raises(DataError) as error:

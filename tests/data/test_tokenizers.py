@@ -4,15 +4,8 @@ import random
 import pytest
 
 from tests.data.chats import TEMPLATES, plain, write_folder
-from torchtune_lite.data import (
-    Llama2ChatTemplate,
-    Message,
-    SentencePieceTokenizer,
-    check_vocabulary,
-    limit_length,
-    load_tokenizer,
-)
-from torchtune_lite.errors import ConfigError, DataError
+from torchtune_lite.data import Llama2ChatTemplate, Message, SentencePieceTokenizer, load_tokenizer
+from torchtune_lite.errors import ConfigError
 
 
 def turns(*texts):
@@ -76,28 +69,6 @@ def test_refuses_a_length_without_room_for_a_label(char_model):
         SentencePieceTokenizer(char_model, max_seq_len=1)
 
 
-def test_a_tokenizer_must_fit_the_embedding(char_model):
-    tokenizer = SentencePieceTokenizer(char_model)
-    check_vocabulary(tokenizer, tokenizer.vocab_size)
-    check_vocabulary(tokenizer, tokenizer.vocab_size + 1)
-    with pytest.raises(
-        DataError, match=f"{tokenizer.vocab_size} tokens but the model embeds {tokenizer.vocab_size - 1}"
-    ):
-        check_vocabulary(tokenizer, tokenizer.vocab_size - 1)
-
-
-def test_samples_are_cut_to_the_models_positions_unless_told_to_be_shorter(char_model):
-    tokenizer = SentencePieceTokenizer(char_model)
-    limit_length(tokenizer, 5)
-    tokens, _ = tokenizer.tokenize_messages([Message("user", "abc"), Message("assistant", "abc")])
-    assert len(tokens) == 5
-    tokenizer = SentencePieceTokenizer(char_model, max_seq_len=4)
-    limit_length(tokenizer, 5)
-    assert tokenizer.max_seq_len == 4
-    with pytest.raises(ConfigError, match="max_seq_len=4 is more than the model's 3 positions"):
-        limit_length(tokenizer, 3)
-
-
 @pytest.mark.parametrize("template", [None, Llama2ChatTemplate()])
 def test_what_is_surely_whole_is_not_cut_and_has_a_label(char_model, template):
     rng, found = random.Random(0), 0
@@ -130,26 +101,6 @@ def test_a_prompt_is_how_the_conversation_starts(char_model, template):
     assert tokenizer.tokenize_messages(conversation)[0][: len(prompt)] == prompt
 
 
-def test_warns_of_special_tokens_that_are_not_the_checkpoints(char_model, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("torchtune_lite"), "propagate", True)
-    tokenizer = SentencePieceTokenizer(char_model)
-    (tmp_path / "config.json").write_text('{"bos_token_id": 128000, "eos_token_id": [128001, 2]}')
-    check_vocabulary(tokenizer, 200, tmp_path)
-    assert "has BOS 1, but the checkpoint's config.json has 128000" in caplog.text and "EOS" not in caplog.text
-    caplog.clear()
-    (tmp_path / "generation_config.json").write_text('{"bos_token_id": 1}')
-    check_vocabulary(tokenizer, 200, tmp_path)
-    check_vocabulary(tokenizer, 200, tmp_path / "none")
-    assert not caplog.text
-
-
-def test_padding_must_be_embedded(char_model):
-    tokenizer = SentencePieceTokenizer(char_model)
-    tokenizer.pad_id = 300
-    with pytest.raises(DataError, match="pads with id 300, which the model does not embed"):
-        check_vocabulary(tokenizer, 200)
-
-
 @pytest.mark.parametrize("max_seq_len", [None, 25, 24, 10])
 def test_a_chat_that_is_cut_is_how_the_whole_one_starts(tmp_path, max_seq_len):
     folder = write_folder(tmp_path, "bytelevel", plain(TEMPLATES["chatml"]))
@@ -167,8 +118,10 @@ def test_a_chat_that_is_cut_is_how_the_whole_one_starts(tmp_path, max_seq_len):
 
 def test_stops_where_the_template_ends_a_turn_and_warns_where_it_does_not(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("torchtune_lite"), "propagate", True)
-    tokenizer = load_tokenizer(write_folder(tmp_path, "bytelevel", plain(TEMPLATES["gemma"])), None, "chat_template")
-    assert tokenizer.stop_tokens == [tokenizer.eos_id, tokenizer.special_tokens["<end_of_turn>"]]
+    folder = write_folder(tmp_path, "bytelevel", plain(TEMPLATES["gemma"]))
+    for max_seq_len in (None, 2):
+        tokenizer = load_tokenizer(folder, max_seq_len, "chat_template")
+        assert tokenizer.stop_tokens == [tokenizer.eos_id, tokenizer.special_tokens["<end_of_turn>"]]
     assert not caplog.text
     load_tokenizer(
         write_folder(tmp_path, "bytelevel", "{{ messages[0].content }}{{ messages[1].content }}"), None, None

@@ -116,3 +116,22 @@ def test_hub_data_sets_are_asked_for_as_torchtune_asks_for_them(tokenizer, monke
         "EleutherAI/wikitext_document_level": {"name": "wikitext-103-v1"},
         "lvwerra/stack-exchange-paired": {"data_files": "data/rl/*.parquet"},
     }
+
+
+def test_a_packed_data_set_reads_each_row_once(tokenizer, jsonl, folder):
+    read = []
+
+    class Noted(ColumnText):
+        def __call__(self, row):
+            read.append(row["a"])
+            return super().__call__(row)
+
+    @builder()
+    def noted_dataset(tokenizer):
+        return Noted("a"), TextTokens(tokenizer)
+
+    jsonl([{"a": letter * 3} for letter in "abcdefgh"])
+    tokenizer.max_seq_len = 100
+    data = noted_dataset(tokenizer, "rows.jsonl", packed=True)
+    assert [len(data[i]["tokens"]) > 3 for i in range(len(data))] == [True] * 8
+    assert read == [letter * 3 for letter in "abcdefgh"]

@@ -171,12 +171,12 @@ class Probe(LinearCrossEntropyLoss):
         if keep_rng:
             checkpoint.set_rng_state = lambda state: None
 
-    def forward(self, output, hidden, labels):
+    def forward(self, output, hidden, labels, rows=None, token_losses=None):
         self.calls += 1
         if self.calls in self.full:
             limit = 10_000 if self.calls == self.full[0] else resource.RLIM_INFINITY
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        loss = super().forward(output, hidden, labels)
+        loss = super().forward(output, hidden, labels, rows, token_losses)
         if self.calls not in self.at:
             return loss
         if self.in_save:

@@ -14,9 +14,9 @@ NOUNS = (
 )
 BY_HAND = re.compile(rf"^ (more |optimizer |trained |label |CUDA |data )?({NOUNS})\b(?!/)")
 ALWAYS_SEVERAL = {
-    "batches.py": "samples",  # a fingerprint, which checkpoints of earlier versions have
     "concatenated.py": "sets",
     "errors.py": "characters",
+    "fingerprints.py": "samples",  # a line, which checkpoints of earlier versions have
     "meta.py": "files",
     "step.py": "steps",
     "tokenizer.py": "bytes",

@@ -2,14 +2,18 @@
 
 import mmap
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from torchtune_lite.data.rows import Row, find_part
 from torchtune_lite.errors import DataError
 from torchtune_lite.utils import get_logger
+
+WINDOW = 4096  # rows whose values are taken together
 
 log = get_logger()
 
@@ -33,6 +37,14 @@ class ArrowRows:
         """Says which row of the file it is, the first one being 0."""
         return f"{self.name}[{index}]"
 
+    def content(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yields the values of the rows from `start` to `stop` as bytes."""
+        import pyarrow as pa
+
+        table = pa.Table.from_batches(self._batches)
+        for at in range(start, stop, WINDOW):
+            yield from table_content(table.slice(at, min(WINDOW, stop - at)))
+
 
 def arrow_rows(path: Path) -> ArrowRows:
     """Maps an Arrow file into memory, in the file or the stream format."""
@@ -55,6 +67,40 @@ def parquet_rows(path: Path) -> ArrowRows:
         return ArrowRows(path, batches)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: no Parquet file that can be read ({_first_line(error)})") from None
+
+
+def table_content(table: Any) -> Iterator[bytes]:
+    """Yields the values of an Arrow table as bytes, which do not tell in what batches or encodings they lie."""
+    for name in sorted(table.column_names):
+        chunks = table.column(name).combine_chunks()
+        yield from _values(chunks)
+
+
+def _values(array: Any) -> Iterator[bytes]:
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    kind = array.type
+    if any(
+        is_kind(kind) for is_kind in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    ):
+        yield array.is_valid().to_numpy(zero_copy_only=False).tobytes()
+        array = array.cast(pa.large_binary()).fill_null(b"")
+        _, ends, data = array.buffers()
+        ends = np.frombuffer(ends, np.int64)[array.offset : array.offset + len(array) + 1]
+        yield np.diff(ends).tobytes()
+        yield memoryview(data or b"")[ends[0] : ends[-1]]
+    elif types.is_list(kind) or types.is_large_list(kind):
+        yield array.value_lengths().cast(pa.int64()).fill_null(-1).to_numpy().tobytes()
+        yield from _values(array.flatten())
+    elif types.is_struct(kind):
+        yield array.is_valid().to_numpy(zero_copy_only=False).tobytes()
+        for field in array.flatten():
+            yield from _values(field)
+    else:
+        yield repr(array.to_pylist()).encode()
 
 
 def _unpack(pa: Any, path: Path, file: Any) -> list[Any]:

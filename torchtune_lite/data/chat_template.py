@@ -5,9 +5,10 @@ A template comes with a download, so it runs in Jinja's sandbox and sees plain v
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from functools import cached_property
+from itertools import islice
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any
@@ -89,13 +90,14 @@ class ChatTemplate:
             return self.render(messages, add_generation_prompt=True, **given)
         return self.render(messages[:-1], add_generation_prompt=True, **given) + messages[-1].text_content
 
-    def loss_spans(self, messages: Sequence[Message], **given: Any) -> tuple[str, list[Span]]:
-        """Writes a conversation and tells the parts of the text, start and end, that have a loss.
+    def loss_spans(self, messages: Sequence[Message], **given: Any) -> tuple[str, Iterable[Span]]:
+        """Writes a conversation and tells the parts of the text, start and end, that have a loss, in their order.
 
         An answer is what the template puts in a `{% generation %}` block. In a template without them, or where other
         turns have a loss too, it is what follows the generation prompt, up to where the next turn starts; for that each
         turn must stay as it was when later ones are added, else DataError. An answer that opens the conversation starts
-        with its content.
+        with its content. These parts are looked for when they are asked for: each takes renderings of the turns before
+        it, which those that will be cut off need not have.
         """
         template = self._chosen(given)
         text = template.render(messages, **given)
@@ -104,7 +106,7 @@ class ChatTemplate:
         if template._marks_answers and not any(u and not a for u, a in zip(unmasked, is_answer, strict=True)):
             wanted = [u for u, a in zip(unmasked, is_answer, strict=True) if a]
             return text, template._marked(messages, given, text, wanted)
-        return text, [template._turns(messages, given, text, first, last) for first, last in _runs(unmasked)]
+        return text, (template._turns(messages, given, text, first, last) for first, last in _runs(unmasked))
 
     @cached_property
     def _takes_parts(self) -> bool:
@@ -175,7 +177,8 @@ class ChatTemplate:
         self, messages: Sequence[Message], given: Mapping[str, Any], text: str, wanted: Sequence[bool]
     ) -> list[Span]:
         """Finds the `{% generation %}` blocks of the answers that are `wanted`."""
-        start, end = [c for c in map(chr, range(0xE000, 0xF8FF)) if c not in text][:2]  # private use: no template's own
+        private_use = map(chr, range(0xE000, 0xF8FF))  # no template's own
+        start, end = islice((character for character in private_use if character not in text), 2)
         pieces = re.split(f"([{start}{end}])", self._render(messages, given, False, (start, end)))
         spans: list[Span] = []
         at = 0
@@ -200,29 +203,34 @@ class ChatTemplate:
             start = self._length(messages[:first], given, text, add_generation_prompt=is_answer)
         else:
             start = len(commonprefix([text, self._with_other(messages, 0, given)])) if is_answer else 0
+        if start is None:
+            raise self._rewritten(first if is_answer else first - 1)
         if last + 1 == len(messages):
             return start, len(text)
-        end = self._end_of_answer(messages, given, text, start, last)
-        return start, end or self._length(messages[: last + 1], given, text, add_generation_prompt=False)
+        end = self._length(messages[: last + 1], given, text)
+        if end is None and messages[last].role == "assistant":
+            end = self._end_of_answer(messages, given, text, start, last)
+        if end is None:
+            raise self._rewritten(last)
+        return start, end
 
     def _length(
-        self, messages: Sequence[Message], given: Mapping[str, Any], text: str, add_generation_prompt: bool
-    ) -> int:
+        self, messages: Sequence[Message], given: Mapping[str, Any], text: str, add_generation_prompt: bool = False
+    ) -> int | None:
+        """Measures a part of a conversation; None where it reads otherwise than the `text` of the whole starts."""
         before = self.render(messages, add_generation_prompt, **given)
-        if not text.startswith(before):
-            turn = len(messages) - (not add_generation_prompt)
-            raise DataError(
-                f"{self.name} writes messages[{turn}] differently once more turns follow, so what has a loss is not "
-                "known; mark the answers in it with {% generation %}, or train on the last answer of each row alone"
-            )
-        return len(before)
+        return len(before) if text.startswith(before) else None
+
+    def _rewritten(self, turn: int) -> DataError:
+        return DataError(
+            f"{self.name} writes messages[{turn}] differently once more turns follow, so what has a loss is not "
+            "known; mark the answers in it with {% generation %}, or train on the last answer of each row alone"
+        )
 
     def _end_of_answer(
         self, messages: Sequence[Message], given: Mapping[str, Any], text: str, start: int, last: int
     ) -> int | None:
         """Finds the end of an answer that reads differently as the last turn: what closes it, once before the next."""
-        if messages[last].role != "assistant" or text.startswith(self.render(messages[: last + 1], **given)):
-            return None
         close = self._with_other(messages[: last + 1], last, given).rpartition(OTHER)[2]
         following = len(commonprefix([text, self._with_other(messages, last + 1, given)]))
         once = close.strip() != "" and text.count(close, start, following) == 1

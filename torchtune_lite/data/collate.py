@@ -19,17 +19,18 @@ Sample = dict[str, list[int]]
 def padded_collate_sft(
     batch: Sequence[Sample], padding_idx: int = 0, ignore_idx: int = CROSS_ENTROPY_IGNORE_IDX
 ) -> Batch:
-    """Pads samples on the right to the longest: `tokens`, `labels` [b, s] int64.
+    """Pads samples on the right to the longest: `tokens`, `labels` [b, s] int64, `lengths` [b], without the padding.
 
     Raises DataError for a sample that has other labels than tokens.
     """
     _check(batch)
-    shape = len(batch), max(len(sample["tokens"]) for sample in batch)
+    lengths = torch.tensor([len(sample["tokens"]) for sample in batch])
+    shape = len(batch), int(lengths.max())
     tokens, labels = torch.full(shape, padding_idx), torch.full(shape, ignore_idx)
     for row, sample in enumerate(batch):
         tokens[row, : len(sample["tokens"])] = torch.tensor(sample["tokens"])
         labels[row, : len(sample["labels"])] = torch.tensor(sample["labels"])
-    return {"tokens": tokens, "labels": labels}
+    return {"tokens": tokens, "labels": labels, "lengths": lengths}
 
 
 def padding_free_collate_sft(batch: Sequence[Sample], padding_idx: int = 0) -> Batch:

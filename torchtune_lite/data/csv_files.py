@@ -3,6 +3,7 @@
 import csv
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -35,7 +36,7 @@ class CsvRows:
         csv.field_size_limit(sys.maxsize)  # 131,072 characters otherwise, for the whole process
         self._find_records()
         self.columns = self._record(0) if self._starts else []
-        twice = sorted({column for column in self.columns if self.columns.count(column) > 1})
+        twice = sorted(column for column, count in Counter(self.columns).items() if count > 1)
         if twice:
             raise DataError(f"{self.where(-1)}: two columns are called {', '.join(twice)}; rename one")
 
@@ -57,6 +58,11 @@ class CsvRows:
     def where(self, index: int) -> str:
         """Says in which line a row starts."""
         return f"{self.name}:{self._numbers[index + 1]}"
+
+    def content(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yields the bytes of the rows from `start` to `stop`."""
+        end = self._starts[stop + 1] if stop < len(self) else None
+        return self._file.chunks(start=self._starts[start + 1], stop=end)
 
     def _find_delimiter(self, usual: str) -> str:
         """Chooses what separates the columns by the first line: the usual character unless it makes them one."""

@@ -2,11 +2,14 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torchtune_lite.data.chat_template import CHAT_TEMPLATE, Span
+from torchtune_lite.data.cuts import cuts_of
 from torchtune_lite.data.messages import Message
 from torchtune_lite.data.templates import joined
 from torchtune_lite.data.tokenizer_files import (
@@ -129,6 +132,11 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
+    @cached_property
+    def cuts(self) -> re.Pattern | None:
+        """Finds where a text can be cut, if the steps of the tokenizer are known."""
+        return cuts_of(self.tokenizer)
+
     def most_tokens(self, text: str) -> float:
         """Bounds the tokens of a text: one a byte and one put before it, unless a normalizer may make it longer."""
         return 1 + len(text.encode()) if self._bounded else math.inf
@@ -144,7 +152,7 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         if self.prefixes:
             return super()._by_parts(messages, add_eos)
         ends = [self.tokenizer.id_to_token(i) if i is not None else "" for i in (self.bos_id, self.eos_id)]
-        return *self._encode_spans(*joined(messages, *ends, add_eos)), False
+        return *self._encode_spans(*joined(messages, *ends, add_eos), self.max_seq_len), False
 
 
 def _beside(tokenizer_json: Path, given: str | Path | None, name: str) -> Path:

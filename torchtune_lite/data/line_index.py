@@ -1,5 +1,7 @@
 """Where the lines of a file start, found without keeping the file."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from torchtune_lite.data.byte_files import ByteFile
@@ -41,6 +43,15 @@ class LineIndex:
             return line.decode()
         except UnicodeDecodeError as error:
             raise not_utf8(self.place(index), line, error) from None
+
+    def content(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yields the bytes of the lines from `start` to `stop`, the last one ending as the others do."""
+        end = int(self._starts[stop]) if stop < len(self) else self.file.size
+        chunk = b""
+        for chunk in self.file.chunks(start=int(self._starts[start]), stop=end):
+            yield chunk
+        if not chunk.endswith(b"\n"):
+            yield b"\n"
 
     def _line(self, starts: np.ndarray, index: int) -> bytes:
         if not 0 <= index < len(starts):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor
 
 from torchtune_lite.data.chat_template import Span
+from torchtune_lite.data.cuts import ANY, ASCII, before_spaces
 from torchtune_lite.data.tokenizer_files import (
     added_tokens,
     guard,
@@ -22,6 +24,8 @@ from torchtune_lite.data.tokenizers import ModelTokenizer, PromptTemplateArg
 from torchtune_lite.errors import DataError
 
 BYTE = re.compile("<0x[0-9A-F]{2}>")
+NORMALIZERS = ("nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf")
+"""Those of SentencePiece itself."""
 
 
 class SentencePieceTokenizer(ModelTokenizer):
@@ -93,6 +97,19 @@ class SentencePieceTokenizer(ModelTokenizer):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Gives the text of token ids, without BOS, EOS and ids beyond the vocabulary, which a padded embedding has."""
         return self._model.decode([token for token in token_ids if token < self.vocab_size])
+
+    @cached_property
+    def cuts(self) -> re.Pattern | None:
+        """Finds where a text can be cut: before a space, with which a piece of most models starts and none goes on."""
+        try:
+            from sentencepiece import sentencepiece_model_pb2
+        except ImportError:  # protobuf is missing, or too old
+            return None
+        model = sentencepiece_model_pb2.ModelProto.FromString(self.serialized())
+        changes = model.normalizer_spec.precompiled_charsmap
+        if model.trainer_spec.treat_whitespace_as_suffix or (changes and model.normalizer_spec.name not in NORMALIZERS):
+            return None
+        return before_spaces([*(piece.piece for piece in model.pieces), *self._special], ASCII if changes else ANY)
 
     def most_tokens(self, text: str) -> int:
         """Bounds the tokens of a text without encoding it: one a byte, and one for the space put before it."""

@@ -19,6 +19,9 @@ CHECKED_WHOLE = {"rows": 200_000, "bytes": 64 * 2**20}
 CHECKED_FIRST, CHECKED_SPREAD = 100, 10_000
 """How many rows of a larger one are checked at the start: the first ones, and at most so many evenly spread."""
 
+MOST_WAITING = 2**24
+"""How many characters of prepared samples wait to be tokenised, until it is known that no row is bad."""
+
 MOST_SAID = 1000
 """How many problems of rows that are checked when they are read are kept in words."""
 
@@ -34,7 +37,8 @@ class SFTDataset:
 
     `prepare` maps a row to a sample with `messages` or `text`; it is tried on every row at once, so that a bad one is
     found before any weight is read. `tokenize` maps that sample to `tokens`, `mask` (True: no loss) and, optionally,
-    `truncated`; the rows for which its `surely_whole` is not true (all, where it has none) are tokenised at once.
+    `truncated`; the rows for which its `surely_whole` is not true (all, where it has none) are tokenised at once, and
+    all that are kept with `tokenize_all`, for a use that needs their lengths.
 
     So the length is right from the start. Left out are samples without a label token, bad rows with
     `on_bad_sample="skip"`, and with `on_long_sample="skip"` samples that `tokenize` cuts; one line says how many. That
@@ -56,6 +60,7 @@ class SFTDataset:
         *,
         on_bad_sample: OnBadSample = "error",
         on_long_sample: OnLongSample = "truncate",
+        tokenize_all: bool = False,
     ) -> None:
         _check_policy("on_bad_sample", on_bad_sample, OnBadSample)
         _check_policy("on_long_sample", on_long_sample, OnLongSample)
@@ -68,11 +73,13 @@ class SFTDataset:
         self.long = MarkedRows(len(rows))  # cut, or left out for it
         self.unlabelled = MarkedRows(len(rows))  # left out since they have no label, even if cutting took it
         self._notes: Counter[Note] = Counter()
-        self._whole = _is_small(rows)
-        self.checked = range(len(rows)) if self._whole else _some_rows(rows)
+        self.keeps_samples = _is_small(rows)
+        at_once = tokenize_all and self.keeps_samples
+        self._surely_whole = None if at_once else getattr(tokenize, "surely_whole", None)
+        self.checked = range(len(rows)) if self.keeps_samples else _some_rows(rows)
         left_out = self._check()
         self._kept: Sequence[int] = range(len(rows))
-        if left_out and self._whole:
+        if left_out and self.keeps_samples:
             self._kept = array("q", (row for row in self._kept if row not in left_out))
         self._report(left=len(self.checked) - len(left_out))
 
@@ -80,14 +87,18 @@ class SFTDataset:
         return len(self._kept)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
+        return self.part(index)
+
+    def part(self, index: int, start: int = 0, stop: int | None = None) -> dict[str, list[int]]:
+        """Returns tokens and labels of a sample from `start` to `stop`; of one that is kept, at their cost alone."""
         row = self._kept[index]
-        if not self._whole:
+        if not self.keeps_samples:
             sample = self._checked_now(row)
         elif row in self._samples:
             sample = self._samples[row]
         else:
-            sample = self._samples[row] = self._make(row)[0]
-        return {name: sample[name].tolist() if sample else [] for name in self.names}
+            sample = self._samples[row] = self._make(row, self._prepared(row))[0]
+        return {name: sample[name][start:stop].tolist() if sample else [] for name in self.names}
 
     def where(self, index: int) -> str:
         """Says where the row of a sample stands."""
@@ -104,18 +115,17 @@ class SFTDataset:
         except DataError as error:
             raise DataError(f"{self.rows.where(row)}: {error}") from None
 
-    def _make(self, row: int) -> tuple[dict[str, array], bool]:
-        """Returns tokens and labels of a row, and whether they are cut."""
-        prepared = self._prepared(row)
+    def _make(self, row: int, prepared: Mapping[str, Any]) -> tuple[dict[str, array], bool]:
+        """Returns tokens and labels of a row that is prepared, and whether they are cut."""
         try:
             tokenized = self._tokenize(prepared)
         except DataError as error:  # of a template that wants other turns
             raise DataError(f"{self.rows.where(row)}: {error}") from None
         return self._arrays(tokenized), tokenized.get("truncated", False)
 
-    def _usable(self, row: int) -> dict[str, array] | None:
+    def _usable(self, row: int, prepared: Mapping[str, Any]) -> dict[str, array] | None:
         """Returns tokens and labels of a row; None, with a note of the reason, where it is to be left out."""
-        sample, cut = self._make(row)
+        sample, cut = self._make(row, prepared)
         if cut:
             self.long.add(row)
         if cut and self._on_long != "truncate":
@@ -128,7 +138,7 @@ class SFTDataset:
     def _checked_now(self, row: int) -> dict[str, array] | None:
         """Does for one row what `_check` does for all."""
         try:
-            sample = self._usable(row)
+            sample = self._usable(row, self._prepared(row))
         except DataError as error:
             if self._on_bad == "error":
                 raise
@@ -140,30 +150,14 @@ class SFTDataset:
         return sample
 
     def _check(self) -> set[int]:
-        """Checks rows and returns those to leave out; raises DataError for all that the policies do not allow."""
-        doubtful = self._check_prepared()
-        if self._on_bad == "error":
-            raise_problems(self._alike(self.bad))
-        left_out = set(self.bad)
-        for row in doubtful:
-            try:
-                sample = self._usable(row)
-            except DataError as error:
-                sample, self.bad[row] = None, str(error)
-            if sample is None:
-                left_out.add(row)
-            elif self._whole:
-                self._samples[row] = sample
-        if self._on_bad == "error":
-            raise_problems(self._alike(self.bad))
-        if self.long and self._on_long == "error":
-            self._refuse_long([*self.long])
-        return left_out
+        """Checks rows, each read once, and returns those to leave out; raises DataError for what is not allowed.
 
-    def _check_prepared(self) -> list[int]:
-        """Prepares rows, notes the bad ones, and returns those that must be tokenised to know more."""
-        empty, doubtful = [], []
-        surely_whole = getattr(self._tokenize, "surely_whole", lambda sample: False)
+        What must be tokenised to know more waits until all rows are prepared, or until that is too much to keep.
+        """
+        empty: list[int] = []
+        waiting: list[tuple[int, Mapping[str, Any]]] = []
+        left_out: set[int] = set()
+        size = 0
         for row in self.checked:
             try:
                 sample = self._prepared(row)
@@ -171,13 +165,43 @@ class SFTDataset:
                 self.bad[row] = str(error)
                 continue
             self._notes.update(sample.get("notes", ()))
-            if not all(text.strip() for text in _texts(sample)):
+            texts = _texts(sample)
+            if not all(text.strip() for text in texts):
                 empty.append(row)
-            if not surely_whole(sample):
-                doubtful.append(row)
+            refused = self.bad and self._on_bad == "error"
+            if refused or (self._surely_whole is not None and self._surely_whole(sample)):
+                continue
+            waiting.append((row, sample))
+            size += sum(map(len, texts))
+            if size > MOST_WAITING:
+                left_out |= self._tokenize_all(waiting)
+                waiting, size = [], 0
         if empty:
             log.warning(f"{self._where_all(empty)}: an empty text, trained on as it is")
-        return doubtful
+        self._refuse_bad()
+        left_out |= self._tokenize_all(waiting)
+        self._refuse_bad()
+        if self.long and self._on_long == "error":
+            self._refuse_long([*self.long])
+        return left_out | set(self.bad)
+
+    def _tokenize_all(self, prepared: Sequence[tuple[int, Mapping[str, Any]]]) -> set[int]:
+        """Tokenises rows that are prepared, keeps them where all are kept, and returns those to leave out."""
+        left_out = set()
+        for row, each in prepared:
+            try:
+                sample = self._usable(row, each)
+            except DataError as error:
+                sample, self.bad[row] = None, str(error)
+            if sample is None:
+                left_out.add(row)
+            elif self.keeps_samples:
+                self._samples[row] = sample
+        return left_out
+
+    def _refuse_bad(self) -> None:
+        if self._on_bad == "error":
+            raise_problems(self._alike(self.bad))
 
     def _report(self, left: int) -> None:
         """Says in one line what is trained on and what is not; raises DataError where nothing is."""
@@ -189,7 +213,7 @@ class SFTDataset:
                 "tokenizer.max_seq_len if it cuts the answers off, or set train_on_input=True"
             )
         summary = f"{counted(len(self), 'sample')} of {counted(total, 'row')}"
-        if not self._whole:
+        if not self.keeps_samples:
             summary = f"{counted(len(self), 'row')}, of which only {total:,} are checked before they are read"
         report = log.warning if said else log.info
         report(f"{self.rows.name}: {summary}; {said or 'none cut or left out'}")
@@ -198,7 +222,7 @@ class SFTDataset:
 
     def report_read(self) -> None:
         """Says of a large data set that was read how many rows were cut or left out."""
-        if not self._whole:
+        if not self.keeps_samples:
             said = self._said("{:,}".format)
             (log.warning if said else log.info)(f"{self.rows.name}: read, {said or 'none cut or left out'}")
 

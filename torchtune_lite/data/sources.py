@@ -3,11 +3,12 @@
 import os
 import re
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torchtune_lite import config
+from torchtune_lite.data.arrow_files import WINDOW, table_content
 from torchtune_lite.data.local_files import (
     PACKED,
     find_files,
@@ -149,8 +150,21 @@ def _passes(filter_fn: Callable[[Row], bool], rows: Any, index: int) -> bool:
     return bool(filter_fn(row))
 
 
+class HubRows(Rows):
+    """The rows of a data set of the hub, which has them in Arrow's form."""
+
+    def content(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yields the values of the rows from `start` to `stop` as bytes."""
+        if not hasattr(self._rows, "with_format"):
+            yield from super().content(start, stop)
+            return
+        tables = self._rows.with_format("arrow")
+        for at in range(start, stop, WINDOW):
+            yield from table_content(tables[at : min(at + WINDOW, stop)])
+
+
 def _hub_rows(source: str, options: Mapping[str, Any], split: str) -> Rows:
-    return Rows(source, _load_from_hub(source, options, split), f"{source}[{{}}]".format)
+    return HubRows(source, _load_from_hub(source, options, split), f"{source}[{{}}]".format)
 
 
 def _load_from_hub(source: str, options: Mapping[str, Any], split: str) -> Any:

@@ -2,11 +2,14 @@
 
 import logging
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torchtune_lite.config import DottedPath
 from torchtune_lite.data.chat_template import (
@@ -17,11 +20,12 @@ from torchtune_lite.data.chat_template import (
     Span,
     get_chat_template,
 )
+from torchtune_lite.data.cuts import first_tokens
 from torchtune_lite.data.messages import Message
 from torchtune_lite.data.templates import Template, find_glued, get_prompt_template, written
-from torchtune_lite.data.tokenizer_files import ids, read_json
 from torchtune_lite.errors import ConfigError, DataError
-from torchtune_lite.utils import counted
+
+T = TypeVar("T")
 
 PromptTemplateName = Literal["chat_template"] | DottedPath | Mapping[str, Sequence[str]] | None
 """What a YAML says for a prompt template: the one of the checkpoint, a dotted path, a mapping, null for none."""
@@ -55,6 +59,8 @@ class ModelTokenizer(ABC):
     added: set[int]
     most_around = 2  # tokens that stand around a message: BOS and EOS
     marks_roles = False  # without a template, too
+    cuts: re.Pattern | None = None
+    """Where a text can be cut so that its start keeps its tokens; None: not known, a long text is encoded whole."""
 
     def __init__(self, path: str | Path, max_seq_len: int | None, add_eos_when_cut: bool = False) -> None:
         if max_seq_len is not None and max_seq_len < 2:
@@ -76,6 +82,10 @@ class ModelTokenizer(ABC):
     @abstractmethod
     def encode_chat(self, text: str) -> tuple[list[int], list[Span]]:
         """Encodes a text in which special tokens are spelled out; gives each token's start and end in it, too."""
+
+    def encode_first(self, text: str, most: float, **options: bool) -> list[int]:
+        """Encodes as `encode` does, but of a long text only as much as gives more than `most` tokens."""
+        return self._first(lambda start: self.encode(start, **options), text, most)
 
     def most_tokens(self, text: str) -> float:
         """Bounds the tokens of a text without encoding it; infinity where the format has no bound."""
@@ -105,10 +115,15 @@ class ModelTokenizer(ABC):
         """Tells without encoding it that a sample will not be cut and has a label; False where only encoding tells."""
         if isinstance(self.prompt_template, ChatTemplate):
             return False
-        self._look_at(sample["messages"])
-        messages = written(sample["messages"], self.prompt_template)
-        if not any(message.role == "assistant" and not message.masked for message in messages):
-            return False
+        messages = sample["messages"]
+        self._look_at(messages)
+        if self.prompt_template is not None and not self._surely_fits(messages):
+            return False  # and then not with a template around it, which is spared
+        messages = written(messages, self.prompt_template)
+        has_label = any(message.role == "assistant" and not message.masked for message in messages)
+        return has_label and self._surely_fits(messages)
+
+    def _surely_fits(self, messages: list[Message]) -> bool:
         texts = [part["content"] for message in messages for part in message.content]
         most = self.most_around * len(messages) + sum(map(self.most_tokens, texts))
         return self.max_seq_len is None or most <= self.max_seq_len
@@ -143,7 +158,7 @@ class ModelTokenizer(ABC):
     def _stop_at_turns_end(self, template: ChatTemplate) -> None:
         probe = [Message("user", "a", masked=True), Message("assistant", "b")]
         try:
-            tokens, mask = self._by_chat_template(template, probe, {})
+            tokens, mask = self._encode_spans(*template.loss_spans(probe), limit=None)
         except DataError:  # it wants another form of conversation: the first row will tell
             return
         ends = [token for token, masked in zip(tokens, mask, strict=True) if not masked and token in self.added]
@@ -162,9 +177,9 @@ class ModelTokenizer(ABC):
         if not isinstance(template, ChatTemplate):
             tokens, mask, more = self._by_parts(written(messages, template), add_eos)
         elif add_eos:
-            tokens, mask = self._by_chat_template(template, messages, given or {})
+            tokens, mask = self._encode_spans(*template.loss_spans(messages, **given or {}), self.max_seq_len)
         else:
-            tokens = self.encode_chat(template.prompt(messages, **given or {}))[0]
+            tokens, _ = self._encode_chat_first(template.prompt(messages, **given or {}), self.max_seq_len)
             mask = [True] * len(tokens)
         limit = self.max_seq_len
         truncated = more or (limit is not None and len(tokens) > limit)
@@ -187,18 +202,26 @@ class ModelTokenizer(ABC):
                 glued,
             )
 
-    def _by_chat_template(
-        self, template: ChatTemplate, messages: list[Message], given: Mapping[str, Any]
-    ) -> tuple[list[int], list[bool]]:
-        return self._encode_spans(*template.loss_spans(messages, **given))
+    def _encode_spans(self, text: str, spans: Iterable[Span], limit: int | None) -> tuple[list[int], list[bool]]:
+        """Encodes a whole text at once, if it has more than `limit` tokens only so far; marks those without a loss.
 
-    def _encode_spans(self, text: str, spans: Sequence[Span]) -> tuple[list[int], list[bool]]:
-        """Encodes a whole text at once; a token has a loss if any of its text does."""
-        has_loss = bytearray(len(text) + 1)
-        for start, end in spans:
-            has_loss[start:end] = b"\1" * (end - start)
-        tokens, places = self.encode_chat(text)
-        return tokens, [not any(has_loss[start : max(end, start + 1)]) for start, end in places]
+        A token has a loss if any of its text does. Of the `spans`, which come in order, those are asked for that stand
+        in the first `limit` tokens.
+        """
+        tokens, places = self._encode_chat_first(text, limit)
+        kept = places[:limit]
+        length = max((max(end, start + 1) for start, end in kept), default=0)
+        has_loss = bytearray(length)
+        for start, end in takewhile(lambda span: span[0] < length, spans):
+            has_loss[start:end] = b"\1" * (min(end, length) - start)
+        mask = [not any(has_loss[start : max(end, start + 1)]) for start, end in kept]
+        return tokens, mask + [True] * (len(tokens) - len(kept))
+
+    def _encode_chat_first(self, text: str, limit: int | None) -> tuple[list[int], list[Span]]:
+        return self._first(self.encode_chat, text, limit or math.inf, lambda encoded: len(encoded[0]))
+
+    def _first(self, encode: Callable[[str], T], text: str, most: float, count: Callable[[T], int] = len) -> T:
+        return first_tokens(encode, text, most, lambda: self.cuts, count)
 
     def _encode_part(self, text: str, trim: bool) -> list[int]:
         return self.encode(text, add_bos=False, add_eos=False, trim_leading_whitespace=trim)
@@ -215,7 +238,8 @@ class ModelTokenizer(ABC):
             text = ""
             for part in message.content:
                 text = part["content"]
-                ids += self._encode_part(text.rstrip(" "), trim)
+                room = max(limit - len(tokens) - len(ids), 0)
+                ids += self._first(partial(self._encode_part, trim=trim), text.rstrip(" "), room)
             after_space = text.endswith(" ")
             starts = message.role == "assistant"
             if starts and (add_eos or message is not messages[-1]):
@@ -225,58 +249,6 @@ class ModelTokenizer(ABC):
             if len(tokens) >= limit:
                 break
         return tokens, mask, message is not messages[-1]
-
-
-def check_vocabulary(tokenizer: Any, vocab_size: int, checkpoint_dir: Path | str | None = None) -> None:
-    """Raises DataError where the tokenizer can give an id that the model has no embedding for.
-
-    With `checkpoint_dir` a warning tells of a BOS or EOS that is not the one of its config.json.
-    """
-    name = getattr(tokenizer, "path", "")
-    if tokenizer.vocab_size > vocab_size:
-        raise DataError(
-            f"tokenizer {name} has {counted(tokenizer.vocab_size, 'token')} but the model embeds "
-            f"{vocab_size:,}; use the tokenizer that came with the checkpoint"
-        )
-    pad_id, eos_id = getattr(tokenizer, "pad_id", 0), getattr(tokenizer, "eos_id", None)
-    if not 0 <= pad_id < vocab_size:
-        raise DataError(
-            f"tokenizer {name} pads with id {pad_id}, which the model does not embed; set another pad_token"
-        )
-    if pad_id == eos_id:
-        log.info("tokenizer %s has no padding token of its own: EOS pads; an EOS in the data keeps its label", name)
-    if checkpoint_dir is None:
-        return
-    configs = [read_json(Path(checkpoint_dir) / file) for file in ("config.json", "generation_config.json")]
-    for special in ("bos", "eos"):
-        ours = getattr(tokenizer, f"{special}_id", None)
-        theirs = sorted({each for config in configs for each in ids(config.get(f"{special}_token_id"))})
-        if ours is not None and theirs and ours not in theirs:
-            log.warning(
-                "tokenizer %s has %s %d, but the checkpoint's config.json has %s; is it another model's?",
-                *(name, special.upper(), ours, " or ".join(map(str, theirs))),
-            )
-
-
-def limit_length(tokenizer: Any, max_seq_len: int) -> None:
-    """Makes the tokenizer cut samples to the positions a model has, where it is not told to cut them shorter.
-
-    Raises ConfigError where it is told to leave them longer.
-    """
-    if tokenizer.max_seq_len is None:
-        tokenizer.max_seq_len = max_seq_len
-    elif tokenizer.max_seq_len > max_seq_len:
-        raise ConfigError(
-            f"tokenizer.max_seq_len={tokenizer.max_seq_len} is more than the model's {max_seq_len} positions; "
-            f"set it to {max_seq_len} or less"
-        )
-
-
-def fix_date(tokenizer: Any, today: str) -> None:
-    """Makes a chat template write this date as today's, where it is not told another: the same one in the whole run."""
-    template = getattr(tokenizer, "prompt_template", None)
-    if isinstance(template, ChatTemplate):
-        template.set_options(template.options, template.today or _date(today))
 
 
 def _date(text: str | None) -> date | None:

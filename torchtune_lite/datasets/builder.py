@@ -78,7 +78,8 @@ def samples(
         tokenize = getattr(tokenize, "for_packs", tokenize)
 
     def made(rows: Any) -> Any:
-        found = dataset(rows, prepare, tokenize, on_bad_sample=on_bad_sample, on_long_sample=on_long_sample)
+        how = {"on_bad_sample": on_bad_sample, "on_long_sample": on_long_sample, "tokenize_all": packed}
+        found = dataset(rows, prepare, tokenize, **how)
         return PackedDataset(found, tokenize.max_seq_len) if packed else found
 
     source = str(source)

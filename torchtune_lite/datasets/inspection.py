@@ -20,6 +20,7 @@ from torchtune_lite.datasets.concatenated import ConcatDataset, concatenated, va
 from torchtune_lite.errors import ConfigError, TuneError, warn
 
 MOST_BARS = 8
+DECODED_BEFORE = 16  # tokens that a run of text is decoded with, of which the last may be part of a character
 
 
 def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
@@ -121,17 +122,17 @@ def pieces(sample: dict[str, list[int]], tokenizer: Any) -> Iterator[dict[str, A
     """Spells a sample out: runs of `text` that are in the loss (`label`) or not, special tokens by their names."""
     in_loss = [False] + [label != CROSS_ENTROPY_IGNORE_IDX for label in sample["labels"][:-1]]  # labels are shifted
     names = special_names(tokenizer)
-    written: list[int] = []  # the ordinary tokens since the last special one
+    before: list[int] = []  # the last few ordinary tokens since a special one
     for (name, label), run in groupby(
         zip(sample["tokens"], in_loss, strict=True), key=lambda each: (names.get(each[0]), each[1])
     ):
         ids = [token for token, _ in run]
         if name is not None:
-            written = []
+            before = []
             yield {"text": name * len(ids), "label": label, "special": True}
             continue
-        before, written = written, written + ids
-        text, known = tokenizer.decode(written), tokenizer.decode(before)  # alone, a run would lose its first space
+        text, known = tokenizer.decode(before + ids), tokenizer.decode(before)  # alone, a run would lose its space
+        before = (before + ids)[-DECODED_BEFORE:]
         yield {
             "text": text[len(known) :] if text.startswith(known) else tokenizer.decode(ids),
             "label": label,

@@ -21,6 +21,7 @@ from torchtune_lite.training.contracts import (
 from torchtune_lite.training.environment import choose_dtype, get_dtype, get_precision, set_seed
 from torchtune_lite.training.gradients import Gradients
 from torchtune_lite.training.loss_curve import plot_loss_curve
+from torchtune_lite.training.losses import summed_loss
 from torchtune_lite.training.lr_schedulers import (
     get_constant_schedule_with_warmup,
     get_cosine_schedule_with_warmup,
@@ -90,4 +91,5 @@ __all__ = [
     "set_seed",
     "setup_torch_profiler",
     "storage_summary",
+    "summed_loss",
 ]

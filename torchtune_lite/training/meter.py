@@ -1,21 +1,18 @@
 """What steps cost: tokens, time and memory, for the log and for the run's summary."""
 
-import inspect
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batch, Batches, num_label_tokens, num_real_tokens
-from torchtune_lite.training.contracts import checked_loss
+from torchtune_lite.data import Batch, Batches, num_label_tokens, sample_lens
 from torchtune_lite.training.flops import peak_flops, step_flops
 from torchtune_lite.training.memory import peak_memory, reset_peak_memory
 from torchtune_lite.training.profiler import Profiler
-from torchtune_lite.utils import counted, get_logger, to_device
+from torchtune_lite.utils import counted, get_logger
 
 COUNTED = ("steps", "seconds", "tokens", "label_tokens", "positions", "flops")
 
@@ -42,25 +39,10 @@ class Meter:
         self._first_step, self._peaks, self._since = 0.0, {}, time.perf_counter()
         self._clear()
 
-    def loss_sum(
-        self, loss_fn: Callable[..., Tensor], output: nn.Module, hidden: Tensor, labels: Tensor, batch: Batch
-    ) -> Tensor:
-        """Sums `loss_fn` over a batch; in training, one of several data sets by data set, whose losses are noted.
-
-        `labels` are those of the `batch`, moved to the device.
-        """
-        if "sources" not in batch or not torch.is_grad_enabled():
-            loss = loss_fn(output, hidden, labels, **known_rows(loss_fn, batch["labels"], labels.device))
-            return checked_loss(loss, loss_fn)
-        total = torch.zeros((), device=hidden.device)
-        for source, part in parts(batch):
-            of_part = batch["labels"][part]
-            loss = loss_fn(output, hidden[part], labels[part], **known_rows(loss_fn, of_part, labels.device))
-            loss = checked_loss(loss, loss_fn)
-            total = total + loss
-            self._losses[source] += loss.detach()
-            self._counts[source] += int((of_part != CROSS_ENTROPY_IGNORE_IDX).sum())
-        return total
+    def note_loss(self, source: int, loss: Tensor, num_label_tokens: int) -> None:
+        """Adds what a micro-batch has of the loss of the data set number `source`."""
+        self._losses[source] += loss
+        self._counts[source] += num_label_tokens
 
     def start(self, window: Sequence[Batch]) -> None:
         """Begins a step of these micro-batches."""
@@ -69,9 +51,9 @@ class Meter:
     def stop(self) -> float:
         """Ends the step; returns its tokens per second, padding left out."""
         seconds, window = time.perf_counter() - self._started, self._window
-        tokens, labels = num_real_tokens(window, self.batches.pad_id), num_label_tokens(window)
+        lens = [n for batch in window for n in sample_lens(batch, self.batches.pad_id)]
+        tokens, labels = sum(lens), num_label_tokens(window)
         positions = sum(batch["tokens"].numel() for batch in window)
-        lens = [n for batch in window for n in sample_lens(batch, self.batches.pad_id)] if self.peak_flops else []
         flops = step_flops(self.model, lens, labels) if self.peak_flops else 0
         for name, value in zip(COUNTED, (1, seconds, tokens, labels, positions, flops), strict=True):
             self._counted[name] += value
@@ -134,25 +116,3 @@ class Meter:
         self._counted = dict.fromkeys(COUNTED, 0.0)
         self._losses: dict[int, Tensor | float] = defaultdict(float)  # by data set
         self._counts: dict[int, int] = defaultdict(int)
-
-
-def known_rows(loss_fn: Callable[..., Tensor], labels: Tensor, device: torch.device) -> dict[str, Tensor]:
-    """Gives the argument `rows` for a loss that takes it: of `labels` in host memory, for a loss on `device`."""
-    if not hasattr(loss_fn, "rows_of") or "rows" not in inspect.signature(loss_fn.forward).parameters:
-        return {}
-    return {"rows": to_device(loss_fn.rows_of(labels), device)}
-
-
-def sample_lens(batch: Batch, pad_id: int) -> list[int]:
-    """Gives the tokens of each sample of a batch, padding left out."""
-    return batch["seq_lens"] if "seq_lens" in batch else (batch["tokens"] != pad_id).sum(1).tolist()
-
-
-def parts(batch: Batch) -> Iterator[tuple[int, tuple[slice, ...]]]:
-    """Yields each data set of a batch and where its samples lie in tensors `[b, s, …]`."""
-    rows = batch.get("seq_lens")  # samples of one row, or rows
-    start = 0
-    for source, each in groupby(range(len(batch["sources"])), key=batch["sources"].__getitem__):
-        stop = start + sum(rows[i] if rows else 1 for i in each)
-        yield source, (slice(None), slice(start, stop)) if rows else (slice(start, stop),)
-        start = stop
