@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite import config
-from torchtune_lite.data.arrow_files import WINDOW, table_content
+from torchtune_lite.data.arrow_files import table_content
 from torchtune_lite.data.local_files import KINDS, PACKED, find_files, kind_of, read_files
 from torchtune_lite.data.rows import Row, Rows, SelectedRows
 from torchtune_lite.data.streams import FileStream, HubStream
@@ -18,6 +18,9 @@ DataFiles = str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
 
 Filter = config.DottedPath | Callable[[Row], bool]
 """A function that keeps the rows for which it is true, or its dotted path."""
+
+WINDOW = 1000
+"""Rows of a data set of the hub that are hashed together."""
 
 _SLICE = re.compile(
     r"(?P<name>\w+)(\[((?P<start>-?\d+)(?P<start_percent>%)?)?:((?P<stop>-?\d+)(?P<stop_percent>%)?)?\])?"
@@ -146,7 +149,7 @@ class HubRows(Rows):
             yield from super().content(start, stop)
             return
         tables = self._rows.with_format("arrow")
-        for at in range(start, stop, WINDOW):
+        for at in range(start, stop, WINDOW):  # a part of a data set that is shuffled or filtered is a copy
             yield from table_content(tables[at : min(at + WINDOW, stop)])
 
 
