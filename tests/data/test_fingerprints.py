@@ -150,6 +150,15 @@ class Broken(OnesOwn):
         return super().__getitem__(i) if i != 3 else ([1, 2], [2, -100])
 
 
+def test_what_a_data_set_of_ones_own_is_made_of_is_its_own_affair():
+    first, second = torch.utils.data.Subset(OnesOwn(9), [0, 1]), torch.utils.data.Subset(OnesOwn(9), [0, 2])
+    assert [name for name, _ in row_hashes(first)] == ["Subset"] and row_hashes(first) == row_hashes(second)
+    second.dataset = OnesOwn(9, changed=2)
+    assert row_hashes(first) != row_hashes(second)
+    joined = torch.utils.data.ConcatDataset([first, second])
+    assert len(row_hashes(joined)) == 1
+
+
 def test_of_a_data_set_of_ones_own_all_samples_are_hashed_or_it_is_said(monkeypatch, log_lines):
     assert row_hashes(OnesOwn(9)) == row_hashes(OnesOwn(9)) != row_hashes(OnesOwn(9, changed=3))
     found = [row_hashes(concatenated(OnesOwn(9, changed)))[0] for changed in (None, None, 3)]  # as a recipe has it

@@ -13,7 +13,7 @@ from torchtune_lite.data.rows import Row, find_part
 from torchtune_lite.errors import DataError
 from torchtune_lite.utils import get_logger
 
-WINDOW = 4096  # rows whose values are taken together
+TEXTS = ("string", "large_string", "binary", "large_binary")  # types whose values are bytes in a row
 
 log = get_logger()
 
@@ -41,9 +41,7 @@ class ArrowRows:
         """Yields the values of the rows from `start` to `stop` as bytes."""
         import pyarrow as pa
 
-        table = pa.Table.from_batches(self._batches)
-        for at in range(start, stop, WINDOW):
-            yield from table_content(table.slice(at, min(WINDOW, stop - at)))
+        return table_content(pa.Table.from_batches(self._batches).slice(start, stop - start))
 
 
 def arrow_rows(path: Path) -> ArrowRows:
@@ -71,36 +69,40 @@ def parquet_rows(path: Path) -> ArrowRows:
 
 def table_content(table: Any) -> Iterator[bytes]:
     """Yields the values of an Arrow table as bytes, which do not tell in what batches or encodings they lie."""
-    for name in sorted(table.column_names):
-        chunks = table.column(name).combine_chunks()
-        yield from _values(chunks)
+    for name in sorted(table.column_names) if len(table) else ():
+        yield from _values(table.column(name).chunks)
 
 
-def _values(array: Any) -> Iterator[bytes]:
+def _values(chunks: Sequence[Any]) -> Iterator[bytes]:
+    """Yields the lengths of values, -1 of a null, then what they hold: each of all chunks, one after the other."""
     import pyarrow as pa
+    import pyarrow.compute
 
-    types = pa.types
-    if types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    kind = array.type
-    if any(
-        is_kind(kind) for is_kind in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
-    ):
-        yield array.is_valid().to_numpy(zero_copy_only=False).tobytes()
-        array = array.cast(pa.large_binary()).fill_null(b"")
-        _, ends, data = array.buffers()
-        ends = np.frombuffer(ends, np.int64)[array.offset : array.offset + len(array) + 1]
-        yield np.diff(ends).tobytes()
-        yield memoryview(data or b"")[ends[0] : ends[-1]]
-    elif types.is_list(kind) or types.is_large_list(kind):
-        yield array.value_lengths().cast(pa.int64()).fill_null(-1).to_numpy().tobytes()
-        yield from _values(array.flatten())
-    elif types.is_struct(kind):
-        yield array.is_valid().to_numpy(zero_copy_only=False).tobytes()
-        for field in array.flatten():
-            yield from _values(field)
+    kind = chunks[0].type
+    if pa.types.is_dictionary(kind):
+        yield from _values([chunk.dictionary_decode() for chunk in chunks])
+    elif pa.types.is_struct(kind):
+        yield from (chunk.is_valid().to_numpy(zero_copy_only=False).tobytes() for chunk in chunks)
+        for i in range(kind.num_fields):
+            yield from _values([chunk.flatten()[i] for chunk in chunks])
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        yield from (_lengths(chunk.value_lengths()) for chunk in chunks)
+        yield from _values([chunk.flatten() for chunk in chunks])
+    elif str(kind) in TEXTS:
+        yield from (_lengths(pa.compute.binary_length(chunk)) for chunk in chunks)
+        for chunk in chunks:
+            values = chunk.drop_null().cast(pa.large_binary())
+            _, ends, data = values.buffers()
+            ends = np.frombuffer(ends, np.int64)[values.offset : values.offset + len(values) + 1]
+            yield memoryview(data or b"")[ends[0] : ends[-1]]
     else:
-        yield repr(array.to_pylist()).encode()
+        for chunk in chunks:
+            for at in range(0, len(chunk), 1000):
+                yield "".join(f"{value!r}," for value in chunk.slice(at, 1000).to_pylist()).encode()
+
+
+def _lengths(lengths: Any) -> bytes:
+    return lengths.fill_null(-1).to_numpy().astype(np.int64).tobytes()
 
 
 def _unpack(pa: Any, path: Path, file: Any) -> list[Any]:

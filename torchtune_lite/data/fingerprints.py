@@ -17,7 +17,7 @@ from torchtune_lite.utils import get_logger
 LOOKED_AT = 256
 """How many samples are hashed in tokens, evenly spread."""
 
-MOST_SAMPLES = 5000
+MOST_SAMPLES = 2000
 """Up to how many samples of a data set of the user's own, which has no rows, are hashed for a change of any."""
 
 Fingerprint = dict[str, Any]
@@ -34,7 +34,7 @@ def samples_line(dataset: Any, pack_len: int | None = None, looked_at: int = LOO
 
 def row_hashes(dataset: Any) -> list[tuple[str, str | None]]:
     """Gives the name and the hash of the rows of a data set, or of each of several that are joined."""
-    parts = getattr(dataset, "datasets", [dataset])
+    parts = dataset.datasets if hasattr(dataset, "source") else [dataset]
     return [_row_hash(part.dataset if isinstance(part, PackedDataset) else part) for part in parts]
 
 
@@ -53,8 +53,8 @@ def _row_hash(dataset: Any) -> tuple[str, str | None]:
 
 
 def _sample_bytes(sample: Mapping[str, Any]) -> bytes:
-    plain = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in sample.items()}
-    return str(plain).encode()
+    """Writes a sample out; a tensor as its numbers, which its `repr` has only some of."""
+    return str({key: value.tolist() if hasattr(value, "tolist") else value for key, value in sample.items()}).encode()
 
 
 def digest(parts: Iterable[bytes]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite import config
-from torchtune_lite.data.arrow_files import WINDOW, table_content
+from torchtune_lite.data.arrow_files import table_content
 from torchtune_lite.data.local_files import (
     PACKED,
     find_files,
@@ -27,6 +27,9 @@ DataFiles = str | Path | Sequence[str | Path] | Mapping[str, str | Path | Sequen
 
 Filter = config.DottedPath | Callable[[Row], bool]
 """A function that keeps the rows for which it is true, or its dotted path."""
+
+WINDOW = 1000
+"""Rows of a data set of the hub that are hashed together."""
 
 _SLICE = re.compile(
     r"(?P<name>\w+)(\[((?P<start>-?\d+)(?P<start_percent>%)?)?:((?P<stop>-?\d+)(?P<stop_percent>%)?)?\])?"
@@ -159,7 +162,7 @@ class HubRows(Rows):
             yield from super().content(start, stop)
             return
         tables = self._rows.with_format("arrow")
-        for at in range(start, stop, WINDOW):
+        for at in range(start, stop, WINDOW):  # a part of a data set that is shuffled or filtered is a copy
             yield from table_content(tables[at : min(at + WINDOW, stop)])
 
 
