@@ -42,7 +42,10 @@ def _row_hash(dataset: Any) -> tuple[str, str | None]:
     if isinstance(dataset, SFTDataset):
         rows = dataset.rows
         return Path(rows.name).name, digest(row_content(rows, 0, len(rows)))
-    name, count = type(getattr(dataset, "dataset", dataset)).__name__, len(dataset)  # not of what checks its samples
+    name, count = (
+        getattr(dataset, "class_name", type(dataset).__name__),
+        len(dataset),
+    )  # of one that is checked, its own
     if count <= MOST_SAMPLES:
         return name, digest(_sample_bytes(dataset[i]) for i in range(count))
     get_logger().info(

@@ -23,7 +23,8 @@ class OwnDataset:
     """
 
     def __init__(self, dataset: Any) -> None:
-        self.dataset, self.name = dataset, f"dataset ({type(dataset).__name__})"
+        self.dataset, self.class_name = dataset, type(dataset).__name__
+        self.name = f"dataset ({self.class_name})"
         has_samples = _has(dataset, "__len__") and _has(dataset, "__getitem__")
         if not has_samples or isinstance(dataset, IterableDataset | Mapping):
             raise DataError(
