@@ -2,7 +2,10 @@
 
     python benchmarks/gpu.py                                   every row that fits
     python benchmarks/gpu.py --rows 7b-qlora --compile
+    python benchmarks/gpu.py --rows 8b-lora --by peft          transformers and PEFT, with bitsandbytes for QLoRA
     python benchmarks/gpu.py --device cpu --size tiny          the same code in small, to see that it runs
+
+`benchmarks/gpu_session.sh` runs them all, each in a process of its own, and the tests that need a GPU.
 
 Weights are made on the device, one tensor at a time, and quantised there as a checkpoint's are. Printed are the peaks
 of the allocator after the model is made and in training, tokens per second, the model FLOPs per second as a share of
@@ -13,7 +16,7 @@ measured in the same run. The published rows of torchtune are printed beside the
 import argparse
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -33,6 +36,7 @@ SIZES = {
     "8b": DecoderConfig(128_256, 32, 32, 8, 4096, 8192, intermediate_dim=14_336, rope_base=500_000.0),
     "tiny": DecoderConfig(512, 2, 4, 2, 256, 256, intermediate_dim=256),
 }
+ADAPTED = ["q_proj", "v_proj", "output_proj"]  # and the MLP
 QLORA = {"quantize_base": True, "quantize_frozen": True}  # all projections of the layers
 
 
@@ -67,19 +71,90 @@ PUBLISHED = [
 ]
 
 
+Contender = tuple[nn.Module, Callable[[torch.Tensor], torch.Tensor]]
+"""A model, and what gives a step's loss of `tokens [b, s]`, all of which have a label."""
+
+
+def ours(row: Row, device: torch.device, compiled: bool) -> Contender:
+    """Builds our model; a batch is one row, as the default collate joins it."""
+    model = build(sizes(row), row.options, device)
+    model.activation_checkpointing = row.checkpointing
+    if row.offloading and device.type == "cuda":
+        offload_activations(model)
+    if compiled:
+        training.compile_layers(model, device)
+    loss_fn = LinearCrossEntropyLoss()
+
+    def loss(tokens: torch.Tensor) -> torch.Tensor:
+        hidden = model(tokens.view(1, -1), seq_lens=[row.length] * row.batch, skip_output=True)
+        return loss_fn(model.output, hidden, tokens.view(1, -1).roll(-1, 1)) / tokens.numel()
+
+    return model, loss
+
+
+def peft(row: Row, device: torch.device, compiled: bool) -> Contender:
+    """Builds transformers' model with PEFT's adapters, in bitsandbytes' NF4 where the row is QLoRA."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config, bf16 = sizes(row), torch.bfloat16
+    their_config = LlamaConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.embed_dim,
+        intermediate_size=config.intermediate_dim,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        max_position_embeddings=config.max_seq_len,
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(their_config).to(bf16)
+    for name, module in list(model.named_modules()):
+        if name == "model.rotary_emb":  # has buffers, which are computed
+            model.model.rotary_emb = type(module)(their_config).to(device)
+        for last, param in list(module.named_parameters(recurse=False)):
+            value = random_weight(param.shape, device)
+            if row.options.get("quantize_base") and name.endswith("_proj"):
+                from bitsandbytes.nn import Linear4bit, Params4bit
+
+                quantised = Linear4bit(*param.shape[::-1], bias=False, compute_dtype=bf16, device="meta")
+                quantised.weight = Params4bit(value, requires_grad=False, quant_type="nf4", compress_statistics=True)
+                owner, _, leaf = name.rpartition(".")
+                setattr(model.get_submodule(owner), leaf, quantised.to(device))
+            else:
+                setattr(module, last, nn.Parameter(value, requires_grad=False))
+    targets = ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=targets), autocast_adapter_dtype=False)
+    model.to(device)
+    if row.checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    forward = torch.compile(model) if compiled else model
+    return model.train(), lambda tokens: forward(input_ids=tokens, labels=tokens, use_cache=False).loss
+
+
+BY = {"ours": (ours, "torchtune_lite"), "peft": (peft, "transformers + PEFT")}
+
+
+def sizes(row: Row) -> DecoderConfig:
+    """Gives the sizes of a row's model, with room for its samples."""
+    return replace(SIZES[row.size], max_seq_len=max(SIZES[row.size].max_seq_len, row.length))
+
+
+def random_weight(shape: torch.Size, device: torch.device) -> torch.Tensor:
+    """Makes a weight in bf16; that of a norm is 1."""
+    value = torch.empty(shape, dtype=torch.bfloat16, device=device)
+    return value.normal_(std=0.02) if value.dim() == 2 else value.fill_(1)
+
+
 def build(config: DecoderConfig, options: dict, device: torch.device) -> nn.Module:
     """Makes the model on the device, quantising one tensor after the other."""
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("meta"):
-        model = lora_decoder(
-            config, ["q_proj", "v_proj", "output_proj"], apply_lora_to_mlp=True, lora_rank=8, **options
-        )
+        model = lora_decoder(config, ADAPTED, apply_lora_to_mlp=True, lora_rank=8, **options)
     torch.set_default_dtype(torch.float32)
     for name, param in list(model.named_parameters()):
-        if param.dim() == 2:
-            value = torch.empty(param.shape, dtype=torch.bfloat16, device=device).normal_(std=0.02)
-        else:
-            value = torch.ones(param.shape, dtype=torch.bfloat16, device=device)
+        value = random_weight(param.shape, device)
         value = quantize(value) if is_quantized(param) else value
         owner, _, last = name.rpartition(".")
         setattr(model.get_submodule(owner), last, nn.Parameter(value, requires_grad=param.requires_grad))
@@ -116,35 +191,29 @@ def peak(device: torch.device) -> float:
     return found.get("peak_memory_alloc", found.get("peak_memory_resident"))
 
 
-def measure(row: Row, device: torch.device, steps: int, compiled: bool) -> dict[str, float]:
+def measure(row: Row, by: str, device: torch.device, steps: int, compiled: bool) -> dict[str, float]:
     """Takes the steps of one row."""
-    batch, length = row.batch, row.length
-    config = replace(SIZES[row.size], max_seq_len=max(SIZES[row.size].max_seq_len, length))
     training.reset_peak_memory(device)
-    model = build(config, row.options, device)
+    model, loss = BY[by][0](row, device, compiled)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     made = peak(device)
-    model.activation_checkpointing = row.checkpointing
-    if row.offloading and device.type == "cuda":
-        offload_activations(model)
-    if compiled:
-        training.compile_layers(model, device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
-    tokens = torch.randint(0, config.vocab_size, (1, batch * length), device=device)
-    labels, loss_fn, lens = tokens.roll(-1, 1), LinearCrossEntropyLoss(), [length] * batch
+    tokens = torch.randint(0, SIZES[row.size].vocab_size, (row.batch, row.length), device=device)
 
     def step() -> None:
-        hidden = model(tokens, seq_lens=lens, skip_output=True)
-        (loss_fn(model.output, hidden, labels) / tokens.numel()).backward()
+        loss(tokens).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     first = seconds(step, device, 1)[0]
     training.reset_peak_memory(device)
     best = min(seconds(step, device, steps))
-    flops = step_flops(model, lens, tokens.numel())
-    again = recomputed_flops(model, lens) if row.checkpointing else 0
+    lens = [row.length] * row.batch
+    with torch.device("meta"):
+        shapes = lora_decoder(sizes(row), ADAPTED, apply_lora_to_mlp=True, lora_rank=8)
+    flops = step_flops(shapes, lens, tokens.numel())
+    again = recomputed_flops(shapes, lens) if row.checkpointing else 0
     return {
         "made": made,
         "peak": peak(device),
@@ -170,34 +239,49 @@ def rows(names: list[str], size: str | None) -> Iterator[tuple[str, Row]]:
             yield name, row if size is None else row._replace(size=size, length=row.length // 16)
 
 
+HEAD = (
+    "row",
+    "by",
+    "batch × tokens",
+    "model made",
+    "in training",
+    "first step",
+    "tokens/s",
+    "MFU",
+    "of a product's speed",
+)
+
+
 def main() -> None:
     """Prints a row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", default=[], choices=list(ROWS))
+    parser.add_argument("--by", choices=list(BY), default="ours")
     parser.add_argument("--size", choices=list(SIZES), help="in place of each row's own")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--bare", action="store_true", help="the rows alone, without the lines around them")
+    parser.add_argument("--head", action="store_true", help="the lines around them, without the rows")
     args = parser.parse_args()
     device = torch.device(args.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     gemm = measured_peak(device, 8192 if device.type == "cuda" else 512)
-    print(f"{name}, torch {torch.__version__}; a bf16 product reaches {gemm / 1e12:,.1f} TFLOP/s\n")
-    print("| row | batch × tokens | model made | in training | first step | tokens/s | MFU | of the product's speed |")
-    print("|---" * 8 + "|")
-    for label, row in rows(args.rows, args.size):
+    if not args.bare:
+        print(f"{name}, torch {torch.__version__}; a bf16 product reaches {gemm / 1e12:,.1f} TFLOP/s\n")
+        print(f"| {' | '.join(HEAD)} |\n" + "|---" * len(HEAD) + "|")
+    for label, row in () if args.head else rows(args.rows, args.size):
+        cells = [label + ", compiled" * args.compile, BY[args.by][1], f"{row.batch} × {row.length:,}"]
         try:
-            found = measure(row, device, args.steps, args.compile)
+            found = measure(row, args.by, device, args.steps, args.compile)
         except torch.OutOfMemoryError:
-            print(f"| {label} | {row.batch} × {row.length:,} | does not fit |" + " |" * 5, flush=True)
-            continue
-        print(
-            f"| {label} | {row.batch} × {row.length:,} | {found['made']:.2f} GiB | {found['peak']:.2f} GiB "
-            f"| {found['first']:.1f} s | {found['speed']:,.0f} | {found['mfu']:.1%} | {found['computed'] / gemm:.1%} |",
-            flush=True,
-        )
-    for label, memory, speed in PUBLISHED:
-        print(f"| {label} | | | {memory} | | {speed} | | |")
+            cells += ["does not fit", *[""] * 5]
+        else:
+            cells += [f"{found['made']:.2f} GiB", f"{found['peak']:.2f} GiB", f"{found['first']:.1f} s"]
+            cells += [f"{found['speed']:,.0f}", f"{found['mfu']:.1%}", f"{found['computed'] / gemm:.1%}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+    for label, memory, speed in PUBLISHED if not args.bare else ():
+        print(f"| {label} | torchtune | | | {memory} | | {speed} | | |")
 
 
 if __name__ == "__main__":

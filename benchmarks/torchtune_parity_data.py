@@ -67,9 +67,9 @@ def samples(library: str, tokenizer: str, files: dict[str, str]) -> list[tuple[s
     """Gives each case's builder and its samples as [tokens, labels shifted by one], in one of the two libraries."""
     builders = importlib.import_module(f"{library}.datasets")
     make_tokenizer = importlib.import_module(f"{library}.models.llama2").llama2_tokenizer
-    found = []
+    found, cut = [], {"add_eos_when_cut": True} if library == "torchtune_lite" else {}
     for template, length, (builder, args) in itertools.product(TEMPLATES, LENGTHS, datasets(files)):
-        built = make_tokenizer(tokenizer, max_seq_len=length, prompt_template=template)
+        built = make_tokenizer(tokenizer, max_seq_len=length, prompt_template=template, **cut)
         try:
             pairs = [
                 (sample["tokens"], sample["labels"])

@@ -7,7 +7,6 @@ Answers greedily. Prints a few rows with their answers, then the score; writes `
 score and every row's answer.
 """
 
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -17,21 +16,21 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from torchtune_lite import config, data, generation, training, utils
+from torchtune_lite import config, data, errors, generation, training, utils
 
 
 @dataclass
 class Settings:
     """The top-level keys of this recipe's YAML; `Any` is a `_component_`, or a mapping where it says so."""
 
-    output_dir: str
+    output_dir: str | Path  # for exact_match.json
 
     model: Any = config.component()  # sizes left out come from the checkpoint
     tokenizer: Any = config.component()  # with the prompt_template of the training
-    checkpointer: Any = config.component()
+    checkpointer: Any = config.component()  # reads the model
 
-    source: str = config.key()  # json, or the rows' file itself
-    data_files: Any = None  # the rows' file, or a list of them, where source is json
+    source: str | Path = config.key()  # json, or the rows' file itself
+    data_files: data.DataFiles = None  # the rows' file, or a list of them, where source is json
     column_map: Any = None  # a mapping of `input` and `output` to the rows' own column names; null: those names
     new_system_prompt: str | None = None  # as in the training
     max_rows: int | None = config.key(None, minimum=1)  # the first n rows; null: all
@@ -40,9 +39,9 @@ class Settings:
     max_new_tokens: int = config.key(64, minimum=1)  # longer answers are cut, and wrong
     num_examples: int = config.key(5, minimum=0)  # rows shown
 
-    device: str = "auto"  # auto, cpu, cuda, cuda:1; a device that is not there is an error
-    dtype: str = config.key("bf16", choices=("fp32", "bf16"))
-    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps; a device that is not there is an error
+    dtype: str = config.key("auto", choices=("auto", "fp32", "bf16"))  # auto: bf16 where it is native, else fp32
+    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))  # least that is said
 
 
 class ExactMatchEvalRecipe:
@@ -52,14 +51,13 @@ class ExactMatchEvalRecipe:
         self.cfg = cfg
         self.log = utils.get_logger(cfg.log_level)
         self.device = utils.get_device(cfg.device)
-        self.dtype = training.get_dtype(cfg.dtype, self.device)
-        self.output_dir = Path(cfg.output_dir)
+        self.dtype = training.get_dtype(training.choose_dtype(cfg.dtype, self.device), self.device)
 
     def setup(self) -> None:
-        """Reads the rows, builds tokenizer and model and reads the checkpoint."""
+        """Makes the result's folder, encodes every row's prompt, builds the model, and reads the checkpoint last."""
         cfg = self.cfg
+        self.result = training.ResultFile(Path(cfg.output_dir) / "exact_match.json")
         rows = data.load_rows(cfg.source, data_files=cfg.data_files)
-        self.rows = [rows[i] for i in range(min(len(rows), cfg.max_rows or len(rows)))]
         self.to_messages = data.InputOutputToMessages(
             train_on_input=False, column_map=cfg.column_map, new_system_prompt=cfg.new_system_prompt
         )
@@ -68,25 +66,44 @@ class ExactMatchEvalRecipe:
         with torch.device("meta"):
             self.model = config.instantiate(cfg.model, defaults=checkpointer.decoder_args)
         data.check_vocabulary(self.tokenizer, self.model.config.vocab_size)
+        self.results = [self.prepare(rows, i) for i in range(min(len(rows), cfg.max_rows or len(rows)))]
+        self.warn([result["problem"] for result in self.results if "problem" in result])
         checkpointer.load(self.model, device=self.device, dtype=self.dtype)
+
+    def prepare(self, rows: Any, row: int) -> dict[str, Any]:
+        """Starts a row's result: with the tokens of its prompt, as in training, or the problem that makes it wrong."""
+        result = {"row": row, "expected": None, "answer": None, "match": False}
+        try:
+            *prompt, expected = self.to_messages(rows[row])["messages"]
+            result["expected"] = expected.text_content.strip()
+            sample = self.tokenizer({"messages": prompt}, inference=True)
+            if sample["truncated"]:
+                raise errors.DataError(f"the prompt is longer than tokenizer.max_seq_len={self.tokenizer.max_seq_len}")
+            generation.check_length(len(sample["tokens"]), self.cfg.max_new_tokens, self.model.config.max_seq_len)
+        except errors.TuneError as error:
+            where = rows.where(row)
+            return result | {"problem": f"{where}: {str(error).removeprefix(f'{where}: ')}"}
+        return result | {"prompt": sample["tokens"]}
+
+    def warn(self, problems: list[str]) -> None:
+        """Names the first rows that cannot be answered; DataError where none can."""
+        if len(problems) == len(self.results):
+            raise errors.DataError(f"none of {utils.counted(len(problems), 'row')} can be answered: {problems[0]}")
+        for problem in problems[:3]:
+            self.log.warning("%s; it counts as wrong", problem)
+        if len(problems) > 3:
+            more = utils.counted(len(problems) - 3, "more row")
+            self.log.warning("%s cannot be answered either; %s will name them", more, self.result.path)
 
     def evaluate(self) -> None:
         """Answers every row, in batches of prompts of like length, and reports."""
         start = time.perf_counter()
-        pairs = [self.prompt_and_answer(row) for row in self.rows]
-        order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))
-        results: list[dict[str, Any]] = [{}] * len(pairs)
+        order = sorted((each for each in self.results if "prompt" in each), key=lambda each: len(each["prompt"]))
         for first in tqdm(range(0, len(order), self.cfg.batch_size), desc="exact match", unit="batch"):
             batch = order[first : first + self.cfg.batch_size]
-            for i, answer in zip(batch, self.answer([pairs[i][0] for i in batch]), strict=True):
-                expected = pairs[i][1].strip()
-                results[i] = {"row": i, "expected": expected, "answer": answer, "match": answer == expected}
-        self.report(results, time.perf_counter() - start)
-
-    def prompt_and_answer(self, row: dict[str, Any]) -> tuple[list[int], str]:
-        """Splits a row into the tokens of its prompt, the same as in training, and the text that should follow."""
-        *prompt, answer = self.to_messages(row)["messages"]
-        return self.tokenizer.tokenize_messages(prompt, add_eos=False)[0], answer.text_content
+            for result, answer in zip(batch, self.answer([each.pop("prompt") for each in batch]), strict=True):
+                result |= {"answer": answer, "match": answer == result["expected"]}
+        self.report(time.perf_counter() - start)
 
     def answer(self, prompts: list[list[int]]) -> list[str]:
         """Continues the prompts greedily until EOS."""
@@ -98,18 +115,15 @@ class ExactMatchEvalRecipe:
         )
         return [self.tokenizer.decode(ids).strip() for ids in tokens]
 
-    def report(self, results: list[dict[str, Any]], seconds: float) -> None:
+    def report(self, seconds: float) -> None:
         """Prints examples and the score; writes `exact_match.json`."""
-        matches = sum(result["match"] for result in results)
-        score = matches / len(results)
-        for result in results[: self.cfg.num_examples]:
+        matches, count = sum(result["match"] for result in self.results), len(self.results)
+        for result in self.results[: self.cfg.num_examples]:
             print(f"row {result['row']}: {'right' if result['match'] else 'WRONG'}")
             print(f"  expected {result['expected']}\n  answer   {result['answer']}")
-        print(f"exact match {score:.1%} ({matches} of {len(results)} rows, {seconds:.1f} s)")
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        summary = {"exact_match": score, "matches": matches, "rows": len(results), "seconds": seconds}
-        text = json.dumps(summary | {"results": results}, ensure_ascii=False, indent=1)
-        (self.output_dir / "exact_match.json").write_text(text + "\n", encoding="utf-8")
+        print(f"exact match {matches / count:.1%} ({matches} of {utils.counted(count, 'row')}, {seconds:.1f} s)")
+        summary = {"exact_match": matches / count, "matches": matches, "rows": count, "seconds": seconds}
+        self.result.write(summary | {"results": self.results})
 
 
 @config.parse(Settings)

@@ -22,14 +22,14 @@ from torchtune_lite import checkpoint, config, data, datasets, training, utils
 
 @dataclass
 class Settings:
-    """The top-level keys of this recipe's YAML; `Any` is a `_component_`."""
+    """The top-level keys of this recipe's YAML; a class as annotation, or `Any`, is a `_component_`."""
 
-    output_dir: str
+    output_dir: str | Path  # of this run alone
 
-    model: Any = config.component()  # sizes left out come from the checkpoint
-    tokenizer: Any = config.component()
-    checkpointer: Any = config.component()
-    resume_from_checkpoint: bool | str = False  # True, auto: the newest in output_dir; or a checkpoint folder
+    model: training.WholeModel = config.component()  # sizes left out come from the checkpoint
+    tokenizer: training.Tokenizer = config.component()  # with the prompt template and max_seq_len
+    checkpointer: Any = config.component()  # reads the base model, writes checkpoints
+    resume_from_checkpoint: bool | str | Path = False  # True, auto: the newest in output_dir; or a checkpoint folder
     save_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch only
     keep_last_n_checkpoints: int | None = config.key(None, minimum=1)  # and the best and the resumed one; null: all
     enable_async_checkpointing: bool = False  # True: training goes on during a save, for a copy of what is trained
@@ -37,8 +37,8 @@ class Settings:
 
     dataset: Any = config.component("tokenizer")  # one, or a list of them
     dataset_weights: list[float] | None = None  # shares of a list's data sets in an epoch; null: each sample once
-    dataset_val: Any = config.component("tokenizer", default=None)  # null: no validation
-    run_val_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch
+    dataset_val: Any = config.component("tokenizer", default=None, named=True)  # one, a list, or by name; null: none
+    run_val_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; saves and epochs' ends too
     patience: int | None = config.key(None, minimum=1)  # validations without a better loss that end the run; null: none
     batch_size: int = config.key(2, minimum=1)  # sequences in a micro-batch
     batch_size_val: int | None = config.key(None, minimum=1)  # null: batch_size
@@ -46,20 +46,20 @@ class Settings:
     collate: str = config.key("padding_free", choices=tuple(data.COLLATES))  # samples joined in a row; or padded
     group_by_length: bool = False  # True: samples of about one length in a micro-batch, for collate: padded
     num_workers: int = config.key(0, minimum=0)  # processes that make micro-batches ahead of the step
-    seed: int | None = None  # null: drawn and logged
+    seed: int | None = None  # null: drawn, logged and written to config.yaml
 
-    epochs: int = config.key(1, minimum=1)
+    epochs: int = config.key(1, minimum=1)  # passes over the data set
     max_steps_per_epoch: int | None = config.key(None, minimum=1)  # optimizer steps; null: the whole data set
     gradient_accumulation_steps: int = config.key(1, minimum=1)  # micro-batches in an optimizer step
     clip_grad_norm: float | None = config.key(None, above=0)  # largest norm; null: not clipped, but logged
     on_nonfinite: str = config.key("stop", choices=("stop", "skip"))  # of a nan step; the third skipped in a row stops
-    loss: Any = config.component(default={"_component_": "torchtune_lite.modules.loss.LinearCrossEntropyLoss"})
-    optimizer: Any = config.component("params")
+    loss: training.Loss = config.component(default="torchtune_lite.modules.loss.LinearCrossEntropyLoss")  # summed
+    optimizer: training.Optimizer = config.component("params")  # with the learning rate, lr
     optimizer_in_bwd: bool = False  # True: steps in the backward pass, no gradient outlives it; clipped one by one
-    lr_scheduler: Any = config.component("optimizer", "num_training_steps", default=None)  # null: constant
+    lr_scheduler: training.Schedule = config.component("optimizer", "num_training_steps", default=None)  # null: fixed
 
-    device: str = "auto"  # auto, cpu, cuda, cuda:1; a device that is not there is an error
-    dtype: str = config.key("bf16", choices=("fp32", "bf16", "fp16"))  # of weights and computation
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps; a device that is not there is an error
+    dtype: str = config.key("auto", choices=("auto", "fp32", "bf16", "fp16"))  # auto: bf16 where native, else fp32
     mixed_precision: bool = False  # True: weights in fp32, only the computation in dtype
     compile: bool = False  # True: torch.compile of each layer; the first step then takes up to minutes
     enable_activation_checkpointing: bool = False  # True: recomputes activations, less memory, about a third slower
@@ -68,12 +68,12 @@ class Settings:
     memory_budget: float | str | None = None  # auto, or GB: recomputes as few layers as keep a step within it
     enable_activation_offloading: bool = False  # True: what is kept goes to the host's memory, on a GPU
 
-    metric_logger: Any = config.component(default=None)  # beside metrics.jsonl, which is always written
-    log_every_n_steps: int = config.key(1, minimum=1)  # optimizer steps
-    log_peak_memory_stats: bool = True
-    profiler: Any = config.component(default=None)  # traces of some steps
+    metric_logger: training.MetricLoggerInterface = config.component(default=None)  # metrics.jsonl is always written
+    log_every_n_steps: int = config.key(1, minimum=1)  # optimizer steps; and those validated, and the last
+    log_peak_memory_stats: bool = True  # with the metrics
+    profiler: training.Profiler = config.component(default=None)  # traces of some steps
     profile: bool = False  # True: the same with its defaults, under output_dir/profile
-    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))
+    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))  # least that is said
 
 
 class FullFinetuneRecipeSingleDevice:
@@ -87,6 +87,7 @@ class FullFinetuneRecipeSingleDevice:
         self.cfg = cfg
         self.log = utils.get_logger(cfg.log_level)
         self.device = utils.get_device(cfg.device)
+        cfg.dtype = training.choose_dtype(cfg.dtype, self.device)
         self.dtype, self.autocast = training.get_precision(cfg.dtype, self.device, mixed=cfg.mixed_precision)
         self.output_dir = Path(cfg.output_dir)
         self.progress = training.Progress(seed=training.set_seed(cfg.seed))
@@ -103,15 +104,18 @@ class FullFinetuneRecipeSingleDevice:
             self.model = config.instantiate(cfg.model, defaults=self.checkpointer.decoder_args)
         self.checkpointer.use_tokenizer(self.tokenizer, self.model.config.vocab_size)
         data.limit_length(self.tokenizer, self.model.config.max_seq_len)
-        self.batches = self._batches(cfg.dataset, cfg.batch_size, cfg.shuffle, cfg.dataset_weights)
-        self.batches_val = cfg.dataset_val and self._batches(cfg.dataset_val, cfg.batch_size_val or cfg.batch_size)
-        self.steps_per_epoch = data.steps_per_epoch(
-            self.batches, self.batches_val, cfg.gradient_accumulation_steps, cfg.max_steps_per_epoch
-        )
+        data.fix_date(self.tokenizer, checkpoint.start_date(resume_from, self.progress.start_date))
+        dataset = datasets.concatenated(config.instantiate(cfg.dataset, self.tokenizer), cfg.dataset_weights)
+        self.batches = self._batches(dataset, cfg.batch_size, cfg.shuffle)
+        sets = datasets.validation_sets(config.instantiate(cfg.dataset_val, self.tokenizer))
+        batch_size = cfg.batch_size_val or cfg.batch_size
+        self.batches_val = {name: self._batches(each, batch_size) for name, each in sets.items()}
+        accumulation = cfg.gradient_accumulation_steps
+        self.steps_per_epoch = data.steps_per_epoch(self.batches, accumulation, cfg.max_steps_per_epoch)
         self.total_steps = self.steps_per_epoch * cfg.epochs
         self.facts = checkpoint.run_facts(config.to_dict(cfg), self.batches.fingerprint(), self.steps_per_epoch)
         checkpoint.check_resumable(resume_from, self.facts)
-
+        training.set_seed(self.progress.seed)  # data that were looked at may have drawn
         self.load_model()
         if cfg.compile:
             training.compile_layers(self.model, self.device)
@@ -134,6 +138,7 @@ class FullFinetuneRecipeSingleDevice:
         self.checkpoints = training.Checkpoints(
             self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, background=cfg.enable_async_checkpointing
         )
+        cfg.seed = progress.seed  # drawn, or that of the run that goes on
         config.save(cfg, self.output_dir)
         logger = config.instantiate(cfg.metric_logger, defaults={"run_id": f"{self.claim.run_id}-{progress.start_id}"})
         self.metrics = training.MetricLoggers(self.output_dir, logger, resumed_step=step)
@@ -141,17 +146,10 @@ class FullFinetuneRecipeSingleDevice:
         profiler = config.instantiate(cfg.profiler) or training.Profiler(cfg.profile, f"{self.output_dir}/profile")
         self.meter = training.Meter(self.model, self.batches, self.device, cfg.log_peak_memory_stats, profiler)
 
-    def _batches(self, node: Any, batch_size: int, shuffle: bool = False, weights: Any = None) -> data.AnyBatches:
+    def _batches(self, dataset: Any, batch_size: int, shuffle: bool = False) -> data.AnyBatches:
         how = {key: getattr(self.cfg, key) for key in ("collate", "group_by_length", "num_workers")}
-        return data.make_batches(
-            datasets.concatenated(config.instantiate(node, self.tokenizer), weights),
-            batch_size,
-            seed=self.progress.seed,
-            shuffle=shuffle,
-            pad_id=self.tokenizer.pad_id,
-            vocab_size=self.model.config.vocab_size,
-            **how,
-        )
+        how |= {"pad_id": self.tokenizer.pad_id, "vocab_size": self.model.config.vocab_size}
+        return data.make_batches(dataset, batch_size, seed=self.progress.seed, shuffle=shuffle, **how)
 
     def load_model(self) -> None:
         """Reads the base model."""
@@ -172,7 +170,7 @@ class FullFinetuneRecipeSingleDevice:
 
     def train_epochs(self) -> None:
         """Takes step after step: group, forward and backward, clip, step, schedule, count, log, validate, save."""
-        cfg, progress = self.cfg, self.progress
+        cfg, progress, first_step = self.cfg, self.progress, self.progress.global_step
         self.model.train()
         if progress.val_pending:  # when the run was stopped
             self.end_step()
@@ -184,8 +182,8 @@ class FullFinetuneRecipeSingleDevice:
                 for window in islice(windows, self.steps_per_epoch - done):
                     self.meter.start(window)
                     num_tokens = self.grads.start(window)
-                    loss = float(sum(self.forward_backward(batch, num_tokens) for batch in window))
-                    grad_norm = self.grads.clip()
+                    loss = sum(self.forward_backward(batch, num_tokens) for batch in window)
+                    loss, grad_norm = self.grads.clip(loss)  # where the host waits for the device
                     rows = partial(self.batches.where, epoch, bar.n * cfg.gradient_accumulation_steps, len(window))
                     finite = training.may_step(progress, cfg.on_nonfinite, rows, loss=loss, grad_norm=grad_norm)
                     if finite and num_tokens:  # a step without labels leaves the weights alone
@@ -195,34 +193,35 @@ class FullFinetuneRecipeSingleDevice:
                     self.lr_scheduler.step()
                     progress.global_step += 1
                     progress.cursor = self.batches.cursor
-                    progress.val_pending = self.batches_val is not None and self.is_due(cfg.run_val_every_n_steps)
+                    progress.val_pending = bool(self.batches_val) and self.is_due(
+                        cfg.run_val_every_n_steps, cfg.save_every_n_steps, None
+                    )
                     self.rng_state = checkpoint.rng_state()
 
                     bar.set_postfix_str(f"loss {loss:.4f}, {self.meter.stop():,.0f} tokens/s", refresh=False)
                     bar.update()
-                    if self.is_due(cfg.log_every_n_steps):
+                    if self.is_due(cfg.log_every_n_steps) or progress.val_pending or self.is_done():
                         self.log_step(epoch, loss=loss, lr=lr, grad_norm=grad_norm)
                     self.end_step()
                     if self.is_done():
                         break
-        if progress.is_out_of_patience(cfg.patience):
-            self.log.info("early stop after step %d; best val_loss %.4f", progress.global_step, progress.best_val_loss)
+        progress.log_end(first_step, cfg.patience)
 
     def end_step(self) -> None:
         """Validates and saves, where it is this step's turn."""
         epoch = (self.progress.global_step - 1) // self.steps_per_epoch
-        if self.progress.val_pending:
+        if self.progress.val_pending and self.batches_val:
             self.validate(epoch)
         self.checkpoints.poll()
         asked = self.signals.take_save()
-        if self.is_due(self.steps_per_epoch):
+        if self.is_due(None):
             self.save_checkpoint(f"epoch_{epoch}")
         elif asked or self.is_done() or self.is_due(self.cfg.save_every_n_steps):
             self.save_checkpoint(f"step_{self.progress.global_step}")
 
-    def is_due(self, every_n_steps: int | None) -> bool:
-        """Tells whether it is this step's turn for what comes every n steps; None: at the end of each epoch."""
-        return self.progress.global_step % (every_n_steps or self.steps_per_epoch) == 0
+    def is_due(self, *every_n_steps: int | None) -> bool:
+        """Tells whether it is this step's turn for what comes every n steps, any of these; None: at an epoch's end."""
+        return any(self.progress.global_step % (n or self.steps_per_epoch) == 0 for n in every_n_steps)
 
     def is_done(self) -> bool:
         """Tells whether the run ends here: all steps taken, or `patience` at its end."""
@@ -237,24 +236,25 @@ class FullFinetuneRecipeSingleDevice:
     def loss_sum(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Sums the loss over the label tokens of `batch` (`tokens`, `labels [b, s]`); heeds a signal to stop first."""
         self.signals.poll()
-        tokens, labels = batch["tokens"].to(self.device), batch["labels"].to(self.device)
+        tokens, labels = (utils.to_device(batch[name], self.device) for name in ("tokens", "labels"))
         with self.autocast:
             hidden = self.model(tokens, seq_lens=batch.get("seq_lens"), skip_output=True)  # [b, s, d]
-            return self.meter.loss_sum(self.loss_fn, self.model.output, hidden, labels, batch)
+            return training.summed_loss(self.loss_fn, self.model.output, hidden, labels, batch, self.meter.note_loss)
 
     @torch.no_grad()
     def validate(self, epoch: int) -> None:
-        """Logs the mean loss over the label tokens of `dataset_val`."""
+        """Logs the mean loss over the label tokens of `dataset_val`; of several data sets that of each as well."""
         self.model.eval()
-        total, num_tokens = 0.0, 0
-        for batch in self.batches_val.epoch(0):
-            total += self.loss_sum(batch).item()
-            num_tokens += data.num_label_tokens([batch])
+        sums = {
+            name: [(self.loss_sum(batch).item(), data.num_label_tokens([batch])) for batch in batches.epoch(0)]
+            for name, batches in self.batches_val.items()
+        }
         self.model.train()
-        val_loss = total / max(num_tokens, 1)
-        self.progress.validated(val_loss)
-        self.metrics.log_dict({"epoch": epoch, "val_loss": val_loss}, step=self.progress.global_step)
-        self.log.info("step %d: val_loss %.4f", self.progress.global_step, val_loss)
+        checkpoint.set_rng_state(self.rng_state)  # data sets and losses may draw
+        losses = training.mean_losses(sums)
+        self.progress.validated(losses["val_loss"], counts=self.is_due(self.cfg.run_val_every_n_steps))
+        self.metrics.log_dict({"epoch": epoch, **losses}, step=self.progress.global_step)
+        self.log.info("step %d: %s", self.progress.global_step, ", ".join(f"{k} {v:.4f}" for k, v in losses.items()))
 
     def log_step(self, epoch: int, **values: Any) -> None:
         """Logs the numbers of one optimizer step, and what the steps since the last time cost."""
@@ -264,7 +264,8 @@ class FullFinetuneRecipeSingleDevice:
     def save_checkpoint(self, name: str, final: bool = False) -> None:
         """Publishes the checkpoint folder `name` under output_dir, whole or not at all."""
         state = checkpoint.gather(self.model, self.optimizer, self.lr_scheduler, asdict(self.progress), self.facts)
-        rows = self.cfg.verify_rows and data.some_rows((self.batches_val or self.batches).peek(), self.cfg.verify_rows)
+        batches = next(iter(self.batches_val.values()), self.batches)
+        rows = self.cfg.verify_rows and data.some_rows(batches.peek(), self.cfg.verify_rows)
         write = partial(self.checkpointer.save, rows=rows)
         self.checkpoints.save(name, self.progress, write, self.model, state, final=final or self.is_done())
 
@@ -273,6 +274,7 @@ class FullFinetuneRecipeSingleDevice:
         self.checkpoints.close()
         self.metrics.close()
         self.claim.record(self.meter.close())
+        data.report_read(self.batches, *self.batches_val.values())
         training.plot_loss_curve(self.output_dir)
         self.claim.release()
 

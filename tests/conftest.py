@@ -4,6 +4,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,23 @@ def log_lines() -> Iterator[list[str]]:
     logger.addHandler(handler)
     yield lines
     logger.removeHandler(handler)
+
+
+@pytest.fixture
+def default_dtype() -> Callable[[Any], AbstractContextManager[None]]:
+    """Sets torch's default dtype, in which modules are built, for a block."""
+    import torch
+
+    @contextmanager
+    def use(dtype: torch.dtype) -> Iterator[None]:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+    return use
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

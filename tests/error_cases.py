@@ -1,8 +1,12 @@
 """Bad inputs by section: what a user gave, the command, the files beside it; docs/errors.md shows the answers."""
 
+import json
+
 from tests.error_files import (
     CHECK,
     CONFIG,
+    EVALUATE,
+    GENERATE,
     ROW,
     RUN,
     Case,
@@ -32,6 +36,7 @@ PACKED_AND_NOT = "dataset:\n" + "".join(
     f"- {{_component_: torchtune_lite.datasets.instruct_dataset, source: train.jsonl, packed: {packed}}}\n"
     for packed in (True, False)
 )
+SET = "{_component_: torchtune_lite.datasets.instruct_dataset, source: train.jsonl, "
 IDS = """class Rows:
     def __init__(self, tokenizer):
         self.ids = [1, 5000, 2]
@@ -40,12 +45,74 @@ IDS = """class Rows:
         return 1
 
     def __getitem__(self, index):
-        return {"tokens": self.ids, "labels": self.ids}
+        return {"tokens": self.ids, "labels": [*self.ids[1:], -100]}
 """
+OWN = config("  source: train.jsonl\n", "")
+
+
+def own(module: str, body: str) -> dict[str, str]:
+    """Gives a module with the class Rows, a data set of the user's own, and my.yaml for it."""
+    text = f"class Rows:\n    def __init__(self, tokenizer):\n        self.ids = [5, 6, 7]\n\n    {body}\n"
+    return OWN | {f"{module}.py": text}
+
+
+def sample(module: str, tokens: str, labels: str) -> dict[str, str]:
+    """Gives such a module with one sample."""
+    returned = f"{{'tokens': {tokens}, 'labels': {labels}}}"
+    return own(module, f"__len__ = lambda self: 1\n    __getitem__ = lambda self, i: {returned}")
+
+
+SYSTEM, ASKED, ANSWERED = ({"role": role, "content": "a"} for role in ("system", "user", "assistant"))
+KWARGS, CHAT = "tokenizer.chat_template_kwargs", "tokenizer.prompt_template=chat_template"
+THINKS = {"base/chat_template.jinja": "{{ strftime_now('%Y') if enable_thinking }}{{ messages[0].content }}"}
+DISK = "torchtune_lite.checkpoint.disk"
+LORA = "lora_llama2\n  lora_attn_modules: [q_proj]\n  lora_rank: 2"
+THEIR_MODEL = ".models.llama3_1.lora_llama3_1_8b"
+THEIRS = """import torchtune
+from torchtune import config
+
+
+@config.parse
+def recipe_main(cfg):
+    print(cfg)
+"""
+CROSS_ENTROPY = "torch.nn.CrossEntropyLoss"
+TWO_ARGUMENTS = """from torch import nn
+
+
+class Loss(nn.Module):
+    def forward(self, logits, labels):
+        return nn.functional.cross_entropy(logits, labels)
+
+
+def to_messages(row, tokenizer):
+    return {"messages": []}
+"""
+FUNCTION = "def loss(output, hidden, labels):\n    return output(hidden).sum()\n"
+NO_TENSOR = TWO_ARGUMENTS.replace("logits, labels):\n        return", "output, hidden, labels):\n        return 0.5 #")
+SLIP = """from torch import nn
+
+
+class Loss(nn.Module):
+    def forward(self, output, hidden, labels):
+        return output(hidden).sum() * scale
+
+
+def to_messages(row):
+    return {"messages": row["turns"]}
+"""
+OWN_TRANSFORM = DATASET.replace("instruct_dataset", "sft_dataset\n  message_transform: own.to_messages")
 ADAPTER = "out/epoch_0/adapter/adapter_model.safetensors"
 SHARD = "model-00001-of-00002.safetensors"
 WEIGHT = "model.norm.weight"
 RESUME = f"{RUN} resume_from_checkpoint=True epochs=2"
+
+
+def logger(name: str, arguments: str) -> str:
+    """Gives the command of a run with a metric logger."""
+    return f"{RUN} 'metric_logger={{_component_: torchtune_lite.training.{name}, {arguments}}}'"
+
+
 CASES: dict[str, tuple[int, list[Case]]] = {
     "Command line": (
         2,
@@ -60,6 +127,12 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("Several devices", "run lora_finetune_single_device --nproc_per_node 2 --config my.yaml"),
             Case("A copy onto a file that exists", "cp llama2/7B_lora_single_device my.yaml"),
             Case("A copy into a folder that is missing", "cp llama2/7B_lora_single_device no/such.yaml"),
+            Case("A config without --config", "run lora_finetune_single_device my.yaml seed=1"),
+            Case("A config where the recipe stands", "run my.yaml seed=1"),
+            Case("A config where the verb stands", "my.yaml"),
+            Case("A recipe where the verb stands", "lora_finetune_single_device --config my.yaml"),
+            Case("Two configs", f"{RUN} --config=other.yaml"),
+            Case("A script in torchtune's form", "run theirs.py --config my.yaml", {"theirs.py": THEIRS}),
         ],
     ),
     "Overrides": (
@@ -78,6 +151,14 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A dtype that is not served", f"{CHECK} dtype=fp8"),
             Case("A key below a value", f"{CHECK} seed.x=1"),
             Case("A device that does not exist", f"{RUN} device=gpu"),
+            Case("A key without its section", f"{CHECK} lora_rank=16"),
+            Case("A key in the wrong section", f"{CHECK} model.lr=1e-4"),
+            Case("A removal without the section", f"{CHECK} ~lora_rank"),
+            Case("Another word for a value", f"{CHECK} dtype=bfloat16"),
+            Case("The home folder of nobody", f"{CHECK} output_dir=~nobody-here/out"),
+            Case("A prompt that is a number", f"{GENERATE} prompt=2024"),
+            Case("A prompt of a role that is not known", f"{GENERATE} 'prompt={{human: hi}}'"),
+            Case("A prompt and answer that are too long", f"{GENERATE} prompt=hi max_new_tokens=9999"),
         ],
     ),
     "Config file": (
@@ -119,6 +200,27 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 f"{CHECK} batch_size=0",
                 config("epochs: 1", "epoch: 1\nlr_schduler: null"),
             ),
+            Case("A key that nothing refers to", CHECK, config("output_dir: out", "root: out\noutput_dir: out")),
+            Case("A file in UTF-16", CHECK, {"my.yaml": CONFIG.encode("utf-16")}),
+            Case(
+                "A family of torchtune that is not here", CHECK, config("_lite.models.llama2.lora_llama2", THEIR_MODEL)
+            ),
+            Case("An argument of a loss that is not served", f"{CHECK} loss={CROSS_ENTROPY} loss.label_smoothing=0.1"),
+            Case("An optimizer that needs a closure", f"{CHECK} optimizer=torch.optim.LBFGS"),
+            Case("A loss that is called otherwise", f"{CHECK} loss=own.Loss", {"own.py": TWO_ARGUMENTS}),
+            Case("A function in the place of a loss", f"{CHECK} loss=own.loss", {"own.py": FUNCTION}),
+            Case("A loss that returns no tensor", f"{RUN} loss=own.Loss", {"own.py": NO_TENSOR}),
+            Case("A transform of two arguments", CHECK, config(DATASET, OWN_TRANSFORM) | {"own.py": TWO_ARGUMENTS}),
+            Case(
+                "A model without adapters",
+                RUN,
+                config("lora_llama2\n  lora_attn_modules: [q_proj]\n  lora_rank: 2", "llama2"),
+            ),
+            Case(
+                "Adapters where all weights are trained",
+                "run full_finetune_single_device --config my.yaml",
+                config("lora_finetune_single_device", "full_finetune_single_device"),
+            ),
         ],
     ),
     "Output folder": (
@@ -153,16 +255,53 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("Half a surrogate pair", RUN, rows('{"input": "\\ud83d", "output": "b"}')),
             Case("A column that is missing", RUN, rows({"prompt": "a", "completion": "b"})),
             Case("null for a text", RUN, rows(ROW, {"input": None, "output": "b"})),
-            Case("A number for a text", RUN, rows({"input": 3, "output": "b"})),
+            Case("A list for a text", RUN, rows({"input": ["a"], "output": "b"})),
             Case("An unknown role", RUN, chat([("user", "a"), ("assistent", "b")])),
             Case("Two questions in a row", RUN, chat([("user", "a"), ("user", "b")])),
-            Case("An answer first", RUN, chat([("assistant", "a"), ("user", "b")])),
+            Case("Two answers in a row", RUN, chat([("user", "a"), ("assistant", "b"), ("assistant", "c")])),
             Case("A conversation of one", RUN, chat([("user", "a")])),
             Case("No conversation", RUN, chat("hello")),
             Case("A sample that is too long", f"{RUN} tokenizer.max_seq_len=4 dataset.on_long_sample=error"),
             Case("No sample with a label", f"{RUN} tokenizer.max_seq_len=4"),
             Case("A split that is not there", f"{RUN} dataset.split=test"),
             Case("A policy that is not known", f"{CHECK} dataset.on_bad_sample=ignore", code=2),
+            Case("No validation set in the list", f"{RUN} dataset_val=[]", code=2),
+            Case(
+                "A validation set without an end",
+                RUN,
+                config("epochs: 1", f"dataset_val: {SET}streaming: True}}"),
+                code=2,
+            ),
+            Case(
+                "A mistake in one of several validation sets",
+                RUN,
+                config("epochs: 1", f"dataset_val: {{a: {SET}}}, b: {SET}tarin: 1}}}}"),
+                code=2,
+            ),
+            Case("UTF-16, as PowerShell writes it", RUN, {"train.jsonl": json.dumps(ROW).encode("utf-16")}),
+            Case("Lines that end with a carriage return alone", RUN, {"train.jsonl": f"{json.dumps(ROW)}\r" * 2}),
+            Case("A list on each line", RUN, rows([ROW], [ROW])),
+            Case("An address", f"{RUN} dataset.source=https://example.com/train.jsonl"),
+            Case("A flag that is neither true nor false", RUN, chat([ASKED, ANSWERED | {"loss": "no"}])),
+            Case("A tool call without a name", RUN, chat([ASKED, ANSWERED | {"tool_calls": [{"id": "1"}]}])),
+            Case("Two system prompts", RUN, chat([SYSTEM, ASKED, ANSWERED], system="b")),
+            Case("Tools that are not objects", RUN, chat([ASKED, ANSWERED], tools="add(a, b)")),
+            Case(
+                "Pairs in a recipe for samples",
+                RUN,
+                config("instruct_dataset", "preference_dataset")
+                | rows({"prompt": "a", "chosen": "b", "rejected": "c"}),
+            ),
+            Case("Labels that are not shifted", f"{RUN} dataset=same.Rows", sample("same", "self.ids", "self.ids")),
+            Case("Fewer labels than tokens", f"{RUN} dataset=fewer.Rows", sample("fewer", "self.ids", "self.ids[1:]")),
+            Case("Tokens that are not ints", f"{RUN} dataset=halves.Rows", sample("halves", "[0.5]", "[-100]")),
+            Case(
+                "A data set that is an iterable",
+                f"{RUN} dataset=endless.Rows",
+                own("endless", "__iter__ = lambda self: iter([])"),
+            ),
+            Case("An evaluation without a row that fits", f"{EVALUATE} max_new_tokens=9999"),
+            Case("A file in the place of its result's folder", f"{EVALUATE} output_dir=my.yaml", code=2),
         ],
     ),
     "Tokenizer": (
@@ -181,6 +320,11 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 f"{RUN} dataset=rows.Rows",
                 config("  source: train.jsonl\n", "") | {"rows.py": IDS},
             ),
+            Case(
+                "Variables of a chat template that is not there", f"{RUN} '{KWARGS}={{enable_thinking: False}}'", code=2
+            ),
+            Case("A variable with a slip", f"{RUN} {CHAT} '{KWARGS}={{enable_thinkng: False}}'", THINKS, code=2),
+            Case("A date that is not one", f"{RUN} {CHAT} '{KWARGS}={{strftime_now: today}}'", THINKS, code=2),
         ],
     ),
     "Checkpoint": (
@@ -225,6 +369,22 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A bit that has flipped", RESUME, prepare=flipped(ADAPTER), trained=True),
             Case("A truncated file", RESUME, prepare=truncated(ADAPTER, 999), trained=True),
             Case("A checkpoint of a later version", RESUME, prepare=other_format, trained=True),
+            Case("Another dtype", f"{RESUME} dtype=bf16", trained=True),
+            Case("The same rows with other labels", f"{RESUME} dataset.train_on_input=True", trained=True),
+        ],
+    ),
+    "Your own code": (
+        1,
+        [
+            Case("A slip in a loss", f"{RUN} loss=own.Loss", {"own.py": SLIP}),
+            Case("A slip in a transform", RUN, config(DATASET, OWN_TRANSFORM) | {"own.py": SLIP}),
+            Case("A library that is not installed", f"{CHECK} loss=own.Loss", {"own.py": "import no_such_library\n"}),
+            Case("A module that is no Python", f"{CHECK} loss=own.Loss", {"own.py": "class Loss:\ndef f(): ...\n"}),
+            Case(
+                "A slip in a recipe",
+                "run mine.py --config my.yaml",
+                {"mine.py": "import sys\nsys.exit(main())\n"},
+            ),
         ],
     ),
     "What a config or file from elsewhere may not do": (
@@ -253,6 +413,22 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("Run code from a pickle", RUN, prepare=pickled, code=4),
             Case("Bring its own code", f"{CHECK} checkpointer.trust_remote_code=True"),
             Case("A secret on the command line", f"{CHECK} metric_logger.api_key=0123456789"),
+            Case("Run the library's own machinery", CHECK, config("torch.optim.AdamW", f"{DISK}.remove")),
+            Case("Run it as an argument", f"{CHECK} 'dataset.filter_fn={{_component_: {DISK}.remove, path: out}}'"),
+            Case("Run a method", CHECK, config("torch.optim.AdamW", "torchtune.training.FullModelHFCheckpointer.load")),
+            Case("Take a secret from the environment", CHECK, config("_dir: out", "_dir: out/${oc.env:HF_TOKEN}")),
+            Case("Send the key of W&B elsewhere", logger("WandBLogger", "settings: {base_url: https://a.b}")),
+            Case("Send the code of the run", logger("WandBLogger", "save_code: True")),
+            Case("Write into a file that is no log", logger("DiskLogger", "log_dir: ., filename: my.yaml")),
+            Case("Write outside of the log's folder", logger("DiskLogger", "log_dir: ., filename: ../a.txt")),
+            Case(
+                "Publish a file by way of a link",
+                f"{RUN} tokenizer.prompt_template=chat_template",
+                {"secret": "x"},
+                lambda folder: (folder / "base/chat_template.jinja").symlink_to(folder / "secret"),
+                code=3,
+            ),
+            Case("Fill the screen", CHECK, config("epochs: 1", f"epochs: {'a' * 20_000}")),
         ],
     ),
 }

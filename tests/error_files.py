@@ -37,6 +37,8 @@ seed: 0
 """
 ROW = {"input": "a question", "output": "an answer"}
 CHECK = "validate my.yaml"
+GENERATE = "run generate --config generation checkpointer.checkpoint_dir=base device=cpu"
+EVALUATE = "run exact_match_eval --config demo/address_eval source=train.jsonl output_dir=new device=cpu"
 RUN = "run lora_finetune_single_device --config my.yaml"
 
 
@@ -70,18 +72,21 @@ def config(old: str, new: str) -> dict[str, str]:
     return {"my.yaml": CONFIG.replace(old, new)}
 
 
-def rows(*lines: str | bytes | dict) -> dict[str, bytes]:
+def rows(*lines: str | bytes | dict | list) -> dict[str, bytes]:
     """Gives train.jsonl with these lines."""
-    texts = [json.dumps(line) if isinstance(line, dict) else line for line in lines]
+    texts = [json.dumps(line) if isinstance(line, dict | list) else line for line in lines]
     return {"train.jsonl": b"".join((text.encode() if isinstance(text, str) else text) + b"\n" for text in texts)}
 
 
-def chat(messages: object) -> dict[str, str | bytes]:
-    """Gives train.jsonl with one conversation, and my.yaml for it."""
+def chat(messages: object, **columns: object) -> dict[str, str | bytes]:
+    """Gives train.jsonl with one conversation, and columns beside it, and my.yaml for it."""
     if isinstance(messages, list):
-        messages = [{"role": role, "content": content} for role, content in messages]
+        turns = [
+            turn if isinstance(turn, dict) else dict(zip(("role", "content"), turn, strict=True)) for turn in messages
+        ]
+        messages = turns
     keys = "chat_dataset\n  conversation_column: messages\n  conversation_style: openai"
-    return config("instruct_dataset", keys) | rows({"messages": messages})
+    return config("instruct_dataset", keys) | rows({"messages": messages, **columns})
 
 
 def hf_config(**changes: object) -> dict[str, str]:

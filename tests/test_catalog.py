@@ -20,14 +20,45 @@ def shipped(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_recipes_are_listed_with_the_configs_that_name_them_first_and_their_aliases(shipped):
+def test_recipes_are_listed_with_the_configs_that_name_them_and_their_aliases(shipped):
     generate, lora = catalog.recipes()
-    assert generate == ("generate", shipped / "recipes/generate.py", (), ("dev/generate_v2",))
+    assert generate == ("generate", shipped / "recipes/generate.py", ("other",), ("dev/generate_v2",))
     assert (lora.name, lora.configs, lora.aliases) == (
         "lora_finetune_single_device",
         ("llama2/7B_lora",),
         ("lora_finetune_distributed",),
     )
+
+
+PLACES = {
+    "last": "seed: 1\nrecipe: generate\n",
+    "spaced": "recipe : generate\n",
+    "quoted": "\"recipe\": 'generate'  # whose\n",
+    "after a directive": "%YAML 1.1\n---\nrecipe: generate\n",
+    "in braces": "{seed: 1, recipe: generate}",
+    "nested only": "model: {recipe: something}\n",
+    "in a text": "note: |\n  x\n  recipe: something\nrecipe: generate\n",
+    "nowhere": "seed: 1\n",
+}
+
+
+@pytest.mark.parametrize("encode", ["{}", "\ufeff{}", "CRLF"])
+@pytest.mark.parametrize("place", PLACES)
+def test_the_recipe_of_a_config_is_what_yaml_says(place, encode, folder):
+    text = PLACES[place].replace("\n", "\r\n") if encode == "CRLF" else encode.format(PLACES[place])
+    (folder / "my.yaml").write_bytes(text.encode())
+    assert catalog.recipe_key("my.yaml") == (None if place in ("nested only", "nowhere") else "generate")
+
+
+def test_the_recipe_must_be_a_name(folder):
+    (folder / "my.yaml").write_text("recipe: [generate]\n")
+    with pytest.raises(ConfigError, match=r"my.yaml: 'recipe' is \['generate'\], not the name of a recipe"):
+        catalog.recipe_key("my.yaml")
+
+
+def test_the_listing_which_reads_no_yaml_agrees_with_it():
+    listed = {config: recipe.name for recipe in catalog.recipes() for config in recipe.configs}
+    assert listed == {config: catalog.recipe_key(config) for config in catalog.configs()}
 
 
 def test_a_recipe_is_found_by_name_alias_and_path(shipped, folder):

@@ -70,6 +70,15 @@ def test_its_model_has_the_published_number_of_parameters(name, folder):
         assert sum(p.numel() for p in parameters.values() if p.requires_grad) == adapters
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_does_not_train_on_the_prompt(name, folder):
+    cfg = load(name)
+    for node in (getattr(cfg, key, None) for key in ("dataset", "dataset_val")):
+        for each in node if isinstance(node, list) else [node] if node else []:
+            parameter = inspect.signature(config.find(each["_component_"])).parameters.get("train_on_input")
+            assert parameter is None or each.get("train_on_input", parameter.default) is False
+
+
 def slips(key):
     """The key with a letter left out, doubled, or swapped with the next."""
     found = {key[:i] + key[i + 1 :] for i in range(len(key))} | {key[: i + 1] + key[i:] for i in range(len(key))}

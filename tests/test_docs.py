@@ -2,8 +2,10 @@
 
 import ast
 import inspect
+import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 import peft
@@ -29,6 +31,8 @@ COMMANDS = [
 @pytest.mark.parametrize(("words", "shown"), COMMANDS)
 def test_a_command_says_what_the_page_says(words, shown, folder, monkeypatch, capsys):
     """Each line shown is in the output, in its order; … stands for anything."""
+    (folder / "my_torchtune_recipe.py").write_text("import torchtune\n@config.parse\ndef recipe_main(cfg): ...\n")
+    (folder / "my_torchtune.yaml").write_text("epochs: 1\n")
     monkeypatch.setattr(sys, "argv", ["tune", *words])
     try:
         main()
@@ -61,11 +65,11 @@ def test_a_row_of_the_data_page_can_be_trained_on_by_its_yaml(row, dataset, fold
 def test_the_commands_of_the_data_page(folder, monkeypatch, capsys):
     (folder / "rows.jsonl").write_text('{"input": "a", "output": "b"}\n')
     commands = [line.split("   ")[0].split()[1:] for line in re.findall(r"^    (\$ tune .*)", PAGE, re.M)]
-    assert len(commands) == 2 and len(FORMATS) == 7
+    assert len(commands) == 2 and len(FORMATS) == 8
     for words in (commands[0], ["tune", "validate", *commands[1][4:]]):  # which would train for a minute
         monkeypatch.setattr(sys, "argv", words)
         main()
-    assert "1 samples of 1 rows" in capsys.readouterr().out
+    assert "1 sample of 1 row\n" in capsys.readouterr().out
 
 
 def settings_keys():
@@ -111,3 +115,74 @@ def test_the_data_builders_and_their_arguments_exist():
     assert len(builders) == 3 and all(config.find(f"torchtune_lite.datasets.{name}") for name in builders)
     keys = {name.rpartition(".")[2] for name in named if name not in builders}
     assert keys - settings_keys() == set()
+
+
+def test_the_page_on_security_names_tests_that_exist():
+    """A row of its tables that has none is a statement that nothing holds."""
+    text = (DOCS / "security.md").read_text(encoding="utf-8")
+    tests = DOCS.parent / "tests"
+    claims = [line for line in text.splitlines() if line.startswith("| ") and "shown by" not in line]
+    assert len(claims) > 20
+    for claim in claims:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", claim)
+        assert named, claim
+        for path, name in named:
+            tree = ast.parse((tests / path).read_text(encoding="utf-8"))
+            assert name in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)], f"{path}::{name}"
+
+
+COMPONENTS = (DOCS / "components.md").read_text(encoding="utf-8")
+MODULES = dict(re.findall(r"^    # (my_\w+)\.py\n((?:    .*\n|\n)+)", COMPONENTS, re.M))
+OF_THE_PAGE = """\
+recipe: lora_finetune_single_device
+output_dir: out
+model: {_component_: my_model.lora_in_the_last_layers, lora_rank: 2}
+tokenizer: {_component_: my_tokenizer.Lowercase, path: "${asset:base/tokenizer.model}"}
+checkpointer: {_component_: torchtune_lite.training.FullModelHFCheckpointer, checkpoint_dir: "${asset:base}"}
+dataset:
+  _component_: torchtune_lite.datasets.sft_dataset
+  source: rows.jsonl
+  message_transform: my_rows.to_messages
+  filter_fn: my_rows.is_short
+  on_bad_sample: skip
+optimizer: {_component_: my_optimizer.sgd_without_decay_of_norms, lr: 0.1}
+lr_scheduler: {_component_: my_optimizer.halved_at_the_end, share: 0.5}
+loss: {_component_: my_loss.SmoothedLoss, smoothing: 0.2}
+metric_logger: {_component_: my_logger.LossFile, path: losses.txt}
+batch_size: 1
+seed: 0
+device: cpu
+dtype: fp32
+"""
+
+
+def test_the_modules_of_the_components_page_can_be_trained_with(folder, monkeypatch):
+    assert set(MODULES) == {f"my_{name}" for name in ["loss", "optimizer", "rows", "logger", "tokenizer", "model"]}
+    for name, text in MODULES.items():
+        (folder / f"{name}.py").write_text(textwrap.dedent(text))
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    questions = ["abc", "de", " ", "x" * 300, "f g"]
+    (folder / "rows.jsonl").write_text("".join(f'{{"input": "{each}", "output": "Yes"}}\n' for each in questions))
+    (folder / "my.yaml").write_text(OF_THE_PAGE)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["tune", "run", "lora_finetune_single_device", "--config", "my.yaml"])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert not exit.value.code
+    rows = [json.loads(line) for line in (folder / "out/metrics.jsonl").read_text().splitlines()]
+    assert [row["lr"] for row in rows if "lr" in row] == [0.1, 0.1, 0.05]
+    assert len((folder / "losses.txt").read_text().splitlines()) == 3
+    assert min(row["loss"] for row in rows if "loss" in row) > 1  # a mean over all labels, not divided twice
+    for name in MODULES:
+        sys.modules.pop(name)
+
+
+def test_the_answer_on_the_components_page(folder, monkeypatch, capsys):
+    [[command, answer]] = re.findall(r"^    \$ (tune validate .*)\n    (tune: error: .*)", COMPONENTS, re.M)
+    old = "class Old:\n    def forward(self, logits, labels): ...\n    __call__ = forward\n"
+    (folder / "my_loss.py").write_text(old)
+    monkeypatch.setattr(sys, "argv", command.split())
+    with pytest.raises(SystemExit):
+        main()
+    sys.modules.pop("my_loss")
+    assert capsys.readouterr().err == f"{answer}\n"

@@ -15,7 +15,6 @@ import pytest
 from tests.error_cases import CASES
 from tests.error_files import RUN, Case, lay_out
 from torchtune_lite.cli.main import main
-from torchtune_lite.config import trust
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
 ALL = [(section, case) for section, (_, cases) in CASES.items() for case in cases]
@@ -24,8 +23,7 @@ answers: dict[tuple[str, str], str] = {}
 
 def call(command: str, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
     """Runs `tune` as in a process of its own; gives its exit code."""
-    for name in ("_patterns", "_beside"):
-        monkeypatch.setattr(trust, name, [])
+    sys.modules.pop("own", None)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", ["tune", *shlex.split(command)])
     try:
@@ -47,7 +45,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(stderr: str) -> list[str]:
-    """Gives the lines that are neither of the log nor of a progress bar."""
+    """Gives the lines that are neither of the log nor of a progress bar, nor a traceback before an error."""
+    stderr = re.sub(r"^Traceback .*?(?=^tune: error: )|^  File .*?(?=^tune: error: )", "", stderr, flags=re.M | re.S)
     return [line for line in stderr.splitlines() if line and not re.match(r"\d\d:\d\d:\d\d |epoch \d", line)]
 
 

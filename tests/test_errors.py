@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.growth import growth
 from torchtune_lite import errors
 
 
@@ -30,12 +31,12 @@ def test_a_stop_is_no_error_and_one_line_with_the_code_of_its_signal(capsys):
     assert capsys.readouterr().err == "tune: stopped by SIGTERM after step 3\n"
 
 
-def end_of(error, capsys, debug=False, log=None):
-    """What is printed, and the exit code, when `error` ends a command."""
+def end_of(error, capsys, debug=False, log=None, file=errors.__file__):
+    """What is printed, and the exit code, when `error` ends a command, raised in the first line of a file."""
     with pytest.raises(SystemExit) as exit, errors.reporting(debug):
         if log:
-            errors.log_tracebacks(log)
-        raise error
+            errors.log_to(log)
+        exec(compile("raise error", str(file), "exec"), {"error": error})
     return capsys.readouterr().err.splitlines(), exit.value.code
 
 
@@ -52,7 +53,8 @@ def test_a_bug_is_one_line_that_says_where_the_traceback_is(capsys, tmp_path):
     assert lines[0].startswith(
         f"tune: internal error: ZeroDivisionError: by zero; the traceback is in {log}, and --debug"
     )
-    assert log.read_text().startswith("before\nTraceback") and log.read_text().endswith("ZeroDivisionError: by\nzero\n")
+    said = log.read_text()
+    assert said.startswith("before\nTraceback") and said.endswith(f"ZeroDivisionError: by\nzero\n{lines[0]}\n")
 
 
 @pytest.mark.parametrize("log", [None, Path("/no/such/folder/run.log")])
@@ -60,6 +62,44 @@ def test_the_traceback_of_a_bug_is_shown_where_no_log_takes_it(log, capsys):
     lines, code = end_of(ZeroDivisionError("x"), capsys, log=log)
     assert (lines[0], code) == ("Traceback (most recent call last):", 70)
     assert lines[-1] == "tune: internal error: ZeroDivisionError: x; the traceback is above; please report it"
+
+
+def test_an_error_in_a_file_of_the_users_is_theirs(capsys, folder):
+    (folder / "my_loss.py").write_text("raise error\n")
+    lines, code = end_of(NameError("name 'x'\nis not"), capsys, file=folder / "my_loss.py")
+    assert code == 1
+    assert (lines[0], len(lines)) == ("Traceback (most recent call last):", 8)  # with two of this file, also not ours
+    assert lines[3:] == [
+        f'  File "{folder}/my_loss.py", line 1, in <module>',
+        "    raise error",
+        "NameError: name 'x'",
+        "is not",
+        "tune: error: my_loss.py:1: NameError: name 'x' is not",
+    ]
+
+
+def test_its_whole_traceback_is_in_the_log_and_debug_shows_it_at_once(capsys, folder):
+    (folder / "my_loss.py").write_text("raise error\n")
+    lines, _ = end_of(KeyError("x"), capsys, log=folder / "run.log", file=folder / "my_loss.py")
+    assert lines[-1] == f"tune: error: my_loss.py:1: KeyError: 'x'; the whole traceback is in {folder}/run.log"
+    assert "in reporting" in (folder / "run.log").read_text() and "in reporting" not in "".join(lines)
+    lines, _ = end_of(KeyError("x"), capsys, debug=True, file=folder / "my_loss.py")
+    assert "in reporting" in "".join(lines) and "".join(lines).count("Traceback") == 1
+
+
+def test_a_users_error_that_has_an_exit_code_of_its_own_keeps_it(capsys, folder):
+    (folder / "my_rows.py").write_text("raise error\n")
+    for error, code in ((errors.DataError("x"), 3), (MemoryError(), 7)):
+        assert end_of(error, capsys, file=folder / "my_rows.py")[1] == code
+
+
+def test_a_script_of_torchtunes_is_told_how_to_go_on(capsys, folder):
+    (folder / "theirs.py").write_text("raise error\n")
+    error = ModuleNotFoundError("No module named 'torchtune'", name="torchtune.config")
+    lines, code = end_of(error, capsys, file=folder / "theirs.py")
+    assert code == 1
+    assert "theirs.py:1: ModuleNotFoundError: No module named 'torchtune'; a script of torchtune's is" in lines[-1]
+    assert "tune cp" in lines[-1] and "coming_from_torchtune.md" in lines[-1]
 
 
 def test_the_log_of_one_command_gets_nothing_of_the_next(capsys, tmp_path):
@@ -117,6 +157,62 @@ def test_did_you_mean():
     assert errors.did_you_mean("zzz", ["model", "optimizer"]) == ""
 
 
+@pytest.mark.parametrize("given", ["bfloat16", "torch.bfloat16", "BFloat16"])
+def test_another_word_for_a_value(given):
+    assert errors.meant(given, ["fp32", "bf16"]) == "; did you mean 'bf16'?"
+    assert errors.meant(given, ["fp32"]) == errors.meant("fp8", ["fp32", "bf16"]) == ""
+
+
+def test_long_and_many_names_are_not_compared(monkeypatch):
+    compared = []
+    monkeypatch.setattr("difflib.get_close_matches", lambda word, names, **rest: compared.append((word, names)) or [])
+    long = "x" * (errors.LONGEST_NAME + 1)
+    assert errors.did_you_mean(long, ["model"]) == "" and not compared
+    errors.did_you_mean("x", [long, "a"] + ["model"] * 2 * errors.MOST_NAMES)
+    ((_, names),) = compared
+    assert len(names) == errors.MOST_NAMES - 1 and long not in names
+
+
 def test_warn(capsys):
     errors.warn("careful")
     assert capsys.readouterr().err == "tune: warning: careful\n"
+
+
+@pytest.mark.parametrize("piece", ["a", " ", "\n", " \n", "'", "\\'", "'a ", '"', "\t", "a b=", "é", "\x00"])
+def test_an_error_costs_what_its_text_is_long(piece):
+    assert growth(errors.ConfigError, piece) < 30
+
+
+@pytest.mark.parametrize("value", ["a" * 10**5, "a'b" * 10**5, "a\"b'c" * 10**5, "two words\n" * 10**5, "\\" * 10**5])
+def test_a_value_that_an_error_quotes_is_cut(value):
+    message = str(errors.DataError(f"rows.jsonl:3: role={value!r} is not one of user, assistant; set role_key"))
+    assert message.startswith("rows.jsonl:3: role=") and message.endswith(
+        " is not one of user, assistant; set role_key"
+    )
+    assert len(message) < 400 and f"({len(repr(value)):,} characters)" in message
+
+
+@pytest.mark.parametrize("value", ["a" * 190, "it's", "a 'quoted' word", "C:\\x", ""])
+def test_a_value_of_ordinary_length_stays_whole(value):
+    assert repr(value) in str(errors.DataError(f"rows.jsonl:3: role={value!r} is not one of user, assistant"))
+
+
+def test_a_line_without_quotes_is_cut_in_its_middle():
+    message = str(errors.DataError("has: " + ", ".join(map(str, range(10**5))) + "; set column_map"))
+    assert len(message) < 2100 and message.startswith("has: 0, 1, 2") and message.endswith("; set column_map")
+    assert " characters) … " in message
+
+
+def test_a_secret_is_blanked_before_it_could_be_cut():
+    for start in range(100, 220):
+        message = str(errors.DataError(f"row {'x' * start + ' hf_' + 'Ab0' * 12 + ' ' + 'y' * 300!r}"))
+        assert "Ab0" not in message and "hf_" not in message
+
+
+def test_a_bug_with_a_long_message_is_one_short_line(capsys):
+    lines, _ = end_of(KeyError("x" * 10**5), capsys)
+    assert len(lines[-1]) < 2300
+
+
+def test_a_name_that_is_no_slip_is_not_compared():
+    assert errors.did_you_mean("a" * 10**6, ["a" * 10**6]) == ""

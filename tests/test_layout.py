@@ -1,6 +1,7 @@
 """The rules of the tree: who imports whom, how long a file may be, a test for each file, loops that stay alike."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +12,14 @@ PACKAGE = ROOT / "torchtune_lite"
 LIBRARY = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 
-BASE = {"errors", "redaction", "utils", "config", "catalog"}
+BASE = {"errors", "redaction", "tracebacks", "utils", "config", "catalog"}
 BUILDING = {"modules", "optim", "peft", "data"}
 RUNNING = BASE | BUILDING | {"datasets", "models"}
 MAY_IMPORT = {
     "__init__": set(),
     "__main__": {"cli"},
-    "errors": {"redaction"},
+    "errors": {"redaction", "tracebacks"},
+    "tracebacks": {"catalog"},
     "redaction": set(),
     "utils": BASE,
     "config": BASE,
@@ -35,10 +37,10 @@ MAY_IMPORT = {
     "cli": BASE,
     "assets": RUNNING,  # the scripts that make what it holds
 }
-NO_TORCH = {"__init__", "__main__", "errors", "redaction", "config", "catalog", "cli"}
+NO_TORCH = {"__init__", "__main__", "errors", "redaction", "tracebacks", "config", "catalog", "cli"}
 OWNED = {"torchao": {"peft"}, "sentencepiece": {"data", "assets"}, "omegaconf": {"config", "cli"}, "yaml": {"config"}}
 OPTIONAL = {
-    *("wandb", "matplotlib", "tensorboard", "tokenizers", "tiktoken", "jinja2", "huggingface_hub", "lm_eval"),
+    *("wandb", "matplotlib", "tensorboard", "tokenizers", "tiktoken", "jinja2", "huggingface_hub"),
     *("pyarrow", "transformers"),
 }
 
@@ -133,6 +135,17 @@ def test_the_finetuning_recipes_share_their_loop(function):
         body = method.body[1:] if ast.get_docstring(method) else method.body
         found[recipe] = [ast.unparse(method.args), *map(ast.unparse, body)]
     assert found["lora_finetune_single_device"] == found["full_finetune_single_device"]
+
+
+def test_an_extra_installs_what_is_used():
+    extras = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    used = {imported.partition(".")[0] for path in LIBRARY for imported, _ in imports(ast.parse(path.read_text()))}
+    installed = {
+        extra: set(re.findall(r'"([\w-]+)>=', packages))
+        for extra, packages in re.findall(r"^(\w+) = \[(.*?)\]", extras, re.M | re.S)
+    }
+    assert len(installed) > 3
+    assert {extra: packages - used for extra, packages in installed.items() if extra != "dev" and packages - used} == {}
 
 
 def test_every_package_is_in_the_wheel():

@@ -3,8 +3,11 @@
 import sys
 
 import pytest
+import torch
 
+from torchtune_lite import catalog, config
 from torchtune_lite.cli.main import main
+from torchtune_lite.peft import is_quantized
 
 CONFIG = """
 output_dir: /tmp/torchtune/llama2_7B/lora_single_device
@@ -92,3 +95,36 @@ def test_it_cannot_run_for_each_of_these_reasons(loss, folder, monkeypatch, caps
     ):
         assert reason in err
     assert ("cannot find 'NoSuchLoss' in torchtune_lite.modules.loss" in err) == (loss == "NoSuchLoss")
+
+
+ATTN = ("q_proj", "k_proj", "v_proj", "output_proj")
+
+
+@pytest.mark.parametrize("modules", [["q_proj"], ["q_proj", "v_proj", "output_proj"], list(ATTN)], ids=len)
+@pytest.mark.parametrize("mlp", [False, True])
+@pytest.mark.parametrize("output", [False, True])
+@pytest.mark.parametrize(
+    ("builder", "more"), [("qlora_llama2_7b", {}), ("lora_llama2_7b", {"quantize_base": True}), ("lora_llama2_7b", {})]
+)
+def test_its_model_has_torchtunes_modules_and_nf4_weights(builder, more, modules, mlp, output, folder):
+    """With `quantize_base` every projection of a layer is in NF4 there, adapted or not, and the output never is."""
+    keys = {"lora_attn_modules": modules, "apply_lora_to_mlp": mlp, "apply_lora_to_output": output, **more}
+    given = ", ".join(f"{key}: {value}" for key, value in keys.items())
+    before, _, after = CONFIG.partition("model:\n")
+    model = f"model: {{_component_: torchtune.models.llama2.{builder}, {given}}}\n"
+    (folder / "theirs.yaml").write_text(before + model + "tokenizer:\n" + after.partition("tokenizer:\n")[2])
+    cls = config.settings_of(catalog.find_recipe("lora_finetune_single_device").path)
+    with torch.device("meta"):
+        built = config.instantiate(config.load("theirs.yaml", [], cls).model)
+
+    def kind(module):
+        return type(module).__name__, is_quantized(module.weight)
+
+    quantised = builder.startswith("qlora") or bool(more)
+    adapted, plain = ("LoRALinear", quantised), ("FrozenNF4Linear", True) if quantised else ("Linear", False)
+    for layer in built.layers:
+        assert {name: kind(getattr(layer.attn, name)) for name in ATTN} == {
+            name: adapted if name in modules else plain for name in ATTN
+        }
+        assert {kind(getattr(layer.mlp, name)) for name in ("w1", "w2", "w3")} == {adapted if mlp else plain}
+    assert kind(built.output) == (("LoRALinear" if output else "Linear"), False)

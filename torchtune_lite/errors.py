@@ -7,6 +7,7 @@ import select
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from torchtune_lite.redaction import redact
@@ -15,13 +16,14 @@ from torchtune_lite.redaction import redact
 class TuneError(ValueError):
     """A mistake its reader can mend: the message is one line that names it and says what to do.
 
-    Of several problems it is a line each, below their number. Line ends and control characters are made visible.
+    Of several problems it is a line each, below their number. Line ends and control characters are made visible,
+    secrets are blanked, and what is long, a quoted value above all, is cut.
     """
 
     exit_code = 70
 
     def __init__(self, *problems: str) -> None:
-        lines = [_in_one_line(problem) for problem in problems]
+        lines = [_as_line(problem) for problem in problems]
         super().__init__(lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines]))
 
 
@@ -63,17 +65,61 @@ class Stopped(Exception):  # noqa: N818 (no error)
         self.exit_code = 128 + signum  # as a shell reports it: 130 for SIGINT, 143 for SIGTERM
 
 
-def _in_one_line(text: str) -> str:
-    text = re.sub(r"\s*\n\s*", " ", text)
+LONGEST_VALUE, LONGEST_LINE = 200, 2000  # characters
+_QUOTED = re.compile(r"(?<![\w\\])(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")(?!\w)", re.DOTALL)
+
+
+def shortened(text: str, most: int = LONGEST_VALUE) -> str:
+    """Cut a text that an error quotes in its middle to about `most` characters, and say how many it has."""
+    if len(text) <= most + 50:  # what says so is not much shorter
+        return text
+    return f"{text[: most * 3 // 4]} … ({len(text):,} characters) … {text[-most // 4 :]}"
+
+
+def _as_line(text: str) -> str:
+    text = redact(text)
+    if len(text) > LONGEST_VALUE:
+        text = shortened(_QUOTED.sub(lambda found: shortened(found[0]), text), LONGEST_LINE)
+    text = " ".join(filter(None, map(str.strip, text.split("\n"))))
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+SYNONYMS = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
+    "float32": "fp32",
+    "float": "fp32",
+    "full": "fp32",
+    "gpu": "cuda",
+    "none": "null",
+}
+"""Other usual words for values of a config."""
+LONGEST_NAME, MOST_NAMES = 100, 2000
+
+
+def meant(given: object, known: Iterable[str]) -> str:
+    """Returns `"; did you mean 'bf16'?"` where what was given is another word for a known value, or nothing."""
+    word = SYNONYMS.get(str(given).lower().removeprefix("torch."))
+    return f"; did you mean '{word}'?" if word in set(known) else ""
+
+
+def nearest(given: object, known: Iterable[str]) -> str | None:
+    """Returns the nearest of the known names, or None when none is near.
+
+    Of `MOST_NAMES` at most; names beyond `LONGEST_NAME` are passed over, as each character is compared with each.
+    """
+    from difflib import get_close_matches  # not needed by a command that succeeds
+
+    names = [name for name in islice(known, MOST_NAMES) if len(name) <= LONGEST_NAME]
+    found = get_close_matches(str(given), names, n=1, cutoff=0.6) if len(str(given)) <= LONGEST_NAME else []
+    return found[0] if found else None
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the nearest of the known names, or nothing when none is near."""
-    from difflib import get_close_matches  # not needed by a command that succeeds
-
-    nearest = get_close_matches(str(given), list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+    found = nearest(given, known)
+    return f"; did you mean '{found}'?" if found else ""
 
 
 def warn(message: str) -> None:
@@ -83,30 +129,57 @@ def warn(message: str) -> None:
 
 def say(message: str) -> None:
     """Prints a line of `tune` on stderr, its secrets blanked."""
-    print(f"tune: {redact(message)}", file=sys.stderr)
+    line = f"tune: {redact(message)}"
+    print(line, file=sys.stderr)
+    if _log is None:
+        keep(line)
+    else:
+        _write_log(f"{line}\n")
 
 
-OUT_OF_MEMORY, BUG = 7, 70
+USERS_CODE, OUT_OF_MEMORY, BUG = 1, 7, 70
+PORTING = (
+    "a script of torchtune's is written anew from a copy of a recipe here ('tune cp lora_finetune_single_device "
+    "my_recipe.py'), while its YAML runs as it is; see docs/coming_from_torchtune.md"
+)
 CLOSED_PIPE = 141  # as a shell reports the end by SIGPIPE
 
 _log: Path | None = None  # of the run, once there is one
+_said: list[str] | None = None  # what `reporting` has heard before that
 
 
-def log_tracebacks(path: Path) -> None:
-    """Has `reporting` write the traceback of what ends the program to this file too."""
-    global _log
-    _log = path
+def keeps_lines() -> bool:
+    """Tells whether `keep` does: within `reporting`, as long as there is no log."""
+    return _said is not None
+
+
+def keep(line: str) -> None:
+    """Keeps a line that was said for the log that the program may come to have."""
+    if keeps_lines():
+        _said.append(line)
+
+
+def log_to(path: Path) -> list[str]:
+    """Has what `say` says, and the traceback of what ends the program, written to this file too.
+
+    Returns the lines that were said before, which it does not write.
+    """
+    global _log, _said
+    before, _log, _said = _said or [], path, None
+    return before
 
 
 @contextmanager
 def reporting(debug: bool = False) -> Iterator[None]:
     """Turns whatever ends the program into one line on stderr and an exit code; `debug` shows the traceback before it.
 
-    The traceback goes to the log of the run, if it got that far. Anything but a `TuneError`, a stop, Ctrl-C, too little
-    memory or a pipe that nobody reads is a bug of ours; where there is no log, its traceback is shown.
+    The traceback goes to the log of the run, if it got that far; what is said before that is kept for it. Anything but
+    a `TuneError`, a stop, Ctrl-C, too little memory or a pipe that nobody reads is a bug: the user's where it comes
+    from a file of theirs, whose traceback is shown; else ours, whose traceback is shown where there is no log.
     """
-    global _log
-    outer, _log = _log, None
+    global _log, _said
+    outer = _log, _said
+    _log, _said = None, _said or []
     end: SystemExit | None = None
     try:
         yield
@@ -118,7 +191,7 @@ def reporting(debug: bool = False) -> Iterator[None]:
         except BrokenPipeError:  # of stderr
             end = SystemExit(CLOSED_PIPE)
     finally:
-        _log = outer
+        _log, _said = outer
     if _drop_closed_pipes():
         end = SystemExit(CLOSED_PIPE)
     if end is not None:
@@ -128,6 +201,8 @@ def reporting(debug: bool = False) -> Iterator[None]:
 def _report(error: BaseException, debug: bool) -> int:
     """Says why the program ends; returns the exit code."""
     from traceback import format_exception  # not needed by a command that succeeds
+
+    from torchtune_lite.tracebacks import described, users_place, users_traceback
 
     if isinstance(error, Stopped):
         say(str(error))
@@ -142,8 +217,12 @@ def _report(error: BaseException, debug: bool) -> int:
         code, line = 130, "interrupted"
     elif _is_out_of_memory(error):
         code, line = OUT_OF_MEMORY, f"error: {_explain_memory(error)}"
+    elif place := users_place(error):
+        whole = f"; the whole traceback is in {_log}" if logged and not debug else ""
+        code, line = USERS_CODE, f"error: {place}: {shortened(described(error), LONGEST_LINE)}{_ported(error)}{whole}"
+        sys.stderr.write("" if debug else redact(users_traceback(error)))
     else:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        what = shortened(described(error), LONGEST_LINE)
         where = f"the traceback is in {_log}, and --debug shows it" if logged else "the traceback is above"
         code, line = BUG, f"internal error: {what}; {where}; please report it"
         debug = debug or not logged
@@ -151,6 +230,13 @@ def _report(error: BaseException, debug: bool) -> int:
         sys.stderr.write(trace)
     say(line)
     return code
+
+
+def _ported(error: BaseException) -> str:
+    """Says what to do with a script of torchtune's."""
+    if not isinstance(error, ImportError) or (error.name or "").partition(".")[0] != "torchtune":
+        return ""
+    return f"; {PORTING}"
 
 
 def _write_log(trace: str) -> bool:

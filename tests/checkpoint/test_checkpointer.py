@@ -73,7 +73,7 @@ def damaged(hf_base, folder: Path, change) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop("lm_head.weight"), "1 weights are missing .lm_head.weight"),
+        (lambda w: w.pop("lm_head.weight"), "1 weight is missing .lm_head.weight"),
         (lambda w: w.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(1)}), "not the model's .*q_proj.bias"),
         (
             lambda w: w.update({"model.norm.weight": torch.ones(64)}),
@@ -111,7 +111,8 @@ def test_a_truncated_file_leaves_the_model_untouched(hf_base, tmp_path: Path):
     ("arguments", "error", "message"),
     [
         ({"checkpoint_dir": "absent"}, CheckpointError, "checkpoint_dir absent is no folder"),
-        ({"model_type": "LAMA2"}, ConfigError, "model_type 'LAMA2' is unknown; allowed are LLAMA2"),
+        ({"model_type": "LAMA2"}, ConfigError, "model_type: 'LAMA2' is unknown; allowed are LLAMA2"),
+        ({"model_type": "LLAMA3"}, ConfigError, "model_type: LLAMA3 is a family that is not served"),
         ({"recipe_checkpoint": "recipe_state.pt"}, ConfigError, "resume_from_checkpoint"),
         ({"checkpoint_files": ["no.safetensors"]}, CheckpointError, "no.safetensors"),
         ({"output_dir": "."}, ConfigError, "output_dir . is checkpoint_dir"),
@@ -203,7 +204,7 @@ def test_a_folder_that_is_not_the_model_is_refused(hf_base, build, tmp_path: Pat
 
     monkeypatch.setattr("torchtune_lite.checkpoint.hf.write_hf_model", write)
     checkpointer = FullModelHFCheckpointer(hf_base.dir)
-    with pytest.raises(SaveError, match="1 weights are missing|norm_eps 0.001"):
+    with pytest.raises(SaveError, match="1 weight is missing|norm_eps 0.001"):
         checkpointer.save(tmp_path / "out", build(checkpointer), rows=hf_base.tokens)
     assert not list(tmp_path.iterdir())
 

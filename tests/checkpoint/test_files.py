@@ -58,7 +58,7 @@ def test_missing_shards_are_all_named(tmp_path: Path):
 @pytest.mark.parametrize("shard", ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "..\\x.safetensors", ".."])
 def test_an_index_names_no_file_elsewhere(tmp_path: Path, shard: str):
     index(tmp_path, shard)
-    with pytest.raises(CheckpointError, match="outside its folder|is missing|are missing"):
+    with pytest.raises(CheckpointError, match="outside its folder|lacks 1 of 1 file named by"):
         hf_weight_files(tmp_path)
 
 

@@ -24,7 +24,7 @@ def test_every_misfit_is_in_one_line():
     with pytest.raises(CheckpointError) as error:
         check_weights(model, given, "x")
     assert str(error.value) == (
-        "x does not fit: 1 weights are missing (a); 1 are not the model's (d); 1 have another shape (b: (3, 2), the "
+        "x does not fit: 1 weight is missing (a); 1 is not the model's (d); 1 has another shape (b: (3, 2), the "
         "model's is (2, 3)); weights are int8 (a quantised export?); load an fp32, bf16 or fp16 checkpoint"
     )
 
@@ -113,7 +113,7 @@ def test_broken_trained_weights_are_not_saved(value: float):
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).bfloat16()
     check_finite(model)
     model[1].weight.data[1, 1] = value
-    with pytest.raises(SaveError, match="1 trained weights are NaN or infinite .1.weight"):
+    with pytest.raises(SaveError, match="1 trained weight is NaN or infinite .1.weight"):
         check_finite(model)
     model.requires_grad_(False)
     check_finite(model)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, check_resumable, gather, restore, run_facts
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, check_resumable, gather, restore, run_facts, start_date
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.optim.schedules import get_cosine_schedule_with_warmup
 from torchtune_lite.peft import dequantize
@@ -276,6 +276,47 @@ def test_what_is_refused_is_one_line_with_old_and_new(saved, values, dataset, st
     assert "\n" not in str(caught.value)
 
 
+def data(samples="29 samples", **rows):
+    """A fingerprint of data sets, by the name and the hash of their rows."""
+    return {"samples": samples, "rows": list(rows.items())}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lines"),
+    [
+        (data(a="1", b="2"), data(a="1", b="2"), []),
+        (data(a="1"), data(moved="1"), []),
+        (data(own=None), data(own=None), []),
+        (data(own=None), data(own="1"), []),
+        ("29 samples", data(a="1"), []),  # of an older version
+        ("30 samples", data(a="1"), ["dataset was 30 samples, is 29 samples;"]),
+        (data(a="1", b="2"), data(a="1", b="3"), ["rows of dataset b were changed (hash 2, is 3)"]),
+        (
+            data("30 samples", a="1"),
+            data(a="2"),
+            ["dataset was 30 samples, is 29 samples;", "rows of dataset a were changed (hash 1, is 2)"],
+        ),
+        (
+            data("29 samples with hash 5", a="1"),
+            data("29 samples with hash 6", a="1"),
+            ["is 29 samples with hash 6, made of the same rows by another tokenizer, template or setting"],
+        ),
+        (data("30 samples", own=None), data(own=None), ["dataset was 30 samples, is 29 samples;"]),
+    ],
+)
+def test_what_was_changed_in_the_data_is_said(saved, before, after, lines):
+    trainer = json.loads((saved / "resume" / "trainer.json").read_text())
+    trainer["facts"]["dataset"] = before
+    (saved / "resume" / "trainer.json").write_text(json.dumps(trainer))
+    if not lines:
+        check_resumable(saved, run_facts(CONFIG, after, 3))
+        return
+    with pytest.raises(CheckpointError) as caught:
+        check_resumable(saved, run_facts(CONFIG, after, 3))
+    assert all(line in str(caught.value) for line in lines)
+    assert ("rows of" in str(caught.value)) is any("rows of" in line for line in lines)
+
+
 @pytest.mark.parametrize("layout", ["hf", "meta"])
 def test_an_adapter_goes_on_over_the_same_base_only_wherever_that_lies(saved, tmp_path: Path, caplog, layout):
     name = {"hf": "model.safetensors", "meta": "consolidated.00.pth"}[layout]
@@ -313,6 +354,14 @@ def test_a_checkpoint_without_facts_passes_and_facts_hold_no_other_key(saved):
     assert "hidden" not in (saved / "resume" / "trainer.json").read_text()
     (saved / "resume" / "trainer.json").write_text('{"progress": {"global_step": 1, "seed": 7}}')
     check_resumable(saved, run_facts(changed(batch_size=4), "1 sample", 1))
+
+
+def test_a_run_that_goes_on_has_the_date_of_its_start(saved):
+    assert start_date(None, "2025-01-31") == start_date(saved, "2025-01-31") == "2025-01-31"
+    trainer = json.loads((saved / "resume/trainer.json").read_text())
+    trainer["progress"]["start_date"] = "2024-02-29"
+    (saved / "resume/trainer.json").write_text(json.dumps(trainer))
+    assert start_date(saved, "2025-01-31") == "2024-02-29"
 
 
 def test_a_newer_format_is_refused(hf_base, build, tmp_path: Path):

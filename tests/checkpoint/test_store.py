@@ -1,4 +1,5 @@
 import errno
+import logging
 import os
 import resource
 import shutil
@@ -12,7 +13,7 @@ from torchtune_lite.checkpoint import claim, disk, publish, published, retain, v
 from torchtune_lite.checkpoint.files import write_json
 from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.weights import Weight
-from torchtune_lite.errors import SaveError
+from torchtune_lite.errors import CheckpointError, SaveError
 
 
 def test_a_folder_appears_whole_and_nothing_else_does(tmp_path: Path):
@@ -35,6 +36,19 @@ def test_a_full_disk_is_one_line(tmp_path: Path):
     with pytest.raises(SaveError, match="epoch_0 was not saved: No space left"), publish(tmp_path / "epoch_0"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_goes_by_its_own_name_while_it_is_written(tmp_path: Path, log_lines):
+    with (
+        pytest.raises(CheckpointError, match=rf"^{tmp_path}/epoch_0/x: is damaged$") as caught,
+        publish(tmp_path / "epoch_0") as draft,
+    ):
+        logging.getLogger("torchtune_lite").warning("%s/x looks odd, %d%%", draft, 7)
+        raise CheckpointError(f"{draft}/x: is damaged")
+    assert caught.value.exit_code == 4
+    assert log_lines == [f"{tmp_path}/epoch_0/x looks odd, 7%"]
+    logging.getLogger("torchtune_lite").warning("%s", draft)
+    assert log_lines[1] == str(draft), "later, a name is what it is"
 
 
 def make(folder: Path, step: int | None = None) -> Path:

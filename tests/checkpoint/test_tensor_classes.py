@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 import torch
@@ -32,5 +33,30 @@ def test_another_class_is_neither_saved_nor_made():
 
     with pytest.raises(CheckpointError, match="its state is a torch.testing.*TwoTensor, which is not saved"):
         take_apart(TwoTensor(torch.ones(2), torch.ones(2)))
-    with pytest.raises(CheckpointError, match="a state of class os.system; allowed are those of torchao"):
-        put_together({}, ["os.system"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("os.system", "torchao.os.system", "torchao.optim.AdamW8bit", "torchao.optim.adam.torch.load", "torchao", 3),
+        *("torchao.utils.TorchAOBaseTensor.from_hp", "torchao.no_such_module.Thing", "torch.nn.Parameter"),
+    ],
+)
+def test_a_checkpoint_names_classes_of_tensors_that_are_loaded_and_nothing_else(path):
+    import torchao.optim  # noqa: F401
+
+    before = set(sys.modules)
+    with pytest.raises(CheckpointError, match=f"a state of class {path}; allowed are those of torchao"):
+        put_together({}, [path])
+    assert set(sys.modules) == before
+
+
+def test_a_checkpoint_names_dtypes_and_nothing_else_of_torch():
+    import torchao.optim
+
+    param = torch.nn.Parameter(torch.zeros(64, 64, dtype=torch.bfloat16))
+    parts, about = take_apart(torchao.optim.AdamW8bit([param])._new_buffer(param, signed=True))
+    assert "torch.bfloat16" in about
+    changed = ["torch.load" if each == "torch.bfloat16" else each for each in about]
+    with pytest.raises(CheckpointError, match="has 'torch.load' for a dtype"):
+        put_together(parts, changed)

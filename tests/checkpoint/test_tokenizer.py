@@ -1,5 +1,6 @@
 import base64
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tests.data.chats import TEMPLATES, plain, write_folder
 from torchtune_lite.checkpoint import FullModelHFCheckpointer
-from torchtune_lite.checkpoint.tokenizer import save_tokenizer
+from torchtune_lite.checkpoint import tokenizer as tokenizer_module
+from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, save_tokenizer
 from torchtune_lite.data import ChatMLTemplate, Llama2ChatTemplate, Llama3Tokenizer, Message, load_tokenizer
 from torchtune_lite.errors import DataError
 
@@ -43,6 +45,15 @@ def test_transformers_encodes_a_chat_as_the_run_did(kind, template, save, tmp_pa
     theirs = AutoTokenizer.from_pretrained(save(live, base))
     prompt = theirs.apply_chat_template(DICTS, add_generation_prompt=True, return_dict=False)
     assert prompt == live.tokenize_messages(CONVERSATION, add_eos=False)[0]
+    assert not caplog.text
+
+
+def test_variables_and_the_date_of_the_run_make_no_difference(save, tmp_path, caplog):
+    source = "{{ strftime_now('%d %b %Y') }}{{ '[thought]' if enable_thinking }}" + plain(TEMPLATES["zephyr"])
+    base = write_folder(tmp_path / "base", "bytelevel", source)
+    options = {"enable_thinking": True, "strftime_now": "2024-02-29"}
+    live = load_tokenizer(base, prompt_template="chat_template", chat_template_kwargs=options)
+    save(live, base)
     assert not caplog.text
 
 
@@ -168,3 +179,90 @@ def test_the_next_save_has_the_same_files_without_making_them_again(hf_base, bui
     )
     assert first.keys() == second.keys() > {"tokenizer.json", "model.safetensors", "config.json"}
     assert {name for name in first if first[name] != second[name]} <= {"manifest.json"}  # which has the time
+
+
+def copied(source: Path, tmp_path: Path) -> dict[str, str]:
+    """What is copied of a folder."""
+    (tmp_path / "draft").mkdir()
+    copy_files(source, tmp_path / "draft", (*TOKENIZER_FILES, "LICENSE*"))
+    return {path.name: path.read_text() for path in (tmp_path / "draft").iterdir()}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder of a base, in which a secret lies beside it."""
+    (tmp_path / "secret.json").write_text("secret")
+    source = tmp_path / "models--org--name" / "snapshots" / "0123abc"
+    source.mkdir(parents=True)
+    (source / "vocab.json").write_text("vocab")
+    return source
+
+
+@pytest.mark.parametrize("up", ["../../../secret.json", "../secret.json"])
+def test_a_link_that_leads_out_of_the_base_is_not_published(up, source, tmp_path, caplog):
+    """Whether to a file above it, or by way of a folder or a link that is inside."""
+    (source.parent / "secret.json").write_text("secret")
+    (source / "tokenizer.json").symlink_to(up)
+    (source / "blobs").symlink_to(tmp_path)
+    (source / "LICENSE.txt").symlink_to("blobs/secret.json")
+    (source / "tokenizer_config.json").symlink_to("tokenizer.json")
+    assert copied(source, tmp_path) == {"vocab.json": "vocab"}
+    [record] = caplog.records
+    assert record.message.startswith("not copied into the checkpoint: LICENSE.txt (a link to ")
+    assert all(name in record.message for name in ("tokenizer.json (a link", "tokenizer_config.json (a link"))
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_is_copied_whole(source, tmp_path, caplog):
+    """There each file is a link to a blob; that of a blob elsewhere is not followed."""
+    blobs = source.parent.parent / "blobs"
+    blobs.mkdir()
+    (blobs / "abc").write_text("a tokenizer")
+    (blobs / "def").symlink_to(tmp_path / "secret.json")
+    (source / "tokenizer.json").symlink_to("../../blobs/abc")
+    (source / "merges.txt").symlink_to("../../blobs/def")
+    link = tmp_path / "link"
+    link.symlink_to(source)
+    assert copied(link, tmp_path) == {"tokenizer.json": "a tokenizer", "vocab.json": "vocab"}
+    assert "merges.txt (a link to" in caplog.text and "tokenizer.json" not in caplog.text
+
+
+def test_a_link_within_the_folder_is_copied(source, tmp_path, caplog):
+    (source / "tokenizer.json").symlink_to("vocab.json")
+    assert copied(source, tmp_path) == {"tokenizer.json": "vocab", "vocab.json": "vocab"} and not caplog.text
+
+
+def test_code_what_is_no_file_and_what_is_huge_are_not_copied(source, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(tokenizer_module, "LARGEST", 1000)
+    (source / "tokenizer.py").write_text("import os")
+    (source / "tokenizer.pkl").write_text("")
+    (source / "vocab.txt").write_text("a" * 1001)
+    os.mkfifo(source / "tokenizer_config.json")
+    (source / "chat_templates").mkdir()
+    (source / "tokenizer.vocab").write_text("SentencePiece's")
+    assert copied(source, tmp_path) == {"vocab.json": "vocab", "tokenizer.vocab": "SentencePiece's"}
+    [record] = caplog.records
+    for said in (
+        *("tokenizer.py (code", "tokenizer.pkl (code", "tokenizer_config.json (not a regular file)"),
+        "vocab.txt (too large for a tokenizer: 1,001 bytes)",
+    ):
+        assert said in record.message
+
+
+def test_a_checkpoint_of_a_base_in_the_cache_of_the_hub_has_its_files(hf_base, build, tmp_path, caplog):
+    """And not those that a link brings in from elsewhere."""
+    repo = tmp_path / "models--org--name"
+    snapshot = repo / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (repo / "blobs").mkdir()
+    (hf_base.dir / "generation_config.json").write_text("{}")
+    for number, file in enumerate(filter(Path.is_file, hf_base.dir.iterdir())):
+        (repo / "blobs" / str(number)).write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    (tmp_path / "secret").write_text("secret")
+    (snapshot / "LICENSE").symlink_to(tmp_path / "secret")
+    checkpointer = FullModelHFCheckpointer(snapshot)
+    checkpointer.save(tmp_path / "out", build(checkpointer, dtype=torch.float32))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"generation_config.json", "config.json"} <= names and "LICENSE" not in names
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+    assert "LICENSE (a link to" in caplog.text

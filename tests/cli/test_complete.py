@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from torchtune_lite.cli import complete, main
+from torchtune_lite.cli import main
 
 CONFIG = "model: {rank: 8, parts: [{a: 1}]}\nsteps: 2\nx_mine: 3\n"
 
@@ -81,8 +81,3 @@ def test_no_torch_is_loaded_and_the_recipe_is_not_run(folder):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("save_every_n_steps=\n", "[]\n")
-
-
-def test_settings_are_read_as_text(folder):
-    (folder / "no_settings.py").write_text("raise SystemExit\n")
-    assert complete.settings_keys(folder / "no_settings.py") == []

@@ -132,7 +132,7 @@ def test_a_repository_comes_whole_but_for_weights_in_other_formats(tune_download
     }
     assert done.stdout.splitlines() == [
         "left out: original/consolidated.00.pth, pytorch_model.bin",
-        f"3 files of o/m ({SHA[:12]}) are in m",
+        f"m has 3 files of o/m ({SHA[:12]})",
     ]
     assert {token for *_, token in hub.seen} == {"Bearer hf_secret"}
     assert not any(b"hf_secret" in path.read_bytes() for path in folder.rglob("*") if path.is_file())

@@ -37,6 +37,20 @@ def test_version(monkeypatch, capsys):
     ("words", "message"),
     [
         (["vlaidate"], "there is no 'tune vlaidate'; did you mean 'validate'? ('tune --help' lists the verbs)"),
+        (["generate", "x=1"], "there is no 'tune generate'; did you mean 'tune run generate x=1'? ("),
+        (["my.py"], "there is no 'tune my.py'; did you mean 'tune run my.py'? ("),
+        (
+            ["demo/base", "a=1"],
+            "there is no 'tune demo/base'; did you mean 'tune run full_finetune_single_device --config",
+        ),
+        (["my.yaml"], "there is no 'tune my.yaml'; did you mean 'tune run RECIPE --config my.yaml'? ("),
+        (["validate", "--config", "my.yaml", "a=1"], "leave --config out: tune validate my.yaml a=1"),
+        (["cat", "--config=my.yaml", "--sort"], "leave --config out: tune cat my.yaml --sort"),
+        (["validate", "generate", "my.yaml"], "'generate' is a recipe, not a config ('tune ls' shows all)"),
+        (
+            ["validate", "my.yaml", "--recipe", "demo/base"],
+            "'demo/base' is a config, not a recipe ('tune",
+        ),
         (["cat"], "the following arguments are required: config ('tune cat --help' shows what it takes)"),
         (["ls", "--sort"], "unrecognized arguments: --sort ('tune ls --help' shows what it takes)"),
         (["cp", "x", "--typ", "recipe"], "unrecognized arguments: --typ"),

@@ -46,8 +46,13 @@ def test_a_config_without_a_recipe_key_is_torchtunes_and_accepted(tune, folder, 
     assert "steps=4" in capsys.readouterr().out
 
 
-def test_help_is_the_recipes_docstring(tune):
-    assert tune("run", FULL, "--help") == "Adds up numbers.\n"
+def test_help_is_the_recipes_docstring_its_keys_and_its_configs(tune):
+    docstring, head, table, configs = tune("run", FULL, "--help").split("\n\n")
+    assert (docstring, configs) == ("Adds up numbers.", f"Configs: {CONFIG}\n")
+    assert (
+        head.startswith("Keys of its config") and table == "  steps  int = 1, at least 1\n  name   str or null = null"
+    )
+    assert tune("run", "generate", "--help") == "Talks.\n"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +65,16 @@ def test_help_is_the_recipes_docstring(tune):
         (["generate", "--config", CONFIG], f"config '{CONFIG}' is for {FULL}, not generate; run 'tune run {FULL} "),
         ([FULL[:-1], "--config", CONFIG], f"there is no recipe '{FULL[:-1]}'; did you mean '{FULL}'"),
         (["no.py", "--config", CONFIG], "there is no recipe 'no.py'"),
-        ([], "name the recipe first"),
+        ([], "name the recipe first: tune run RECIPE --config CONFIG key=value ..."),
+        ([CONFIG, "steps=3"], f"name the recipe first: tune run {FULL} --config {CONFIG} steps=3 ("),
+        (["--config", CONFIG], f"name the recipe first: tune run {FULL} --config {CONFIG} ("),
+        (["no.yaml"], "name the recipe first: tune run RECIPE --config no.yaml ("),
+        ([FULL, CONFIG, "steps=3"], f"name the config with --config: tune run {FULL} --config {CONFIG} steps=3"),
+        ([FULL, "name=a b", "no.yml"], f"name the config with --config: tune run {FULL} --config no.yml 'name=a b'"),
+        ([FULL, "-c", CONFIG], f"name the config with --config: tune run {FULL} --config {CONFIG}"),
+        ([FULL, "--cfg=x.yaml", "a=1"], f"name the config with --config: tune run {FULL} --config x.yaml a=1"),
+        ([FULL, "config=x.yaml"], f"name the config with --config: tune run {FULL} --config x.yaml"),
+        ([FULL, "--config", CONFIG, "--config=x.yaml"], f"--config is given 2 times ({CONFIG}, x.yaml); name one"),
         (["steps=3", FULL], "name the recipe first"),
         (["--nproc_per_node", "2", FULL, "--config", CONFIG], "'--nproc_per_node': a run uses one device"),
         (["--nnodes=1", FULL], "'--nnodes=1': a run uses one device"),
@@ -73,6 +87,37 @@ def test_what_cannot_run_is_said_before_the_recipe_starts(words, message, tune):
     assert str(error.value).startswith(message)
 
 
+def test_a_config_in_an_override_is_not_the_runs(tune, capsys):
+    assert run(tune, FULL, "--config", CONFIG, "name=other.yaml") is None
+    assert "name='other.yaml'" in capsys.readouterr().out
+
+
+THEIRS = """import torchtune
+from torchtune import config
+
+@config.parse
+def recipe_main(cfg):
+    print(cfg)
+"""
+
+
+@pytest.mark.parametrize("verb", ["run", "validate"])
+def test_a_script_of_torchtunes_is_answered_with_how_to_port_it_before_it_is_imported(verb, tune, folder):
+    (folder / "theirs.py").write_text(THEIRS)
+    (folder / "my.yaml").write_text("steps: 1\n")
+    words = (
+        ["run", "theirs.py", "--config", "my.yaml"]
+        if verb == "run"
+        else ["validate", "my.yaml", "--recipe", "theirs.py"]
+    )
+    with pytest.raises(ConfigError) as error:
+        tune(*words)
+    assert "theirs.py:4: @config.parse needs the class of the recipe's keys, @config.parse(Settings); a" in str(
+        error.value
+    )
+    assert "tune cp" in str(error.value) and "docs/coming_from_torchtune.md" in str(error.value)
+
+
 def test_the_recipes_own_errors_are_one_line_unless_debugging(tune, capsys):
     words = ("run", FULL, "--config", CONFIG, "stpes=3")
     assert run(tune, *words[1:]) == 2
@@ -83,11 +128,12 @@ def test_the_recipes_own_errors_are_one_line_unless_debugging(tune, capsys):
 
 
 def test_a_log_gets_few_lines_of_progress_and_a_users_own_settings_stay(monkeypatch):
-    for name in ("GOMP_SPINCOUNT", "TQDM_MININTERVAL"):
+    for name in ("GOMP_SPINCOUNT", "TQDM_MININTERVAL", "PYTORCH_ENABLE_MPS_FALLBACK"):
         monkeypatch.setenv(name, "to be restored")
         monkeypatch.delenv(name)
     set_environment()  # pytest's stderr is no terminal
     assert (os.environ["GOMP_SPINCOUNT"], os.environ["TQDM_MININTERVAL"]) == ("2000", "10")
+    assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.delenv("TQDM_MININTERVAL")

@@ -2,7 +2,6 @@ import sys
 
 import pytest
 
-from torchtune_lite.config import trust
 from torchtune_lite.errors import ConfigError
 
 
@@ -49,7 +48,6 @@ def test_a_module_that_is_not_allowed_is_not_imported(tune, folder, monkeypatch,
     installed = tmp_path_factory.mktemp("installed")
     (installed / "foreign_trap.py").write_text("def thing(): ...\n")
     monkeypatch.syspath_prepend(installed)
-    monkeypatch.setattr(trust, "_patterns", [])
     (folder / "my.yaml").write_text("recipe: full_finetune_single_device\nname: {_component_: foreign_trap.thing}\n")
     with pytest.raises(ConfigError, match="'foreign_trap.thing' is not an allowed component"):
         tune("validate", "my.yaml")

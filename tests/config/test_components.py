@@ -25,8 +25,9 @@ ADAMW = {"_component_": "torch.optim.AdamW", "lr": 0.1, "betas": [0.9, 0.99]}
 
 
 @pytest.fixture(autouse=True)
-def own(folder):
+def own(folder, monkeypatch):
     (folder / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(folder)
     yield
     sys.modules.pop("own", None)
 
@@ -48,6 +49,37 @@ def test_nothing_a_list_and_nested_components():
     assert [each.size for each in components.instantiate([box, {**box, "size": 2}], name="x")] == [1, 2]
     outer = components.instantiate({**box, "inner": box, "extras": [box, {"a": box}]})
     assert outer.inner.size == outer.extras[0].size == outer.extras[1]["a"].size == 1
+
+
+def test_a_mapping_of_names_to_components_where_it_is_declared():
+    box = {"_component_": "own.Box", "size": 1}
+    built = components.instantiate({"a": box, "b": {**box, "size": 2}}, name="x")
+    assert {name: (each.size, each.name) for name, each in built.items()} == {"a": (1, "x"), "b": (2, "x")}
+    doc = Document("my.yaml", {}, {("key",): "my.yaml:1", ("key", "b"): "my.yaml:3"})
+    named = {"a": box, "b": {**box, "sise": 2}}
+    [line] = components.check(named, ("key",), doc, (), named=True)
+    assert line == "my.yaml:3: 'key.b' (own.Box) has no argument 'sise'; did you mean 'size'?"
+    for value in (named, {"a": 1, "b": box}, {}):
+        given = {} if value is named else {"named": True}
+        [line] = components.check(value, ("key",), doc, (), **given)
+        assert line.startswith("my.yaml:1: 'key' needs a _component_, got mapping {")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        [{"_component_": "own.Box", "size": 1}, {"_component_": "os.system"}],
+        {"_component_": "own.Box", "size": {"_component_": "own.Box", "size": {"_component_": "os.system"}}},
+        {"_component_": "own.Box", "size": 1, "inner": {"deep": [[{"_component_": "own.Bax"}]]}},
+        {"_component_": "os.system", "command": {"_component_": "own.Box", "size": 1}},
+    ],
+)
+def test_nothing_is_built_where_one_of_several_components_is_refused(node, monkeypatch):
+    import own
+
+    monkeypatch.setattr(own.Box, "__init__", lambda *_, **__: pytest.fail("built"))
+    with pytest.raises(ConfigError, match="not an allowed component|cannot find 'Bax'"):
+        components.instantiate(node)
 
 
 def test_defaults_fill_what_is_left_out_and_known():
@@ -110,7 +142,7 @@ def test_a_text_that_names_an_object_is_checked_as_a_component_is():
     assert check(tokenizer | {"prompt_template": {"user": ["a", "b"]}}) == []
     assert check(tokenizer | {"prompt_template": "chat_template"}) == []  # a word that the annotation allows
     [problem] = check(tokenizer | {"prompt_template": "torchtune_lite.data.os.system"})
-    assert "cannot take 'prompt_template': cannot find 'os' in torchtune_lite.data" in problem
+    assert "cannot take 'prompt_template': 'torchtune_lite.data.os.system' is not an allowed component" in problem
     [problem] = check(tokenizer | {"prompt_template": "os.system"})
     assert "cannot take 'prompt_template': 'os.system' is not an allowed component" in problem
 

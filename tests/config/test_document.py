@@ -58,6 +58,13 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(folder):
     assert read(folder, b"\xef\xbb\xbfa: 1\n").values == {"a": 1}
 
 
+@pytest.mark.parametrize("encoding", ["UTF-16", "UTF-16-LE", "UTF-16-BE", "UTF-32", "UTF-32-LE", "UTF-32-BE"])
+def test_another_encoding_is_named(encoding, folder):
+    mark = "\ufeff" if "E" in encoding else ""
+    with pytest.raises(ConfigError, match=f"^my.yaml: its encoding is {encoding[:6]}; save the file as UTF-8$"):
+        read(folder, f"{mark}seed: 1\n".encode(encoding))
+
+
 def test_a_billion_laughs_end_in_one_line(folder):
     bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
     with pytest.raises(ConfigError):

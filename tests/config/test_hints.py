@@ -65,11 +65,39 @@ def test_a_value_fits_a_hint(value, hint, fit):
         (float | torch.Tensor, "float"),
         (Literal["a", "b"], "a or b"),
         (dict[str, int] | str, "mapping or str"),
+        (Path, "path"),
+        (str | Path | None, "path or null"),
         (Annotated[bool, ""], "bool"),
     ],
 )
 def test_a_hint_is_described_in_yaml_words(hint, words):
     assert hints.describe(hint) == words
+
+
+@pytest.mark.parametrize(
+    ("hint", "left"), [(int | None, int), (int, int), (int | str | None, int | str | None), (list[int], list[int])]
+)
+def test_none_is_left_out_of_an_annotation(hint, left):
+    assert hints.without_none(hint) == left
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "words"),
+    [
+        (3, str, """; a text is quoted: '3', on a command line '"3"'"""),
+        (True, str | Path, """; a text is quoted: 'true', on a command line '"true"'"""),
+        (
+            {"user": 4, "system": "x"},
+            str | dict[str, str | None],
+            """; a text is quoted: '4', on a command line '"4"'""",
+        ),
+        ({"user": "x"}, dict[str, str], ""),
+        (3, dict, ""),
+        ([], str, ""),
+    ],
+)
+def test_what_to_do_with_a_number_for_a_text(value, hint, words):
+    assert hints.advice(value, hint) == words
 
 
 @pytest.mark.parametrize(("value", "words"), [(None, "null"), (True, "true"), (3, "int 3"), ("a", "text 'a'")])

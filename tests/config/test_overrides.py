@@ -65,6 +65,11 @@ def test_a_component_is_replaced_by_a_dotted_path_and_keeps_its_arguments(doc):
     assert doc.values["model"] == {"_component_": "e.f", "rank": 8}
 
 
+def test_an_argument_may_be_given_to_a_component_that_has_none_yet(doc):
+    assert overrides.apply(doc, ["loss=e.f", "loss.x.y=1"]) == []
+    assert doc.values["loss"] == {"_component_": "e.f", "x": {"y": 1}}
+
+
 def test_a_mapping_replaces_the_whole_component(doc):
     assert overrides.apply(doc, ["model={_component_: e.f}"]) == []
     assert doc.values["model"] == {"_component_": "e.f"}
@@ -89,8 +94,17 @@ def test_a_key_is_removed(doc):
         ("dataset.first=x", "'dataset' is a list of 2; choose an index below that, not 'first'"),
         ("xs=[1,2", "cannot read [1,2 as YAML; quote a text twice: key='\"[1,2\"'"),
         ("~sede", "there is no key 'sede' to remove; did you mean 'seed'?"),
+        ("~rank", "there is no key 'rank' to remove; did you mean 'model.rank'?"),
+        ("~source", "there is no key 'source' to remove; did you mean 'dataset.0.source'?"),
         ("~model.rnk", "there is no key 'model.rnk' to remove; did you mean 'rank'?"),
     ],
 )
 def test_a_word_that_cannot_be_applied_is_named(word, message, doc):
     assert overrides.apply(doc, [word]) == [f"override '{word}': {message}"]
+
+
+@pytest.mark.parametrize("bracket", ["[", "{", "[{", "{a: ["])
+def test_a_value_that_is_nested_without_bound_is_an_error(bracket, doc):
+    [problem] = overrides.apply(doc, [f"model={bracket * 30_000}"])
+    assert problem.endswith("lists and mappings are nested too deeply to be read")
+    assert overrides.value("[" * 50 + "]" * 50) is not None

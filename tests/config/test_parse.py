@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from torchtune_lite import config
-from torchtune_lite.config import trust
 from torchtune_lite.errors import ConfigError
 
 
@@ -49,6 +48,7 @@ def test_the_command_line_becomes_settings(words, monkeypatch):
     [
         ([], "name a config with --config"),
         (["--config"], "name a config with --config"),
+        (["my.yaml", "epochs=2"], "name the config with --config: --config my.yaml epochs=2"),
         (["--config", "no.yaml"], "there is no config 'no.yaml'"),
         (["--config", "my.yaml", "epochs=13"], "no luck"),
     ],
@@ -59,6 +59,17 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, message, monkeypatch, caps
     assert exit.value.code == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]
     assert line.startswith(f"tune: error: {message}")
+
+
+def test_the_form_of_torchtunes_scripts_is_one_line_that_says_how_to_port_them(capsys):
+    with pytest.raises(SystemExit) as exit:
+
+        @config.parse
+        def recipe_main(cfg): ...
+
+    assert exit.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tune: error: {__file__}:") and "needs the class of the recipe's keys" in line
 
 
 def test_debug_shows_the_traceback(monkeypatch, capsys):
@@ -78,6 +89,13 @@ def test_all_problems_come_at_once(folder):
         assert f"override '{word}" in problem
 
 
+def test_a_key_that_something_refers_to_is_the_users_own(folder):
+    words = ["root=runs", "output_dir=${root}/${run.name}", "run={name: a}"]
+    assert config.load("my.yaml", words, Settings).output_dir == "runs/a"
+    with pytest.raises(ConfigError, match="^override 'root=runs': unknown key 'root'$"):
+        config.load("my.yaml", words[:1], Settings)
+
+
 def test_settings_are_read_from_a_script_without_running_it(folder):
     (folder / "mine.py").write_text(
         "from __future__ import annotations\n"
@@ -93,7 +111,6 @@ def test_settings_are_read_from_a_script_without_running_it(folder):
 
 
 def test_the_command_line_trusts_a_package_and_the_yaml_cannot(monkeypatch, folder, capsys):
-    monkeypatch.setattr(trust, "_patterns", [])
     (folder / "theirs.yaml").write_text("output_dir: x\noptimizer: {_component_: json.JSONDecoder}\n")
     words = ["--config", "theirs.yaml"]
     for more in ([], ["allow_component=json.JSONDecoder"]):

@@ -39,6 +39,130 @@ TEMPLATES = {
     "⟦{{ m.content + eos_token }}⟧{% else %}{{ m.content + eos_token }}{% endif %}\n{% if loop.last and "
     "add_generation_prompt %}\n{{ '<|assistant|>\n' }}{% endif %}\n{% endfor %}",
 }
+TOOL_TEMPLATES = {
+    "llama3": r"""
+{{- bos_token + '<|start_header_id|>system<|end_header_id|>\n\n' }}
+{%- set system = messages[0].content | trim if messages[0].role in ['system', 'developer'] else '' %}
+{%- set turns = messages[1:] if messages[0].role in ['system', 'developer'] else messages %}
+{%- if tools is not none %}{{- 'Environment: ipython\n' }}{% endif %}
+{{- 'Today: ' + (date_string if date_string is defined else strftime_now('%d %b %Y')) + '\n\n' }}
+{%- for tool in tools or [] %}{{- tool | tojson(indent=4) + '\n\n' }}{% endfor %}
+{{- system + '<|eot_id|>' }}
+{%- for m in turns %}
+    {%- if m.role in ['tool', 'ipython'] %}
+        {{- '<|start_header_id|>ipython<|end_header_id|>\n\n' }}
+        {{- m.content | tojson if m.content is mapping or m.content is iterable else m.content }}
+        {{- '<|eot_id|>' }}
+    {%- elif m.role == 'assistant' %}
+        {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' -}}⟦
+        {%- if 'tool_calls' in m %}
+            {%- if m.tool_calls | length != 1 %}{{ raise_exception('one call at a time') }}{% endif %}
+            {%- set function = m.tool_calls[0].function %}
+            {{- '{"name": "' + function.name + '", "parameters": ' + function.arguments | tojson + '}' }}
+        {%- else %}
+            {{- m.content | trim }}
+        {%- endif %}
+        {{- '<|eot_id|>' -}}⟧
+    {%- else %}
+        {{- '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}""",
+    "qwen": r"""
+{%- if tools %}
+    {{- '<|im_start|>system\n' + (messages[0].content + '\n\n' if messages[0].role == 'system' else '') + '<tools>' }}
+    {%- for tool in tools %}{{- '\n' }}{{- tool | tojson }}{% endfor %}
+    {{- '\n</tools><|im_end|>\n' }}
+{%- elif messages[0].role == 'system' %}
+    {{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}
+{%- endif %}
+{%- for m in messages %}
+    {%- if m.role == 'user' %}
+        {{- '<|im_start|>user\n' + m.content + '<|im_end|>\n' }}
+    {%- elif m.role == 'assistant' %}
+        {{- '<|im_start|>assistant\n' -}}⟦
+        {%- if m.reasoning_content is defined %}
+            {{- '<think>\n' + m.reasoning_content + '\n</think>\n\n' }}
+        {%- endif %}
+        {{- m.content }}
+        {%- for call in m.tool_calls or [] %}
+            {%- set call = call.function or call %}
+            {{- '\n<tool_call>\n{"name": "' + call.name + '", "arguments": ' }}
+            {{- call.arguments if call.arguments is string else call.arguments | tojson }}
+            {{- '}\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\n' -}}⟧
+    {%- elif m.role == 'tool' %}
+        {%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}{{- '<|im_start|>user' }}{% endif %}
+        {{- '\n<tool_response>\n' }}{{- m.content }}{{- '\n</tool_response>' }}
+        {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\n' }}{% endif %}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+    {%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\n\n</think>\n\n' }}{% endif %}
+{%- endif %}""",
+    "hermes": r"""
+{{- bos_token }}
+{%- if tools %}{{- '<|im_start|>system\n<tools>' + tools | tojson + '</tools><|im_end|>\n' }}{% endif %}
+{%- for m in messages %}
+    {{- '<|im_start|>' + m.role + '\n' }}
+    {%- if m.role == 'assistant' -%}⟦
+        {{- m.content + '\n' if m.content else '' }}
+        {%- for call in m.tool_calls or [] %}
+            {{- '<tool_call>' + call.function | tojson + '</tool_call>\n' }}
+        {%- endfor %}
+        {{- '<|im_end|>\n' -}}⟧
+    {%- elif m.role == 'tool' %}
+        {{- '<tool_response>' + (m.name or '?') + ': ' }}{{- m.content }}{{- '</tool_response><|im_end|>\n' }}
+    {%- else %}
+        {{- (m.name + ': ' if m.name else '') + m.content + '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{% endif %}""",
+    "mistral": r"""
+{{- bos_token }}
+{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}
+{%- for m in messages %}
+    {%- if m.role == 'user' %}
+        {%- if tools and m == users[-1] %}
+            {{- '[AVAILABLE_TOOLS] ' + tools | tojson + '[/AVAILABLE_TOOLS]' }}
+        {%- endif %}
+        {{- '[INST] ' + m.content + '[/INST]' }}
+    {%- elif m.tool_calls is defined -%}⟦
+        {{- '[TOOL_CALLS] [' }}
+        {%- for call in m.tool_calls %}
+            {%- if call.id is not defined or call.id | length != 9 %}
+                {{- raise_exception('ids have 9 characters') }}
+            {%- endif %}
+            {{- (call.function | tojson)[:-1] + ', "id": "' + call.id + '"}' + (', ' if not loop.last else ']') }}
+        {%- endfor %}
+        {{- eos_token -}}⟧
+    {%- elif m.role == 'assistant' -%}⟦
+        {{- ' ' + m.content + eos_token -}}⟧
+    {%- elif m.role == 'tool' %}
+        {{- '[TOOL_RESULTS] {"content": ' + m.content | string + ', "call_id": "' + m.tool_call_id + '"}' }}
+    {%- else %}
+        {{- raise_exception('only user, assistant, tool') }}
+    {%- endif %}
+{%- endfor %}""",
+    "parts": r"""
+{%- macro text(content) %}
+    {%- if content is string %}{{- content | trim }}
+    {%- else %}{%- for part in content if part.type == 'text' %}{{- part.text | trim }}{% endfor %}
+    {%- endif %}
+{%- endmacro %}
+{{- bos_token }}
+{%- for m in messages %}
+    {{- '<start_of_turn>' + m.role + '\n' }}
+    {%- if m.role == 'assistant' -%}⟦{{- text(m.content) + '<end_of_turn>\n' -}}⟧
+    {%- else %}{{- text(m.content) + '<end_of_turn>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<start_of_turn>assistant\n' }}{% endif %}""",
+}
+"""In the manner of Llama 3.1's, Qwen 3's, Hermes's, Mistral's and Gemma 3's, which read more than role and content."""
+
 SPECIAL = ["<unk>", "<s>", "</s>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 SPECIAL += ["<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"]
 TEXT = [

@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from torchtune_lite.data import Batches, num_label_tokens, num_real_tokens, some_rows, windows
+from torchtune_lite.data import Batches, num_label_tokens, num_real_tokens, plan, sample_lens, some_rows, windows
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -78,16 +78,18 @@ def test_says_where_the_rows_of_some_micro_batches_stand():
     assert Batches([{}], 1, seed=0, shuffle=False, pad_id=0).where(0, 0, 1) == "sample 0"
 
 
+def test_looks_for_rows_at_their_place_in_the_epoch(monkeypatch):
+    looked_at, at = [], plan.InTurn.__getitem__
+    monkeypatch.setattr(plan.InTurn, "__getitem__", lambda self, number: looked_at.append(number) or at(self, number))
+    batches(50).where(0, 14, 9)
+    assert looked_at == [14, 15, 16]
+
+
 def test_the_fingerprint_is_that_of_the_samples_not_of_their_order():
-    assert batches(50).fingerprint() == batches(50, 7, seed=3, shuffle=True).fingerprint()
-    assert batches(50).fingerprint().startswith("50 samples with hash ")
-    data = batches(600)
-    assert data.fingerprint() == batches(600).fingerprint() != batches(601).fingerprint()
-    packs = Batches(Packed(50), 3, seed=0, shuffle=False, pad_id=0)
-    assert packs.fingerprint() == batches(50).fingerprint().replace("samples", "samples in packs of 50")
-    data.dataset = [data.dataset[i] for i in range(599)] + [{"tokens": [1], "labels": [1]}]
-    assert data.fingerprint() == batches(600).fingerprint(), "of 600 samples, 256 are looked at"
-    assert data.fingerprint(600) != batches(600).fingerprint(600)
+    assert batches(50).fingerprint() == batches(50, 7, seed=3, shuffle=True, num_workers=2).fingerprint()
+    assert batches(600).fingerprint() == batches(600).fingerprint() != batches(601).fingerprint()
+    packs = Batches(Packed(50), 3, seed=0, shuffle=False, pad_id=0).fingerprint()["samples"]
+    assert packs == batches(50).fingerprint()["samples"].replace("samples", "samples in packs of 50")
 
 
 def test_a_batch_without_any_label_is_a_batch():
@@ -121,6 +123,16 @@ def test_counts_no_token_as_padding_where_there_is_none():
     free = batches(4, collate="padding_free")
     free.pad_id = 2  # the token of a sample
     assert num_real_tokens(free.epoch(0), 2) == 1 + 2 + 3 + 4
+
+
+@pytest.mark.parametrize("collate", ["padding_free", "padded"])
+def test_counts_an_eos_that_also_pads(collate):
+    samples = [{"tokens": [1, 2], "labels": [2, -100]}, {"tokens": [1, 3, 4, 2], "labels": [3, 4, 2, -100]}]
+    data = Batches(samples, 2, seed=0, shuffle=False, pad_id=2, collate=collate)
+    (batch,) = data.epoch(0)
+    assert sample_lens(batch, 2) == [2, 4] and num_real_tokens([batch], 2) == 6
+    data.collate = lambda samples, padding_idx: {"tokens": torch.tensor([[1, padding_idx, padding_idx]])}
+    assert sample_lens(next(data.epoch(0)), 2) == [1], "a collate that says no lengths"
 
 
 def test_joined_batches_have_the_samples_of_padded_ones():

@@ -1,5 +1,6 @@
 import gzip
 import os
+import pickle
 import random
 import tempfile
 
@@ -25,9 +26,42 @@ def test_reads_any_part_of_a_file_plain_or_packed(tmp_path, log_lines):
     ]
 
 
+def test_another_process_unpacks_its_own(tmp_path):
+    (tmp_path / "x.gz").write_bytes(gzip.compress(DATA, 1))
+    sent = pickle.dumps(ByteFile(tmp_path / "x.gz"))
+    assert len(sent) < 1000 and pickle.loads(sent).read() == DATA
+
+
 def test_lines_end_with_a_newline_alone(tmp_path):
     (tmp_path / "x").write_bytes(b"a\rb\x0bc\n\nd\r\ne")
     assert list(ByteFile(tmp_path / "x").lines()) == [b"a\rb\x0bc\n", b"\n", b"d\r\n", b"e"]
+
+
+class Counted(bytes):
+    """Bytes that count how many are copied when they are joined to others or split."""
+
+    copied = 0
+
+    def __radd__(self, other):
+        Counted.copied += len(other) + len(self)
+        return Counted(bytes(other) + bytes(self))
+
+    def split(self, separator):
+        Counted.copied += len(self)
+        return super().split(separator)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\nb\n\nc"])
+def test_a_long_line_costs_its_length(tmp_path, monkeypatch, end):
+    """Joined chunk by chunk, a line of twice the chunks would be four times the copying."""
+    (tmp_path / "x").write_bytes(b"a" * 6400 + end)
+    file, chunks, copied = ByteFile(tmp_path / "x"), ByteFile.chunks, []
+    for size in (200, 100, 50):
+        Counted.copied = 0
+        monkeypatch.setattr(file, "chunks", lambda _, size=size: map(Counted, chunks(file, size)))
+        assert list(file.lines()) == (b"a" * 6400 + end).splitlines(keepends=True)
+        copied.append(Counted.copied)
+    assert copied == [6400 + len(end)] * 3
 
 
 def test_children_read_beside_their_parent(tmp_path):

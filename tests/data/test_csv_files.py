@@ -27,6 +27,27 @@ def test_tabs_in_tsv(tmp_path):
     assert rows_of(tmp_path / "x.tsv", "a\tb\n1,2\t3") == [(2, {"a": "1,2", "b": "3"})]
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_the_first_line_shows_another_separator(separator, quote, tmp_path, log_lines):
+    content = f"\ufeff\r\n{quote}in put{quote}{separator}{quote}output{quote}\nHello, you{separator}Hi\n"
+    assert rows_of(tmp_path / "x.csv", content) == [(3, {"in put": "Hello, you", "output": "Hi"})]
+    assert log_lines == [f"{tmp_path / 'x.csv'}: its columns are separated by {separator!r}, as its first line shows"]
+
+
+@pytest.mark.parametrize(
+    "name, content, row",
+    [
+        ("x.csv", "a;b,c\n1,2\n", {"a;b": "1", "c": "2"}),
+        ("x.csv", '"a;b"\n1;2\n', {"a;b": "1;2"}),
+        ("x.csv", "text\na;b|c\n", {"text": "a;b|c"}),
+        ("x.tsv", "a,b\tc\n1\t2\n", {"a,b": "1", "c": "2"}),
+    ],
+)
+def test_the_usual_separator_comes_first_and_one_column_is_one(name, content, row, tmp_path, log_lines):
+    assert [row for _, row in rows_of(tmp_path / name, content)] == [row] and log_lines == []
+
+
 @pytest.mark.parametrize("content", ["", "\n\n", "a,b\n", "\ufeff"])
 def test_a_file_may_have_no_rows(tmp_path, content):
     assert rows_of(tmp_path / "x.csv", content) == []
@@ -52,7 +73,7 @@ def test_a_long_value(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("a,b\n1\n", "x.csv:2: 1 values for the 2 columns of the first line; quote a value"),
+        ("a,b\n1\n", "x.csv:2: 1 value for the 2 columns of the first line; quote a value"),
         ("a,b\n1,2\n1,2,3\n", "x.csv:3: 3 values"),
         ('a,b\n1,2\n"open,2\n3,4\n', "x.csv:3: the record that starts here is no valid CSV .unexpected end"),
         ('a,b\n"1"x,2\n', "x.csv:2: the record that starts here is no valid CSV"),
@@ -62,6 +83,24 @@ def test_a_long_value(tmp_path):
 def test_names_the_line_that_is_wrong(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         rows_of(tmp_path / "x.csv", content)
+
+
+class Name(str):
+    """A name that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        Name.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_many_columns_are_not_compared_each_with_each(tmp_path, monkeypatch):
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    monkeypatch.setattr(CsvRows, "_record", lambda self, number: [Name(f"c{i}") for i in range(500)])
+    assert len(CsvRows(tmp_path / "x.csv").columns) == 500
+    assert Name.compared < 500
 
 
 def test_a_broken_record_leaves_the_others_readable(tmp_path):

@@ -40,6 +40,12 @@ def test_reads_the_list_under_a_field(tmp_path):
     assert rows == ROWS and places == [": data[0]", ": data[1]", ": data[2]"]
 
 
+def test_objects_may_go_over_several_lines(tmp_path):
+    content = "".join(json.dumps(row, indent=2, ensure_ascii=False) + "\n" for row in ROWS)
+    rows, places = read(tmp_path / "x.jsonl", "\ufeff\n" + content)
+    assert rows == ROWS and places == [":2", ":5", ":8"]
+
+
 GOOD = '{"a": "1"}\n'
 
 
@@ -58,6 +64,10 @@ GOOD = '{"a": "1"}\n'
         ('[{"a": 1},\n]', r":2:1: invalid JSON \(Expecting value\)"),
         ('[{"a": 1}]\nx', r":2:1: invalid JSON \(Extra data\)"),
         ('[{"a": 1},\n\n "b"]', r":3: expected an object, got str"),
+        (
+            '[{"a": 1}]\n[{"a": 2}]\n',
+            r': each line is a list, .* give the list a name: {"messages": \[...\]}, one a line',
+        ),
         ('{\n "version": 1,\n "data": [{"a": 1}]\n}', r"is one object, not rows; .* field \(has: version, data\)"),
         (GOOD.encode() + b'{"a": "\xe9"}', r":2: byte 0xe9 is not UTF-8"),
         (b"\x1f\x8b\x08", r":1: byte 0x8b is not UTF-8; unpack or convert"),

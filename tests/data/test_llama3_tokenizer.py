@@ -91,7 +91,9 @@ def test_tool_calls_templates_and_cuts(ranks):
     assert {ours.eos_id, special["<|eot_id|>"], special["<|eom_id|>"]} == set(ours.stop_tokens)
     sample = {"messages": chat}
     ours.max_seq_len = len(tokens) - 1
-    assert ours(sample)["tokens"] == [*tokens[:-2], ours.eos_id] and ours(sample)["truncated"]
+    assert ours(sample)["tokens"] == tokens[:-1] and ours(sample)["truncated"]
+    ours.add_eos_when_cut = True
+    assert ours(sample)["tokens"] == [*tokens[:-2], ours.eos_id]
     assert not ours.surely_whole(sample)
     ours.max_seq_len = 3 * 16 + 9 + sum(map(len, ("the", "x()", "1"))) + len("Q: ?")
     assert ours.surely_whole(sample) and not ours(sample)["truncated"]
@@ -122,6 +124,8 @@ def test_refuses_a_file_that_is_no_list_of_ranks(text, said, tmp_path):
 
 
 def test_what_it_is_not_for(ranks):
+    with pytest.raises(ConfigError, match="chat_template_kwargs: Llama3Tokenizer has no chat template; leave it out"):
+        load_tokenizer(ranks, chat_template_kwargs={"enable_thinking": False})
     with pytest.raises(ConfigError, match="Llama3Tokenizer writes Llama 3's form itself"):
         Llama3Tokenizer(str(ranks), prompt_template="chat_template")
     with pytest.raises(ConfigError, match=r"special_tokens has no <\|end_of_text\|>, <\|finetune"):

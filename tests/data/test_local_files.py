@@ -1,4 +1,5 @@
 import gzip
+import json
 
 import pytest
 
@@ -53,6 +54,30 @@ def test_a_folder_is_its_files_in_order(files):
     files(data__b_jsonl='{"n": 2}', data__a_jsonl_gz='{"n": 1}', data___c_jsonl="hidden", data__README="x")
     assert read("data") == [{"n": 1}, {"n": 2}]
     assert read("da*/*.jsonl") == [{"n": 2}]
+
+
+def test_what_datasets_saved_to_disk(folder):
+    """The layout of `Dataset.save_to_disk`, whose state.json lists the files; others may lie beside them."""
+    pa = pytest.importorskip("pyarrow")
+    (folder / "saved").mkdir()
+    names = ["data-00001-of-00002.arrow", "data-00000-of-00002.arrow"]
+    for n, name in enumerate(names):
+        table = pa.table({"n": [n]})
+        with pa.ipc.new_stream(folder / "saved" / name, table.schema) as writer:
+            writer.write_table(table)
+    (folder / "saved/state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    (folder / "saved/dataset_info.json").write_text("{}")
+    (folder / "saved/cache-1.arrow").write_text("")
+    assert read("saved") == read("saved", "arrow") == [{"n": 0}, {"n": 1}]
+    (folder / "saved/state.json").write_text("{")
+    with pytest.raises(DataError, match="state.json is no JSON"):
+        read("saved")
+
+
+@pytest.mark.parametrize("address", ["https://a.b/c.jsonl", "s3://a/b.parquet", "HTTP://a.b/*.csv"])
+def test_an_address_is_no_file(address):
+    with pytest.raises(DataError, match="is an address, and only local files are read; download the file first, or"):
+        find_files(address)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
 from torchtune_lite.data import AlpacaToMessages, InputOutputToMessages, Message, validate_messages
-from torchtune_lite.data.messages import Masking
+from torchtune_lite.data.messages import ROLES, Masking
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -41,7 +41,7 @@ def test_input_output_maps_columns_and_puts_the_system_prompt_first():
         (InputOutputToMessages, {"input": None, "output": "A"}, "column 'input' must be text, got null"),
         (InputOutputToMessages, {"input": "Q", "output": ["A"]}, "column 'output' must be text, got list"),
         (AlpacaToMessages, {"input": "Q", "output": "A"}, "missing column 'instruction'"),
-        (AlpacaToMessages, {"instruction": "Q", "input": 3, "output": "A"}, "column 'input' must be text, got int"),
+        (AlpacaToMessages, {"instruction": "Q", "input": [], "output": "A"}, "column 'input' must be text, got list"),
     ],
 )
 def test_says_what_is_wrong_with_a_column(transform, row, message):
@@ -52,6 +52,22 @@ def test_says_what_is_wrong_with_a_column(transform, row, message):
 def test_a_message_has_a_known_role():
     with pytest.raises(DataError, match="role='bot' is not one of system, user, assistant, tool, ipython"):
         Message("bot", "hi")
+
+
+def test_a_message_is_in_the_loss_by_its_role_unless_told():
+    for role in ROLES:
+        assert Message(role, "hi").masked is (role != "assistant")
+        assert [Message(role, "hi", masked=masked).masked for masked in (True, False)] == [True, False]
+
+
+def test_numbers_are_text_and_other_columns_noted():
+    alpaca = AlpacaToMessages()({"instruction": 1, "input": 0, "output": True, "id": 7, "text": None})
+    assert "### Instruction:\n1\n\n### Input:\n0\n" in seen(alpaca)[0][1] and seen(alpaca)[1][1] == "true"
+    assert sorted(note.what for note in alpaca["notes"]) == [
+        *("column 'id'", "column 'input'", "column 'instruction'", "column 'output'")
+    ]
+    pair = InputOutputToMessages(column_map={"input": "q.text"})({"q": {"text": "Q"}, "output": "A", "x": "y"})
+    assert [note.what for note in pair["notes"]] == ["column 'x'"]
 
 
 def test_validates_messages_of_any_origin():
@@ -74,7 +90,7 @@ TURNS = ["system", "user", "assistant", "user", "assistant", "user"]
     ],
 )
 def test_masks_by_strategy(train_on_input, strategy, in_loss):
-    messages = Masking(train_on_input, strategy)([Message(role, role) for role in TURNS])
+    messages = Masking(train_on_input, strategy)([Message(role, role, masked=False) for role in TURNS])
     assert [i for i, message in enumerate(messages) if not message.masked] == in_loss
     masked = Masking(train_on_input, strategy)([Message(role, role, masked=True) for role in TURNS])
     assert all(message.masked for message in masked)

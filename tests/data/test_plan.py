@@ -61,3 +61,35 @@ def test_samples_of_a_length_change_places_with_the_order():
 def test_a_plan_of_a_draw_is_made_as_long_as_another():
     assert plan.as_many([[1], [2, 3], [4]], 2) == [[1], [2, 3]]
     assert plan.as_many([[1], [2, 3, 4], [5]], 5) == [[1], [2], [3], [4], [5]]
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 50))
+def test_the_first_of_the_largest_is_halved_in_its_place(sizes, count):
+    """An epoch that is drawn again must be the one that an older checkpoint stopped in."""
+    batches = expected = [[(number, i) for i in range(size)] for number, size in enumerate(sizes)]
+    expected = expected[:count]
+    while len(expected) < count:
+        most = max(range(len(expected)), key=lambda number: len(expected[number]))
+        half = len(expected[most]) // 2
+        expected[most : most + 1] = [expected[most][:half], expected[most][half:]]
+    assert plan.as_many(batches, count) == expected
+
+
+def test_a_plan_twice_as_long_costs_about_twice_as_much():
+    class Batch(list):
+        looks = 0
+
+        def __len__(self):
+            Batch.looks += 1
+            return super().__len__()
+
+        def __getitem__(self, part):
+            return Batch(super().__getitem__(part))
+
+    looks = []
+    for size in (200, 400):
+        Batch.looks = 0
+        assert len(plan.as_many([Batch(range(4)) for _ in range(size)], 3 * size)) == 3 * size
+        looks.append(Batch.looks)
+    assert looks[1] == 2 * looks[0]

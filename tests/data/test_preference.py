@@ -1,11 +1,13 @@
 import pytest
 
+from tests.data.chats import write_folder
 from torchtune_lite.data import (
     ChosenRejectedToMessages,
     PairTokens,
     PreferenceDataset,
     Rows,
     SentencePieceTokenizer,
+    load_tokenizer,
     padded_collate_dpo,
 )
 from torchtune_lite.errors import ConfigError, DataError
@@ -58,7 +60,7 @@ def test_takes_the_arguments_of_a_conversation():
     [
         ({"chosen": "g"}, r"column 'chosen' begins with an answer, and there is no column 'prompt' \(has: chosen\)"),
         ({"prompt": "Q", "chosen": "g"}, r"missing column 'rejected' .*; set column_map.rejected"),
-        ({"chosen": [USER, GOOD], "rejected": [USER]}, "column 'rejected': has 1 messages"),
+        ({"chosen": [USER, GOOD], "rejected": [USER]}, "column 'rejected': has 1 message"),
         ({"chosen": [USER, {"role": "bot", "content": ""}]}, r"chosen\[1\].role='bot' is not one of"),
         ({"prompt": 3, "chosen": "g"}, "column 'prompt' must be a list of messages, got int"),
     ],
@@ -113,3 +115,12 @@ def test_pairs_are_padded_to_the_longest_the_chosen_first():
     batch = padded_collate_dpo(samples, padding_idx=0)
     assert batch["tokens"].tolist() == [[1, 2, 3], [6, 0, 0], [4, 0, 0], [8, 9, 0]]
     assert batch["labels"].tolist() == [[2, 3, -100], [7, -100, -100], [5, -100, -100], [9, -100, -100]]
+
+
+def test_a_chat_template_sees_the_tools_of_a_pair(tmp_path, log_lines):
+    source = "{{ tools | tojson if tools }}{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
+    tokenizer = load_tokenizer(write_folder(tmp_path, "bytelevel", source), prompt_template="chat_template")
+    row = {"prompt": [USER], "chosen": [GOOD], "rejected": [POOR], "tools": [{"name": "add"}], "system": "S", "id": 1}
+    dataset = PreferenceDataset(Rows("x", [row], "x:{}".format), ChosenRejectedToMessages(), PairTokens(tokenizer))
+    assert tokenizer.decode(dataset[0]["rejected_input_ids"]) == '[{"name": "add"}]systemSuserQassistantp'
+    assert log_lines[-1] == "x: not read: column 'id' (1 row)"

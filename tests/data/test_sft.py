@@ -1,7 +1,9 @@
 import pytest
 
-from torchtune_lite.data import ColumnText, Rows, SFTDataset, load_rows, sft
+from torchtune_lite.data import Batches, ColumnText, Rows, SFTDataset, load_rows, report_read, sft
+from torchtune_lite.data.columns import NOT_READ, Note
 from torchtune_lite.data.sft import shifted_labels
+from torchtune_lite.datasets import ConcatDataset
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -22,6 +24,18 @@ def codes(sample):
 def test_labels_are_the_next_token_where_that_one_is_not_masked():
     assert shifted_labels([5, 6, 7, 8], [True, False, True, False]) == [6, -100, 8, -100]
     assert shifted_labels([5], [False]) == [-100]
+    with pytest.raises(DataError, match="the tokenizer gives 2 marks in mask for 1 token; give each token one"):
+        shifted_labels([5], [False, True])
+
+
+def test_what_is_noted_of_rows_is_said_once_for_all(log_lines):
+    note = Note(NOT_READ, "column 'id'")
+
+    def prepare(row):
+        return {"text": row["text"], "notes": {note}}
+
+    SFTDataset(rows_of("ab", "cd"), prepare, codes)
+    assert log_lines[1:] == ["x.jsonl: not read: column 'id' (2 rows)"]
 
 
 def test_gives_tokens_and_labels_of_the_same_length():
@@ -56,6 +70,50 @@ def test_tokenizes_each_sample_once_and_on_first_use_where_its_text_says_enough(
     assert dataset[2]["tokens"] == [119, 102]
     assert [dataset[i]["tokens"][0] for i in range(3)] == [119, 99, 119]
     assert tokenize.seen == ["cd", "EF", "wf", "wb"]
+
+
+class Noted:
+    """Rows that note which are read."""
+
+    def __init__(self, *texts):
+        self.rows, self.read = rows_of(*texts), []
+        self.name, self.num_bytes, self.where = self.rows.name, self.rows.num_bytes, self.rows.where
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return self.rows[index]
+
+
+@pytest.mark.parametrize("waiting", [0, 5, 2**24])
+@pytest.mark.parametrize("all_at_once", [False, True])
+def test_each_row_is_read_once_to_be_checked(waiting, all_at_once, monkeypatch):
+    monkeypatch.setattr(sft, "MOST_WAITING", waiting)
+    texts = ["wb", "cd", "", "EF", None, "gh…", "wf", "ij"] * 3
+    rows, tokenize = Noted(*texts), Codes()
+    dataset = SFTDataset(rows, ColumnText("text"), tokenize, on_bad_sample="skip", tokenize_all=all_at_once)
+    assert rows.read == list(range(24)) and len(tokenize.seen) == (21 if all_at_once else 15)
+    kept = [number for number, text in enumerate(texts) if text not in ("", "EF", None)]
+    samples = [dataset[i] for i in range(len(dataset))]
+    assert [dataset.where(i) for i in range(len(dataset))] == [f"x.jsonl:{number + 1}" for number in kept]
+    assert samples == [SFTDataset(rows_of(texts[number]), ColumnText("text"), codes)[0] for number in kept]
+    again = [] if all_at_once else [number for number in kept if texts[number][0] == "w"]
+    assert rows.read[24:] == again, "the others are kept"
+
+
+def test_of_a_large_data_set_too(large):
+    rows = Noted("ab", "cd", "ef", "gh", "ij", "kl")
+    SFTDataset(rows, ColumnText("text"), codes)
+    assert rows.read == [0, 3]
+
+
+def test_what_waits_to_be_tokenized_is_not_more_than_may_be_kept(monkeypatch):
+    monkeypatch.setattr(sft, "MOST_WAITING", 5)
+    rows, waited = Noted(*["abc"] * 100), []
+    SFTDataset(rows, ColumnText("text"), lambda sample: waited.append(len(rows.read)) or codes(sample))
+    assert max(read - done for done, read in enumerate(waited)) <= 3
 
 
 def test_names_every_bad_row_at_once_before_any_is_tokenized():
@@ -114,8 +172,8 @@ def test_warns_of_empty_texts(log_lines):
     ("texts", "policies", "message"),
     [
         (("AB", "CD"), {}, "none of 2 rows is left .*: 2 .100.0%. left out without a label, .*; raise .*max_seq_len"),
-        (("ab…",), {"on_long_sample": "skip"}, "none of 1 rows is left .* longer than max_seq_len"),
-        ((None,), {"on_bad_sample": "skip"}, "none of 1 rows is left .* left out as bad, first x.jsonl:1: column"),
+        (("ab…",), {"on_long_sample": "skip"}, "none of 1 row is left .* longer than max_seq_len"),
+        ((None,), {"on_bad_sample": "skip"}, "none of 1 row is left .* left out as bad, first x.jsonl:1: column"),
     ],
 )
 def test_that_nothing_is_left_is_an_error(texts, policies, message):
@@ -195,6 +253,26 @@ def test_of_many_bad_rows_some_are_kept_in_words(large, monkeypatch):
     dataset = large("ab", None, None, "cd", None, None, on_bad_sample="skip")
     assert [dataset[i]["tokens"] == [] for i in range(6)] == [False, True, True, False, True, True]
     assert list(dataset.bad) == [1, 2, 4, 5] and [bool(said) for said in dataset.bad.values()] == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_was_left_out_of_many_rows_is_said_at_the_end_whoever_read_them(large, log_lines, num_workers):
+    dataset = large("ab", "cd…", None, "ef", "G", None, on_bad_sample="skip")
+    batches = Batches(dataset, 2, seed=0, shuffle=True, pad_id=0, num_workers=num_workers)
+    for epoch in range(2):
+        assert sum(1 for _ in batches.epoch(epoch)) == 3
+    report_read(batches)
+    bad = "x.jsonl:3" if num_workers else "x.jsonl:3: column 'text' must be text, got null"
+    assert log_lines[1:] == [
+        "x.jsonl: read, 1 cut to max_seq_len, first x.jsonl:2; 1 left out without a label, first x.jsonl:5; "
+        f"2 left out as bad, first {bad}"
+    ]
+
+
+def test_of_a_small_data_set_the_start_has_said_it_all(log_lines):
+    dataset = SFTDataset(rows_of("ab", None), ColumnText("text"), codes, on_bad_sample="skip")
+    report_read(Batches(ConcatDataset([dataset, [{"tokens": [1], "labels": [1]}]]), 2, seed=0, shuffle=True, pad_id=0))
+    assert len(log_lines) == 1
 
 
 def test_large_in_bytes_is_large_too(monkeypatch):

@@ -1,3 +1,4 @@
+import os
 import sys
 from types import SimpleNamespace
 
@@ -53,6 +54,30 @@ def test_a_part_keeps_the_places_of_its_rows(ten):
     assert [rows.where(i) for i in range(3)] == [f"{ten}:{line}" for line in (6, 8, 10)]
 
 
+@pytest.mark.parametrize("source", ["json", "jsonl", "ndjson"])
+def test_a_kind_may_be_called_by_an_ending(ten, source):
+    assert numbers(load_rows(source, data_files=ten)) == list(range(10))
+    with pytest.raises(DataError, match=f"source: {source} needs data_files"):
+        load_rows(source)
+
+
+def test_splits_that_datasets_saved_to_disk(jsonl, tmp_path):
+    (tmp_path / "dd").mkdir()
+    for n, split in enumerate(["train", "test"]):
+        (tmp_path / "dd" / split).mkdir()
+        jsonl([{"n": n}, {"n": n + 10}], f"dd/{split}/rows.jsonl")
+    (tmp_path / "dd/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert numbers(load_rows(str(tmp_path / "dd"))) == [0, 10]
+    assert numbers(load_rows("json", data_files=str(tmp_path / "dd"), split="test[:1]")) == [1]
+    with pytest.raises(DataError, match="split='val': local files have only train, test"):
+        load_rows(str(tmp_path / "dd"), split="val")
+
+
+def test_an_address_is_no_source():
+    with pytest.raises(DataError, match="https://hf.co/datasets/a/b is an address, .* as source: owner/name"):
+        load_rows("https://hf.co/datasets/a/b")
+
+
 def test_one_file_several_a_pattern_and_files_by_split(jsonl, tmp_path):
     a, b = jsonl([{"n": 1}, {"n": 2}], "a.jsonl"), jsonl([{"n": 3}], "b.jsonl")
     for files in ([a, b], [b, a]):
@@ -60,7 +85,7 @@ def test_one_file_several_a_pattern_and_files_by_split(jsonl, tmp_path):
         assert sorted(numbers(rows)) == [1, 2, 3]
         assert numbers(rows)[0] == (1 if files[0] == a else 3)
         assert rows.where(2) == (f"{b}:1" if files[0] == a else f"{a}:2")
-        assert rows.name == f"{files[0]} and 1 more files"
+        assert rows.name == f"{files[0]} and 1 more file"
     assert numbers(load_rows("json", data_files=str(tmp_path / "*.jsonl"))) == [1, 2, 3]
     assert numbers(load_rows(str(tmp_path / "[b].jsonl"))) == [3]
     assert numbers(load_rows("json", data_files={"train": a, "val": [b]}, split="val")) == [3]
@@ -118,6 +143,22 @@ def test_a_hub_name_goes_to_the_library_with_what_was_given(monkeypatch):
     assert numbers(rows) == [2] and rows.where(0) == "a/b[1]"
     with pytest.raises(DataError, match=r"'a/broken': the library 'datasets' cannot load it \(no route\)$"):
         load_rows("a/broken")
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "0"), ("1", "1")])
+def test_no_script_of_a_data_set_of_the_hub_is_run_unless_the_user_says_so(given, used, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_TRUST_REMOTE_CODE", given or "")
+    if given is None:
+        monkeypatch.delenv("HF_DATASETS_TRUST_REMOTE_CODE")
+    seen = []
+
+    def load_dataset(source, **options):
+        seen.append(os.environ["HF_DATASETS_TRUST_REMOTE_CODE"])
+        return [{"n": 1}]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    load_rows("a/b")
+    assert seen == [used]
 
 
 def test_a_filter_may_be_named_by_its_dotted_path(jsonl, folder):

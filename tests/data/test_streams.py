@@ -1,3 +1,4 @@
+import gzip
 import json
 from itertools import islice
 
@@ -88,11 +89,43 @@ def test_says_where_the_last_rows_stand(files):
     assert batches.where(0, 0, 4).startswith(f"{folder}1.jsonl:1, ")  # of the file that is read
 
 
-def test_the_fingerprint_is_that_of_the_first_file(files, tmp_path):
+def test_the_fingerprint_is_that_of_the_first_samples_and_of_all_files(files, tmp_path):
     before = stream(files).fingerprint()
-    assert before.startswith("a stream that begins with 5 samples with hash ") and before == stream(files).fingerprint()
+    assert before["samples"].startswith("a stream that begins with 5 samples with hash ")
+    assert before == stream(files, seed=1, num_workers=1).fingerprint()
+    last = tmp_path / "3.jsonl"
+    rows = last.read_text()
+    last.write_text(rows.replace("19", "18"))
+    assert stream(files).fingerprint()["samples"] == before["samples"]
+    assert stream(files).fingerprint()["rows"] != before["rows"]
+    last.write_text(rows)
     (tmp_path / "0.jsonl").write_text('{"n": 7}')
-    assert stream(files).fingerprint() != before
+    after = stream(files).fingerprint()
+    assert after["samples"] != before["samples"] and after["rows"] != before["rows"]
+
+
+def test_a_stream_is_known_by_what_is_in_its_files_however_packed(files, tmp_path):
+    found = []
+    for level in (1, 9):
+        for path in tmp_path.glob("*.jsonl"):
+            (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), level, mtime=level))
+        found.append(stream(f"{tmp_path}/*.gz").fingerprint()["rows"][0][1])
+    assert found[0] == found[1] == stream(files).fingerprint()["rows"][0][1]
+    (tmp_path / "2.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(DataError, match="2.jsonl.gz is no whole gzip file"):
+        stream(f"{tmp_path}/*.gz").fingerprint()
+
+
+def test_of_a_large_stream_only_the_start_of_each_file_is_looked_at(files, tmp_path, monkeypatch, log_lines):
+    monkeypatch.setattr(streams, "HASHED_WHOLE", 100)
+    (tmp_path / "3.jsonl").write_text(json.dumps({"n": 1, "text": "x" * 2**17}))
+    before = stream(files).fingerprint()["rows"]
+    assert "3 more files: more than 0 GiB, of which the start of each file is compared" in log_lines[-1]
+    (tmp_path / "3.jsonl").write_text(json.dumps({"n": 1, "text": "x" * (2**17 - 1) + "y"}))
+    assert stream(files).fingerprint()["rows"] == before
+    for changed in ({"n": 2, "text": "x" * 2**17}, {"n": 1, "text": "x" * (2**17 + 1)}):
+        (tmp_path / "3.jsonl").write_text(json.dumps(changed))
+        assert stream(files).fingerprint()["rows"] != before
 
 
 def test_a_part_of_a_split_is_no_stream(files):
@@ -100,7 +133,7 @@ def test_a_part_of_a_split_is_no_stream(files):
         open_stream("json", data_files=files, split="train[:10%]")
 
 
-def test_a_data_set_of_the_hub_is_read_some_rows_at_a_time(monkeypatch):
+def test_a_data_set_of_the_hub_is_read_some_rows_at_a_time(monkeypatch, log_lines):
     """With an iterable of `datasets`' interface; `benchmarks` and users have the real one."""
     monkeypatch.setattr(streams, "PART", 4)
 
@@ -129,6 +162,8 @@ def test_a_data_set_of_the_hub_is_read_some_rows_at_a_time(monkeypatch):
         again.cursor = first.cursor
         assert numbers(again, 10 - done) == whole[done:]
     assert first.where(0, 0, 1).startswith("org/name, part ")
+    assert batches().fingerprint()["rows"] == [("name", None)]
+    assert "org/name: the first 4 rows of the stream are compared" in log_lines[-1]
 
 
 def test_an_empty_stream_is_an_error():
@@ -166,17 +201,19 @@ def test_the_first_file_is_opened_once_to_look_at(files, monkeypatch):
     batches.fingerprint()
     monkeypatch.setattr(streams, "read_files", None)
     assert batches.peek() is batches.peek()
+    assert batches.largest()["tokens"].shape == (1, 4)
+    monkeypatch.undo()
+    numbers(batches, 1)
+    assert batches._first is None and batches.peek()["tokens"][0, ::2].tolist() == [0, 1]
 
 
 def test_an_epoch_is_as_many_steps_as_the_data_or_as_are_allowed():
     batches = Batches([{"tokens": [1], "labels": [1]}] * 10, 3, seed=0, shuffle=False, pad_id=0)
-    assert [steps_per_epoch(batches, None, 2, most) for most in (None, 1, 9)] == [2, 1, 2]
+    assert [steps_per_epoch(batches, 2, most) for most in (None, 1, 9)] == [2, 1, 2]
 
 
 def test_a_stream_has_no_end():
     stream = StreamBatches(None, 3, seed=0, shuffle=False, pad_id=0)
-    assert steps_per_epoch(stream, None, 2, 7) == 7
+    assert steps_per_epoch(stream, 2, 7) == 7
     with pytest.raises(ConfigError, match="set max_steps_per_epoch$"):
-        steps_per_epoch(stream, None, 2, None)
-    with pytest.raises(ConfigError, match="^dataset_val: a stream has no end"):
-        steps_per_epoch(stream, stream, 2, 7)
+        steps_per_epoch(stream, 2, None)

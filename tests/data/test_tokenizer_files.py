@@ -1,8 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 
-from torchtune_lite.data.tokenizer_files import added_tokens, guard, prepend_scheme, read_json
+from torchtune_lite.data.tokenizer_files import added_tokens, guard, leads_out, prepend_scheme, read_json
 from torchtune_lite.errors import DataError
 
 
@@ -34,3 +35,23 @@ def test_where_a_space_is_put_before_a_chat(config, scheme):
 def test_a_guard_joins_with_no_other_character():
     assert guard(["a", "\n", "▁"]) == "\n"
     assert guard(["a", "\n", "\n\n"]) == guard([" \n"]) == "\ue000"
+
+
+def test_a_link_leads_out_of_its_folder_unless_to_a_blob_of_the_hubs_cache(tmp_path):
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "abc"
+    blobs, plain = snapshot.parent.parent / "blobs", tmp_path / "plain"
+    for folder in (snapshot, blobs, plain):
+        folder.mkdir(parents=True)
+    (blobs / "0").touch()
+    for name, target, out in (
+        ("file", None, None),
+        ("inside", "file", None),
+        ("blob", blobs / "0", None),
+        ("above", "../..", snapshot.parent.parent),
+        ("absolute", "/etc/hostname", Path("/etc/hostname").resolve()),
+    ):
+        file = snapshot / name
+        file.symlink_to(target) if target else file.touch()
+        assert leads_out(file) == out, name
+    (plain / "blob").symlink_to(blobs / "0")
+    assert leads_out(plain / "blob") == blobs / "0"

@@ -4,15 +4,8 @@ import random
 import pytest
 
 from tests.data.chats import TEMPLATES, plain, write_folder
-from torchtune_lite.data import (
-    Llama2ChatTemplate,
-    Message,
-    SentencePieceTokenizer,
-    check_vocabulary,
-    limit_length,
-    load_tokenizer,
-)
-from torchtune_lite.errors import ConfigError, DataError
+from torchtune_lite.data import Llama2ChatTemplate, Message, SentencePieceTokenizer, load_tokenizer
+from torchtune_lite.errors import ConfigError
 
 
 def turns(*texts):
@@ -34,7 +27,7 @@ def parts(*texts):
         (turns("a", "b", "c"), "⟨▁ab⟩⟨▁c", "xxx__xxx"),
         (turns("a", ""), "⟨▁a⟩", "xxx_"),
         ([Message("system", "s", masked=True), *turns("u", "a")], "⟨▁sua⟩", "xxxx__"),
-        ([Message("user", parts("a ", "b")), Message("assistant", parts("c", "d"))], "⟨▁a▁bcd⟩", "_______" + "_"),
+        ([Message("user", parts("a ", "b")), Message("assistant", parts("c", "d"))], "⟨▁a▁bcd⟩", "xxxxx___"),
     ],
 )
 def test_tokenizes_messages_with_their_masks(char_model, spell, messages, tokens, mask):
@@ -50,50 +43,30 @@ def test_a_prompt_stays_open(char_model, spell):
 
 
 @pytest.mark.parametrize(
-    "max_seq_len, tokens, mask, truncated",
+    "max_seq_len, tokens, in_torchtune, mask",
     [
-        (None, "⟨▁ab⟩⟨▁cd⟩", "xxx__xxx__", False),
-        (10, "⟨▁ab⟩⟨▁cd⟩", "xxx__xxx__", False),
-        (9, "⟨▁ab⟩⟨▁c⟩", "xxx__xxx_", True),
-        (7, "⟨▁ab⟩⟨⟩", "xxx__xx", True),
-        (5, "⟨▁ab⟩", "xxx__", True),
-        (4, "⟨▁a⟩", "xxx_", True),
-        (2, "⟨⟩", "xx", True),
+        (None, "⟨▁ab⟩⟨▁cd⟩", "⟨▁ab⟩⟨▁cd⟩", "xxx__xxx__"),
+        (10, "⟨▁ab⟩⟨▁cd⟩", "⟨▁ab⟩⟨▁cd⟩", "xxx__xxx__"),
+        (9, "⟨▁ab⟩⟨▁cd", "⟨▁ab⟩⟨▁c⟩", "xxx__xxx_"),
+        (7, "⟨▁ab⟩⟨▁", "⟨▁ab⟩⟨⟩", "xxx__xx"),
+        (5, "⟨▁ab⟩", "⟨▁ab⟩", "xxx__"),
+        (4, "⟨▁ab", "⟨▁a⟩", "xxx_"),
+        (2, "⟨▁", "⟨⟩", "xx"),
     ],
 )
-def test_truncation_keeps_eos_and_the_mask_in_step(char_model, spell, max_seq_len, tokens, mask, truncated):
-    sample = SentencePieceTokenizer(char_model, max_seq_len)({"messages": turns("a", "b", "c", "d"), "id": 7})
-    assert spell(sample["tokens"]) == tokens
-    assert "".join("x" if m else "_" for m in sample["mask"]) == mask
-    assert sample["truncated"] is truncated
-    assert sample["id"] == 7
+def test_what_is_cut_goes_on_unless_it_is_told_to_end(char_model, spell, max_seq_len, tokens, in_torchtune, mask):
+    for add_eos_when_cut, expected in ((False, tokens), (True, in_torchtune)):
+        tokenizer = SentencePieceTokenizer(char_model, max_seq_len, add_eos_when_cut=add_eos_when_cut)
+        sample = tokenizer({"messages": turns("a", "b", "c", "d"), "id": 7})
+        assert spell(sample["tokens"]) == expected
+        assert "".join("x" if m else "_" for m in sample["mask"]) == mask
+        assert sample["truncated"] is (max_seq_len is not None and max_seq_len < 10)
+        assert sample["id"] == 7
 
 
 def test_refuses_a_length_without_room_for_a_label(char_model):
     with pytest.raises(ConfigError, match="max_seq_len=1"):
         SentencePieceTokenizer(char_model, max_seq_len=1)
-
-
-def test_a_tokenizer_must_fit_the_embedding(char_model):
-    tokenizer = SentencePieceTokenizer(char_model)
-    check_vocabulary(tokenizer, tokenizer.vocab_size)
-    check_vocabulary(tokenizer, tokenizer.vocab_size + 1)
-    with pytest.raises(
-        DataError, match=f"{tokenizer.vocab_size} tokens but the model embeds {tokenizer.vocab_size - 1}"
-    ):
-        check_vocabulary(tokenizer, tokenizer.vocab_size - 1)
-
-
-def test_samples_are_cut_to_the_models_positions_unless_told_to_be_shorter(char_model):
-    tokenizer = SentencePieceTokenizer(char_model)
-    limit_length(tokenizer, 5)
-    tokens, _ = tokenizer.tokenize_messages([Message("user", "abc"), Message("assistant", "abc")])
-    assert len(tokens) == 5 and tokens[-1] == tokenizer.eos_id
-    tokenizer = SentencePieceTokenizer(char_model, max_seq_len=4)
-    limit_length(tokenizer, 5)
-    assert tokenizer.max_seq_len == 4
-    with pytest.raises(ConfigError, match="max_seq_len=4 is more than the model's 3 positions"):
-        limit_length(tokenizer, 3)
 
 
 @pytest.mark.parametrize("template", [None, Llama2ChatTemplate()])
@@ -128,43 +101,27 @@ def test_a_prompt_is_how_the_conversation_starts(char_model, template):
     assert tokenizer.tokenize_messages(conversation)[0][: len(prompt)] == prompt
 
 
-def test_warns_of_special_tokens_that_are_not_the_checkpoints(char_model, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("torchtune_lite"), "propagate", True)
-    tokenizer = SentencePieceTokenizer(char_model)
-    (tmp_path / "config.json").write_text('{"bos_token_id": 128000, "eos_token_id": [128001, 2]}')
-    check_vocabulary(tokenizer, 200, tmp_path)
-    assert "has BOS 1, but the checkpoint's config.json has 128000" in caplog.text and "EOS" not in caplog.text
-    caplog.clear()
-    (tmp_path / "generation_config.json").write_text('{"bos_token_id": 1}')
-    check_vocabulary(tokenizer, 200, tmp_path)
-    check_vocabulary(tokenizer, 200, tmp_path / "none")
-    assert not caplog.text
-
-
-def test_padding_must_be_embedded(char_model):
-    tokenizer = SentencePieceTokenizer(char_model)
-    tokenizer.pad_id = 300
-    with pytest.raises(DataError, match="pads with id 300, which the model does not embed"):
-        check_vocabulary(tokenizer, 200)
-
-
-@pytest.mark.parametrize("max_seq_len, kept", [(None, 25), (25, 25), (24, 23), (10, 9)])
-def test_a_chat_that_is_cut_ends_with_eos(tmp_path, max_seq_len, kept):
+@pytest.mark.parametrize("max_seq_len", [None, 25, 24, 10])
+def test_a_chat_that_is_cut_is_how_the_whole_one_starts(tmp_path, max_seq_len):
     folder = write_folder(tmp_path, "bytelevel", plain(TEMPLATES["chatml"]))
     whole, whole_mask = load_tokenizer(folder, prompt_template="chat_template").tokenize_messages(turns("a", "b" * 12))
     assert len(whole) == 25
-    tokenizer = load_tokenizer(folder, max_seq_len, "chat_template")
-    sample = tokenizer({"messages": turns("a", "b" * 12)})
-    assert sample["tokens"] == whole[:kept] + [tokenizer.eos_id] * (kept < 25)
-    assert sample["mask"] == whole_mask[: len(sample["tokens"])]
-    assert sample["truncated"] is (kept < 25)
-    assert not tokenizer.surely_whole({"messages": turns("a", "b")})
+    for add_eos_when_cut in (False, True):
+        tokenizer = load_tokenizer(folder, max_seq_len, "chat_template", add_eos_when_cut=add_eos_when_cut)
+        sample, is_cut = tokenizer({"messages": turns("a", "b" * 12)}), max_seq_len in (24, 10)
+        ends = add_eos_when_cut and is_cut
+        assert sample["tokens"] == whole[:max_seq_len][: -1 if ends else None] + [tokenizer.eos_id] * ends
+        assert sample["mask"] == whole_mask[:max_seq_len]
+        assert sample["truncated"] is is_cut
+        assert not tokenizer.surely_whole({"messages": turns("a", "b")})
 
 
 def test_stops_where_the_template_ends_a_turn_and_warns_where_it_does_not(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("torchtune_lite"), "propagate", True)
-    tokenizer = load_tokenizer(write_folder(tmp_path, "bytelevel", plain(TEMPLATES["gemma"])), None, "chat_template")
-    assert tokenizer.stop_tokens == [tokenizer.eos_id, tokenizer.special_tokens["<end_of_turn>"]]
+    folder = write_folder(tmp_path, "bytelevel", plain(TEMPLATES["gemma"]))
+    for max_seq_len in (None, 2):
+        tokenizer = load_tokenizer(folder, max_seq_len, "chat_template")
+        assert tokenizer.stop_tokens == [tokenizer.eos_id, tokenizer.special_tokens["<end_of_turn>"]]
     assert not caplog.text
     load_tokenizer(
         write_folder(tmp_path, "bytelevel", "{{ messages[0].content }}{{ messages[1].content }}"), None, None
@@ -173,3 +130,45 @@ def test_stops_where_the_template_ends_a_turn_and_warns_where_it_does_not(tmp_pa
     for source in ("{% for m in messages %}{{ m.role + m.content }}{% endfor %}",):
         load_tokenizer(write_folder(tmp_path, "bytelevel", source), None, "chat_template")
     assert "ends an answer with no special token" in caplog.text
+
+
+GLUED = [
+    (None, turns("Why?", "So."), "Why?So."),
+    (None, turns("Why? ", "So."), None),
+    (None, turns("Why?", "\nSo."), None),
+    (None, [Message("system", "S"), *turns("Why? ", "So.")], "SWhy? "),
+    ({"user": ["Q: ", ""]}, turns("Why?", "So."), "Why?So."),
+    ({"user": ["<q>", "</q>"], "assistant": ["<a>", "</a>"]}, turns("Why?", "So."), None),
+    ({"user": ["", "\n"]}, turns("Why?", "So.", "And?", "No."), None),
+    ("torchtune_lite.data.Llama2ChatTemplate", turns("Why?", "So."), None),
+    ("torchtune_lite.data.ChatMLTemplate", turns("Why?", "So."), None),
+]
+
+
+@pytest.mark.parametrize("template, messages, glued", GLUED)
+def test_a_question_and_its_answer_that_stand_side_by_side_are_named_once(
+    char_model, log_lines, template, messages, glued
+):
+    tokenizer = SentencePieceTokenizer(char_model, prompt_template=template)
+    for _ in range(3):
+        tokenizer({"messages": messages})
+    assert [line for line in log_lines if "nothing stands between a question and its answer" in line] == log_lines
+    assert len(log_lines) == (glued is not None) and all(repr(glued) in line for line in log_lines)
+
+
+TOOLS = [*turns("hi", "a"), Message("tool", "b"), Message("ipython", "c"), Message("assistant", "d")]
+
+
+@pytest.mark.parametrize(
+    "template, tokens",
+    [
+        (None, "⟨▁hia⟩⟨▁b\nc\nd⟩"),
+        ({"tool": ["{", "}"]}, "⟨▁hia⟩⟨▁{▁b▁}c\nd⟩"),
+        (Llama2ChatTemplate(), "⟨▁[INST]▁hi▁▁[/INST]▁a⟩⟨▁b\nc\nd⟩"),
+    ],
+)
+def test_what_a_tool_answered_ends_its_line(char_model, spell, template, tokens):
+    tokenizer = SentencePieceTokenizer(char_model, prompt_template=template)
+    ids, mask = tokenizer.tokenize_messages(TOOLS)
+    assert spell(ids) == tokens
+    assert [spell([i]) for i, masked in zip(ids, mask, strict=True) if not masked][-2:] == ["d", "⟩"]

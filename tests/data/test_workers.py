@@ -1,12 +1,20 @@
+import gzip
+import json
+import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.data.chats import TEMPLATES, plain, write_folder
+from torchtune_lite.data import Batches, Message, load_tokenizer, workers
 from torchtune_lite.data.workers import made_ahead
+from torchtune_lite.datasets import instruct_dataset
 from torchtune_lite.errors import DataError
 
 
@@ -83,3 +91,37 @@ def test_a_process_ends_whose_workers_are_not_done():
     code = "from torchtune_lite.data.workers import made_ahead; m = made_ahead(str, range(99), 2); print(next(m))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
+@pytest.fixture
+def spawning(monkeypatch):
+    """Has workers start as on a Mac: a new process, which is sent what it needs."""
+    monkeypatch.setattr(workers, "sys", SimpleNamespace(platform="darwin"))
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_a_new_process_is_sent_the_data_set_with_its_gzip_file_and_chat_template(tmp_path, spawning):
+    folder = write_folder(tmp_path, "bytelevel", plain(TEMPLATES["chatml"]))
+    rows = [json.dumps({"input": f"the {n}", "output": "fox"}) for n in range(3)]
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
+    dataset = instruct_dataset(load_tokenizer(folder, prompt_template="chat_template"), str(tmp_path / "rows.jsonl.gz"))
+    here, there = (
+        [
+            batch["tokens"].tolist()
+            for batch in Batches(dataset, 2, seed=0, shuffle=True, pad_id=0, num_workers=n).epoch(0)
+        ]
+        for n in (0, 1)
+    )
+    assert here == there
+
+
+@pytest.mark.parametrize("kind", ["bytelevel", "metaspace", "spm"])
+def test_a_tokenizer_with_a_chat_template_can_be_sent(kind, tmp_path):
+    tokenizer = load_tokenizer(
+        write_folder(tmp_path, kind, plain(TEMPLATES["llama3"])), prompt_template="chat_template"
+    )
+    chat = {"messages": [Message("user", "the fox?"), Message("assistant", "jumps")]}
+    assert pickle.loads(pickle.dumps(tokenizer))(chat) == tokenizer(chat)

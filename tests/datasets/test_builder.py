@@ -4,6 +4,7 @@ import pytest
 
 from torchtune_lite import config, datasets
 from torchtune_lite.config.components import check
+from torchtune_lite.config.document import Document
 from torchtune_lite.data import ColumnText, Rows, TextTokens
 from torchtune_lite.datasets.builder import builder
 from torchtune_lite.errors import ConfigError
@@ -63,7 +64,7 @@ def test_a_config_is_checked_against_all_of_them(document):
 
 @pytest.fixture
 def document():
-    return type("Nowhere", (), {"place": staticmethod(lambda path: "x.yaml:1")})()
+    return Document("x.yaml", {}, {(): "x.yaml:1"})
 
 
 def test_pairs_are_not_packed(tokenizer):
@@ -115,3 +116,22 @@ def test_hub_data_sets_are_asked_for_as_torchtune_asks_for_them(tokenizer, monke
         "EleutherAI/wikitext_document_level": {"name": "wikitext-103-v1"},
         "lvwerra/stack-exchange-paired": {"data_files": "data/rl/*.parquet"},
     }
+
+
+def test_a_packed_data_set_reads_each_row_once(tokenizer, jsonl, folder):
+    read = []
+
+    class Noted(ColumnText):
+        def __call__(self, row):
+            read.append(row["a"])
+            return super().__call__(row)
+
+    @builder()
+    def noted_dataset(tokenizer):
+        return Noted("a"), TextTokens(tokenizer)
+
+    jsonl([{"a": letter * 3} for letter in "abcdefgh"])
+    tokenizer.max_seq_len = 100
+    data = noted_dataset(tokenizer, "rows.jsonl", packed=True)
+    assert [len(data[i]["tokens"]) > 3 for i in range(len(data))] == [True] * 8
+    assert read == [letter * 3 for letter in "abcdefgh"]

@@ -30,8 +30,10 @@ def test_sharegpt(tokenizer, jsonl, written):
 
 
 def test_names_the_message_that_is_wrong(tokenizer, jsonl):
-    path = jsonl([SHAREGPT[0], {"talk": [{"from": "human", "value": "hi"}, {"from": "bot", "value": "yo"}]}])
-    with pytest.raises(DataError, match=r"rows.jsonl:2: talk\[1\].from='bot' is not one of system, human, gpt$"):
+    path = jsonl([SHAREGPT[0], {"talk": [{"from": "human", "value": "hi"}, {"from": "gtp", "value": "yo"}]}])
+    with pytest.raises(
+        DataError, match=r"rows.jsonl:2: talk\[1\].from='gtp' is not one of system, human, user, gpt, assist"
+    ):
         chat_dataset(tokenizer, source=path, conversation_column="talk", conversation_style="sharegpt")
 
 

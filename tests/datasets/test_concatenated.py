@@ -1,8 +1,11 @@
+from array import array
+
 import pytest
 
 from torchtune_lite import config
 from torchtune_lite.data import PackedDataset
-from torchtune_lite.datasets import concatenated, text_completion_dataset
+from torchtune_lite.datasets import concatenated, preference_dataset, text_completion_dataset, validation_sets
+from torchtune_lite.datasets.concatenated import ConcatDataset, MixedDataset
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -31,6 +34,32 @@ def test_a_list_in_a_config_is_one_data_set(tokenizer, jsonl):
     assert len(concatenated(config.instantiate(node, tokenizer))) == 2
 
 
+SAMPLES = [{"tokens": [1, 2], "labels": [2, -100]}]
+
+
+def test_validation_sets_are_kept_apart_by_name(tokenizer, jsonl):
+    a, b = (text_completion_dataset(tokenizer, jsonl([{"text": "x"}], f"{name}.jsonl")) for name in "ab")
+    assert validation_sets(None) == {}
+    assert validation_sets(a) == validation_sets([a]) == {"": a}
+    assert validation_sets([a, b]) == {"a": a, "b": b}
+    assert validation_sets([a, b, a]) == {"a_0": a, "b": b, "a_2": a}
+    assert validation_sets({"first": a, "second": b}) == {"first": a, "second": b}
+    assert validation_sets({"only": a}) == {"only": a}
+
+
+@pytest.mark.parametrize("built", [[], [[]], {"mine": []}, [[], SAMPLES]])
+def test_a_validation_set_without_samples_is_an_error(built):
+    with pytest.raises((ConfigError, DataError), match="empty|has 0 samples"):
+        validation_sets(built)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_stream_has_no_end_to_validate_on(several, tokenizer, jsonl):
+    stream = text_completion_dataset(tokenizer, jsonl([{"text": "a"}]), streaming=True)
+    with pytest.raises(ConfigError, match="^dataset_val: a stream has no end"):
+        validation_sets([stream, SAMPLES] if several else stream)
+
+
 def test_tells_which_data_set_a_sample_is_from(tokenizer, jsonl):
     paths = [jsonl([{"text": text} for text in texts], f"{texts}.jsonl") for texts in ("ab", "c")]
     dataset = concatenated([text_completion_dataset(tokenizer, path) for path in [*paths, paths[0]]])
@@ -52,7 +81,7 @@ def shares(mixture, epoch, seed=0, shuffle=True):
 
 
 def mixture(*weights):
-    return concatenated([Numbers(range(100, 130)), Numbers(range(200, 210))], weights)
+    return MixedDataset([Numbers(range(100, 130)), Numbers(range(200, 210))], weights)
 
 
 def test_an_epoch_has_shares_as_the_weights():
@@ -76,14 +105,12 @@ def test_the_shares_are_those_of_seed_and_epoch():
 
 def test_says_what_an_epoch_is_made_of(log_lines):
     mixture(1, 1)
-    assert log_lines == [
-        "an epoch's 40 samples: Numbers_0 20 (50.0%, each 0.67 times), Numbers_1 20 (50.0%, each 2 times)"
-    ]
+    assert log_lines == ["an epoch's 40 samples: Numbers_0 20 (50.0%, 0.67 × each), Numbers_1 20 (50.0%, 2 × each)"]
 
 
 @pytest.mark.parametrize(
     ("weights", "match"),
-    [([1], "dataset_weights has 1 numbers for 2 data sets"), ([1, 0], "dataset_weights must be more than 0, got 0")],
+    [([1], "dataset_weights has 1 number for 2 data sets"), ([1, 0], "dataset_weights must be more than 0, got 0")],
 )
 def test_weights_must_fit_the_data_sets(weights, match):
     with pytest.raises(ConfigError, match=match):
@@ -97,7 +124,7 @@ def test_all_are_packed_or_none():
     joined = concatenated(packed)
     assert joined.pack_len == 8 and list(joined.lengths) == [1] * 5
     with pytest.raises(ConfigError, match="some of the list are packed, others not"):
-        concatenated([packed[0], Numbers([1])])
+        ConcatDataset([packed[0], Numbers([1])])
 
 
 def test_a_stream_stands_alone(tokenizer, jsonl):
@@ -116,4 +143,29 @@ def test_no_samples_at_all_is_an_error():
     with pytest.raises(DataError, match=r"dataset \(range\) has 0 samples: no optimizer step would run"):
         concatenated(range(0))
     with pytest.raises(DataError, match=r"dataset \(range\) has 0 samples: leave it out of the list"):
-        concatenated([range(3), range(0)])
+        concatenated([range(0), packed()])
+
+
+def packed():
+    return PackedDataset([{"tokens": [1], "labels": [-100]}], 8)
+
+
+def test_pairs_are_no_samples(tokenizer, jsonl):
+    path = jsonl([{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    pairs, samples = (
+        preference_dataset(tokenizer, path),
+        text_completion_dataset(tokenizer, jsonl([{"text": "a"}], "x.jsonl")),
+    )
+    for built in (pairs, [samples, pairs]):
+        with pytest.raises(DataError, match="dataset makes pairs of answers, which no recipe here trains on; train on"):
+            concatenated(built)
+
+
+def test_those_of_the_users_own_are_checked(tokenizer, jsonl):
+    own = ({"tokens": array("i", [1, 2]), "labels": [2, -100]},)
+    text = text_completion_dataset(tokenizer, jsonl([{"text": "a"}]))
+    assert concatenated(own)[0] == concatenated([text, own])[1] == {"tokens": [1, 2], "labels": [2, -100]}
+    assert concatenated([own, text, own]).names == ["tuple_0", "rows", "tuple_2"]
+    for built in (({"tokens": [1]},), [text, ({"tokens": [1]},)]):
+        with pytest.raises(DataError, match="sample 0 must be a mapping with 'tokens' and 'labels'"):
+            concatenated(built)

@@ -2,9 +2,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.data.chats import write_folder
 from torchtune_lite.config.components import Component
-from torchtune_lite.data import sft
-from torchtune_lite.datasets import inspect_data
+from torchtune_lite.data import load_tokenizer, sft
+from torchtune_lite.datasets import inspect_data, inspection
 from torchtune_lite.datasets.inspection import histogram, pieces, special_names
 from torchtune_lite.errors import ConfigError, DataError
 
@@ -63,6 +64,12 @@ def test_several_data_sets_and_a_validation_set(cfg, jsonl):
         f"{paths[1]}:2",
     ]
     assert report["steps_per_epoch"] == 3
+    report = inspect_data(cfg(dataset=one(paths[0]), dataset_val={"a": one(paths[0]), "b": one(paths[1])}))
+    assert {key: part["samples"] for key, part in report.items() if isinstance(part, dict)} == {
+        "dataset": 2,
+        "dataset_val/a": 2,
+        "dataset_val/b": 3,
+    }
 
 
 def test_a_data_set_of_the_users_own_counts_nothing_but_is_shown(cfg):
@@ -102,6 +109,25 @@ def test_samples_are_spelled_out_with_their_spaces_and_special_tokens(cfg, token
         ("<eos>", True, True),
     ]
     assert special_names(SimpleNamespace(special_tokens={"<|eot|>": 9}, eos_id=9))[9] == "<|eot|>"
+
+
+@pytest.mark.parametrize("kind", ["spm", "bytelevel", "metaspace"])
+def test_a_run_of_text_is_spelled_out_with_the_last_tokens_before_it(kind, tmp_path, monkeypatch):
+    """As with all of them; of twice as many runs, that would cost four times as much."""
+    tokenizer = load_tokenizer(write_folder(tmp_path, kind))
+    tokens = tokenizer.encode("the 市場 fox é  x\n " * 60, add_bos=False, add_eos=False)
+    decoded, decode = [], tokenizer.decode
+    monkeypatch.setattr(tokenizer, "decode", lambda ids: decoded.append(len(ids)) or decode(ids))
+    costs = []
+    for count in (len(tokens) // 2, len(tokens)):
+        sample = {"tokens": tokens[:count], "labels": [-100 if i % 5 < 2 else 0 for i in range(count)]}
+        decoded.clear()
+        found = list(pieces(sample, tokenizer))
+        costs.append(sum(decoded))
+        with monkeypatch.context() as whole:
+            whole.setattr(inspection, "DECODED_BEFORE", len(tokens))
+            assert list(pieces(sample, tokenizer)) == found
+    assert costs[1] < 2.1 * costs[0]
 
 
 @pytest.mark.parametrize("lengths", [[1], [5, 5, 5], [3, 4096], list(range(40, 90)), [0, 7, 8, 15, 16]])

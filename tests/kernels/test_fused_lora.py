@@ -51,12 +51,13 @@ def gradients(outputs, inputs, probes):
     return torch.autograd.grad(sum((y * p).sum() for y, p in zip(outputs, probes, strict=True)), inputs)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("group", GROUPS)
-def test_outputs_and_gradients_are_those_of_the_projections(group, dtype):
+def test_outputs_and_gradients_are_those_of_the_projections(group, dtype, device):
     torch.manual_seed(0)
-    group = nn.ModuleList(GROUPS[group]()).to(dtype)
-    x = torch.randn(2, 5, 128, dtype=dtype, requires_grad=True)
+    group = nn.ModuleList(GROUPS[group]()).to(dtype).to(device)
+    x = torch.randn(2, 5, 128, dtype=dtype, device=device, requires_grad=True)
     expected, found = [p(x) for p in group], project(x, *group)
     probes = [torch.randn_like(y) for y in expected]
     assert all(type(y.grad_fn.next_functions[0][0]).__name__ == "_ProductsBackward" for y in found)

@@ -1,5 +1,7 @@
 """What the modules compute, in the words of the papers."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,3 +16,10 @@ def softmax_attention(
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     return scores.masked_fill(~visible, -torch.inf).softmax(dim=-1) @ v
+
+
+def block_diagonal(lengths: Sequence[int], window: int | None = None) -> Tensor:
+    """What each token of sequences in one row sees: its own up to itself, of these the last `window`."""
+    number, position = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)), torch.arange(sum(lengths))
+    distance = position[:, None] - position
+    return (number[:, None] == number) & (distance >= 0) & (distance < (window or sum(lengths)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.modules.formulas import softmax_attention
+from tests.modules.formulas import block_diagonal, softmax_attention
 from torchtune_lite import kernels
 from torchtune_lite.modules import PackedSequences
 from torchtune_lite.modules.attention import attention
@@ -56,11 +56,6 @@ def test_dropout_keeps_the_mean():
 # --- documents in one row ---
 
 LENGTHS = [3, 1, 7, 2]
-
-
-def block_diagonal(lengths):
-    document = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    return (document[:, None] == document) & torch.ones(sum(lengths), sum(lengths), dtype=torch.bool).tril()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

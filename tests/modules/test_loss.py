@@ -147,6 +147,18 @@ def test_another_ignore_index_is_honoured():
     assert_close(LinearCrossEntropyLoss(ignore_index=7_777)(output, hidden, labels), expected)
 
 
+@pytest.mark.parametrize("slab", [V, 1 << 18])
+def test_tells_the_loss_of_each_token(slab, monkeypatch):
+    monkeypatch.setattr(loss, "SLAB_CPU", slab)
+    output, hidden, labels = problem(keep=0.5)
+    token_losses = torch.zeros(labels.shape)
+    summed = LinearCrossEntropyLoss(4)(output, hidden, labels, token_losses=token_losses)
+    exact = F.cross_entropy(output(hidden).flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
+    assert_close(token_losses, exact.view(labels.shape))
+    assert_close(summed, token_losses.sum())
+    assert torch.equal(summed, LinearCrossEntropyLoss(4)(output, hidden, labels))
+
+
 def test_a_chunk_without_rows_is_an_error():
     with pytest.raises(ValueError, match="chunk_size 0 must be at least 1"):
         LinearCrossEntropyLoss(chunk_size=0)
@@ -154,3 +166,15 @@ def test_a_chunk_without_rows_is_an_error():
 
 def test_torchtunes_older_name_is_the_same_loss():
     assert CEWithChunkedOutputLoss is LinearCrossEntropyLoss
+
+
+def test_rows_that_are_known_are_not_looked_for():
+    output, hidden, labels = problem(keep=0.5)
+    ours = LinearCrossEntropyLoss()
+    expected = value_and_gradients(ours(output, hidden, labels), output, hidden)
+    rows = ours.rows_of(labels)
+    assert rows.tolist() == [i for i, label in enumerate(labels.flatten().tolist()) if label != -100]
+    ours.rows_of = None
+    found = value_and_gradients(ours(output, hidden, labels, rows), output, hidden)
+    for mine, wanted in zip(found, expected, strict=True):
+        assert torch.equal(mine, wanted)

@@ -27,15 +27,17 @@ def trained(cls, dtype=torch.float32, *, bucket=None, steps=4, device="cpu", **o
     return params, optimizer
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("bucket", [None, 1000])
 @pytest.mark.parametrize("cls", OURS)
-def test_float32_weights_are_those_of_torch_to_the_bit(cls, bucket):
-    expected, theirs = trained(torch.optim.AdamW, fused=True)
-    params, ours = trained(cls, bucket=bucket)
+def test_float32_weights_are_those_of_torch_to_the_bit(cls, bucket, device):
+    there = "cpu" if cls is optim.CPUOffloadAdamW else device  # where it computes
+    expected, theirs = trained(torch.optim.AdamW, fused=True, device=there)
+    params, ours = trained(cls, bucket=bucket, device=device)
     for param, other in zip(params, expected, strict=True):
-        assert torch.equal(param, other)
+        assert torch.equal(param.cpu(), other.cpu())
         for key in ("step", "exp_avg", "exp_avg_sq"):
-            assert torch.equal(ours.state[param][key], theirs.state[other][key]), key
+            assert torch.equal(ours.state[param][key].cpu(), theirs.state[other][key].cpu()), key
 
 
 @pytest.mark.parametrize("cls", [optim.MasterAdamW, optim.PagedAdamW, optim.CPUOffloadAdamW])
@@ -48,10 +50,10 @@ def test_the_master_of_a_bfloat16_weight_is_the_weight_of_a_float32_run(cls):
         assert torch.allclose(param.float(), master, rtol=2**-8)
 
 
-def drift(cls, **options):
+def drift(cls, device="cpu", **options):
     """How far 64 updates of 1e-4 take weights of 1, between which and the next bfloat16 there are 0.0039."""
     torch.manual_seed(0)
-    param = torch.nn.Parameter(torch.ones(4096, dtype=torch.bfloat16))
+    param = torch.nn.Parameter(torch.ones(4096, dtype=torch.bfloat16, device=device))
     optimizer = cls([param], lr=1e-4, weight_decay=0.0, **options)
     for _ in range(64):
         param.grad = torch.ones_like(param)
@@ -59,10 +61,11 @@ def drift(cls, **options):
     return 1 - param.float().mean().item()
 
 
-def test_updates_that_bfloat16_loses_count():
-    assert drift(torch.optim.AdamW, fused=True) == 0
-    assert drift(optim.MasterAdamW) == pytest.approx(64e-4, abs=2**-9)
-    assert drift(optim.StochasticAdamW) == pytest.approx(64e-4, rel=0.1)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_updates_that_bfloat16_loses_count(device):
+    assert drift(torch.optim.AdamW, device, fused=True) == 0
+    assert drift(optim.MasterAdamW, device) == pytest.approx(64e-4, abs=2**-9)
+    assert drift(optim.StochasticAdamW, device) == pytest.approx(64e-4, rel=0.1)
 
 
 def test_the_stochastic_state_is_bfloat16():

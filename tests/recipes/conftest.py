@@ -171,12 +171,12 @@ class Probe(LinearCrossEntropyLoss):
         if keep_rng:
             checkpoint.set_rng_state = lambda state: None
 
-    def forward(self, output, hidden, labels):
+    def forward(self, output, hidden, labels, rows=None, token_losses=None):
         self.calls += 1
         if self.calls in self.full:
             limit = 10_000 if self.calls == self.full[0] else resource.RLIM_INFINITY
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        loss = super().forward(output, hidden, labels)
+        loss = super().forward(output, hidden, labels, rows, token_losses)
         if self.calls not in self.at:
             return loss
         if self.in_save:
@@ -235,7 +235,7 @@ def digest(output_dir: Path, folder: str) -> dict[str, object]:
         found[path.relative_to(output_dir).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     trainer = json.loads((output_dir / folder / "resume" / "trainer.json").read_text())
     found |= {key: trainer[key] for key in ("progress", "optimizer", "lr_scheduler")}
-    del found["progress"]["start_id"]
+    del found["progress"]["start_id"], found["progress"]["start_date"]
     rows = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())
     measured = ("tokens_per_second", "label_tokens_per_second", "data_wait", "peak_memory")
     return found | {

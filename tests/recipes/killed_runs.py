@@ -140,7 +140,7 @@ class Run:
         """Hashes all that the end of a run is made of, by what it is."""
         last = self.output_dir / LAST
         trainer = json.loads((last / "resume/trainer.json").read_text())
-        del trainer["progress"]["start_id"]  # random
+        del trainer["progress"]["start_id"], trainer["progress"]["start_date"]  # random; of the day
         keys = ("step", "epoch", "loss", "lr", "grad_norm", "val_loss")
         rows = map(json.loads, (self.output_dir / "metrics.jsonl").read_text().splitlines())
         parts = {

@@ -1,15 +1,13 @@
 """Loss and gradients of samples that are packed, joined or padded, against those of each sample by itself."""
 
-from functools import partial
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchtune_lite.data import PackedDataset, make_batches
+from torchtune_lite.kernels import varlen_attention
 from torchtune_lite.models.llama2 import lora_llama2
-from torchtune_lite.modules.attention import PackedSequences
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 
 SIZES = {"vocab_size": 50, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 32, "max_seq_len": 24}
@@ -24,7 +22,7 @@ def model():
     return model.train()
 
 
-def varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
+def varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size):
     """Stands in for the kernel of a GPU: attention within the bounds that it is told."""
     q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
@@ -48,13 +46,9 @@ def loss_and_gradients(model, batches):
 @pytest.mark.parametrize("how", ["packed", "packed, on a GPU's kernel", "joined", "padded", "padded, grouped"])
 def test_the_loss_is_that_of_each_sample_by_itself(model, how, monkeypatch):
     if "kernel" in how:
-        start = PackedSequences.__init__
-
-        def with_kernel(self, *args):
-            start(self, *args)
-            self.kernel = partial(varlen)
-
-        monkeypatch.setattr(PackedSequences, "__init__", with_kernel)
+        kernel = varlen_attention.Kernel(varlen, frozenset(["window_size"]))
+        monkeypatch.setattr(varlen_attention, "find_kernel", lambda device: kernel)
+        monkeypatch.setattr(varlen_attention, "fits", lambda dtype, head_dim: True)
 
     @settings(max_examples=15, derandomize=True, deadline=None)
     @given(st.lists(st.integers(1, 24), min_size=1, max_size=9), st.integers(1, 4), st.integers(0, 2**31))

@@ -1,6 +1,7 @@
 """The exact-match recipe against transformers' greedy answers."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -64,3 +65,39 @@ def test_a_column_that_is_missing_is_one_line(tiny, tune, tmp_path):
     assert result.returncode != 0
     assert "wrong" in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "out" / "exact_match.json").exists()
+
+
+def test_rows_that_cannot_be_answered_are_wrong_and_named_and_the_others_are_scored(tiny, tune, tmp_path):
+    questions = [json.loads(line)["input"] for line in tiny.train.read_text().splitlines()][:3]
+    answers = greedy_answers(tiny, questions, max_new_tokens=8)
+    questions, answers = ["red " * 200, *questions, "red"], ["x", *answers, None]
+    write_rows(tmp_path / "rows.jsonl", questions, answers)
+    result = tune("run", "exact_match_eval", *arguments(tiny, tmp_path / "rows.jsonl", tmp_path / "out"))
+    assert "exact match 60.0% (3 of 5 rows" in result.stdout
+    report = json.loads((tmp_path / "out" / "exact_match.json").read_text())
+    assert [row["match"] for row in report["results"]] == [False, True, True, True, False]
+    problems = [row.get("problem", "") for row in report["results"]]
+    assert "rows.jsonl:1: a prompt of" in problems[0] and "rows.jsonl:5: column 'right'" in problems[4]
+    assert problems[1:4] == [""] * 3
+    assert all(f"{problem}; it counts as wrong" in result.stderr for problem in (problems[0], problems[4]))
+
+
+def test_a_prompt_that_the_tokenizer_would_cut_is_wrong_too(tiny, tune, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", ["red " * 20, "red"], ["x", "y"])
+    args = [*arguments(tiny, tmp_path / "rows.jsonl", tmp_path / "out"), "tokenizer.max_seq_len=16"]
+    result = tune("run", "exact_match_eval", *args)
+    assert "rows.jsonl:1: the prompt is longer than tokenizer.max_seq_len=16; it counts as wrong" in result.stderr
+
+
+def test_what_no_row_survives_or_no_file_takes_is_known_before_any_weight_is_read(tiny, tune, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", ["red"] * 9, ["x"] * 9)
+    shutil.copytree(tiny.checkpoint, tmp_path / "base")
+    (tmp_path / "base/model.safetensors").write_bytes(b"no weights")
+    args = [*arguments(tiny, tmp_path / "rows.jsonl", tmp_path / "out"), "checkpointer.checkpoint_dir=base"]
+    for word, code, problem in (
+        ("max_new_tokens=128", 3, "none of 9 rows can be answered"),
+        ("output_dir=rows.jsonl/out", 2, "output_dir rows.jsonl/out cannot be used"),
+    ):
+        result = tune("run", "exact_match_eval", *args, word, check=False)
+        assert (result.returncode, result.stderr.count("\n")) == (code, 1)
+        assert problem in result.stderr

@@ -123,7 +123,7 @@ max_steps_per_epoch: 5
 """)
     tune("run", "full_finetune_single_device", "--config", config_file)
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "val_loss" in line] == [2, 4]
+    assert [line["step"] for line in lines if "val_loss" in line] == [2, 4, 5]
 
     tune("run", "full_finetune_single_device", "--config", config_file, "run_val_every_n_steps=null",
          f"output_dir={tmp_path}/end")  # fmt: skip

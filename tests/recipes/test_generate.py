@@ -1,8 +1,14 @@
 """The generation recipe against transformers' greedy continuation."""
 
+import shutil
+import sys
+
+import pytest
 import torch
 import transformers
 
+from torchtune_lite import catalog, config
+from torchtune_lite.errors import ConfigError
 from torchtune_lite.models.llama2 import llama2_tokenizer
 
 
@@ -18,8 +24,29 @@ def test_greedy_continuation_is_that_of_transformers(tiny, tune):
     assert result.stdout.rstrip("\n") == tokenizer.decode(output)
 
 
-def test_too_long_a_prompt_is_one_line(tiny, tune):
-    result = tune("run", "generate", "--config", "generation", f"checkpointer.checkpoint_dir={tiny.checkpoint}",
-                  "prompt=red", "max_new_tokens=500", "device=cpu", check=False)  # fmt: skip
-    assert result.returncode != 0
-    assert "max_new_tokens" in result.stderr and "Traceback" not in result.stderr
+@pytest.mark.parametrize(
+    ("word", "problem"),
+    [
+        (
+            "prompt=2024",
+            "'prompt': expected str or mapping, got int 2024; a text is quoted: '2024', on a command line '",
+        ),
+        ("prompt=true", "'prompt': expected str or mapping, got true; a text is quoted"),
+        ("prompt=null", "'prompt': expected str or mapping, got null"),
+        ("prompt=[a,b]", "'prompt': expected str or mapping, got list ['a', 'b']"),
+        ("prompt={user: 42}", "'prompt': expected str or mapping, got mapping {'user': 42}; a text is quoted: '42'"),
+        ("prompt={user: {text: a}}", "'prompt': expected str or mapping, got mapping {'user': {'text': 'a'}}"),
+        ("prompt={}", "prompt has no text"),
+        ("prompt={system: null, user: null}", "prompt has no text"),
+        ("prompt={human: hi}", "prompt.human is not a role"),
+        ("max_new_tokens=500", "a prompt of 2 tokens and max_new_tokens 500 exceed the model's max_seq_len 128"),
+    ],
+)
+def test_a_prompt_that_cannot_be_continued_is_one_line_before_any_weight_is_read(word, problem, tiny, folder):
+    shutil.copytree(tiny.checkpoint, folder / "base")
+    (folder / "base/model.safetensors").write_bytes(b"no weights")
+    words = ["checkpointer.checkpoint_dir=base", "device=cpu", "prompt=red", word]
+    settings = config.settings_of(catalog.find_recipe("generate").path)
+    with pytest.raises(ConfigError) as error:
+        sys.modules[settings.__module__].GenerateRecipe(config.load("generation", words, settings)).setup()
+    assert problem in str(error.value) and "\n" not in str(error.value)

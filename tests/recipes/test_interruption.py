@@ -92,7 +92,7 @@ def test_the_draws_of_the_discarded_micro_batches_would_count(run, whole, probe,
 
 
 def test_stops_at_every_kind_of_place(run, probe, tiny, tmp_path):
-    """In the first window, while validating (thrice), with the step saved already, in a save; then to the end."""
+    """In the first window, while validating (four times), with the step saved already, in a save; then to the end."""
     words = [
         f"dataset_val={{_component_: torchtune_lite.datasets.instruct_dataset, source: {tiny.val}}}",
         "batch_size_val=4",
@@ -108,16 +108,15 @@ def test_stops_at_every_kind_of_place(run, probe, tiny, tmp_path):
     again = run(*words, *probe(1, send=["SIGTERM"]), code=143)
     assert "after step 2; saved" in last_line(again) and "INFO saved" not in again.stderr
     saved = run(*words, *probe(2 + 2, send=["SIGINT"]), code=130)  # in the last micro-batch of the first epoch
-    assert "after step 3; saved" in last_line(saved) and saved.stderr.count("INFO saved") == 1
-    assert last_line(saved).count("epoch_0") == 1
-    saving = run(*words, *probe(1, send=["SIGTERM"], in_save=True), code=143)
-    assert "after step 4; saved" in last_line(saving) and saving.stderr.count("INFO saved") == 1
+    assert f"after step 3; saved {tmp_path}/stopped/step_3" in last_line(saved), "it validates before it saves epoch_0"
+    saving = run(*words, *probe(2 + 1, send=["SIGTERM"], in_save=True), code=143)
+    assert "after step 4; saved" in last_line(saving) and saving.stderr.count("INFO saved") == 2
     last = run(*words, *probe(3 + 2, send=["SIGTERM"]), code=143)  # in the last micro-batch of all
     assert f"after step 6; saved {tmp_path}/stopped/step_6" in last_line(last)
     run(*words)
     expected, resumed = digest(tmp_path / "out", "epoch_1"), digest(tmp_path / "stopped", "epoch_1")
     assert resumed == expected
-    assert [row["step"] for row in resumed["metrics"] if "val_loss" in row] == [2, 4, 6]
+    assert [row["step"] for row in resumed["metrics"] if "val_loss" in row] == [2, 3, 4, 6]
     best = [json.loads((tmp_path / name / "best.json").read_text()) for name in ("out", "stopped")]
     assert best[0] == best[1]
 
@@ -143,9 +142,8 @@ def test_a_run_of_dora_on_nf4_over_a_mixture_of_data_sets_is_stopped_twice(run, 
     sets = [
         f"{{_component_: torchtune_lite.datasets.instruct_dataset, source: {path}}}" for path in (tiny.train, tiny.val)
     ]
-    # each micro-batch has a loss of each of the two
     words = ["model.quantize_base=True", "model.use_dora=True", f"dataset=[{','.join(sets)}]", "dataset_weights=[1,3]"]
-    run_through_and_stopped_twice(run, probe, words, at=(15, 8))
+    run_through_and_stopped_twice(run, probe, words, at=(9, 4))
     assert folders(tmp_path / "stopped") == ["epoch_0", "epoch_1", "step_3", "step_5"]
     assert digest(tmp_path / "stopped", "epoch_1") == digest(tmp_path / "out", "epoch_1")
 
@@ -282,7 +280,7 @@ def test_checkpoints_written_in_the_background_are_the_same(run, tmp_path, words
 
 
 def test_a_finished_run_goes_on_with_more_epochs(run, tmp_path):
-    words = ["lr_scheduler=null"]
+    words = ["lr_scheduler=null", "tokenizer.prompt_template={user: ['', ' = ']}"]
     run(*words, "epochs=3")
     run(*words, "output_dir=parts", "epochs=1")
     done = run(*words, "output_dir=parts", "epochs=1", "resume_from_checkpoint=True")
@@ -290,6 +288,22 @@ def test_a_finished_run_goes_on_with_more_epochs(run, tmp_path):
     result = run(*words, "output_dir=parts", "epochs=3", "resume_from_checkpoint=True")
     assert "WARNING" not in result.stderr
     assert digest(tmp_path / "parts", "epoch_2") == digest(tmp_path / "out", "epoch_2")
+
+
+def test_a_template_that_writes_the_time_writes_one_in_the_whole_run(run, tiny, char_model, tmp_path):
+    (tmp_path / "base").mkdir()
+    shutil.copyfile(char_model, tmp_path / "base/tokenizer.model")
+    (tmp_path / "base/chat_template.jinja").write_text(
+        "{% for m in messages %}{{ bos_token if m.role == 'user' }}{{ strftime_now('%H%M%S%d%m') + ' ' + m.content }}"
+        "{{ eos_token if m.role == 'assistant' }}{% endfor %}"
+    )
+    words = ["tokenizer.prompt_template=chat_template", "tokenizer.path=base/tokenizer.model"]
+    run(*words, "epochs=1")
+    run(*words, "epochs=2", "resume_from_checkpoint=True")
+    dates = {checkpoint.start_date(tmp_path / "out" / name, "none") for name in ("epoch_0", "epoch_1")}
+    assert len(dates) == 1
+    other = ["resume_from_checkpoint=True", "epochs=3", "tokenizer.chat_template_kwargs={strftime_now: 2024-02-29}"]
+    assert "dataset was 29 samples with hash" in last_line(run(*words, *other, code=4))
 
 
 def test_another_run_is_not_resumed(run, tiny, tmp_path):

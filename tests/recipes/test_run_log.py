@@ -1,4 +1,4 @@
-"""What a run that ends by a bug leaves: one line on the terminal, the traceback in its own log."""
+"""What a run that ends by a slip in the user's code leaves: its place on the terminal, all of it in the run's log."""
 
 from tests.recipes.conftest import common_keys
 
@@ -19,7 +19,7 @@ class Bug(LinearCrossEntropyLoss):
 """
 
 
-def test_the_traceback_of_a_bug_is_in_the_log_beside_what_was_logged(tiny, tune, tmp_path):
+def test_a_slip_in_a_loss_is_the_users_and_in_the_log_beside_what_was_logged(tiny, tune, tmp_path):
     (tmp_path / "bug.py").write_text(BUG)
     (tmp_path / "full.yaml").write_text(
         common_keys(tiny, tmp_path / "out")
@@ -29,11 +29,12 @@ def test_the_traceback_of_a_bug_is_in_the_log_beside_what_was_logged(tiny, tune,
     )
     done = tune("run", "full_finetune_single_device", "--config", "full.yaml", check=False)
     log = tmp_path / "out" / "run.log"
-    assert done.returncode == 70
-    assert done.stderr.splitlines()[-1].startswith(
-        f"tune: internal error: KeyError: 'missing'; the traceback is in {log}, and --debug shows it"
-    )
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+    shown = done.stderr.partition("Traceback (most recent call last):\n")[2].splitlines()
+    assert shown[0] == f'  File "{tmp_path}/bug.py", line 14, in forward'
+    assert shown[-1] == f"tune: error: bug.py:14: KeyError: 'missing'; the whole traceback is in {log}"
+    assert "report it" not in done.stderr and "torchtune_lite/" not in "".join(shown)
     said = log.read_text()
-    assert "WARNING careful" in said and said.endswith("KeyError: 'missing'\n") and 'return {}["missing"]' in said
+    assert "torchtune_lite/training/losses.py" in said
+    assert "WARNING careful" in said and "KeyError: 'missing'\n" in said and 'return {}["missing"]' in said
     assert "s3cret" not in "".join(path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file())

@@ -100,7 +100,7 @@ def test_a_budget_recomputes_the_fewest_layers_with_which_the_largest_batch_fits
     assert chosen(memory_budget=peaks[3] / 1e9) == [0, 1, 2]
     assert chosen(memory_budget=(peaks[3] - 1) / 1e9) == [0, 1, 2, 3]
     assert log_lines[1] == (
-        f"activations: 3 of 7 layers are recomputed; a step takes about {peaks[3] / 1e9:.2f} GB "
+        f"activations: 3 of 7 layers recomputed; a step takes about {peaks[3] / 1e9:.2f} GB "
         f"of {peaks[3] / 1e9:.2f} GB (memory_budget: {peaks[3] / 1e9})"
     )
 
@@ -119,7 +119,7 @@ def test_auto_leaves_a_tenth_of_what_is_free(monkeypatch, log_lines):
     assert chosen(memory_budget="auto") == [0, 1, 2]
     monkeypatch.setattr(activations, "free_memory", lambda device: 0)
     assert len(chosen(memory_budget="auto")) == 7  # and tries
-    assert "7 of 7 layers are recomputed" in log_lines[-1]
+    assert "7 of 7 layers recomputed" in log_lines[-1]
     monkeypatch.setattr(activations, "free_memory", lambda device: None)
     with pytest.raises(ConfigError, match="auto cannot find out what is free here; set a number of GB"):
         chosen(memory_budget="auto")

@@ -1,30 +1,49 @@
 import copy
 import shutil
-import sys
 
 import pytest
 import torch
 
 from torchtune_lite.errors import ConfigError
+from torchtune_lite.kernels import varlen_attention
 from torchtune_lite.models.llama2 import lora_llama2
+from torchtune_lite.modules import attention
 from torchtune_lite.training import compile_layers
 
-attention = sys.modules["torchtune_lite.modules.attention"]
 SIZES = {"vocab_size": 64, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2, "embed_dim": 16, "max_seq_len": 64}
 
 
-def test_compiled_layers_compute_the_same(monkeypatch):
-    """Through the compiler's front end, with torch's own operators: what a C++ compiler makes of it is its affair."""
-    monkeypatch.setattr(attention, "_one_by_one", attention._one_by_one)
+@pytest.fixture
+def front_end(monkeypatch):
+    """Has `compile_layers` use the compiler's front end, with torch's own operators behind it, and ends at a limit."""
+
+    def use(backend="eager", **how):
+        compile_layer = torch.nn.Module.compile
+        monkeypatch.setattr(
+            torch.nn.Module, "compile", lambda self, **given: compile_layer(self, backend=backend, **given, **how)
+        )
+
+    monkeypatch.setattr(attention, "packed_attention", attention.packed_attention)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield use
+    torch._dynamo.reset()
+
+
+def num_graphs():
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def documents(count):
+    return [3 + count * i % 7 for i in range(count)]
+
+
+def test_compiled_layers_compute_the_same(front_end):
+    front_end("aot_eager")
     model = lora_llama2(**SIZES, lora_attn_modules=["q_proj"], lora_rank=2).train()
     plain = copy.deepcopy(model)
-    calls = []
-    compile_layer = torch.nn.Module.compile
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self: calls.append(self) or compile_layer(self, backend="aot_eager")
-    )
     compile_layers(model, torch.device("cpu"))
-    assert calls == list(model.layers)
     for lengths in ([5, 9], [3, 1, 8], [4]):
         tokens = torch.randint(0, 64, (1, sum(lengths)))
         outputs = [each(tokens, seq_lens=lengths) for each in (model, plain)]
@@ -45,17 +64,79 @@ def test_no_compiler_is_one_line(monkeypatch):
         compile_layers(torch.nn.Module(), torch.device("cuda"))
 
 
+KINDS = 3  # the first layer, whose input needs no gradient, the others, and validation
+
+
 @pytest.mark.parametrize("quantize_base", [False, True])
-def test_a_layer_is_one_graph_that_serves_all_layers_and_lengths(quantize_base):
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
+def test_a_layer_is_one_graph_that_serves_all_layers_and_lengths(quantize_base, front_end):
+    front_end(fullgraph=True)  # raises at a break
     sizes = SIZES | {"num_layers": 5, "embed_dim": 128, "intermediate_dim": 256}
     model = lora_llama2(**sizes, lora_attn_modules=["q_proj", "v_proj"], apply_lora_to_mlp=True, lora_rank=2,
-                        quantize_base=quantize_base).train()  # fmt: skip
-    for layer in model.layers:
-        layer.compile(backend="aot_eager", fullgraph=True)  # raises at a break
+                        quantize_base=quantize_base)  # fmt: skip
+    compile_layers(model, torch.device("cpu"))
     for length in (16, 17, 23, 31):
-        model(torch.randint(0, 64, (2, length))).sum().backward()
-    kinds = 2  # the first layer's input needs no gradient
-    lengths = 2  # the first, and any
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == kinds * lengths
+        model.train()(torch.randint(0, 64, (2, length))).sum().backward()
+        with torch.no_grad():
+            model.eval()(torch.randint(0, 64, (2, length)))
+    assert num_graphs() == KINDS
+
+
+@pytest.mark.parametrize(("method", "recomputed"), [("qlora", True), ("dora", False)])
+def test_with_a_kernel_for_documents_it_serves_any_number_of_them(
+    method, recomputed, front_end, monkeypatch, default_dtype
+):
+    """With torch's own `varlen_attn`, on the meta device, which it knows, in place of a GPU."""
+    monkeypatch.setattr(varlen_attention, "runs_flash", lambda device: device.type == "meta")
+    monkeypatch.setattr(varlen_attention, "_kernels", {})
+    front_end(fullgraph=True)
+    sizes = SIZES | {"num_layers": 3, "num_heads": 4, "embed_dim": 128, "intermediate_dim": 256}
+    with torch.device("meta"), default_dtype(torch.bfloat16):
+        model = lora_llama2(**sizes, lora_attn_modules=["q_proj"], apply_lora_to_mlp=True, lora_rank=2,
+                            quantize_base=method == "qlora", use_dora=method == "dora")  # fmt: skip
+    model.activation_checkpointing = recomputed
+    compile_layers(model, torch.device("meta"))
+    for count in range(1, 12):
+        tokens = torch.zeros(1, sum(documents(count)), dtype=torch.int64, device="meta")
+        model.train()(tokens, seq_lens=documents(count), skip_output=True).sum().backward()
+        with torch.no_grad():
+            model.eval()(tokens, seq_lens=documents(count), skip_output=True)
+    assert num_graphs() == KINDS
+
+
+def test_without_one_the_graphs_around_attention_do(front_end):
+    front_end()
+    model = lora_llama2(**SIZES | {"num_layers": 1}, lora_attn_modules=["q_proj"], lora_rank=2)
+    compile_layers(model, torch.device("cpu"))
+    counts = []
+    for count in range(1, 12):
+        tokens = torch.zeros(1, sum(documents(count)), dtype=torch.int64)
+        model.train()(tokens, seq_lens=documents(count)).sum().backward()
+        with torch.no_grad():
+            model.eval()(tokens, seq_lens=documents(count))
+        counts.append(num_graphs())
+    assert len(set(counts)) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("quantize_base", [False, True])
+def test_on_a_gpu_a_layer_is_one_graph_and_computes_the_same(quantize_base, default_dtype):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    torch.manual_seed(0)
+    sizes = SIZES | {"num_heads": 4, "embed_dim": 256, "intermediate_dim": 512, "max_seq_len": 256}
+    with default_dtype(torch.bfloat16):
+        plain = lora_llama2(**sizes, lora_attn_modules=["q_proj", "v_proj"], apply_lora_to_mlp=True, lora_rank=4,
+                            quantize_base=quantize_base)  # fmt: skip
+    plain = plain.to("cuda").train()
+    model = copy.deepcopy(plain)
+    compile_layers(model, torch.device("cuda"))
+    trained = [[p for p in each.parameters() if p.requires_grad] for each in (model, plain)]
+    for count in (1, 2, 5, 9, 4):
+        lengths = [20 + count * i % 7 for i in range(count)]
+        tokens = torch.randint(0, 64, (1, sum(lengths)), device="cuda")
+        losses = [each(tokens, seq_lens=lengths).float().square().mean() for each in (model, plain)]
+        assert losses[0].item() == pytest.approx(losses[1].item(), rel=2e-2)
+        gradients = [torch.autograd.grad(loss, params) for loss, params in zip(losses, trained, strict=True)]
+        for mine, theirs in zip(*gradients, strict=True):
+            assert (mine - theirs).float().norm() <= 5e-2 * theirs.float().norm()
+    assert num_graphs() == KINDS - 1

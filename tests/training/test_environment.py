@@ -1,5 +1,6 @@
 """dtype, mixed precision and seed."""
 
+import contextlib
 import random
 
 import numpy as np
@@ -10,7 +11,7 @@ from torchtune_lite.errors import ConfigError
 from torchtune_lite.models import llama2
 from torchtune_lite.modules import transformer
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
-from torchtune_lite.training import get_dtype, get_precision, set_seed
+from torchtune_lite.training import choose_dtype, environment, get_dtype, get_precision, set_seed
 
 CPU = torch.device("cpu")
 
@@ -36,6 +37,61 @@ def test_bf16_on_a_device_without_it_is_an_error(monkeypatch):
     with pytest.raises(ConfigError, match="bf16 is not supported by mps .* dtype: fp32"):
         get_dtype("bf16", torch.device("mps"))
     assert get_dtype("fp32", torch.device("mps")) is torch.float32
+
+
+@pytest.fixture
+def bf16(monkeypatch):
+    """Pretends to devices of which some have bf16."""
+
+    def pretend(cpu=False, gpu=False, mps=False):
+        monkeypatch.setattr(environment, "cpu_has_bf16", lambda: cpu)
+        monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
+        monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, minor: mps)
+
+    return pretend
+
+
+@pytest.mark.parametrize("has", [False, True])
+@pytest.mark.parametrize(("kind", "here"), [("cpu", "this CPU"), ("cuda", "this GPU"), ("mps", "this GPU")])
+def test_auto_is_bf16_where_the_device_has_it_and_says_what_it_chose(kind, here, has, bf16, log_lines):
+    bf16(**{"gpu" if kind == "cuda" else kind: has})
+    assert choose_dtype("auto", torch.device(kind)) == ("bf16" if has else "fp32")
+    chosen = f"bf16 (native on {here})" if has else f"fp32 ({here} has no native bf16)"
+    assert log_lines == [f"dtype: auto chose {chosen}"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cpu", "factor", "warned"),
+    [
+        ("bf16", False, 11.24, True),
+        ("bf16", False, 0.9, False),  # a CPU that is better than is known of it
+        ("bf16", True, 11.24, False),
+        ("fp16", True, 17.0, True),
+        ("fp32", False, 11.24, False),
+    ],
+)
+def test_16_bits_that_a_cpu_emulates_are_warned_of_with_the_factor(
+    dtype, cpu, factor, warned, bf16, log_lines, monkeypatch
+):
+    bf16(cpu=cpu)
+    monkeypatch.setattr(environment, "slowdown", lambda dtype: factor)
+    assert choose_dtype(dtype, CPU) == dtype
+    line = f"dtype: {dtype} is emulated by this CPU, a product takes about {factor:.2g} times as long as in fp32; "
+    assert log_lines == ([f"{line}set dtype: fp32, or auto"] if warned else [])
+
+
+def test_a_gpu_is_not_measured(bf16, log_lines, monkeypatch):
+    bf16(gpu=True)
+    monkeypatch.setattr(environment, "slowdown", None)
+    assert [choose_dtype(name, torch.device("cuda")) for name in ("bf16", "fp16", "fp32")] == ["bf16", "fp16", "fp32"]
+    assert log_lines == []
+
+
+def test_the_slowdown_is_the_shortest_time_by_the_shortest_in_float32(monkeypatch):
+    seconds = iter([0, 9, 0, 8, 0, 10, 0, 4, 0, 2, 0, 3])
+    monkeypatch.setattr(environment.time, "perf_counter", lambda: next(seconds))
+    assert environment.slowdown(torch.bfloat16) == 4
 
 
 LORA = {"lora_attn_modules": ["q_proj", "v_proj"], "apply_lora_to_mlp": True, "lora_rank": 4, "lora_alpha": 8}
@@ -118,10 +174,11 @@ def test_one_seed_sets_every_generator():
     assert all(a != b for a, b in zip(draw(), first, strict=True))
 
 
-def test_no_seed_draws_one_that_repeats_the_run():
+def test_no_seed_draws_one_that_is_logged_and_repeats_the_run(log_lines):
     seed = set_seed(None)
     first = draw()
     assert set_seed(seed) == seed
+    assert log_lines == [f"seed: {seed} (drawn)"]
     assert draw() == first
     assert len({set_seed(None) for _ in range(5)}) > 1
 

@@ -31,4 +31,12 @@ def test_the_peak_is_that_of_the_most_particular_name(monkeypatch):
     names = ["NVIDIA GeForce GTX 1080", "NVIDIA A10G", "NVIDIA H100 PCIe", "NVIDIA H100 80GB HBM3"]
     found = [peak_flops(torch.device("cuda")) for _ in range(4)]
     assert found == [PEAKS["H100"], PEAKS["H100 PCIe"], PEAKS["A10G"], None]
+    names = [
+        "NVIDIA RTX A4000",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA A100-SXM4-80GB",
+        "NVIDIA GeForce RTX 4090",
+    ]
+    found = [peak_flops(torch.device("cuda")) for _ in range(4)]
+    assert found == [PEAKS["RTX 4090"], PEAKS["A100"], None, None]  # an A4000 is no A40
     assert peak_flops(torch.device("cpu")) is None

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from torchtune_lite.errors import ConfigError, NonFiniteError
-from torchtune_lite.training import Gradients, Progress, may_step
+from torchtune_lite.training import Gradients, Progress, gradients, may_step
 
 STEPS = 4
+FULL_STATE = {"scale": 64.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 7}
 
 
 def window(labels=3, micro_batches=2):
@@ -35,9 +36,9 @@ class Loop:
         for _ in batches:
             loss = factor * self.model(torch.randn(3, 4)).square().sum() / max(num_tokens, 1) * (labels > 0)
             self.gradients.backward(loss)
-            total += loss.item()
-        norm = self.gradients.clip()
-        self.norms.append(float(norm))
+            total += loss.detach()
+        total, norm = self.gradients.clip(total)
+        self.norms.append(norm)
         self.finite.append(may_step(self.progress, "skip", lambda: "", loss=total, grad_norm=norm))
         if self.finite[-1] and num_tokens:
             self.optimizer.step()
@@ -53,9 +54,10 @@ def test_plain_gradients_are_those_of_torch():
     num_tokens = loop.gradients.start(window(3, 2))
     assert num_tokens == 6
     x = torch.randn(3, 4)
-    loop.gradients.backward(loop.model(x).sum())
+    loss = loop.model(x).sum()
+    loop.gradients.backward(loss)
     norm = torch.nn.utils.get_total_norm([param.grad for param in loop.model.parameters()])
-    assert loop.gradients.clip() == norm > 0.5
+    assert loop.gradients.clip(loss) == (loss.item(), norm.item()) and norm > 0.5
     assert torch.nn.utils.get_total_norm([param.grad for param in loop.model.parameters()]) == pytest.approx(0.5)
 
 
@@ -109,6 +111,34 @@ def test_the_scale_falls_until_gradients_fit_and_a_resumed_run_has_it():
         torch.manual_seed(2)
         each.step(factor=1e35).step()
     assert resumed.progress == loop.progress and resumed.progress.scaler["scale"] == 65536 / 8
+
+
+def test_the_scale_is_that_of_torchs_scaler(monkeypatch):
+    monkeypatch.setattr(gradients, "GROWTH_INTERVAL", 3)
+    theirs = torch.amp.GradScaler("cpu", growth_interval=3)
+    loop = Loop(dtype="fp16")
+    scales = []
+    for fits in (True, True, False, True, True, True, True, True, True, False, False, True):
+        weight = nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.SGD([weight])
+        theirs.scale(weight.sum() * (1.0 if fits else float("inf"))).backward()
+        theirs.unscale_(optimizer)
+        theirs.update()
+        loop.step(factor=1.0 if fits else 1e35)
+        assert loop.progress.scaler == {key: theirs.state_dict()[key] for key in ("scale", "_growth_tracker")}
+        scales.append(loop.progress.scaler["scale"])
+    assert set(scales) == {32768, 65536, 131072}
+
+
+def test_the_state_of_torchs_scaler_is_gone_on_with_and_that_of_another_dtype_is_not():
+    assert Loop(progress=Progress(seed=0, scaler={**FULL_STATE}), dtype="fp16").step().progress.scaler["scale"] == 64
+    assert Loop(progress=Progress(seed=0, scaler={**FULL_STATE})).step().progress.scaler is None
+
+
+def test_a_step_without_any_gradient_has_a_norm_of_0():
+    loop = Loop(dtype="fp16")
+    loop.gradients.start(window())
+    assert loop.gradients.clip(torch.tensor(2.0)) == (2.0, 0.0)
 
 
 def test_what_cannot_work_is_refused():

@@ -3,6 +3,7 @@
 import math
 import struct
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -55,6 +56,18 @@ def test_every_curve_is_that_of_the_file(run):
     assert list(lr.lines[0].get_ydata()) == [1e-4 * step for step in STEPS]
     assert list(speed.lines[0].get_ydata()) == [100.0 + step for step in STEPS]
     assert [axes.get_title(loc="left") for axes in (losses, lr, speed)] == ["loss", "learning rate", "tokens / s"]
+
+
+def test_a_long_curve_is_drawn_with_as_many_points_as_can_be_seen(monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(loss_curve, "MOST_POINTS", 100)
+    metrics = {"loss": 1.0, "val_loss": 2.0, "lr": 0.1, "tokens_per_second": 5.0}
+    for count in (1, 99, 100, 101, 1999):
+        figure = loss_curve.draw([{"step": step, **metrics} for step in range(1, count + 1)])
+        for line in (line for axes in figure.axes for line in axes.lines):
+            steps = list(line.get_xdata())
+            assert min(count, 50) <= len(steps) <= min(count, 100) and steps[-1] == count
+            assert len({after - before for before, after in pairwise(steps)}) <= 1
 
 
 def test_a_run_without_validation_has_no_validation_curve(tmp_path):

@@ -88,6 +88,36 @@ def test_disk_refuses_another_format(tmp_path):
         DiskLogger(tmp_path, output_fmt="csv")
 
 
+@pytest.mark.parametrize("name", ["../a.txt", "a/b.txt", "/etc/motd", ".."])
+def test_disk_writes_into_its_folder_alone(name, tmp_path):
+    with pytest.raises((ConfigError, IsADirectoryError), match="is not just a name; put folders in log_dir|directory"):
+        DiskLogger(tmp_path / "logs", filename=name)
+
+
+@pytest.mark.parametrize("output_fmt", ["txt", "jsonl"])
+def test_disk_goes_on_with_its_own_log_and_with_no_other_file(output_fmt, tmp_path):
+    for _ in range(2):
+        logger = DiskLogger(tmp_path, output_fmt, "a.log")
+        logger.log("loss", 1.0, 1)
+        logger.close()
+    written = (tmp_path / "a.log").read_text()
+    assert len(written.splitlines()) == 2
+    other = "jsonl" if output_fmt == "txt" else "txt"
+    (tmp_path / ".bashrc").write_text("export A=1\n")
+    for kind, name in ((other, "a.log"), (output_fmt, ".bashrc")):
+        with pytest.raises(ConfigError, match=f"{name} is not a log of this kind; choose another name"):
+            DiskLogger(tmp_path, kind, name)
+    assert (tmp_path / "a.log").read_text() == written
+    assert (tmp_path / ".bashrc").read_text() == "export A=1\n"
+
+
+@pytest.mark.parametrize("logger", [DiskLogger, TensorBoardLogger, lambda log_dir: WandBLogger(log_dir=log_dir)])
+def test_no_logger_writes_to_another_machine(logger, folder):
+    with pytest.raises(ConfigError, match="log_dir: s3://elsewhere/logs is not a folder of this machine"):
+        logger("s3://elsewhere/logs")
+    assert not list(folder.iterdir())
+
+
 def test_a_log_dir_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="log_dir: cannot make .*file/logs"):

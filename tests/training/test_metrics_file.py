@@ -7,6 +7,7 @@ from contextlib import closing
 import numpy as np
 import torch
 
+from torchtune_lite.training import metrics_file
 from torchtune_lite.training.metrics_file import MetricsFile, read_metrics
 
 
@@ -76,6 +77,20 @@ def test_the_rows_that_were_cut_away_are_known_by_step_and_names(tmp_path):
         assert file.cut_rows == {(2, names), (3, names), (3, frozenset({"val_loss"}))}
 
 
+def test_no_row_is_compared_with_the_others(tmp_path, monkeypatch):
+    class Row(dict):
+        compared = 0
+
+        def __eq__(self, other):
+            Row.compared += 1
+            return super().__eq__(other)
+
+    write(tmp_path, range(1, 101))
+    monkeypatch.setattr(metrics_file.json, "loads", lambda line, loads=json.loads: Row(loads(line)))
+    with closing(MetricsFile(tmp_path, resumed_step=50)) as file:
+        assert len(file.cut_rows) == 50 and Row.compared == 0
+
+
 def test_a_run_resumed_elsewhere_starts_its_file(tmp_path):
     assert [row["step"] for row in strict_rows(write(tmp_path / "new", [8], resumed_step=7))] == [8]
 
@@ -85,3 +100,11 @@ def test_reading_passes_over_a_torn_line(tmp_path):
     with path.open("a") as file:
         file.write('{"step": 3')
     assert [row["step"] for row in read_metrics(path)] == [1, 2]
+
+
+def test_reads_the_metrics_that_are_asked_for(tmp_path):
+    with closing(MetricsFile(tmp_path)) as file:
+        file.log_dict({"loss": 2.0, "lr": 0.1}, 1)
+        file.log_dict({"val_loss": 3.0}, 1)
+    wanted = read_metrics(tmp_path / "metrics.jsonl", ("val_loss", "loss"))
+    assert wanted == [{"step": 1, "loss": 2.0}, {"step": 1, "val_loss": 3.0}]

@@ -1,5 +1,7 @@
 """Offloaded activations, on a CPU by a stand-in for the test of a tensor's device, and on a GPU."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -104,6 +106,75 @@ def test_validation_and_a_pass_that_fails_leave_no_hook_behind(passes):
     assert len(passes) == 1 and x.exp().grad_fn is not None and passes[0].out == []
 
 
+class Streams:
+    """Two streams and their events in place of CUDA's; writes down what waits for what, and whose memory is held."""
+
+    def __init__(self, monkeypatch, hooks):
+        self.log, self.names = [], {}
+        self.current = Stream("computing", self)
+        hooks.stream = Stream("copying", self)
+        empty_like, copy = torch.empty_like, torch.Tensor.copy_
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.current)
+        monkeypatch.setattr(torch.cuda, "stream", self.entered)
+        monkeypatch.setattr(torch, "empty_like", lambda x, device, pin_memory: empty_like(x, device=device))
+        monkeypatch.setattr(
+            torch.Tensor, "record_stream", lambda x, stream: self.log.append(f"{self.name(x)} kept for {stream.name}")
+        )
+        monkeypatch.setattr(
+            torch.Tensor, "copy_", lambda x, y, non_blocking: self.log.append(f"{self.name(y)} out") or copy(x, y)
+        )
+
+    def name(self, tensor):
+        return self.names.get(tensor[0].item(), "?")
+
+    @contextlib.contextmanager
+    def entered(self, stream):
+        self.log.append(f"on {stream.name}:")
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+
+class Stream:
+    def __init__(self, name, streams):
+        self.name, self.log, self.events = name, streams.log, 0
+
+    def wait_stream(self, other):
+        self.log.append(f"{self.name} waits for {other.name}")
+
+    def wait_event(self, event):
+        self.log.append(f"{self.name} waits for {event}")
+
+    def record_event(self):
+        self.events += 1
+        return f"event {self.events}"
+
+
+def test_a_tensor_is_kept_until_it_is_copied_and_waited_for_alone(monkeypatch):
+    """That `record_stream` is called; what goes wrong without it only a GPU shows, in the last test of this file."""
+    hooks = OffloadedActivations(model(), is_moved=lambda tensor: True)
+    tensors = [torch.full((512,), float(i)) for i in range(4)]
+    streams = Streams(monkeypatch, hooks)
+    streams.names = {float(i): f"tensor {i}" for i in range(4)}
+    numbers = [hooks.pack_hook(t) for t in tensors]
+    for i in range(4):
+        assert streams.log[4 * i : 4 * i + 4] == [
+            "copying waits for computing",
+            f"tensor {i} kept for copying",
+            "on copying:",
+            f"tensor {i} out",
+        ]
+    streams.log.clear()
+    hooks.unpack_hook(numbers[3])
+    assert streams.log == [
+        *("on copying:", "computing waits for event 1", "tensor 3 kept for computing"),
+        *("on copying:", "on copying:"),  # the two that are needed next: events 2 and 3
+    ]
+    streams.log.clear()
+    hooks.unpack_hook(numbers[2])
+    assert streams.log == ["computing waits for event 3", "tensor 2 kept for computing", "on copying:"]
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_gradients_keep_their_bits_and_the_peak_is_lower():
     device = torch.device("cuda")
@@ -120,3 +191,32 @@ def test_on_a_gpu_gradients_keep_their_bits_and_the_peak_is_lower():
         offload_activations(built)
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
     assert peaks[0] - peaks[1] > 3 * 4 * 4096 * 512 * 4  # the inputs of several layers
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_memory_is_not_used_again_before_it_is_copied():
+    """Of copies that start late, while others ask for memory of that size: without `record_stream` they get theirs."""
+    device = torch.device("cuda")
+    built = model().to(device)
+    hooks = OffloadedActivations(built)
+    size = 1 << 20
+    numbers = []
+    for value in range(4):
+        tensor = torch.full((size,), float(value), device=device)
+        with torch.cuda.stream(hooks.stream):
+            torch.cuda._sleep(50_000_000)  # cycles: tens of milliseconds
+        numbers.append(hooks.pack_hook(tensor))
+        del tensor
+        others = [torch.full((size,), -1.0, device=device) for _ in range(4)]
+        del others
+    torch.cuda.synchronize()
+    assert [hooks.out[number].unique().tolist() for number in numbers] == [[0.0], [1.0], [2.0], [3.0]]
+
+    sums = []
+    for number in reversed(numbers):
+        tensor = hooks.unpack_hook(number)
+        torch.cuda._sleep(50_000_000)  # the tensor is read late
+        sums.append(tensor.mean())
+        del tensor
+    torch.cuda.synchronize()
+    assert torch.stack(sums).tolist() == [3.0, 2.0, 1.0, 0.0]

@@ -44,3 +44,13 @@ def test_what_cannot_be_recorded_is_an_error():
         Profiler(cpu=False, cuda=False)
     with pytest.raises(ConfigError, match="^profiler.active_steps=0"):
         Profiler(active_steps=0)
+
+
+@pytest.mark.parametrize(("taken", "recorded"), [(0, 0), (3, 0), (5, 0), (6, 1), (7, 2)])
+def test_a_run_too_short_for_its_trace_says_so(taken, recorded, tmp_path: Path, log_lines):
+    steps(Profiler(output_dir=str(tmp_path), wait_steps=3, warmup_steps=2, active_steps=2), taken)
+    assert len(list(tmp_path.glob("*.json.gz"))) == (recorded > 0), "no trace is written that is empty"
+    warnings = [line for line in log_lines if "the trace has" in line]
+    assert len(warnings) == (0 < taken < 7)
+    for line in warnings:
+        assert f"has {recorded} of 2 steps: the run took {taken}, and the first 5 are left out" in line

@@ -83,3 +83,28 @@ def test_each_moment_of_a_step_may_be_the_peak():
     assert of(0, **trained, working=1000) == 2 * 1100 + 1 + 10 + 1000 + 100 + 3 * 200
     assert of(2, **trained, working=2000) == 2 * 1100 + 1 + 10 + 2000 + 100 + 3 * 200
     assert of(0, **trained, accumulates=True) == 2 * 1100 + 1 + 40 + 5 + 1100
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("recomputed", "collate"), [(0, "padding_free"), (3, "padded"), (6, "padding_free")])
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+def test_on_a_gpu_the_peak_of_the_allocator_is_the_one_counted(method, recomputed, collate, default_dtype):
+    config = DecoderConfig(8000, 6, 8, 8, 1024, 2048, 2816)
+    x = torch.ones(64, 64, device="cuda", dtype=torch.bfloat16)
+    torch.nn.functional.linear(x, x)  # allocates what the library of products works in
+    before = torch.cuda.memory_allocated()
+    adapted = {"apply_lora_to_mlp": True, "quantize_base": method == "qlora"}
+    with torch.device("cuda"), default_dtype(torch.bfloat16):
+        model = decoder(config) if method == "full" else lora_decoder(config, ["q_proj", "v_proj"], **adapted)
+    loss_fn = LinearCrossEntropyLoss()
+    model.train().activation_checkpointing = range(recomputed)
+    batch = COLLATES[collate]([{"tokens": [1] * n, "labels": [1] * n} for n in (1024, 512, 512)])
+    counted = step_memory(model, loss_fn, batch).peak(recomputed)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+    tokens, labels = batch["tokens"].cuda(), batch["labels"].cuda()
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        loss_fn(model.output, model(tokens, seq_lens=batch.get("seq_lens"), skip_output=True), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.cuda.max_memory_allocated() - before == pytest.approx(counted, rel=0.1)

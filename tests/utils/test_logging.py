@@ -6,6 +6,7 @@ import re
 import pytest
 from tqdm import tqdm
 
+from torchtune_lite import errors
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.utils import LogFile, get_logger
 
@@ -66,3 +67,43 @@ def test_a_log_file_gets_the_lines_until_it_is_closed_and_no_secrets(tmp_path, c
 def test_a_log_file_that_cannot_be_written_is_one_warning(tmp_path, log_lines):
     LogFile(tmp_path).close()
     assert log_lines == [f"{tmp_path} is not written: Is a directory"]
+
+
+def test_a_log_file_has_what_the_command_has_said_before_and_after(tmp_path, capsys):
+    path = tmp_path / "run.log"
+    get_logger("INFO").info("before the command")
+    with pytest.raises(SystemExit), errors.reporting():
+        errors.warn("a key without effect")
+        get_logger().info("device: auto chose cpu")
+        log_file = LogFile(path)
+        get_logger().info("step 1")
+        errors.warn("in between")
+        log_file.close()
+        get_logger().info("later")
+        raise errors.Stopped("stopped", 15)
+    lines = [re.sub(r"^\d{4}-\S+ \S+ ", "", line) for line in path.read_text().splitlines()]
+    assert lines == [
+        "tune: warning: a key without effect",
+        "INFO device: auto chose cpu",
+        "INFO step 1",
+        "tune: warning: in between",
+        "tune: stopped",
+    ]
+    said = capsys.readouterr().err
+    assert [line for line in lines if line not in said] == [] and "INFO later" in said
+    with errors.reporting():
+        LogFile(tmp_path / "next.log").close()
+    assert (tmp_path / "next.log").read_text() == ""
+
+
+def test_a_full_disk_costs_lines_of_the_file_and_no_traceback(tmp_path, capsys, monkeypatch):
+    log_file = LogFile(tmp_path / "run.log")
+
+    def full(text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(log_file._handler.stream, "write", full, raising=False)
+    get_logger("INFO").info("step 1")
+    monkeypatch.undo()
+    log_file.close()
+    assert capsys.readouterr().err.count("\n") == 1

@@ -52,6 +52,32 @@ def test_nothing_raises_when_torch_cannot_be_imported_and_nothing_is_installed(m
     assert "no C++ compiler" in report["nf4"]["cpu"] and "Triton is not installed" in report["nf4"]["cuda"]
 
 
+@pytest.mark.parametrize(
+    ("has", "mkldnn", "bf16"),
+    [
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, True, False),
+        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, True, True),
+        ({"amx_bf16": True}, True, True),
+        ({"neon": True, "bf16": True}, True, True),
+        ({"neon": True, "bf16": True}, False, False),
+        ({}, True, False),
+    ],
+)
+def test_a_cpu_has_bf16_where_it_has_the_instructions_and_torch_uses_them(has, mkldnn, bf16, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: mkldnn)
+    assert machine.cpu_has_bf16() == bf16
+    assert machine.describe_machine()["devices"]["cpu"]["bf16"] == ("in hardware" if bf16 else "emulated")
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_an_older_torch_is_asked_otherwise(has, monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert machine.cpu_has_bf16() == has
+
+
 def test_gpus_are_listed_with_their_memory_and_bf16(monkeypatch):
     gpus = [
         SimpleNamespace(name="new", total_memory=80 * 2**30, major=9),

@@ -6,7 +6,7 @@ from torchtune_lite.checkpoint.discovery import latest, resume_folder
 from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.manifest import verify
 from torchtune_lite.checkpoint.meta import FullModelMetaCheckpointer
-from torchtune_lite.checkpoint.resume import check_resumable, restore, run_facts
+from torchtune_lite.checkpoint.resume import check_resumable, restore, run_facts, start_date
 from torchtune_lite.checkpoint.rng import rng_state, set_rng_state
 from torchtune_lite.checkpoint.store import check_space, publish, published, retain
 from torchtune_lite.checkpoint.training_state import TrainingState, gather
@@ -30,6 +30,7 @@ __all__ = [
     "rng_state",
     "run_facts",
     "set_rng_state",
+    "start_date",
     "verify",
     "write_adapter",
 ]

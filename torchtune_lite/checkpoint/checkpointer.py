@@ -23,6 +23,7 @@ from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, sav
 from torchtune_lite.checkpoint.training_state import TrainingState
 from torchtune_lite.checkpoint.verification import compare
 from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.config import unserved_family
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family
@@ -65,7 +66,7 @@ class Checkpointer(ABC):
         model_type: str | None = None,
         output_dir: str | Path | None = None,
         adapter_checkpoint: str | Path | None = None,
-        recipe_checkpoint: str | None = None,
+        recipe_checkpoint: str | Path | None = None,
         merge_into: str = "quantized",
         cache_quantized: bool = False,
     ) -> None:
@@ -83,7 +84,8 @@ class Checkpointer(ABC):
                 "checkpointer.recipe_checkpoint is not read; name a checkpoint folder in resume_from_checkpoint"
             )
         if model_type is not None and model_type not in FAMILIES:
-            raise ConfigError(f"checkpointer.model_type {model_type!r} is unknown; allowed are {', '.join(FAMILIES)}")
+            problem = unserved_family(model_type) or f"{model_type!r} is unknown; allowed are {', '.join(FAMILIES)}"
+            raise ConfigError(f"checkpointer.model_type: {problem}")
         if merge_into not in MERGE_INTO:
             raise ConfigError(f"checkpointer.merge_into {merge_into!r} is unknown; allowed are {', '.join(MERGE_INTO)}")
         self.merge_into, self.cache_quantized = merge_into, cache_quantized

@@ -31,7 +31,12 @@ class Claim:
         self._lock, self._log_file = lock, log_file
 
     def record(self, facts: Mapping[str, Any]) -> None:
-        """Writes what is known of the run to its `run.json`, beside its id; a full disk costs no more than that."""
+        """Writes what is known of the run to its `run.json`, beside its id; a full disk costs no more than that.
+
+        Nothing known, as of a start that found nothing left to do, leaves what was written before.
+        """
+        if not facts:
+            return
         try:
             replace_json(self.output_dir / RUN, {"run_id": self.run_id, **facts})
         except OSError as error:
@@ -115,7 +120,8 @@ def _remove_leftovers(output_dir: Path) -> None:
     """Removes drafts and trash; who holds the lock is the only run that could be writing them."""
     for path in [*output_dir.glob(f"{DRAFT}*"), *output_dir.glob(f"{TRASH}*")]:
         disk.remove(path)
-        log.info("removed %s, which a killed run left behind", path)
+        name = path.name.removeprefix(DRAFT).removeprefix(TRASH).rpartition("-")[0]
+        log.info("removed the remains of %s, which a killed run left behind", output_dir / name)
 
 
 def read_run_id(output_dir: Path | str) -> str | None:

@@ -11,6 +11,7 @@ from torchtune_lite.checkpoint.safetensors_stream import read_safetensors
 from torchtune_lite.checkpoint.torch_stream import read_torch
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
+from torchtune_lite.utils import counted
 
 INDEX = "model.safetensors.index.json"
 EDGE, SAMPLE, NUM_SAMPLES = 1 << 20, 4096, 64
@@ -83,7 +84,7 @@ def _indexed(index: Path) -> list[Path]:
 def _existing(files: list[Path], named_by: str) -> list[Path]:
     if missing := [file.name for file in files if not _is_file(file)]:
         raise CheckpointError(
-            f"{files[0].parent}: {len(missing)} of {len(files)} files named by {named_by} are missing: "
+            f"{files[0].parent} lacks {len(missing)} of {counted(len(files), 'file')} named by {named_by}: "
             f"{', '.join(missing)} (interrupted download?)"
         )
     return files

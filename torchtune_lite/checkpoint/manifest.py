@@ -17,6 +17,7 @@ from torchtune_lite.checkpoint.files import read_json, write_json
 from torchtune_lite.checkpoint.model_weights import some
 from torchtune_lite.checkpoint.safetensors_stream import damage
 from torchtune_lite.errors import CheckpointError
+from torchtune_lite.utils import counted
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
@@ -108,7 +109,7 @@ def _difference(path: Path, entry: dict[str, Any], quick: bool) -> str | None:
         if size != entry["size"]:
             found = damage(path) or ("is truncated" if size < entry["size"] else "is too long")
             found = found.partition(":")[0]
-            return f"{path.name} {found}: {size:,} bytes, {entry['size']:,} were written"
+            return f"{path.name} {found}: {counted(size, 'byte')}, {entry['size']:,} were written"
         if not quick and (found := disk.sha256(path)[1]) != entry["sha256"]:
             return f"{path.name} was changed: its sha256 is {found[:12]}…, was {entry['sha256'][:12]}…"
     except FileNotFoundError:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.peft import adapter_modules, adapter_state, dequantize, is_quantized, quantize
+from torchtune_lite.utils import counted
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -24,16 +25,16 @@ def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Weight], s
     """Raises CheckpointError with every weight of `given` that is missing, too much, of another shape, or quantised."""
     problems = []
     if missing := [name for name in expected if name not in given]:
-        problems.append(f"{len(missing)} weights are missing ({some(missing)})")
+        problems.append(f"{counted(len(missing), 'weight is', 'weights are')} missing ({some(missing)})")
     if unexpected := [name for name in given if name not in expected]:
-        problems.append(f"{len(unexpected)} are not the model's ({some(unexpected)})")
+        problems.append(f"{counted(len(unexpected), 'is', 'are')} not the model's ({some(unexpected)})")
     both = {name: (tuple(expected[name].shape), given[name]) for name in expected if name in given}
     if misfits := [
         f"{name}: {weight.shape}, the model's is {shape}"
         for name, (shape, weight) in both.items()
         if weight.shape != shape
     ]:
-        problems.append(f"{len(misfits)} have another shape ({some(misfits)})")
+        problems.append(f"{counted(len(misfits), 'has', 'have')} another shape ({some(misfits)})")
     if dtypes := sorted(
         {str(weight.dtype).removeprefix("torch.") for weight in given.values() if weight.dtype not in FLOATS}
     ):
@@ -129,6 +130,6 @@ def check_finite(model: nn.Module) -> None:
     broken = [name for name, param in trained.items() if not _is_finite(param)]
     if broken:
         raise SaveError(
-            f"not saved: {len(broken)} trained weights are NaN or infinite ({some(broken)}); "
-            "go back to an earlier checkpoint"
+            f"not saved: {counted(len(broken), 'trained weight is', 'trained weights are')} NaN or infinite "
+            f"({some(broken)}); go back to an earlier checkpoint"
         )

@@ -21,6 +21,7 @@ from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.kernels.nf4.codec import NF4Weight
 from torchtune_lite.peft import from_nf4_parts, is_quantized, nf4_parts, num_bytes
+from torchtune_lite.utils import counted
 
 log = logging.getLogger("torchtune_lite")
 
@@ -109,4 +110,4 @@ class NF4Cache:
 
     def _summary(self, start: float) -> str:
         size = sum(num_bytes(self._model.get_parameter(name)) for name in self._shapes)
-        return f"{len(self._shapes)} weights ({size / 1e6:,.1f} MB) in {time.perf_counter() - start:.1f} s"
+        return f"{counted(len(self._shapes), 'weight')} ({size / 1e6:,.1f} MB) in {time.perf_counter() - start:.1f} s"

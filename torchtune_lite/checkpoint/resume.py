@@ -29,6 +29,7 @@ from torchtune_lite.checkpoint.training_state import (
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import FAMILIES
 from torchtune_lite.peft import adapter_modules
+from torchtune_lite.utils import counted
 
 REFUSE, WARN = "refuse", "warn"
 
@@ -59,15 +60,16 @@ ON_CHANGE = {
 }
 """What a key that changed does to resuming; it counts for the keys under it. Any other key may change.
 
-Not by their keys are judged `dataset` and `tokenizer`, by the samples they make, `checkpointer.checkpoint_dir`, by the
-weights in it, of which an adapter needs the same ones again, and `max_steps_per_epoch`, which may change as long as the
-run is in its first epoch: later, the steps done would stand for other rows.
+Not by their keys are judged `dataset` and `tokenizer`, by the rows and the samples they make,
+`checkpointer.checkpoint_dir`, by the weights in it, of which an adapter needs the same ones again, and
+`max_steps_per_epoch`, which may change as long as the run is in its first epoch: later, the steps done would stand for
+other rows.
 """
 
 log = logging.getLogger("torchtune_lite")
 
 
-def run_facts(config: Mapping[str, Any], dataset: str, steps_per_epoch: int) -> dict[str, Any]:
+def run_facts(config: Mapping[str, Any], dataset: Mapping[str, Any] | str, steps_per_epoch: int) -> dict[str, Any]:
     """Says what a run that goes on must have in common: of `config` what `ON_CHANGE` judges, the data's fingerprint."""
     judged = {key: value for key, value in _flat(config).items() if _on_change(key)}
     base = _base_fingerprint(config)
@@ -105,11 +107,10 @@ def check_resumable(folder: Path | str | None, facts: Mapping[str, Any]) -> None
     changed = {key: _on_change(key) for key in known if old.get(key) != new.get(key)}
     lines = {key: f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed}
     refused = [lines[key] for key, effect in changed.items() if effect == REFUSE]
-    if saved["dataset"] != facts["dataset"]:
-        refused.append(f"dataset was {saved['dataset']}, is {facts['dataset']}")
+    refused += _data_changes(saved["dataset"], facts["dataset"])
     steps = saved["steps_per_epoch"], facts["steps_per_epoch"]
     if steps[0] != steps[1] and progress["global_step"] > min(steps):
-        refused.append(f"max_steps_per_epoch: an epoch was {steps[0]} steps, is {steps[1]}")
+        refused.append(f"max_steps_per_epoch: an epoch was {counted(steps[0], 'step')}, is {steps[1]}")
     warned = [lines[key] for key, effect in changed.items() if effect == WARN]
     bases = saved.get("base"), facts["base"]
     if None not in bases and bases[0] != bases[1]:
@@ -137,6 +138,28 @@ def _on_change(key: str) -> str | None:
     while key not in ON_CHANGE and key:
         key = key.rpartition(".")[0]
     return ON_CHANGE.get(key)
+
+
+def start_date(folder: Path | str | None, today: str) -> str:
+    """Returns the day on which the run saved in `folder` began; `today` where there is none, or none is noted."""
+    progress = {} if folder is None else read_json(Path(folder) / "resume" / TRAINER)["progress"]
+    return progress.get("start_date", today)
+
+
+def _data_changes(saved: Mapping[str, Any] | str, ours: Mapping[str, Any] | str) -> list[str]:
+    """Says in what the data's fingerprints differ; an older version saved no more than the line of the samples."""
+    old, new = ({"samples": each, "rows": []} if isinstance(each, str) else each for each in (saved, ours))
+    pairs = [(name, before, now) for (_, before), (name, now) in zip(old["rows"], new["rows"], strict=False)]
+    changes = [
+        f"rows of dataset {name} were changed (hash {before}, is {now})"
+        for name, before, now in pairs
+        if None not in (before, now) and before != now
+    ]
+    if old["samples"] != new["samples"]:
+        same = pairs and not changes and all(now is not None for _, _, now in pairs)
+        why = ", made of the same rows by another tokenizer, template or setting" if same else ""
+        changes.insert(0, f"dataset was {old['samples']}, is {new['samples']}{why}")
+    return changes
 
 
 def restore(
@@ -172,8 +195,9 @@ def restore(
     restore_options(optimizer, lr_scheduler, trainer)
     restore_moments(optimizer, dict(model.named_parameters()), tensors, trainer["optimizer"])
     set_rng_state(rng)
-    log.info("resuming from %s after step %d", folder, trainer["progress"]["global_step"])
-    return trainer["progress"]
+    progress = trainer["progress"]
+    log.info("resuming from %s with seed %s after step %d", folder, progress["seed"], progress["global_step"])
+    return progress
 
 
 def _check(

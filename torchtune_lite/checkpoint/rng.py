@@ -1,4 +1,4 @@
-"""The state of every random number generator that a run draws from, as JSON."""
+"""The state of every random number generator that a run draws from."""
 
 import logging
 import random
@@ -7,33 +7,47 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchtune_lite.utils import counted
+
 log = logging.getLogger("torchtune_lite")
 
 
 def rng_state() -> dict[str, Any]:
-    """Reads the states of Python, numpy, torch on the CPU and torch on each CUDA device."""
-    numpy_state = np.random.get_state(legacy=False)
-    numpy_state["state"] = {"key": numpy_state["state"]["key"].tolist(), "pos": numpy_state["state"]["pos"]}
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    """Reads the states of Python, numpy, torch on the CPU, each CUDA device and Apple's GPU, to be kept for a step."""
     return {
         "python": random.getstate(),
-        "numpy": numpy_state,
-        "torch": torch.get_rng_state().tolist(),
-        "cuda": [state.tolist() for state in cuda],
+        "numpy": np.random.get_state(legacy=False),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+    }
+
+
+def as_json(state: dict[str, Any]) -> dict[str, Any]:
+    """Turns what `rng_state` read into what JSON can hold, for a save."""
+    numpy_state = state["numpy"]["state"]
+    return {
+        "python": state["python"],
+        "numpy": state["numpy"] | {"state": {"key": numpy_state["key"].tolist(), "pos": numpy_state["pos"]}},
+        "torch": state["torch"].tolist(),
+        "cuda": [each.tolist() for each in state["cuda"]],
+        "mps": None if state["mps"] is None else state["mps"].tolist(),
     }
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Sets what `rng_state` read; one log line where the CUDA devices are not as many as they were."""
+    """Sets what `rng_state` read, as it is or from JSON; one log line where the CUDA devices are not as many."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(state["numpy"])
-    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+    torch.set_rng_state(torch.as_tensor(state["torch"], dtype=torch.uint8))
+    if state.get("mps") is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(torch.as_tensor(state["mps"], dtype=torch.uint8))
     if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([torch.tensor(s, dtype=torch.uint8) for s in state["cuda"]])
+        torch.cuda.set_rng_state_all([torch.as_tensor(s, dtype=torch.uint8) for s in state["cuda"]])
     else:
         log.warning(
-            "the checkpoint has random states of %d CUDA devices, here are %d: dropout differs from an unbroken run",
-            len(state["cuda"]),
+            "the checkpoint has random states of %s, here are %d: dropout differs from an unbroken run",
+            counted(len(state["cuda"]), "CUDA device"),
             torch.cuda.device_count(),
         )

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchtune_lite.checkpoint import disk
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
+from torchtune_lite.utils import counted
 
 DTYPES = {
     "F64": torch.float64,
@@ -102,7 +103,7 @@ def damage(path: Path) -> str | None:
         if not start:
             return "is empty (interrupted download?)"
         if start.startswith(b"version https://git-lfs"):
-            return f"is a git-lfs pointer ({size} bytes), not the weights; run 'git lfs pull'"
+            return f"is a git-lfs pointer ({counted(size, 'byte')}), not the weights; run 'git lfs pull'"
         if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
             return "is a web page, not weights (a download that was refused?)"
         if start.startswith(b"PK"):
@@ -116,4 +117,4 @@ def damage(path: Path) -> str | None:
             return None
     if size == expected:
         return None
-    return f"is {'truncated' if size < expected else 'too long'}: {size:,} of {expected:,} bytes"
+    return f"is {'truncated' if size < expected else 'too long'}: {size:,} of {counted(expected, 'byte')}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from torchtune_lite.checkpoint import disk
 from torchtune_lite.checkpoint.claim import DRAFT, TRASH, make_folders, read_run_id
 from torchtune_lite.checkpoint.manifest import Manifest, read_manifest, verify, write_manifest
-from torchtune_lite.errors import CheckpointError, SaveError
+from torchtune_lite.errors import CheckpointError, SaveError, TuneError
 
 _NAME = re.compile(r"(epoch|step)_\d+")
 
@@ -39,7 +39,8 @@ def publish(folder: Path | str, *, step: int | None = None, num_bytes: int = 0) 
         disk.remove(draft)  # of a process that had the same id
         check_space(folder, num_bytes)
         disk.make_folder(draft)
-        yield draft
+        with _called(draft.name, folder.name):
+            yield draft
         write_manifest(draft, run_id=read_run_id(folder.parent), step=step)
         disk.rename(draft, folder)
         try:
@@ -51,6 +52,24 @@ def publish(folder: Path | str, *, step: int | None = None, num_bytes: int = 0) 
         raise SaveError(f"{folder} was not saved: {error.strerror or error}") from error
     finally:
         disk.remove(draft)
+
+
+@contextmanager
+def _called(draft: str, name: str) -> Iterator[None]:
+    """Has the log and the errors of what is done within call a folder by the name that it is to have."""
+
+    def rename(record: logging.LogRecord) -> bool:
+        record.msg, record.args = record.getMessage().replace(draft, name), ()
+        return True
+
+    log.addFilter(rename)
+    try:
+        yield
+    except TuneError as error:
+        error.args = (str(error).replace(draft, name),)
+        raise
+    finally:
+        log.removeFilter(rename)
 
 
 def _move_aside(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Optimizer state in a tensor class of torchao, such as that of 8-bit AdamW: as the plain tensors it is made of."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from torchtune_lite import config
 from torchtune_lite.errors import CheckpointError
 
-TRUSTED = "torchao."
+TRUSTED = "torchao."  # of what the optimizer has loaded, the classes of tensors
 
 
 def take_apart(tensor: Tensor) -> tuple[dict[str, Tensor], list | None]:
@@ -28,11 +28,13 @@ def take_apart(tensor: Tensor) -> tuple[dict[str, Tensor], list | None]:
 
 
 def put_together(parts: Mapping[str, Tensor], about: list) -> Tensor:
-    """Makes the tensor again that `take_apart` gave `parts` and `about` of."""
+    """Makes the tensor again that `take_apart` gave `parts` and `about` of; imports nothing that a checkpoint names."""
     path, *context = about
-    if not path.startswith(TRUSTED):
+    module, _, name = str(path).rpartition(".")
+    found = getattr(sys.modules.get(module), name, None) if module.startswith(TRUSTED) else None
+    if not (isinstance(found, type) and issubclass(found, Tensor) and hasattr(found, "__tensor_unflatten__")):
         raise CheckpointError(f"optimizer: the checkpoint has a state of class {path}; allowed are those of torchao")
-    return config.find(path).__tensor_unflatten__(parts, [_meant(value) for value in context], None, None)
+    return found.__tensor_unflatten__(parts, [_meant(value) for value in context], None, None)
 
 
 def _plain(value: Any) -> Any:
@@ -40,4 +42,9 @@ def _plain(value: Any) -> Any:
 
 
 def _meant(value: Any) -> Any:
-    return getattr(torch, value.removeprefix("torch.")) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    dtype = getattr(torch, value.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise CheckpointError(f"optimizer: the checkpoint has {value!r} for a dtype; was it written by hand?")
+    return dtype

@@ -19,7 +19,7 @@ from torchtune_lite.data import (
 from torchtune_lite.data.chat_template import CHAT_TEMPLATE, FILE, find_chat_template
 from torchtune_lite.data.sentencepiece_export import TOKENIZER_CLASS, as_tokenizer_json
 from torchtune_lite.data.template_export import as_chat_template
-from torchtune_lite.data.tokenizer_files import read_json
+from torchtune_lite.data.tokenizer_files import leads_out, read_json
 from torchtune_lite.data.tokenizer_loader import FILES
 from torchtune_lite.errors import ConfigError, TuneError
 
@@ -32,6 +32,8 @@ TOKENIZER_FILES = (
     "chat_template*",
 )
 """What transformers reads a tokenizer from."""
+CODE = (".bin", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")  # or pickles, which run it
+LARGEST = 100_000_000  # bytes; the largest tokenizer.json of 2025 has 35 million
 
 _CHAT = (
     ("system", "Be brief."),
@@ -45,10 +47,31 @@ log = logging.getLogger("torchtune_lite")
 
 
 def copy_files(source: Path, folder: Path, patterns: Iterable[str]) -> None:
-    """Copies the files in `source` whose names match."""
-    for pattern in patterns:
-        for file in filter(Path.is_file, source.glob(pattern)):
+    """Copy the files in `source` whose names match; a warning names those that a checkpoint should not take along.
+
+    These are links that lead out of `source`, unless it is a snapshot in the cache of the Hugging Face hub, whose files
+    are links to its blobs; code; and files larger than `LARGEST`.
+    """
+    left_out = []
+    for file in sorted({file for pattern in patterns for file in source.glob(pattern) if not file.is_dir()}):
+        if problem := _why_not_copied(file):
+            left_out.append(f"{file.name} {problem}")
+        else:
             shutil.copyfile(file, folder / file.name)
+    if left_out:
+        log.warning("not copied into the checkpoint: %s; copy what belongs there yourself", ", ".join(left_out))
+
+
+def _why_not_copied(file: Path) -> str | None:
+    if target := leads_out(file):
+        return f"(a link to {target}, outside of its folder)"
+    if not file.is_file():
+        return "(not a regular file)"
+    if file.suffix.lower() in CODE:
+        return "(code, or a file that can run some)"
+    if (size := file.stat().st_size) > LARGEST:
+        return f"(too large for a tokenizer: {size:,} bytes)"
+    return None
 
 
 def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
@@ -125,7 +148,10 @@ def _save_template(folder: Path, tokenizer: ModelTokenizer) -> None:
         before = find_chat_template(folder, read_json(folder / "tokenizer_config.json"))
         if before is None or before[0] != source:
             (folder / FILE).write_text(source, encoding="utf-8")
-        problem = compare(tokenizer, load_tokenizer(folder, tokenizer.max_seq_len, CHAT_TEMPLATE))
+        saved = load_tokenizer(folder, tokenizer.max_seq_len, CHAT_TEMPLATE)
+        if isinstance(template, ChatTemplate):
+            saved.prompt_template.set_options(template.options, template.today)
+        problem = compare(tokenizer, saved)
     if problem:
         log.warning("the tokenizer in the checkpoint encodes a chat otherwise than the run did: %s", problem)
 

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from torchtune_lite.checkpoint.files import write_json
-from torchtune_lite.checkpoint.rng import rng_state
+from torchtune_lite.checkpoint.rng import as_json, rng_state
 from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.tensor_classes import take_apart
 from torchtune_lite.checkpoint.weights import Weight
@@ -40,7 +40,7 @@ class TrainingState:
         folder.mkdir()
         write_safetensors(folder / OPTIMIZER, {name: Weight.of(tensor) for name, tensor in self.tensors.items()})
         write_json(folder / TRAINER, {"format": FORMAT, "family": family.name, **self.trainer})
-        (folder / RNG).write_text(json.dumps(self.rng))
+        (folder / RNG).write_text(json.dumps(as_json(self.rng)))
 
 
 def gather(

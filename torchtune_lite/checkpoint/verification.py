@@ -16,6 +16,7 @@ from torchtune_lite.checkpoint.model_weights import load_weights, merged_weights
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
 from torchtune_lite.peft import adapter_modules
+from torchtune_lite.utils import counted
 
 TILE = 1 << 21  # values of a weight that are cast and moved at a time
 TOKENS = 64  # whose logits are held at a time
@@ -54,7 +55,8 @@ class Difference:
         return self.mean <= self.limit
 
     def __str__(self) -> str:
-        return f"logits differ by at most {self.largest:.2g}, on average {self.mean:.2g}, over {self.num_tokens} tokens"
+        tokens = counted(self.num_tokens, "token")
+        return f"logits differ by at most {self.largest:.2g}, on average {self.mean:.2g}, over {tokens}"
 
 
 @torch.no_grad()

@@ -13,12 +13,12 @@ def configure(parser: ArgumentParser) -> None:
 
 def main(args: Namespace) -> None:
     """Prints the file as it is, or its keys in sorted order."""
+    from torchtune_lite.config.document import read, read_text
+
     path = catalog.find_config(args.config)
     if not args.sort:
-        print(path.read_text(encoding="utf-8"), end="")
+        print(read_text(path, args.config), end="")
         return
     from omegaconf import OmegaConf
-
-    from torchtune_lite.config.document import read
 
     print(OmegaConf.to_yaml(read(path, args.config).values, sort_keys=True), end="")

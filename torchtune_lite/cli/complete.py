@@ -1,7 +1,6 @@
 """Complete a command line, for the scripts of `tune completion` at each Tab. Imports no torch, prints no error."""
 
 import argparse
-import ast
 import importlib
 import re
 import sys
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite import catalog
+from torchtune_lite.cli import keys
+from torchtune_lite.cli.main import CONFIG_FIRST, VERBS
 
-CONFIG_FIRST = ("cat", "validate", "inspect")
 RECIPE, YAML, ANY = (".py",), (".yaml", ".yml"), ("",)
 
 
@@ -37,8 +37,6 @@ def words(line: str) -> Iterator[str]:
 
 
 def _candidates(before: list[str], word: str) -> Iterator[str]:
-    from torchtune_lite.cli.main import VERBS
-
     if not before:
         yield from (*VERBS, "--help", "--version", "--debug")
         return
@@ -71,14 +69,14 @@ def _positional(verb: str, rest: list[str], word: str) -> Iterator[str]:
         elif config is None:
             yield "--config"
         else:
-            yield from overrides(catalog.find_config(config[1]), given[0], word)
+            yield from overrides(values_of(config[1]), given[0], word)
     elif verb in CONFIG_FIRST:
         if not given:
             yield from configs(word)
         elif verb != "cat":
-            config = catalog.find_config(given[0])
-            recipe = rest[rest.index("--recipe") + 1] if "--recipe" in rest else catalog.recipe_key(config)
-            yield from overrides(config, recipe, word)
+            values = values_of(given[0])
+            recipe = rest[rest.index("--recipe") + 1] if "--recipe" in rest else values.get("recipe")
+            yield from overrides(values, recipe, word)
 
 
 def recipes(word: str) -> Iterator[str]:
@@ -114,30 +112,21 @@ def options(verb: str) -> list[str]:
     return [*re.findall(r"--[\w-]+", parser.format_help()), *more]
 
 
-def overrides(config: Path, recipe: str | None, word: str) -> Iterator[str]:
-    """Yields `key=` for each key of the config, at any depth, and each top-level one of the recipe; or `~key`."""
+def values_of(config: str) -> dict[str, Any]:
+    """Returns the keys and values of a config."""
     from torchtune_lite.config.document import read
 
-    in_file = list(keys(read(config).values, ""))
+    return read(catalog.find_config(config)).values
+
+
+def overrides(values: dict[str, Any], recipe: str | None, word: str) -> Iterator[str]:
+    """Yields `key=` for each key of the config, at any depth, and each top-level one of the recipe; or `~key`."""
+    from torchtune_lite.config import document
+
+    in_file = list(document.keys(values))
     if word.startswith("~"):
         yield from (f"~{key}" for key in in_file)
         return
     yield from (f"{key}=" for key in in_file if key != "recipe")
     if recipe:
-        yield from (f"{key}=" for key in settings_keys(catalog.find_recipe(recipe).path))
-
-
-def keys(node: Any, above: str) -> Iterator[str]:
-    """Yields the dotted keys below a node of a config; items of a list by their number."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in items:
-        yield f"{above}{key}"
-        yield from keys(value, f"{above}{key}.")
-
-
-def settings_keys(recipe: Path) -> list[str]:
-    """Returns the keys that a recipe's `Settings` declares, read as text: importing it would import torch."""
-    for node in ast.parse(recipe.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == "Settings":
-            return [each.target.id for each in node.body if isinstance(each, ast.AnnAssign)]
-    return []
+        yield from (f"{key}=" for key in keys.names(catalog.find_recipe(recipe).path))

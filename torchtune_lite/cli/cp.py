@@ -49,7 +49,7 @@ def main(args: Namespace) -> None:
 
 def find(name: str, kind: str | None) -> tuple[str, Path]:
     """Returns the kind and the file of what is called `name`; `kind` decides where a recipe and a config share it."""
-    recipes = {known: recipe.path for recipe in catalog.recipes() for known in (recipe.name, *recipe.aliases)}
+    recipes = {known: recipe.path for known, recipe in catalog.recipes_by_name().items()}
     found = {"recipe": recipes, "config": catalog.configs()}
     if kind:
         found = {kind: found[kind]}
@@ -66,7 +66,7 @@ def find(name: str, kind: str | None) -> tuple[str, Path]:
 
 def destination(given: str, name: str, suffixes: tuple[str, ...]) -> Path:
     """Returns the file to write: inside a folder it keeps the name, and a missing suffix is added."""
-    target = Path(given)
+    target = Path(given).expanduser()
     if target.is_dir() or given.endswith(("/", os.sep)):
         target = target / Path(name).name
     return target if target.suffix in suffixes else target.with_name(target.name + suffixes[0])

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from torchtune_lite.errors import CheckpointError, ConfigError
+from torchtune_lite.utils import counted
 
 OTHER_FORMATS = ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.h5", "*.msgpack", "*.onnx*", "*.gguf", "*.tflite", "original/*")
 
@@ -42,7 +43,7 @@ def main(args: Namespace) -> None:
         raise ConfigError("a token on the command line is seen by every user of the machine; set HF_TOKEN instead")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", args.repo):
         raise ConfigError(f"'{args.repo}' is no repository; expected OWNER/NAME, such as meta-llama/Llama-2-7b-hf")
-    folder = args.output_dir or Path("/tmp") / args.repo.rpartition("/")[2]
+    folder = args.output_dir.expanduser() if args.output_dir else Path("/tmp") / args.repo.rpartition("/")[2]
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -66,7 +67,7 @@ def main(args: Namespace) -> None:
         raise CheckpointError(explain(args.repo, args.revision, error)) from error
     if left_out := sorted(set(files) - set(chosen)):
         print(f"left out: {', '.join(left_out)}")
-    print(f"{len(chosen)} files of {args.repo} ({info.sha[:12]}) are in {folder}")
+    print(f"{folder} has {counted(len(chosen), 'file')} of {args.repo} ({info.sha[:12]})")
 
 
 def fetch(url: str, folder: Path, file: Any, token: str | bool) -> None:
@@ -91,7 +92,9 @@ def fetch(url: str, folder: Path, file: Any, token: str | bool) -> None:
     if not is_whole(partial, file, thorough=True):
         size = partial.stat().st_size
         partial.unlink()
-        raise CheckpointError(f"{target}: what came ({size:,} bytes) is not the file of the hub; run the command again")
+        raise CheckpointError(
+            f"{target}: what came ({counted(size, 'byte')}) is not the file of the hub; run the command again"
+        )
     partial.replace(target)
 
 

@@ -10,10 +10,12 @@ import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
+from importlib import import_module
 from itertools import groupby
 from typing import Any
 
 from torchtune_lite.cli import validate
+from torchtune_lite.utils import counted
 
 GREEN, DIM, OFF = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 BAR = 40  # characters of the longest
@@ -28,29 +30,26 @@ def configure(parser: ArgumentParser) -> None:
 
 def main(args: Namespace) -> None:
     """Prints the report."""
-    cfg = validate.settings(args)
-
-    from torchtune_lite import config
-
-    # By its name, as a config's components are: what reads data stands above this package, and imports torch.
-    report = config.find("torchtune_lite.datasets.inspect_data")(cfg, max(args.rows, 0))
+    with validate.settings(args) as cfg:
+        # by its name: what reads data stands above this package, and imports torch
+        report = import_module("torchtune_lite.datasets").inspect_data(cfg, max(args.rows, 0))
     sys.stdout.reconfigure(errors="replace")
     if args.json:
         print(json.dumps(report, ensure_ascii=False))
         return
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    for key in ("dataset", "dataset_val"):
-        if key in report:
-            print(f"{key}\n{render(report[key], report['max_seq_len'], coloured)}")
-    print(f"{report['steps_per_epoch']:,} optimizer steps an epoch")
+    for key, data in report.items():
+        if isinstance(data, dict):
+            print(f"{key}\n{render(data, report['max_seq_len'], coloured)}")
+    print(f"{counted(report['steps_per_epoch'], 'optimizer step')} an epoch")
 
 
 def render(data: dict[str, Any], max_seq_len: int | None, coloured: bool) -> str:
     """Writes one data set's part of the report."""
     lengths = data["lengths"]
     lines = [
-        f"  {data['samples']:,} samples of {data['rows']:,} rows",
-        f"  {data['tokens']:,} tokens, {data['label_tokens'] / data['tokens']:.1%} of them in the loss",
+        f"  {counted(data['samples'], 'sample')} of {counted(data['rows'], 'row')}",
+        f"  {counted(data['tokens'], 'token')}, {data['label_tokens'] / data['tokens']:.1%} of them in the loss",
         f"  {_count(data['cut'])} cut at max_seq_len={max_seq_len}, {_count(data['without_label'])} left out without a "
         f"label, {_count(data['bad'])} left out as bad",
         f"  length in tokens: {lengths['min']} to {lengths['max']}, median {lengths['median']}, mean {lengths['mean']}",
@@ -60,7 +59,7 @@ def render(data: dict[str, Any], max_seq_len: int | None, coloured: bool) -> str
     for each, (*_, count) in zip(classes, data["histogram"], strict=True):
         lines.append(f"  {each:>{max(map(len, classes))}} {'█' * -(-BAR * count // most)} {count:,}")
     for sample in data["shown"]:
-        lines.append(f"\n  {sample['where']}, {sample['tokens']} tokens")
+        lines.append(f"\n  {sample['where']}, {counted(sample['tokens'], 'token')}")
         lines += [f"    {line}" for line in written(sample["pieces"], coloured).split("\n")]
     return "\n".join(lines) + "\n"
 

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import shlex
 import sys
 from typing import NoReturn
 
@@ -18,6 +19,7 @@ VERBS = {
     "download": "fetch a model from the Hugging Face hub",
     "completion": "print the script that completes words in a shell",
 }
+CONFIG_FIRST = ("cat", "validate", "inspect")  # verbs whose first word is a config
 HIDDEN = ("complete",)  # what that script calls
 
 HELP = f"""\
@@ -56,14 +58,30 @@ def main() -> None:
             start(*words, debug=debug)
 
 
+def run_meant(verb: str, words: tuple[str, ...]) -> str:
+    """Returns the command that is meant where the verb is a recipe or a config, or nothing."""
+    from torchtune_lite import catalog
+    from torchtune_lite.cli.run import command_meant, is_config
+
+    if is_config(verb):
+        return f"; did you mean '{command_meant([verb, *words])}'?"
+    is_recipe = verb in catalog.recipes_by_name() or verb.endswith(".py")
+    return f"; did you mean '{shlex.join(['tune', 'run', verb, *words])}'?" if is_recipe else ""
+
+
 def start(verb: str, *words: str, debug: bool = False) -> None:
     """Runs one verb with the words that follow it.
 
     Raises `ConfigError` when the verb or its arguments cannot be understood.
     """
     if verb not in (*VERBS, *HIDDEN):
-        nearest = errors.did_you_mean(verb, VERBS)
+        nearest = errors.did_you_mean(verb, VERBS) or run_meant(verb, words)
         raise errors.ConfigError(f"there is no 'tune {verb}'{nearest} ('tune --help' lists the verbs)")
+    if verb in CONFIG_FIRST and any(word.partition("=")[0] == "--config" for word in words):
+        from torchtune_lite.config.parse import read_words
+
+        config, others = read_words(words)
+        raise errors.ConfigError(f"leave --config out: {shlex.join(['tune', verb, config, *others])}")
     module = importlib.import_module(f"torchtune_lite.cli.{verb}")
     parser = Parser(
         prog=f"tune {verb}",

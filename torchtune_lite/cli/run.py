@@ -5,7 +5,7 @@
 
 key=value sets a key of the config, at any depth (optimizer.lr=1e-4, dataset.0.source=a.jsonl, tasks=[a,b]);
 ~key removes one. --allow-component 'pkg.*' lets the config name objects of a package besides those that are
-trusted (see 'tune validate --help'). 'tune run RECIPE --help' says what the recipe does.
+trusted (see 'tune validate --help'). 'tune run RECIPE --help' says what the recipe does and lists its keys.
 """
 
 import ast
@@ -14,10 +14,12 @@ import gc
 import os
 import re
 import runpy
+import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 
 from torchtune_lite import catalog
+from torchtune_lite.cli import keys
 from torchtune_lite.cli.postponed import postpone_compiler
 from torchtune_lite.errors import ConfigError
 
@@ -37,17 +39,20 @@ def main(args: Namespace) -> None:
     for word in args.words:
         if TORCHRUN.match(word):
             raise ConfigError(f"'{word}': a run uses one device; leave the arguments of torchrun out")
-    if not args.words or args.words[0].startswith("-") or "=" in args.words[0]:
-        raise ConfigError("name the recipe first: tune run RECIPE --config CONFIG key=value ... ('tune ls' shows all)")
+    if not args.words or args.words[0].startswith("-") or "=" in args.words[0] or is_config(args.words[0]):
+        raise ConfigError(f"name the recipe first: {command_meant(args.words)} ('tune ls' shows all)")
 
     name, *rest = args.words
     recipe = catalog.find_recipe(name)
     if "--help" in rest or "-h" in rest:
-        print(ast.get_docstring(ast.parse(recipe.path.read_text(encoding="utf-8"))) or f"{name} has no docstring")
+        print(help_of(name, recipe))
         return
     check_config(name, recipe, rest)
     sys.argv = [str(recipe.path), *rest, *(["--debug"] if args.debug else [])]
     if is_own_script(name):
+        from torchtune_lite.config.parse import check_ported
+
+        check_ported(recipe.path)
         sys.path.insert(0, str(recipe.path.parent))
     set_environment()
     postpone_compiler()
@@ -55,11 +60,43 @@ def main(args: Namespace) -> None:
     runpy.run_path(str(recipe.path), run_name="__main__")
 
 
+def help_of(name: str, recipe: catalog.Recipe) -> str:
+    """Returns a recipe's docstring and its keys, with their defaults and what they mean."""
+    parts = [ast.get_docstring(keys.parsed(recipe.path)) or f"{name} has no docstring"]
+    if table := keys.shown(keys.read(recipe.path)):
+        parts.append(
+            f"Keys of its config, overridden by key=value (a component is a _component_ with arguments):\n\n{table}"
+        )
+    if recipe.configs:
+        parts.append(f"Configs: {', '.join(recipe.configs)}")
+    return "\n\n".join(parts)
+
+
 def set_environment() -> None:
     """Sets what libraries read when they are imported; a user's own setting stays."""
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # else OpenMP's idle threads burn the cores that others wait for
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # a Mac's CPU does what its GPU lacks, torch warns of it
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "10")  # seconds: a log wants few lines of progress
+
+
+def is_config(word: str) -> bool:
+    """Tells a config from the name of a recipe."""
+    is_shipped = word in catalog.configs() and word not in catalog.recipes_by_name()
+    return is_shipped or word.endswith((".yaml", ".yml"))
+
+
+def command_meant(words: list[str]) -> str:
+    """Returns the whole command for words that leave the recipe out, or the config's option too."""
+    words = [word for word in words if word != "--config"]
+    config = next((word for word in words if is_config(word)), None)
+    if config is None:
+        return "tune run RECIPE --config CONFIG key=value ..."
+    try:
+        recipe = catalog.recipe_key(config) or "RECIPE"
+    except ConfigError:
+        recipe = "RECIPE"
+    return shlex.join(["tune", "run", recipe, "--config", config, *(word for word in words if word != config)])
 
 
 def is_own_script(name: str) -> bool:
@@ -74,10 +111,10 @@ def check_config(name: str, recipe: catalog.Recipe, words: list[str]) -> None:
     """
     from torchtune_lite.config.parse import read_words
 
-    given, _ = read_words(words)
+    given, _ = read_words(words, f"tune run {name}")
     if not given:
         choose = " or ".join(recipe.configs) or "a YAML file"
         raise ConfigError(f"{name} needs a config: --config {choose}")
-    key = catalog.recipe_key(catalog.find_config(given))
+    key = catalog.recipe_key(given)
     if key and not is_own_script(name) and key not in (recipe.name, *recipe.aliases):
         raise ConfigError(f"config '{given}' is for {key}, not {name}; run 'tune run {key} --config {given}'")

@@ -2,14 +2,16 @@
 
   tune validate my.yaml optimizer.lr=1e-4
 
-A config may name objects of torchtune_lite, torch.nn, torch.optim, torchao, bitsandbytes and of modules in the working
-directory; what else it names must be trusted with --allow-component, or in TORCHTUNE_LITE_ALLOW_COMPONENT.
+A config may name the builders of torchtune_lite, the losses of torch.nn, the optimizers and schedules of torch.optim,
+the optimizers of torchao and bitsandbytes, and what modules in the working directory define; what else it names must
+be trusted with --allow-component, or in TORCHTUNE_LITE_ALLOW_COMPONENT.
 
 Whether files and checkpoints exist, only a run finds out.
 """
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torchtune_lite import catalog
@@ -26,26 +28,26 @@ def configure(parser: ArgumentParser) -> None:
 
 def main(args: Namespace) -> None:
     """Prints one line when the recipe would accept the config."""
-    settings(args)
-    print("Config is well-formed.")
+    with settings(args):
+        print("Config is well-formed.")
 
 
-def settings(args: Namespace) -> Any:
-    """Returns the checked settings of the config and the overrides.
+@contextmanager
+def settings(args: Namespace) -> Iterator[Any]:
+    """Give the checked settings of the config and the overrides, for what is trusted meanwhile.
 
-    A script that the config itself names is imported, so it must lie in the working directory.
+    A script that the config itself names is imported, so it must be the user's own, in the working directory.
     """
-    name = args.recipe or catalog.recipe_key(catalog.find_config(args.config))
+    from torchtune_lite import config
+    from torchtune_lite.config import trust
+
+    name = args.recipe or catalog.recipe_key(args.config)
     if not name:
         raise ConfigError(f"{args.config} does not say whose it is; add --recipe RECIPE ('tune ls' shows all)")
     recipe = catalog.find_recipe(name)
-    if not args.recipe and name.endswith(".py") and not recipe.path.is_relative_to(Path.cwd().resolve()):
+    if not args.recipe and name.endswith(".py") and not trust.is_own_file(recipe.path):
         raise ConfigError(
             f"{args.config} names a script outside the working directory; add --recipe {name} to trust it"
         )
-
-    from torchtune_lite import config
-
-    for pattern in args.allow_component:
-        config.allow(pattern)
-    return config.load(args.config, args.overrides, config.settings_of(recipe.path))
+    with config.trusting(args.allow_component, recipe.path):
+        yield config.load(args.config, args.overrides, config.settings_of(recipe.path))

@@ -4,11 +4,11 @@ from torchtune_lite.config.components import instantiate
 from torchtune_lite.config.dotted import DottedPath, find
 from torchtune_lite.config.parse import load, parse, settings_of
 from torchtune_lite.config.settings import component, key, save, to_dict
-from torchtune_lite.config.trust import allow
+from torchtune_lite.config.trust import trusting
+from torchtune_lite.config.unsupported import unserved_family
 
 __all__ = [
     "DottedPath",
-    "allow",
     "component",
     "find",
     "instantiate",
@@ -18,4 +18,6 @@ __all__ = [
     "save",
     "settings_of",
     "to_dict",
+    "trusting",
+    "unserved_family",
 ]

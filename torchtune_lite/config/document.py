@@ -1,7 +1,8 @@
 """A YAML file as plain values, with the line each key came from."""
 
+import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,27 @@ from torchtune_lite.errors import ConfigError
 
 KeyPath = tuple[str, ...]
 
+MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+"""How files in other encodings start; the marks of UTF-16 are starts of those of UTF-32."""
+
 
 @dataclass
 class Document:
-    """A config on its way to the settings: `origins` says for a key path where it was written, for messages."""
+    """A config on its way to the settings, with what messages say about a key.
+
+    `origins` has where a key path was written; `elsewhere` returns `"; did you mean 'model.lora_rank'?"` for a key that
+    is one in another place, or nothing.
+    """
 
     name: str
     values: dict[str, Any]
     origins: dict[KeyPath, str]
+    elsewhere: Callable[[str], str] = lambda key: ""
 
     def place(self, path: KeyPath) -> str:
         """Returns `my.yaml:41` or `override 'lr=1'`, of the key itself or of the nearest key above it."""
@@ -37,8 +51,8 @@ def read(path: Path, name: str | None = None) -> Document:
     """
     name = name or str(path)
     name = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
+    text = read_text(path, name)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if not isinstance(root, yaml.MappingNode):
             found = "the file is empty" if root is None else f"found a {root.id}"
@@ -51,10 +65,6 @@ def read(path: Path, name: str | None = None) -> Document:
         if problems:
             raise ConfigError(*problems)
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except OSError as error:
-        raise ConfigError(f"cannot read {name}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{name}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigError(_explain(name, error)) from error
     except OmegaConfBaseException as error:
@@ -62,6 +72,19 @@ def read(path: Path, name: str | None = None) -> Document:
     except RecursionError as error:
         raise ConfigError(f"{name}: nested too deeply to be a config") from error
     return Document(name, values, origins)
+
+
+def read_text(path: Path, name: str) -> str:
+    """Reads a config as text, without the mark that some editors put before it; ConfigError unless it is UTF-8."""
+    try:
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read {name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        other = next((f"its encoding is {kind}" for mark, kind in MARKS if content.startswith(mark)), "")
+        problem = other or f"byte {error.start} is not UTF-8"
+        raise ConfigError(f"{name}: {problem}; save the file as UTF-8") from error
 
 
 def _explain(name: str, error: yaml.YAMLError) -> str:
@@ -94,6 +117,14 @@ def _walk(node: yaml.Node, path: KeyPath, seen: set[int]) -> Iterator[tuple[KeyP
         for index, value in enumerate(node.value):
             yield (*path, str(index)), value.start_mark.line + 1, _surprise(value)
             yield from _walk(value, (*path, str(index)), seen)
+
+
+def keys(node: Any, above: str = "") -> Iterator[str]:
+    """Yields the dotted keys below a node of a config; items of a list by their number."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield f"{above}{key}"
+        yield from keys(value, f"{above}{key}.")
 
 
 def _surprise(node: yaml.Node) -> str:

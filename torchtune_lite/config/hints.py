@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from torchtune_lite.config.interpolation import Unresolved
+from torchtune_lite.errors import shortened
+from torchtune_lite.redaction import redact
 
 SCALARS = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 
@@ -40,6 +42,16 @@ def fits(value: Any, hint: Any) -> bool:
     return not _unwritable(kind)
 
 
+def advice(value: Any, hint: Any) -> str:
+    """Returns how a value that does not fit would be a text, where one is expected, or nothing."""
+    if isinstance(value, dict) and not fits(value, hint):
+        return next((found for each in value.values() if (found := advice(each, str))), "")
+    if not isinstance(value, bool | int | float) or not fits("", hint):
+        return ""
+    word = str(value).lower() if isinstance(value, bool) else value
+    return f"; a text is quoted: '{word}', on a command line '\"{word}\"'"
+
+
 def _unwritable(kind: Any) -> bool:
     """Tells the classes, tensors above all, that no YAML value can stand for."""
     return isinstance(kind, type) and kind.__module__.partition(".")[0] == "torch"
@@ -51,13 +63,20 @@ def _items_fit(value: list, kind: type, args: tuple) -> bool:
     return all(fits(each, args[0]) for each in value if args)
 
 
+def without_none(hint: Any) -> Any:
+    """Returns `X` for `X | None`; any other annotation as it is."""
+    left = [each for each in get_args(hint) if each is not type(None)]
+    return left[0] if get_origin(hint) in (Union, types.UnionType) and len(left) == 1 else hint
+
+
 def describe(hint: Any) -> str:
     """Returns the annotation as a YAML writer would say it: `int or null`, `list of str`."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return describe(args[0])
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(each) for each in args if not _unwritable(each)))
+        words = dict.fromkeys(describe(each) for each in args if not _unwritable(each))
+        return " or ".join(word for word in words if word != "str" or "path" not in words)
     if origin is Literal:
         return " or ".join(str(each) for each in args)
     if hint in (None, type(None)):
@@ -65,6 +84,8 @@ def describe(hint: Any) -> str:
     kind = origin or hint
     if not isinstance(kind, type):
         return str(kind)
+    if issubclass(kind, os.PathLike):
+        return "path"
     if issubclass(kind, Mapping):
         return "mapping"
     if issubclass(kind, Iterable) and kind is not str:
@@ -74,8 +95,8 @@ def describe(hint: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Returns a value with its kind as YAML has it: `null`, `true`, `text '2e-5,'`, `list [1, 2]`."""
+    """Returns a value with its kind as YAML has it: `null`, `true`, `text '2e-5,'`, `list [1, 2]`; long ones cut."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     kind = {str: "text", dict: "mapping"}.get(type(value), type(value).__name__)
-    return f"{kind} {value!r}"
+    return f"{kind} {shortened(repr(redact(value)))}"

@@ -2,14 +2,20 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.resolvers import oc
 
-from torchtune_lite.config.document import Document, KeyPath
+from torchtune_lite.config.document import Document, KeyPath, keys
 from torchtune_lite.errors import ConfigError, did_you_mean
+from torchtune_lite.redaction import is_secret, redact
+
+REFERENCE = re.compile(r"\$\{(?!\s*[\w.]+:)\s*([^\s.:{}\[\]]+)")
+"""`${key}`, `${key.below}` or `${key[0]}`, but no `${resolver:…}`."""
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -26,8 +32,29 @@ def asset(name: str) -> str:
     return str(ASSETS / name)
 
 
-# OmegaConf 2.4 renames the function.
-getattr(OmegaConf, "register_resolver", OmegaConf.register_new_resolver)("asset", asset, replace=True)
+def public_env(name: str, *default: Any) -> Any:
+    """Return the value of an environment variable that is no secret."""
+    value = None if is_secret(name) else oc.env(name, *default)
+    if is_secret(name) or redact(value) != value:
+        raise ConfigError(
+            f"the variable {name} holds a secret, which a config would pass on; read it where it is needed, in a "
+            "component of your own"
+        )
+    return value
+
+
+_register = getattr(OmegaConf, "register_resolver", OmegaConf.register_new_resolver)  # renamed in OmegaConf 2.4
+_register("asset", asset, replace=True)
+
+
+@contextmanager
+def _secrets_kept() -> Iterator[None]:
+    """Put `public_env` in the place of OmegaConf's own for the time being: other code may use that."""
+    _register("oc.env", public_env, replace=True)
+    try:
+        yield
+    finally:
+        _register("oc.env", oc.env, replace=True)
 
 
 def resolve(document: Document) -> list[str]:
@@ -49,7 +76,8 @@ def resolve(document: Document) -> list[str]:
             return Unresolved()
 
     try:
-        document.values = plain(OmegaConf.create(document.values), ())
+        with _secrets_kept():
+            document.values = plain(OmegaConf.create(document.values), ())
     except RecursionError as error:
         raise ConfigError(f"{document.name}: interpolations refer to each other in a circle") from error
     return problems
@@ -59,8 +87,7 @@ def _explain(error: OmegaConfBaseException, key: str, document: Document) -> str
     if isinstance(error, MissingMandatoryValue):
         return f"'{key}' has no value yet; set {key}=..."
     if isinstance(error, InterpolationKeyError) and (name := re.search(r"'(.+)' not found", str(error))):
-        known = list(_keys(document.values, ()))
-        return f"'{key}' refers to '${{{name[1]}}}', which is no key{did_you_mean(name[1], known)}"
+        return f"'{key}' refers to '${{{name[1]}}}', which is no key{did_you_mean(name[1], keys(document.values))}"
     if "Recursive interpolation" in str(error):
         return f"'{key}' stands for itself, by way of what it refers to; give it a value"
     if missing := re.search(r"Environment variable '(.+)' not found", str(error)):
@@ -71,8 +98,9 @@ def _explain(error: OmegaConfBaseException, key: str, document: Document) -> str
     return f"'{key}': {reason.strip(chr(34))}"
 
 
-def _keys(node: Any, path: KeyPath) -> Iterator[str]:
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in items:
-        yield ".".join((*path, str(key)))
-        yield from _keys(value, (*path, str(key)))
+def referred(value: Any) -> Iterator[str]:
+    """Yields the top-level keys that the interpolations in a value name."""
+    if isinstance(value, str):
+        yield from REFERENCE.findall(value)
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from referred(each)

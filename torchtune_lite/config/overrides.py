@@ -2,15 +2,19 @@
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from torchtune_lite.config.document import Document, KeyPath
+from torchtune_lite.config.document import Document, KeyPath, keys
 from torchtune_lite.errors import ConfigError, did_you_mean
 from torchtune_lite.redaction import BLANK, is_secret
+
+DEEPEST = 100  # lists and mappings in each other; thousands crash the YAML library
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 def apply(document: Document, words: Sequence[str]) -> list[str]:
@@ -42,6 +46,8 @@ def value(text: str) -> Any:
     if text == "None":
         raise ConfigError("YAML writes null, not None")
     quoted, nested = text[:1] in ("'", '"'), text[:1] in ("[", "{")
+    if nested and max(accumulate((each in "[{") - (each in "]}") for each in text)) > DEEPEST:
+        raise ConfigError("lists and mappings are nested too deeply to be read")
     try:
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"_={text}"]), resolve=False)["_"]
     except (yaml.YAMLError, OmegaConfBaseException) as error:
@@ -67,6 +73,8 @@ def _set(document: Document, path: KeyPath, new: Any, origin: str) -> None:
         if isinstance(node, dict) and node.get(part) is None:
             node[part] = {}
             document.origins[path[:depth]] = origin
+        elif isinstance(node, dict) and isinstance(node[part], str) and DOTTED.fullmatch(node[part]):
+            node[part] = {"_component_": node[part]}  # without arguments so far
         node = node[_position(node, path[:depth])]
     last = _position(node, path)
     old = node.get(last) if isinstance(node, dict) else node[last]
@@ -83,7 +91,9 @@ def _remove(document: Document, path: KeyPath) -> None:
     for depth in range(1, len(path) + 1):
         key = _position(node, path[:depth])
         if isinstance(node, dict) and key not in node:
-            raise ConfigError(f"there is no key '{'.'.join(path[:depth])}' to remove{did_you_mean(key, node)}")
+            deeper = [each for each in keys(document.values) if each.endswith(f".{key}")]
+            instead = f"; did you mean {' or '.join(map(repr, deeper))}?" if deeper else did_you_mean(key, node)
+            raise ConfigError(f"there is no key '{'.'.join(path[:depth])}' to remove{instead}")
         parent, node = node, node[key]
     del parent[key]
 

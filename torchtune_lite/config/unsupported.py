@@ -1,6 +1,7 @@
-"""Keys of torchtune's configs that are not served here: its YAML files run as they are where that changes nothing."""
+"""What torchtune's configs name and is not served here: they run as they are where that changes nothing."""
 
 from collections.abc import Container
+from pathlib import Path
 from typing import Any
 
 from torchtune_lite.config.document import Document
@@ -35,6 +36,13 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "tensor_parallel_plan": ((ANY,), ""),
 }
 
+FAMILIES = (
+    *("clip", "code_llama2", "flux", "gemma", "gemma2", "llama2", "llama3", "llama3_1", "llama3_2", "llama3_2_vision"),
+    *("llama3_3", "llama4", "mistral", "phi3", "phi4", "qwen2", "qwen2_5", "qwen3", "t5"),
+    *("clip_text", "llama3_vision", "phi3_mini", "reward", "t5_encoder"),  # as `model_type` of a checkpointer alone
+)
+"""Those of torchtune, by the names of its modules and of its checkpointers' `model_type`."""
+
 
 def drop(document: Document, served: Container[str]) -> list[str]:
     """Takes out the keys of the table that the recipe does not serve: those that are off with one warning for all.
@@ -53,3 +61,13 @@ def drop(document: Document, served: Container[str]) -> list[str]:
     if off:
         warn(f"{document.name}: without effect here: {', '.join(off)}")
     return problems
+
+
+def unserved_family(name: str) -> str:
+    """Returns "llama3 is a family that is not served; …" for a family of torchtune that is not here, or ""."""
+    models = Path(__file__).resolve().parent.parent / "models"
+    served = [each for each in FAMILIES if (models / f"{each}.py").is_file()]
+    if name.lower() not in FAMILIES or name.lower() in served:
+        return ""
+    shown = [each.upper() if name.isupper() else each for each in served]
+    return f"{name} is a family that is not served; served: {', '.join(shown)}"

@@ -1,9 +1,10 @@
 """From rows to tensors: messages, prompt templates, tokenizers, samples, batches."""
 
-from torchtune_lite.data.batches import Batches, num_label_tokens, num_real_tokens, some_rows, windows
+from torchtune_lite.data.batches import Batches, num_label_tokens, num_real_tokens, sample_lens, some_rows, windows
 from torchtune_lite.data.chat_template import ChatTemplate
 from torchtune_lite.data.collate import COLLATES, Batch, padded_collate_sft, padding_free_collate_sft
 from torchtune_lite.data.conversations import OpenAIToMessages, ShareGPTToMessages
+from torchtune_lite.data.fitting import check_vocabulary, fix_date, limit_length
 from torchtune_lite.data.hf_tokenizer import HuggingFaceBaseTokenizer, HuggingFaceModelTokenizer
 from torchtune_lite.data.llama3_tokenizer import Llama3Tokenizer, TikTokenBaseTokenizer
 from torchtune_lite.data.messages import (
@@ -19,7 +20,14 @@ from torchtune_lite.data.rows import OnBadSample, Rows, find_part
 from torchtune_lite.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, OnLongSample, SFTDataset
 from torchtune_lite.data.sources import DataFiles, Filter, filtered, load_rows, open_stream
-from torchtune_lite.data.streams import AnyBatches, StreamBatches, StreamDataset, make_batches, steps_per_epoch
+from torchtune_lite.data.streams import (
+    AnyBatches,
+    StreamBatches,
+    StreamDataset,
+    make_batches,
+    report_read,
+    steps_per_epoch,
+)
 from torchtune_lite.data.templates import (
     ChatMLTemplate,
     GrammarErrorCorrectionTemplate,
@@ -31,7 +39,7 @@ from torchtune_lite.data.templates import (
 )
 from torchtune_lite.data.text import ColumnText, TextTokens
 from torchtune_lite.data.tokenizer_loader import load_tokenizer
-from torchtune_lite.data.tokenizers import ModelTokenizer, check_vocabulary, limit_length
+from torchtune_lite.data.tokenizers import ModelTokenizer, PromptTemplateName
 
 __all__ = [
     "COLLATES",
@@ -63,6 +71,7 @@ __all__ = [
     "PairTokens",
     "PreferenceDataset",
     "PromptTemplate",
+    "PromptTemplateName",
     "QuestionAnswerTemplate",
     "Rows",
     "SFTDataset",
@@ -76,6 +85,7 @@ __all__ = [
     "check_vocabulary",
     "filtered",
     "find_part",
+    "fix_date",
     "limit_length",
     "load_rows",
     "make_batches",
@@ -86,7 +96,9 @@ __all__ = [
     "padded_collate_dpo",
     "padded_collate_sft",
     "padding_free_collate_sft",
+    "sample_lens",
     "some_rows",
+    "report_read",
     "steps_per_epoch",
     "validate_messages",
     "windows",

@@ -2,14 +2,18 @@
 
 import mmap
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from torchtune_lite.data.rows import Row, find_part
 from torchtune_lite.errors import DataError
 from torchtune_lite.utils import get_logger
+
+TEXTS = ("string", "large_string", "binary", "large_binary")  # types whose values are bytes in a row
 
 log = get_logger()
 
@@ -33,6 +37,12 @@ class ArrowRows:
         """Says which row of the file it is, the first one being 0."""
         return f"{self.name}[{index}]"
 
+    def content(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yields the values of the rows from `start` to `stop` as bytes."""
+        import pyarrow as pa
+
+        return table_content(pa.Table.from_batches(self._batches).slice(start, stop - start))
+
 
 def arrow_rows(path: Path) -> ArrowRows:
     """Maps an Arrow file into memory, in the file or the stream format."""
@@ -55,6 +65,44 @@ def parquet_rows(path: Path) -> ArrowRows:
         return ArrowRows(path, batches)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: no Parquet file that can be read ({_first_line(error)})") from None
+
+
+def table_content(table: Any) -> Iterator[bytes]:
+    """Yields the values of an Arrow table as bytes, which do not tell in what batches or encodings they lie."""
+    for name in sorted(table.column_names) if len(table) else ():
+        yield from _values(table.column(name).chunks)
+
+
+def _values(chunks: Sequence[Any]) -> Iterator[bytes]:
+    """Yields the lengths of values, -1 of a null, then what they hold: each of all chunks, one after the other."""
+    import pyarrow as pa
+    import pyarrow.compute
+
+    kind = chunks[0].type
+    if pa.types.is_dictionary(kind):
+        yield from _values([chunk.dictionary_decode() for chunk in chunks])
+    elif pa.types.is_struct(kind):
+        yield from (chunk.is_valid().to_numpy(zero_copy_only=False).tobytes() for chunk in chunks)
+        for i in range(kind.num_fields):
+            yield from _values([chunk.flatten()[i] for chunk in chunks])
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        yield from (_lengths(chunk.value_lengths()) for chunk in chunks)
+        yield from _values([chunk.flatten() for chunk in chunks])
+    elif str(kind) in TEXTS:
+        yield from (_lengths(pa.compute.binary_length(chunk)) for chunk in chunks)
+        for chunk in chunks:
+            values = chunk.drop_null().cast(pa.large_binary())
+            _, ends, data = values.buffers()
+            ends = np.frombuffer(ends, np.int64)[values.offset : values.offset + len(values) + 1]
+            yield memoryview(data or b"")[ends[0] : ends[-1]]
+    else:
+        for chunk in chunks:
+            for at in range(0, len(chunk), 1000):
+                yield "".join(f"{value!r}," for value in chunk.slice(at, 1000).to_pylist()).encode()
+
+
+def _lengths(lengths: Any) -> bytes:
+    return lengths.fill_null(-1).to_numpy().astype(np.int64).tobytes()
 
 
 def _unpack(pa: Any, path: Path, file: Any) -> list[Any]:

@@ -1,11 +1,9 @@
 """Batches: samples → tensors, in an order that only the seed and the epoch decide."""
 
-import hashlib
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import islice
 from random import Random
 from typing import Any, TypeVar
 
@@ -13,6 +11,7 @@ import torch
 
 from torchtune_lite.data import plan
 from torchtune_lite.data.collate import COLLATES, Batch
+from torchtune_lite.data.fingerprints import Fingerprint, row_hashes, samples_line
 from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX
 from torchtune_lite.data.workers import made_ahead
 from torchtune_lite.errors import ConfigError, DataError
@@ -102,16 +101,21 @@ class Batches:
 
     def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
         """Says where the rows of `num_batches` micro-batches of an epoch stand, the first `shown` by name."""
-        rows = [row for batch in islice(self._plan(epoch), start, start + num_batches) for row in batch]
+        batches = self._plan(epoch)
+        rows = [row for number in range(start, min(start + num_batches, len(batches))) for row in batches[number]]
         more = f" and {len(rows) - shown:,} more" if len(rows) > shown else ""
         return ", ".join(map(self._where, rows[:shown])) + more
 
-    def fingerprint(self, looked_at: int = 256) -> str:
-        """Says how many samples there are, and hashes up to `looked_at` of them, evenly spread, in tokens."""
-        count = len(self.dataset)
-        samples = [self.dataset[i] for i in sorted({k * count // looked_at for k in range(looked_at)})]
-        packs = f" in packs of {self.pack_len:,}" if self.pack_len else ""
-        return f"{count:,} samples{packs} with hash {hashlib.sha256(str(samples).encode()).hexdigest()[:12]}"
+    def fingerprint(self) -> Fingerprint:
+        """Says what the data are known by when the run is resumed."""
+        return {"samples": samples_line(self.dataset, self.pack_len), "rows": row_hashes(self.dataset)}
+
+    def report_read(self) -> None:
+        """Says of each large data set how many of the rows that were read were cut or left out."""
+        for dataset in getattr(self.dataset, "datasets", [self.dataset]):
+            whole = getattr(dataset, "dataset", dataset)  # of a packed one
+            if hasattr(whole, "report_read"):
+                whole.report_read()
 
     @cached_property
     def _num_packs(self) -> int:
@@ -190,9 +194,17 @@ def num_label_tokens(batches: Iterable[Batch]) -> int:
 
 def num_real_tokens(batches: Iterable[Batch], pad_id: int) -> int:
     """Counts the tokens that are no padding."""
-    return sum(
-        sum(batch["seq_lens"]) if "seq_lens" in batch else int((batch["tokens"] != pad_id).sum()) for batch in batches
-    )
+    return sum(sum(sample_lens(batch, pad_id)) for batch in batches)
+
+
+def sample_lens(batch: Batch, pad_id: int) -> list[int]:
+    """Gives the tokens of each sample of a batch, padding left out.
+
+    Where a collate of the user's own notes no lengths, padding is each `pad_id`, even one that ends a sample.
+    """
+    if "seq_lens" in batch:
+        return batch["seq_lens"]
+    return (batch["lengths"] if "lengths" in batch else (batch["tokens"] != pad_id).sum(1)).tolist()
 
 
 def some_rows(batch: Batch, most: int, length: int = 64) -> torch.Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from io import FileIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from torchtune_lite.errors import DataError
 from torchtune_lite.utils import get_logger
@@ -21,8 +21,8 @@ MOST_OPEN = 64  # files at a time, however many there are
 class ByteFile:
     """A file of `size` bytes; one that ends in .gz is unpacked, into a file without a name that ends with the process.
 
-    Reads share no position, so that they survive a fork. Raises DataError for what can't be read, is no whole gzip
-    file, or is another file by the time it is read.
+    Reads share no position, so that they survive a fork; a process that it is sent to unpacks the file anew. Raises
+    DataError for what can't be read, is no whole gzip file, or is another file by the time it is read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,6 +33,13 @@ class ByteFile:
         except OSError as error:
             raise DataError(f"{self.path}: {error.strerror or error}") from None
         self.size = self._stat.st_size
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_unpacked": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._unpacked = _unpack(self.path) if self.path.endswith(".gz") else None
 
     def read(self, start: int = 0, stop: int | None = None) -> bytes:
         """Reads the bytes from `start` to `stop`, or to the end."""
@@ -47,19 +54,36 @@ class ByteFile:
             start += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def chunks(self, size: int = 2**24) -> Iterator[bytes]:
-        """Yields the whole file in turn."""
-        for start in range(0, self.size, size):
-            yield self.read(start, start + size)
+    def chunks(self, size: int = 2**24, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Yields the bytes from `start` to `stop`, or to the end, in turn."""
+        stop = self.size if stop is None else stop
+        for at in range(start, stop, size):
+            yield self.read(at, min(at + size, stop))
 
     def lines(self) -> Iterator[bytes]:
         """Yields the lines, which end with a newline character and nothing else."""
-        rest = b""
+        begun: list[bytes] = []  # of a line that goes on in the next chunk; joined once, however long it is
         for chunk in self.chunks(2**20):
-            *whole, rest = (rest + chunk).split(b"\n")
-            yield from (line + b"\n" for line in whole)
-        if rest:
-            yield rest
+            *ended, rest = chunk.split(b"\n")
+            if ended:
+                yield b"".join([*begun, ended[0], b"\n"])
+                yield from (line + b"\n" for line in ended[1:])
+                begun = []
+            begun.append(rest)
+        if last := b"".join(begun):
+            yield last
+
+
+def stream_bytes(path: Path, size: int = 2**20) -> Iterator[bytes]:
+    """Yields the bytes of a file from its start, unpacked if it ends in .gz, `size` at a time; nothing is kept."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            while part := file.read(size):
+                yield part
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _no_gzip(path, error) from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
 
 
 @lru_cache(maxsize=MOST_OPEN)
@@ -87,10 +111,14 @@ def _unpack(path: str) -> IO[bytes]:
                 file.write(part)
         file.flush()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is no whole gzip file ({error}); fetch or pack it again") from None
+        raise _no_gzip(path, error) from None
     except OSError as error:
         raise DataError(
             f"{path}: cannot be unpacked into {folder} ({error.strerror or error}); TMPDIR names another folder"
         ) from None
     log.info(f"{path}: unpacked into {file.tell() / 1e6:,.1f} MB of {folder} until the run ends; TMPDIR names another")
     return file
+
+
+def _no_gzip(path: Path | str, error: Exception) -> DataError:
+    return DataError(f"{path} is no whole gzip file ({error}); fetch or pack it again")

@@ -1,9 +1,21 @@
 """Columns of a row: by name, or by a dotted path into what is nested (`data.question`, `choices.0.text`)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torchtune_lite.errors import ConfigError, DataError
+
+NOT_READ, AS_TEXT = "not read", "numbers, true and false read as text"
+
+
+class Note(NamedTuple):
+    """What is said once for all rows: under a heading, `what` it is about; not if the chat template reads `field`."""
+
+    heading: str
+    what: str
+    field: str = ""
 
 
 def checked_column_map(column_map: Mapping[str, str] | None, names: Sequence[str]) -> dict[str, str]:
@@ -30,9 +42,18 @@ def column_value(row: Mapping[str, Any], column: str, setting: str) -> Any:
     return value
 
 
-def column_text(row: Mapping[str, Any], column: str, setting: str) -> str:
-    """Reads a column that must be text."""
-    return check_text(column_value(row, column, setting), f"column {column!r}")
+def column_text(row: Mapping[str, Any], column: str, setting: str, notes: set[Note]) -> str:
+    """Reads a column of text."""
+    where = f"column {column!r}"
+    return as_text(column_value(row, column, setting), where, where, notes)
+
+
+def as_text(value: Any, where: str, what: str, notes: set[Note]) -> str:
+    """Returns text as it is, and a number or truth value as JSON writes it, which is noted of `what`."""
+    if isinstance(value, int | float) and value == value:  # nan is what stands for nothing
+        notes.add(Note(AS_TEXT, what))
+        return json.dumps(value)
+    return check_text(value, where)
 
 
 def check_text(value: Any, where: str) -> str:
@@ -48,7 +69,23 @@ def check_text(value: Any, where: str) -> str:
 
 def kind(value: Any) -> str:
     """Names the type of a value as JSON does where it is null."""
-    return "null" if value is None else type(value).__name__
+    return "null" if value is None else "nan" if value != value else type(value).__name__
+
+
+def unread(row: Mapping[str, Any], columns: Iterable[str]) -> set[Note]:
+    """Notes the columns of a row that are not null and not among those that are read, by name or by path."""
+    read = {name for column in columns for name in (column, column.partition(".")[0])}
+    return {Note(NOT_READ, f"column {name!r}") for name in row if name not in read and row[name] is not None}
+
+
+def summarized(notes: Counter[Note], reads: Callable[[str], bool]) -> str:
+    """Says what was noted of how many rows; `reads` tells which fields a chat template reads."""
+    by_heading: dict[str, list[str]] = {}
+    for note, count in sorted(notes.items()):
+        if not (note.field and reads(note.field)):
+            rows = f"{count:,} row{'s' * (count > 1)}"
+            by_heading.setdefault(note.heading, []).append(f"{note.what} ({rows})")
+    return "; ".join(f"{heading}: {', '.join(each)}" for heading, each in by_heading.items())
 
 
 def _find(row: Any, column: str) -> tuple[Any, str | None]:

@@ -1,22 +1,44 @@
 """Conversations: lists of messages in one column, in OpenAI's form or ShareGPT's."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from torchtune_lite.data.columns import check_text, column_value, kind
-from torchtune_lite.data.messages import ROLES, Masking, MaskingStrategy, Message, system_prompt, validate_messages
+from torchtune_lite.data.chat_template import RESERVED, STRFTIME
+from torchtune_lite.data.columns import NOT_READ, Note, as_text, check_text, column_value, kind, unread
+from torchtune_lite.data.messages import (
+    ROLES,
+    TOOL_ROLES,
+    Masking,
+    MaskingStrategy,
+    Message,
+    is_text_parts,
+    noted,
+    system_prompt,
+    validate_messages,
+)
 from torchtune_lite.errors import DataError
 
-SHAREGPT_ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
+Turn = dict[str, Any]
+"""A message in OpenAI's form."""
+
+FLAGS = ("weight", "loss", "train", "training", "masked")
+"""Keys of a turn that decide whether it is in the loss: `masked` when it is true, the others when they are not."""
 
 
 class ConversationToMessages:
     """Makes the messages of one conversation; those of the assistant are in the loss unless told otherwise.
 
-    A row's `column` (by name or dotted path) is a list of messages; `role_key` and `content_key` name the role and text
-    of each, `roles` maps the file's roles. `new_system_prompt` replaces the conversation's own system prompt; None
-    keeps it. `train_on_input` and `masking_strategy` are those of `Masking`.
+    A row's `column` (by name or dotted path) is a list of messages, or JSON text of one; `role_key` and `content_key`
+    name the role and text of each, `roles` maps the file's roles. A turn with `weight: 0`, `loss: false`,
+    `train: false`, `training: false` or `masked: true` is not in the loss, whatever the strategy; the other value
+    changes nothing. A null anywhere is as if the key were not there. Each of an assistant's tool calls becomes a line
+    `{"name": …, "arguments": {…}}` after its content, but for a chat template, which sees the turn itself.
+
+    Beside the column a row may have `system`, a text that becomes the first turn, and for a chat template `tools` and
+    `chat_template_kwargs`. Other columns, and keys of turns that the chat template does not name, are noted.
+    `new_system_prompt` replaces the conversation's own system prompt; None keeps it. `train_on_input` and
+    `masking_strategy` are those of `Masking`.
     """
 
     style: str
@@ -35,96 +57,168 @@ class ConversationToMessages:
         self.column, self.new_system_prompt = column or self.default_column, new_system_prompt
         self._masked = Masking(train_on_input, masking_strategy)
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, list[Message]]:
-        turns = column_value(row, self.column, "conversation_column")
-        return {"messages": self.finish(self.read(turns, self.column))}
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        notes: set[Note] = set()
+        messages = self.read(column_value(row, self.column, "conversation_column"), self.column, notes)
+        sample = {"messages": self.finish(messages, row)}
+        return noted(sample | self.beside(row, [self.column], notes), notes)
 
-    def read(self, turns: Any, column: str) -> list[Message]:
-        """Reads the messages of a column; what is wrong with one is said with its place in the column."""
+    def read(self, turns: Any, column: str, notes: set[Note]) -> list[Message]:
+        """Reads the messages of a column; what is wrong with one is said with its place in the column.
+
+        The assistant's turn goes on through its calls and the tools' answers.
+        """
+        turns = _listed(turns)
         if not isinstance(turns, list):
             raise DataError(f"column {column!r} must be a list of messages, got {kind(turns)}")
-        return [self._message(turn, f"{column}[{i}]") for i, turn in enumerate(turns)]
+        messages = [self._message(turn, f"{column}[{i}]", notes) for i, turn in enumerate(turns)]
+        for message, after in zip(messages, [*messages[1:], None], strict=False):
+            answered = after is not None and after.role in TOOL_ROLES
+            message.eot = message.role not in TOOL_ROLES and not (message.role == "assistant" and answered)
+        return messages
 
-    def finish(self, messages: list[Message]) -> list[Message]:
-        """Checks that messages make a conversation, puts the system prompt before them and masks them."""
+    def finish(self, messages: list[Message], row: Mapping[str, Any]) -> list[Message]:
+        """Puts the system prompt before the messages, checks that they make a conversation, and masks them."""
+        own = messages[0].text_content if messages and messages[0].role == "system" else None
+        beside = row.get("system") or None
+        if beside is not None and own is None:
+            messages = system_prompt(check_text(beside, "column 'system'")) + messages
+        elif beside not in (None, own):
+            raise DataError("there is a column 'system', and another system prompt in the conversation; leave one out")
         validate_messages(messages)
         if self.new_system_prompt is not None:
             messages = system_prompt(self.new_system_prompt) + [m for m in messages if m.role != "system"]
         return self._masked(messages)
 
-    def _message(self, turn: Any, where: str) -> Message:
-        if not isinstance(turn, Mapping) or self.role_key not in turn or self.content_key not in turn:
-            got = f"has keys {', '.join(map(str, turn))}" if isinstance(turn, Mapping) else f"is {kind(turn)}"
-            raise DataError(
-                f"{where} {got}; conversation_style={self.style} wants {self.role_key!r} and {self.content_key!r}"
-            )
-        role = turn[self.role_key]
+    def beside(self, row: Mapping[str, Any], columns: list[str], notes: set[Note]) -> dict[str, Any]:
+        """Gives what a row has for a chat template beside its `columns`; notes what nothing reads."""
+        notes |= unread(row, [*columns, "system", "tools", "chat_template_kwargs"])
+        given = _parsed(row.get("chat_template_kwargs")) or {}
+        if not isinstance(given, Mapping):
+            raise DataError(f"column 'chat_template_kwargs' must be an object, got {kind(given)}")
+        if reserved := [name for name in given if name in (*RESERVED, STRFTIME)]:
+            raise DataError(f"column 'chat_template_kwargs': {', '.join(reserved)} cannot be set; leave it out")
+        notes |= {Note(NOT_READ, f"{key!r} of column 'chat_template_kwargs'", key) for key in given}
+        if row.get("tools") not in (None, ""):
+            given = {**given, "tools": _tools(row["tools"])}
+            notes.add(Note(NOT_READ, "column 'tools'", "tools"))
+        return {"chat_template_kwargs": given} if given else {}
+
+    def _message(self, turn: Any, where: str, notes: set[Note]) -> Message:
+        if not isinstance(turn, Mapping) or self.role_key not in turn:
+            raise self._unlike(turn, where)
+        role, given = turn[self.role_key], {key: value for key, value in turn.items() if value is not None}
         if not isinstance(role, str) or role not in self.roles:
             raise DataError(f"{where}.{self.role_key}={role!r} is not one of {', '.join(self.roles)}")
-        return Message(self.roles[role], self._content(turn[self.content_key], f"{where}.{self.content_key}"))
+        masked = _is_masked(given, where)
+        given = self._openai({key: value for key, value in given.items() if key not in FLAGS}, where)
+        is_assistant = self.roles[role] == "assistant"
+        calls = given.get("tool_calls") if is_assistant else None
+        if "content" not in given and not calls and self.content_key not in turn:
+            raise self._unlike(turn, where)
+        if "content" in given or not calls:
+            given["content"] = _content(given.get("content"), self.roles[role], f"{where}.{self.content_key}", notes)
+        read = ("role", "content", "tool_calls") if is_assistant else ("role", "content")
+        notes |= {Note(NOT_READ, f"{key!r} of a turn", key) for key in given if key not in read}
+        content = _parts(given.get("content", ""))
+        if calls:
+            lines = "\n".join(_call_text(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls))
+            before = "\n" if any(part["content"] for part in content) else ""
+            content = [part for part in content if part["content"]] + [{"type": "text", "content": before + lines}]
+        return Message(self.roles[role], content, masked, ipython=bool(calls), original=given)
 
-    def _content(self, value: Any, where: str) -> str | list[dict[str, Any]]:
-        return check_text(value, where)
+    def _unlike(self, turn: Any, where: str) -> DataError:
+        got = f"has keys {', '.join(map(str, turn))}" if isinstance(turn, Mapping) else f"is {kind(turn)}"
+        return DataError(
+            f"{where} {got}; conversation_style={self.style} wants {self.role_key!r} and {self.content_key!r}"
+        )
+
+    def _openai(self, turn: Turn, where: str) -> Turn:
+        """Gives a turn that is not null anywhere in OpenAI's present form."""
+        raise NotImplementedError
 
 
 class ShareGPTToMessages(ConversationToMessages):
-    """ShareGPT's form: `{"from": "system" | "human" | "gpt", "value": text}`."""
+    """ShareGPT's form: `{"from": "system" | "human" | "gpt", "value": text}`, with other names for these roles.
+
+    A `function_call` is JSON text of `{"name": …, "arguments": {…}}` or a list of them, an `observation` the answer.
+    """
 
     style, default_column, role_key, content_key = "sharegpt", "conversations", "from", "value"
-    roles = SHAREGPT_ROLES
+    calls = ("function_call", "tool_call")
+    roles = {
+        "system": "system",
+        **dict.fromkeys(("human", "user"), "user"),
+        **dict.fromkeys(("gpt", "assistant", "chatgpt", "model", "bot", *calls), "assistant"),
+        **dict.fromkeys(("observation", "tool", "tool_response", "function_response"), "tool"),
+    }
+
+    def _openai(self, turn: Turn, where: str) -> Turn:
+        role, value = turn.pop("from"), turn.pop("value", None)
+        if role not in self.calls:
+            return {**turn, "role": self.roles[role]} | ({} if value is None else {"content": value})
+        calls = _parsed(value)
+        calls = calls if isinstance(calls, list) else [calls]
+        if not all(isinstance(call, Mapping) and "name" in call for call in calls):
+            raise DataError(f'{where}.value of a {role} must be JSON text: {{"name": ..., "arguments": {{...}}}}')
+        return {**turn, "role": "assistant", "tool_calls": [{"type": "function", "function": call} for call in calls]}
 
 
 class OpenAIToMessages(ConversationToMessages):
     """OpenAI's chat form: `{"role": …, "content": text or [{"type": "text", "text": text}, …]}`.
 
-    A message with `weight: 0` or `masked: true` is not in the loss, whatever the strategy; `weight: 1` changes nothing.
-    Each of an assistant's `tool_calls` becomes a line `{"name": …, "arguments": {…}}` after its content, which may be
-    null; the tool's answer is a message of the role `tool`.
+    An assistant's message with `tool_calls` may be without content; the answer is a message of the role `tool`, of
+    which what is not text is JSON. Their older forms are `function_call` and the role `function`; `developer` is
+    `system`.
     """
 
     style, default_column, role_key, content_key = "openai", "messages", "role", "content"
-    roles = {role: role for role in ROLES}
+    roles = {role: role for role in ROLES} | {"developer": "system", "function": "tool"}
 
-    def read(self, turns: Any, column: str) -> list[Message]:
-        """Reads the messages of a column; the assistant's turn goes on through its calls and the tools' answers."""
-        messages = super().read(turns, column)
-        for message, after in zip(messages, [*messages[1:], None], strict=False):
-            answered = after is not None and after.role in ("tool", "ipython")
-            message.eot = message.role not in ("tool", "ipython") and not (message.role == "assistant" and answered)
-        return messages
-
-    def _message(self, turn: Any, where: str) -> Message:
-        calls = turn.get("tool_calls") if isinstance(turn, Mapping) else None
-        if calls and turn.get("role") == "assistant":
-            text = "\n".join(_call_text(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls))
-            turn = {**turn, "content": _joined(turn.get("content"), text)}
-        message = super()._message(turn, where)
-        message.ipython = bool(calls)
-        message.masked = _is_masked(turn, where)
-        return message
-
-    def _content(self, value: Any, where: str) -> str | list[dict[str, Any]]:
-        if not isinstance(value, list):
-            return check_text(value, where)
-        return [self._part(part, f"{where}[{i}]") for i, part in enumerate(value)]
-
-    def _part(self, part: Any, where: str) -> dict[str, Any]:
-        if not isinstance(part, Mapping) or part.get("type") != "text":
-            raise DataError(f"{where} is not a text part, and only text can be trained on")
-        return {"type": "text", "content": check_text(part.get("text"), f"{where}.text")}
+    def _openai(self, turn: Turn, where: str) -> Turn:
+        if turn["role"] == "function":
+            turn["role"] = "tool"
+        if "function_call" in turn and turn["role"] == "assistant":
+            turn["tool_calls"] = [{"type": "function", "function": turn.pop("function_call")}]
+        if "tool_calls" in turn:
+            turn["tool_calls"] = _listed(turn["tool_calls"])
+            if not isinstance(turn["tool_calls"], list):
+                raise DataError(f"{where}.tool_calls must be a list, got {kind(turn['tool_calls'])}")
+        return turn
 
 
-def _is_masked(turn: Mapping[str, Any], where: str) -> bool:
-    weight, masked = turn.get("weight"), turn.get("masked")  # null where a Parquet column has it for other messages
-    if weight not in (None, 0, 1):
-        raise DataError(f"{where}.weight={weight!r} must be 0 (not in the loss) or 1")
-    if masked not in (None, True, False):
-        raise DataError(f"{where}.masked={masked!r} must be true or false")
-    return weight == 0 or bool(masked)
+def _is_masked(turn: Turn, where: str) -> bool:
+    flags = {name: turn[name] for name in FLAGS if name in turn}
+    for name, value in flags.items():
+        if value not in (0, 1):
+            allowed = "0 (not in the loss) or 1" if name == "weight" else "true or false"
+            raise DataError(f"{where}.{name}={value!r} must be {allowed}")
+    return any(bool(value) == (name == "masked") for name, value in flags.items())
+
+
+def _content(value: Any, role: str, where: str, notes: set[Note]) -> Any:
+    """Checks the content of a turn: text, parts that are text, or of a tool's answer anything."""
+    if role in TOOL_ROLES and isinstance(value, list | Mapping) and not is_text_parts(value):
+        return value
+    if not isinstance(value, list) or not value:
+        return as_text(value, where, "the content of a turn", notes)
+    for i, part in enumerate(value):
+        if not is_text_parts([part]):
+            raise DataError(f"{where}[{i}] is not a text part, and only text can be trained on")
+        check_text(part["text"], f"{where}[{i}].text")
+    return value
+
+
+def _parts(content: Any) -> list[dict[str, Any]]:
+    """Gives the parts of a message with a content, which is JSON where it is neither text nor parts."""
+    if is_text_parts(content):
+        return [{"type": "text", "content": part["text"]} for part in content]
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
+    return [{"type": "text", "content": text}]
 
 
 def _call_text(call: Any, where: str) -> str:
-    function = call.get("function") if isinstance(call, Mapping) else None
+    function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise DataError(f"{where} has no function.name")
     arguments = function.get("arguments")
@@ -132,12 +226,32 @@ def _call_text(call: Any, where: str) -> str:
         try:
             arguments = json.loads(arguments)
         except ValueError:
-            raise DataError(f"{where}.function.arguments is no JSON; mend it") from None
+            raise DataError(f"{where}.function.arguments is not JSON; fix it") from None
     return json.dumps({"name": function["name"], "arguments": arguments or {}}, ensure_ascii=False)
 
 
-def _joined(content: Any, text: str) -> Any:
-    """Puts a text after a message's content, on a line of its own."""
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        return [*content, {"type": "text", "text": f"\n{text}"}]
-    return f"{content}\n{text}" if content and isinstance(content, str) else text if content in (None, "") else content
+def _tools(value: Any) -> list[Any]:
+    """Reads the tools of a row: a list of objects, any of it as JSON text."""
+    tools = _parsed(value)
+    tools = [_parsed(tool) for tool in tools] if isinstance(tools, list) else tools
+    if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise DataError(f"column 'tools' must be a list of objects, or JSON text of one, got {kind(value)}")
+    return tools
+
+
+def _listed(value: Any) -> Any:
+    """Gives the list that a value stands for: JSON text of one, or a struct of lists, as Parquet may hold it."""
+    if isinstance(value, Mapping):
+        lists = {name: each for name, each in value.items() if each is not None}
+        if all(isinstance(each, list) for each in lists.values()) and len(set(map(len, lists.values()))) == 1:
+            return [dict(zip(lists, turn, strict=True)) for turn in zip(*lists.values(), strict=True)]
+    parsed = _parsed(value)
+    return parsed if isinstance(parsed, list) else value
+
+
+def _parsed(value: Any) -> Any:
+    """Reads text that is JSON; gives anything else as it is."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value

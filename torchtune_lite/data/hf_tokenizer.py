@@ -2,11 +2,14 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torchtune_lite.data.chat_template import CHAT_TEMPLATE, Span
+from torchtune_lite.data.cuts import cuts_of
 from torchtune_lite.data.messages import Message
 from torchtune_lite.data.templates import joined
 from torchtune_lite.data.tokenizer_files import (
@@ -97,10 +100,12 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         truncation_type: str = "right",
         max_seq_len: int | None = None,
         prompt_template: PromptTemplateArg = CHAT_TEMPLATE,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_eos_when_cut: bool = False,
     ) -> None:
         if truncation_type != "right":
             raise ConfigError(f"tokenizer.truncation_type={truncation_type!r} is not served; only 'right' is")
-        ModelTokenizer.__init__(self, tokenizer_json_path, max_seq_len)
+        ModelTokenizer.__init__(self, tokenizer_json_path, max_seq_len, add_eos_when_cut)
         HuggingFaceBaseTokenizer.__init__(
             self,
             tokenizer_json_path,
@@ -111,7 +116,7 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         self._guard_length = len(super().encode(self._guard, add_bos=False, add_eos=False))
         self.prefixes = super().encode("a", add_bos=False, add_eos=False) != self._encode_part("a", trim=True)
         self._bounded = self.tokenizer.normalizer is None
-        self._use_template(prompt_template, self.config, self.template_variables)
+        self._use_template(prompt_template, self.config, self.template_variables, chat_template_kwargs)
 
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
@@ -126,6 +131,11 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         """Encodes a text in which special tokens are spelled out; gives each token's start and end in it, too."""
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
+
+    @cached_property
+    def cuts(self) -> re.Pattern | None:
+        """Finds where a text can be cut, if the steps of the tokenizer are known."""
+        return cuts_of(self.tokenizer)
 
     def most_tokens(self, text: str) -> float:
         """Bounds the tokens of a text: one a byte and one put before it, unless a normalizer may make it longer."""
@@ -142,7 +152,7 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         if self.prefixes:
             return super()._by_parts(messages, add_eos)
         ends = [self.tokenizer.id_to_token(i) if i is not None else "" for i in (self.bos_id, self.eos_id)]
-        return *self._encode_spans(*joined(messages, *ends, add_eos)), False
+        return *self._encode_spans(*joined(messages, *ends, add_eos), self.max_seq_len), False
 
 
 def _beside(tokenizer_json: Path, given: str | Path | None, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""JSON files of rows: one object a line, or one array of objects; each row with the line it stands in."""
+"""JSON files of rows: one object a line, one array of objects, or one table; each row with the line it stands in."""
 
 import json
 import re
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite.data.byte_files import ByteFile
+from torchtune_lite.data.encodings import check_encoding, not_utf8
+from torchtune_lite.data.json_tables import table_rows
 from torchtune_lite.data.line_index import BOM, LineIndex
 from torchtune_lite.data.rows import Row, Rows
 from torchtune_lite.errors import DataError
-from torchtune_lite.utils import get_logger
+from torchtune_lite.utils import counted, get_logger
 
 log = get_logger()
 
@@ -27,11 +29,16 @@ def json_rows(path: Path, field: str | None = None) -> Any:
     """Gives the rows of a file: an array where it starts with `[`, else one object a line.
 
     Blank lines, a byte-order mark and CRLF are allowed. `field` reads the array under that key of a file that is one
-    object. Arrays are read whole, lines when they are asked for.
+    object. Read whole are arrays, a table (`json_tables`), and objects that go over several lines, which may take
+    `MOST_OF_ONE_OBJECT` bytes; lines are read when they are asked for.
     """
     file = ByteFile(path)
     head = file.read(0, 2**16).removeprefix(BOM).lstrip(b" \t\r\n")
-    return array_rows(file, field) if field is not None or head.startswith(b"[") else JsonLines(file)
+    if field is not None or head.startswith(b"["):
+        return array_rows(file, field)
+    lines = JsonLines(file)
+    whole = _whole_rows(file, lines) if len(lines) else None
+    return lines if whole is None else whole
 
 
 class JsonLines:
@@ -42,16 +49,18 @@ class JsonLines:
 
     def __init__(self, file: ByteFile) -> None:
         self.name, self.num_bytes, self._lines = file.path, file.size, LineIndex(file)
-        self.where = self._lines.place
-        if len(self) and file.size <= MOST_OF_ONE_OBJECT:
-            _refuse_one_object(file, self._lines)
+        self.where, self.content = self._lines.place, self._lines.content
 
     def __len__(self) -> int:
         return len(self._lines)
 
+    def text(self, index: int) -> str:
+        """Reads a line."""
+        return self._lines.text(index)
+
     def __getitem__(self, index: int) -> Row:
         try:
-            row = json.loads(self._lines.text(index))
+            row = json.loads(self.text(index))
         except (ValueError, RecursionError) as error:
             if isinstance(error, DataError):
                 raise
@@ -69,12 +78,13 @@ def array_rows(file: ByteFile, field: str | None = None) -> Rows:
     if file.size > LARGE_ARRAY:
         log.warning(f"{path}: {file.size / 1e9:.1f} GB of one array, read into memory whole; one object a line is not")
     data = file.read().removeprefix(BOM)
+    check_encoding(path, data)
     try:
         text = data.decode()
         found = list(_array(path, text) if field is None else _field(path, text, field))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; convert the file") from None
+        raise not_utf8(f"{path}:{line}", data, error) from None
     except (ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
@@ -104,8 +114,25 @@ def _array(path: str, text: str) -> Found:
         elif not text.startswith("]", index):
             raise json.JSONDecodeError("Expecting ',' delimiter", text, index)
     index = _skip(text, index + 1)
+    if text.startswith("[", index):
+        raise DataError(
+            f"{path}: each line is a list, and a row must be an object; give the list a name: "
+            '{"messages": [...]}, one a line'
+        )
     if index < len(text):
         raise json.JSONDecodeError("Extra data", text, index)
+
+
+def _values(path: str, text: str) -> Found:
+    """Values that stand one after the other, whatever the lines."""
+    decode = json.JSONDecoder().raw_decode
+    index = _skip(text, 0)
+    line, counted = 1, 0
+    while index < len(text):
+        line, counted = line + text.count("\n", counted, index), index
+        value, index = decode(text, index)
+        yield f"{path}:{line}", value
+        index = _skip(text, index)
 
 
 def _field(path: str, text: str, field: str) -> Found:
@@ -122,20 +149,35 @@ def _object(value: Any, place: str) -> Row:
     return value
 
 
-def _refuse_one_object(file: ByteFile, lines: LineIndex) -> None:
-    """Raises DataError for an object that is written over several lines, with the keys it has."""
+def _whole_rows(file: ByteFile, lines: JsonLines) -> Rows | None:
+    """Reads a file that is no list of lines; None where it is one, or no JSON at all.
+
+    Raises DataError for one object that is no table, with the keys it has.
+    """
     try:
-        json.loads(lines.text(0))
-        return
+        found, in_a_line = [(lines.where(0), json.loads(lines.text(0)))], True
     except (ValueError, RecursionError):
-        pass
-    try:
-        value = json.loads(file.read().removeprefix(BOM))
-    except (ValueError, RecursionError):
-        return
-    raise DataError(
-        f"{file.path} is one object, not rows; name the key that holds its list with field (has: {', '.join(value)})"
-    )
+        in_a_line = False
+    if len(lines) > 1 if in_a_line else file.size > MOST_OF_ONE_OBJECT:
+        return None
+    if not in_a_line:
+        try:
+            found = list(_values(file.path, file.read().removeprefix(BOM).decode()))
+        except (ValueError, RecursionError):
+            return None
+    [(_, first), *more] = found
+    table = None if more else table_rows(first)
+    if table is not None:
+        log.info(f"{file.path}: one table, read as its {counted(len(table), 'row')}")
+        return _Array(file.path, table, f"{file.path}[{{}}]".format, file.size)
+    if in_a_line:
+        return None
+    if not more and isinstance(first, dict):
+        has = ", ".join(first)
+        raise DataError(
+            f"{file.path} is one object, not rows; name the key that holds its list with field (has: {has})"
+        )
+    return _Array(file.path, [row for _, row in found], [place for place, _ in found].__getitem__, file.size)
 
 
 def _invalid(place: str, error: Exception) -> str:

@@ -1,9 +1,11 @@
 """Where the lines of a file start, found without keeping the file."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from torchtune_lite.data.byte_files import ByteFile
-from torchtune_lite.errors import DataError
+from torchtune_lite.data.encodings import check_encoding, check_line_ends, not_utf8
 
 BOM = b"\xef\xbb\xbf"
 BLANK = b" \t\r\n"
@@ -17,6 +19,9 @@ class LineIndex:
 
     def __init__(self, file: ByteFile) -> None:
         self.file = file
+        head = file.read(0, 2**16)
+        check_encoding(file.path, head)
+        check_line_ends(file.path, head)
         starts, first_bytes = _starts(file)
         kept = np.ones(len(starts), bool)
         for i in np.flatnonzero(np.isin(first_bytes, np.frombuffer(BLANK, np.uint8))):
@@ -37,9 +42,16 @@ class LineIndex:
         try:
             return line.decode()
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"{self.place(index)}: byte 0x{line[error.start]:02x} is not UTF-8; unpack or convert the file"
-            ) from None
+            raise not_utf8(self.place(index), line, error) from None
+
+    def content(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yields the bytes of the lines from `start` to `stop`, the last one ending as the others do."""
+        end = int(self._starts[stop]) if stop < len(self) else self.file.size
+        chunk = b""
+        for chunk in self.file.chunks(start=int(self._starts[start]), stop=end):
+            yield chunk
+        if not chunk.endswith(b"\n"):
+            yield b"\n"
 
     def _line(self, starts: np.ndarray, index: int) -> bytes:
         if not 0 <= index < len(starts):

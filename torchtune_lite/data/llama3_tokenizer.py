@@ -6,22 +6,19 @@ The form is that of Meta's "Llama 3 model cards and prompt formats". Deviates fr
 
 import base64
 import binascii
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torchtune_lite.config import DottedPath
 from torchtune_lite.data.chat_template import CHAT_TEMPLATE, Span
+from torchtune_lite.data.cuts import LLAMA3_PATTERN, before_spaces
 from torchtune_lite.data.messages import Message
 from torchtune_lite.data.templates import Template
 from torchtune_lite.data.tokenizer_files import not_readable, read_tokenizer_file
 from torchtune_lite.data.tokenizers import ModelTokenizer
 from torchtune_lite.errors import ConfigError, DataError
-
-LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-"""How Llama 3 splits text into words before the merges (Meta's tokenizer.py)."""
+from torchtune_lite.utils import counted
 
 _FIRST = (
     "<|begin_of_text|>",
@@ -52,7 +49,7 @@ class TikTokenBaseTokenizer:
     """
 
     def __init__(
-        self, path: str, name: str, pattern: str, bos_id: int, eos_id: int, special_tokens: Mapping[str, int]
+        self, path: str | Path, name: str, pattern: str, bos_id: int, eos_id: int, special_tokens: Mapping[str, int]
     ) -> None:
         try:
             import tiktoken
@@ -70,7 +67,7 @@ class TikTokenBaseTokenizer:
         try:
             found = self.tt_model.encode(text, allowed_special=set(), disallowed_special=())
         except ValueError as error:  # a million spaces in a row
-            raise DataError(f"tiktoken cannot split a text of {len(text):,} characters: {error}") from None
+            raise DataError(f"tiktoken cannot split a text of {counted(len(text), 'character')}: {error}") from None
         return [self.bos_id] * add_bos + found + [self.eos_id] * add_eos
 
     def decode(self, token_ids: Sequence[int], truncate_at_eos: bool = True) -> str:
@@ -90,15 +87,18 @@ class Llama3Tokenizer(ModelTokenizer):
     """
 
     most_around = 16
+    marks_roles = True
+    cuts = before_spaces([])  # what reads like a special token is split as any text
 
     def __init__(
         self,
-        path: str,
+        path: str | Path,
         special_tokens: Mapping[str, int] | None = None,
         max_seq_len: int | None = None,
         prompt_template: DottedPath | Mapping[str, Sequence[str]] | Template | None = None,
+        add_eos_when_cut: bool = False,
     ) -> None:
-        super().__init__(path, max_seq_len)
+        super().__init__(path, max_seq_len, add_eos_when_cut)
         if prompt_template == CHAT_TEMPLATE:
             raise ConfigError(
                 "tokenizer.prompt_template: Llama3Tokenizer writes Llama 3's form itself; set it to null, or give the "
@@ -115,7 +115,7 @@ class Llama3Tokenizer(ModelTokenizer):
             path, "llama3_tiktoken", LLAMA3_PATTERN, self.bos_id, self.eos_id, special
         )
         self.vocab_size = self.tt_model.vocab_size
-        self._use_template(prompt_template, {}, {})
+        self._use_template(prompt_template, {}, {}, None)
 
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
@@ -137,12 +137,16 @@ class Llama3Tokenizer(ModelTokenizer):
 
     def _by_parts(self, messages: list[Message], add_eos: bool) -> tuple[list[int], list[bool], bool]:
         special = self.special_tokens
+        limit = self.max_seq_len or math.inf
         tokens, mask = [self.bos_id], [True]
         for i, message in enumerate(messages):
+            if len(tokens) > limit:
+                break
             stays_open = not add_eos and i + 1 == len(messages) and message.role == "assistant"
             ids = self._header(message.role) + [special["<|python_tag|>"]] * message.ipython
             for part in message.content:
-                ids += self.encode(part["content"].strip(), add_bos=False, add_eos=False)
+                room = max(limit - len(tokens) - len(ids), 0)
+                ids += self.encode_first(part["content"].strip(), room, add_bos=False, add_eos=False)
             if not stays_open:
                 ids.append(special["<|eot_id|>" if message.eot else "<|eom_id|>"])
             tokens += ids

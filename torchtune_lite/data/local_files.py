@@ -11,6 +11,7 @@ from torchtune_lite.data.csv_files import CsvRows
 from torchtune_lite.data.json_files import json_rows
 from torchtune_lite.data.rows import JoinedRows
 from torchtune_lite.data.text_files import TextLines
+from torchtune_lite.data.tokenizer_files import read_json
 from torchtune_lite.errors import DataError
 
 KINDS: dict[str, Callable[[Path], Any]] = {
@@ -32,12 +33,33 @@ SUFFIXES = {
 }
 PACKED = (".gz", ".zst", ".zip", ".bz2", ".xz")  # only the first is unpacked here
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 _SPLIT = re.compile(r"(?:^|[\W_])(train|training|test|testing|val|valid|validation|dev|eval)(?:[\W_]|$)", re.I)
 
 
 def kind_of(path: Path) -> str | None:
     """Tells the kind of a file by the end of its name; None for a name that tells nothing."""
     return SUFFIXES.get((path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower())
+
+
+def named_kind(name: str) -> str | None:
+    """Gives the kind of files that a name such as `json`, `jsonl` or `txt` means; None for any other name."""
+    return name if name in KINDS else SUFFIXES.get(f".{name}")
+
+
+def refuse_address(text: str) -> None:
+    """Raises DataError for an address of the network."""
+    if _ADDRESS.match(text):
+        raise DataError(
+            f"{text} is an address, and only local files are read; download the file first, or name a data set of the "
+            "Hugging Face hub as source: owner/name"
+        )
+
+
+def saved_splits(folder: Path) -> dict[str, str] | None:
+    """Gives the folder of each split that `datasets.DatasetDict.save_to_disk` wrote; None for anything else."""
+    splits = read_json(folder / "dataset_dict.json").get("splits")
+    return {name: str(folder / name) for name in splits} if splits else None
 
 
 def find_files(patterns: str | Sequence[str]) -> list[Path]:
@@ -82,6 +104,7 @@ def _readable(path: Path, kind: str | None) -> str:
 
 
 def _matches(pattern: str) -> list[Path]:
+    refuse_address(pattern)
     path = Path(pattern).expanduser()
     if path.is_dir():
         return _in_folder(path)
@@ -92,6 +115,9 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
+    """Lists the files of a folder; in one that `datasets.Dataset.save_to_disk` wrote, those it names."""
+    if saved := read_json(folder / "state.json").get("_data_files"):
+        return [folder / Path(each["filename"]).name for each in saved]
     paths = sorted(path for path in folder.iterdir() if path.is_file() and kind_of(path) and path.name[0] != ".")
     if not paths:
         raise DataError(f"folder {folder} has no file that ends in {', '.join(SUFFIXES)}, plain or with .gz")

@@ -1,18 +1,29 @@
 """Messages: the common form of every sample, and the transforms that make them from a row's columns.
 
-A transform maps a row (a dict) to `{"messages": list[Message]}`. A row it can't use raises DataError naming the column
-or message; the data set puts the file and line before it.
+A transform maps a row (a dict) to `{"messages": list[Message]}`, with `notes` where something of the row is not read or
+read as text. A row it can't use raises DataError naming the column or message; the data set puts the file and line
+before it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from torchtune_lite.data.columns import check_text, checked_column_map, column_text, column_value, has_column
+from torchtune_lite.data.columns import (
+    Note,
+    check_text,
+    checked_column_map,
+    column_text,
+    column_value,
+    has_column,
+    unread,
+)
 from torchtune_lite.errors import ConfigError, DataError
+from torchtune_lite.utils import counted
 
 ROLES = ("system", "user", "assistant", "tool", "ipython")
-"""`tool` and `ipython` are what a tool answered: OpenAI's name and torchtune's."""
+TOOL_ROLES = ("tool", "ipython")
+"""What a tool answered: OpenAI's name and torchtune's."""
 
 MaskingStrategy = Literal["train_on_all", "train_on_assistant", "train_on_last"]
 """Which messages are in the loss: all but the system prompt, the assistant's, or the assistant's last one."""
@@ -35,18 +46,23 @@ class Message:
     """One turn of a conversation.
 
     `content` is text, kept as parts `{"type": "text", "content": …}`: a template adds parts, and each part is tokenised
-    by itself. `masked` leaves the message out of the loss. `ipython` marks a tool call, `eot` the end of a turn.
+    by itself. `masked` leaves the message out of the loss; None: unless it is the assistant's. `ipython` marks a tool
+    call, `eot` the end of a turn. `original` is the turn in OpenAI's form, with tool calls and whatever else a chat
+    template may read; None: role and content are all of it.
     """
 
     role: str
     content: str | list[dict[str, Any]]
-    masked: bool = False
+    masked: bool | None = None
     ipython: bool = False
     eot: bool = True
+    original: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
             raise DataError(f"role={self.role!r} is not one of {', '.join(ROLES)}")
+        if self.masked is None:
+            self.masked = self.role != "assistant"
         if not isinstance(self.content, list):
             self.content = [{"type": "text", "content": check_text(self.content, "content")}]
 
@@ -56,21 +72,30 @@ class Message:
         return "".join(part["content"] for part in self.content if part["type"] == "text")
 
 
+def is_text_parts(content: Any) -> bool:
+    """Tells whether a content is a list of parts in OpenAI's form, all of them text."""
+    return isinstance(content, list) and len(content) > 0 and all(map(_is_text_part, content))
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "text" and "text" in part
+
+
 def validate_messages(messages: Sequence[Message]) -> None:
     """Raises DataError unless the turns make a conversation, naming the first message out of place.
 
-    There must be two at least, the system prompt first, each answer after a question or a tool's answer.
+    There must be two at least, the system prompt first, and no two questions or answers in a row.
     """
     if len(messages) < 2:
-        raise DataError(f"has {len(messages)} messages; a conversation needs a question and an answer")
+        raise DataError(f"has {counted(len(messages), 'message')}; a conversation needs a question and an answer")
     before = None
     for i, message in enumerate(messages):
         if message.role == "system" and i > 0:
             raise DataError(f"messages[{i}] is a system prompt; only the first message can be one")
         if message.role == "user" and before == "user":
             raise DataError(f"messages[{i}] is the second user message in a row; join the two or answer the first")
-        if message.role == "assistant" and before in (None, "system", "assistant"):
-            raise DataError(f"messages[{i}] is an assistant message that no user message precedes")
+        if message.role == "assistant" and before == "assistant":
+            raise DataError(f"messages[{i}] is the second assistant message in a row; join the two or ask in between")
         before = message.role
 
 
@@ -116,17 +141,18 @@ class AlpacaToMessages:
         self._masked = Masking(train_on_input, masking_strategy)
         self.column_map = checked_column_map(column_map, ("instruction", "input", "output"))
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, list[Message]]:
-        instruction = self._text(row, "instruction")
-        column = self.column_map["input"]
-        if has_column(row, column) and column_value(row, column, "column_map.input"):
-            prompt = ALPACA_PROMPT_WITH_INPUT.format(instruction=instruction, input=self._text(row, "input"))
-        else:
-            prompt = ALPACA_PROMPT.format(instruction=instruction)
-        return {"messages": self._masked([Message("user", prompt), Message("assistant", self._text(row, "output"))])}
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        notes = unread(row, self.column_map.values())
 
-    def _text(self, row: Mapping[str, Any], name: str) -> str:
-        return column_text(row, self.column_map[name], f"column_map.{name}")
+        def text(name: str) -> str:
+            return column_text(row, self.column_map[name], f"column_map.{name}", notes)
+
+        instruction, column = text("instruction"), self.column_map["input"]
+        prompt = ALPACA_PROMPT.format(instruction=instruction)
+        if has_column(row, column) and column_value(row, column, "column_map.input") not in (None, ""):
+            prompt = ALPACA_PROMPT_WITH_INPUT.format(instruction=instruction, input=text("input"))
+        turns = [Message("user", prompt, masked=False), Message("assistant", text("output"), masked=False)]
+        return noted({"messages": self._masked(turns)}, notes)
 
 
 class InputOutputToMessages:
@@ -146,12 +172,21 @@ class InputOutputToMessages:
         self._masked, self.new_system_prompt = Masking(train_on_input, masking_strategy), new_system_prompt
         self.column_map = checked_column_map(column_map, ("input", "output"))
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, list[Message]]:
-        question, answer = (column_text(row, column, f"column_map.{name}") for name, column in self.column_map.items())
-        turns = [*system_prompt(self.new_system_prompt), Message("user", question), Message("assistant", answer)]
-        return {"messages": self._masked(turns)}
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        notes = unread(row, self.column_map.values())
+        roles = {"input": "user", "output": "assistant"}
+        turns = [
+            Message(roles[name], column_text(row, column, f"column_map.{name}", notes), masked=False)
+            for name, column in self.column_map.items()
+        ]
+        return noted({"messages": self._masked(system_prompt(self.new_system_prompt) + turns)}, notes)
 
 
 def system_prompt(prompt: str | None) -> list[Message]:
     """Gives the message of a system prompt, which is never in the loss; none for None."""
     return [] if prompt is None else [Message("system", prompt, masked=True)]
+
+
+def noted(sample: dict[str, Any], notes: set[Note]) -> dict[str, Any]:
+    """Adds the notes of a row to its sample, if there are any."""
+    return {**sample, "notes": notes} if notes else sample

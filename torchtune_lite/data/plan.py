@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 from random import Random
 
 Plan = Sequence[Sequence[int]]
@@ -64,9 +65,10 @@ def best_fit(order: Sequence[int], lengths: Sequence[int], capacity: int) -> Pla
 
 def as_many(plan: Plan, count: int) -> Plan:
     """Makes a plan of a draw `count` micro-batches long: leaves out its last, or halves those of the most samples."""
-    plan = list(plan[:count])
-    while len(plan) < count:
-        most = max(range(len(plan)), key=lambda number: len(plan[number]))
-        half = len(plan[most]) // 2
-        plan[most : most + 1] = [plan[most][:half], plan[most][half:]]
-    return plan
+    largest_first = [(-len(batch), (number,), batch) for number, batch in enumerate(plan[:count])]
+    heapify(largest_first)
+    while len(largest_first) < count:
+        _, place, batch = heappop(largest_first)
+        for part, half in enumerate((batch[: len(batch) // 2], batch[len(batch) // 2 :])):
+            heappush(largest_first, (-len(half), (*place, part), half))
+    return [batch for _, _, batch in sorted(largest_first, key=lambda each: each[1])]

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from torchtune_lite.data.collate import padded_collate_sft
-from torchtune_lite.data.columns import checked_column_map, column_value, has_column
+from torchtune_lite.data.columns import Note, checked_column_map, column_value, has_column
 from torchtune_lite.data.conversations import OpenAIToMessages
-from torchtune_lite.data.messages import MaskingStrategy, Message
+from torchtune_lite.data.messages import MaskingStrategy, Message, noted
 from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, SFTDataset
 from torchtune_lite.errors import DataError
 
@@ -34,28 +34,30 @@ class ChosenRejectedToMessages:
         self.column_map = checked_column_map(column_map, (*SIDES, "prompt"))
         self._conversation = OpenAIToMessages(None, train_on_input, new_system_prompt, masking_strategy)
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, list[Message]]:
-        return {side: self._side(row, side) for side in SIDES}
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        notes: set[Note] = set()
+        pair = {side: self._side(row, side, notes) for side in SIDES}
+        return noted(pair | self._conversation.beside(row, [*self.column_map.values()], notes), notes)
 
-    def _side(self, row: Mapping[str, Any], side: str) -> list[Message]:
-        messages = self._read(row, side, "assistant")
+    def _side(self, row: Mapping[str, Any], side: str, notes: set[Note]) -> list[Message]:
+        messages = self._read(row, side, "assistant", notes)
         if messages and messages[0].role == "assistant":
             if not has_column(row, self.column_map["prompt"]):
                 raise DataError(
                     f"column {self.column_map[side]!r} begins with an answer, and there is no column "
                     f"{self.column_map['prompt']!r} (has: {', '.join(row)}); set column_map.prompt"
                 )
-            messages = self._read(row, "prompt", "user") + messages
+            messages = self._read(row, "prompt", "user", notes) + messages
         try:
-            return self._conversation.finish(messages)
+            return self._conversation.finish(messages, row)
         except DataError as error:
             raise DataError(f"column {self.column_map[side]!r}: {error}") from None
 
-    def _read(self, row: Mapping[str, Any], name: str, role: str) -> list[Message]:
+    def _read(self, row: Mapping[str, Any], name: str, role: str, notes: set[Note]) -> list[Message]:
         column = self.column_map[name]
         value = column_value(row, column, f"column_map.{name}")
         turns = [{"role": role, "content": value}] if isinstance(value, str) else value
-        return self._conversation.read(turns, column)
+        return self._conversation.read(turns, column, notes)
 
 
 class PairTokens:
@@ -64,13 +66,18 @@ class PairTokens:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
 
+    def reads(self, field: str) -> bool:
+        """Tells whether the tokenizer's chat template reads a field of a message or a variable."""
+        return getattr(self.tokenizer, "reads", lambda field: False)(field)
+
     def surely_whole(self, sample: Mapping[str, Any]) -> bool:
         """Tells without encoding them that neither will be cut and both have a label."""
         surely_whole = getattr(self.tokenizer, "surely_whole", lambda sample: False)
         return all(surely_whole({"messages": sample[side]}) for side in SIDES)
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        pair = {side: self.tokenizer({"messages": sample[side]}) for side in SIDES}
+        rest = {name: value for name, value in sample.items() if name not in SIDES}
+        pair = {side: self.tokenizer({**rest, "messages": sample[side]}) for side in SIDES}
         return {**pair, "truncated": any(each.get("truncated", False) for each in pair.values())}
 
 

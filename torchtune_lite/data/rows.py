@@ -3,12 +3,17 @@
 Each kind of file has a class of its own with the methods of `Rows`, which are all that a data set uses.
 """
 
+import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any, Literal
 
+import torch
+
 from torchtune_lite.errors import DataError
+from torchtune_lite.utils import counted
 
 Row = dict[str, Any]
 
@@ -33,13 +38,18 @@ class Rows:
     def __getitem__(self, index: int) -> Row:
         return self._rows[index]
 
+    def content(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yields the rows from `start` to `stop` as bytes that are the same wherever and however packed they lie."""
+        for index in range(start, stop):
+            yield _as_bytes(self._rows[index])
+
 
 class JoinedRows:
     """The rows of several files, one after the other."""
 
     def __init__(self, parts: Sequence[Any]) -> None:
         self._parts, self._ends = list(parts), list(accumulate(map(len, parts)))
-        self.name = f"{parts[0].name} and {len(parts) - 1} more files"
+        self.name = f"{parts[0].name} and {counted(len(parts) - 1, 'more file')}"
         self.num_bytes = sum(part.num_bytes for part in parts)
 
     def __len__(self) -> int:
@@ -53,6 +63,13 @@ class JoinedRows:
         """Says where a row stands."""
         part, i = self._find(index)
         return part.where(i)
+
+    def content(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yields the bytes of the rows from `start` to `stop`."""
+        for part, end in zip(self._parts, self._ends, strict=True):
+            first = end - len(part)
+            if start < end and first < stop:
+                yield from row_content(part, max(start - first, 0), min(stop - first, len(part)))
 
     def _find(self, index: int) -> tuple[Any, int]:
         number, i = find_part(self._ends, index)
@@ -76,24 +93,32 @@ class SelectedRows:
         """Says where a row stands."""
         return self._rows.where(self._indices[index])
 
+    def content(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yields the bytes of the rows from `start` to `stop`, of those that follow each other at once."""
+        numbers = self._indices[start:stop]
+        first = 0
+        for at in range(1, len(numbers) + 1):
+            if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
+                yield from row_content(self._rows, numbers[first], numbers[at - 1] + 1)
+                first = at
+
 
 class MarkedRows:
-    """Numbers of rows: one byte for each row that there is, however many are marked."""
+    """Numbers of rows: one byte for each row that there is, however many are marked; worker processes mark them too."""
 
     def __init__(self, count: int) -> None:
-        self._marks = bytearray(count)
+        self._marks = torch.zeros(count, dtype=torch.uint8)
+        with suppress(RuntimeError):  # without shared memory there are no workers either
+            self._marks.share_memory_()
 
     def __len__(self) -> int:
-        return self._marks.count(1)
+        return int(self._marks.sum())
 
     def __contains__(self, row: int) -> bool:
         return bool(self._marks[row])
 
     def __iter__(self) -> Iterator[int]:
-        row = self._marks.find(1)
-        while row >= 0:
-            yield row
-            row = self._marks.find(1, row + 1)
+        yield from self._marks.nonzero()[:, 0].tolist()
 
     def add(self, row: int) -> None:
         """Marks a row."""
@@ -107,6 +132,26 @@ def find_part(ends: Sequence[int], index: int, what: str = "row") -> tuple[int, 
         raise IndexError(f"{what} {index} of {count}")
     number = bisect_right(ends, index)
     return number, index - (ends[number - 1] if number else 0)
+
+
+def row_content(rows: Any, start: int, stop: int) -> Iterator[bytes]:
+    """Yields the bytes of rows from `start` to `stop`; those of a class without `content` are read one by one."""
+    if hasattr(rows, "content"):
+        yield from rows.content(start, stop)
+        return
+    for index in range(start, stop):
+        try:
+            yield _as_bytes(rows[index])
+        except DataError:  # broken in the file
+            yield b"\n"
+
+
+def _as_bytes(row: Row) -> bytes:
+    def plain(value: Any) -> Any:
+        method = next((name for name in ("tolist", "isoformat", "hex") if hasattr(value, name)), None)
+        return getattr(value, method)() if method else type(value).__name__
+
+    return json.dumps(row, default=plain).encode() + b"\n"
 
 
 def raise_problems(problems: Sequence[str], shown: int = 3) -> None:

@@ -1,13 +1,16 @@
 """SentencePiece models: Llama 2's `tokenizer.model` and its like."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from sentencepiece import SentencePieceProcessor
 
 from torchtune_lite.data.chat_template import Span
+from torchtune_lite.data.cuts import ANY, ASCII, before_spaces
 from torchtune_lite.data.tokenizer_files import (
     added_tokens,
     guard,
@@ -21,6 +24,8 @@ from torchtune_lite.data.tokenizers import ModelTokenizer, PromptTemplateArg
 from torchtune_lite.errors import DataError
 
 BYTE = re.compile("<0x[0-9A-F]{2}>")
+NORMALIZERS = ("nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf")
+"""Those of SentencePiece itself."""
 
 
 class SentencePieceTokenizer(ModelTokenizer):
@@ -30,8 +35,15 @@ class SentencePieceTokenizer(ModelTokenizer):
     model, or one without BOS and EOS. A chat template is encoded as transformers' LlamaTokenizer does.
     """
 
-    def __init__(self, path: str, max_seq_len: int | None = None, prompt_template: PromptTemplateArg = None) -> None:
-        super().__init__(path, max_seq_len)
+    def __init__(
+        self,
+        path: str | Path,
+        max_seq_len: int | None = None,
+        prompt_template: PromptTemplateArg = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_eos_when_cut: bool = False,
+    ) -> None:
+        super().__init__(path, max_seq_len, add_eos_when_cut)
         file = Path(path).expanduser()
         self._model = _load(file)
         self.vocab_size = self._model.vocab_size()
@@ -46,9 +58,11 @@ class SentencePieceTokenizer(ModelTokenizer):
         self._expansion = (
             1 if len(self._model.encode("\ufdfa")) <= 4 else 11
         )  # NFKC writes this character out: 3 bytes, 33
-        self._read_config(file.parent, prompt_template)
+        self._read_config(file.parent, prompt_template, chat_template_kwargs)
 
-    def _read_config(self, folder: Path, prompt_template: PromptTemplateArg) -> None:
+    def _read_config(
+        self, folder: Path, prompt_template: PromptTemplateArg, chat_template_kwargs: Mapping[str, Any] | None
+    ) -> None:
         """Reads what stands beside the model and matters to chat templates alone."""
         config = read_json(folder / "tokenizer_config.json")
         outside = [i for i in range(self.vocab_size) if self._model.is_control(i) or self._model.is_unknown(i)]
@@ -60,7 +74,7 @@ class SentencePieceTokenizer(ModelTokenizer):
         self.prepend_scheme = prepend_scheme(config)
         ends = {"bos_token": self._model.id_to_piece(self.bos_id), "eos_token": self._model.id_to_piece(self.eos_id)}
         self.template_variables = ends | special_tokens(folder, config)
-        self._use_template(prompt_template, config, self.template_variables)
+        self._use_template(prompt_template, config, self.template_variables, chat_template_kwargs)
 
     def serialized(self) -> bytes:
         """Gives the model as its file holds it."""
@@ -83,6 +97,19 @@ class SentencePieceTokenizer(ModelTokenizer):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Gives the text of token ids, without BOS, EOS and ids beyond the vocabulary, which a padded embedding has."""
         return self._model.decode([token for token in token_ids if token < self.vocab_size])
+
+    @cached_property
+    def cuts(self) -> re.Pattern | None:
+        """Finds where a text can be cut: before a space, with which a piece of most models starts and none goes on."""
+        try:
+            from sentencepiece import sentencepiece_model_pb2
+        except ImportError:  # protobuf is missing, or too old
+            return None
+        model = sentencepiece_model_pb2.ModelProto.FromString(self.serialized())
+        changes = model.normalizer_spec.precompiled_charsmap
+        if model.trainer_spec.treat_whitespace_as_suffix or (changes and model.normalizer_spec.name not in NORMALIZERS):
+            return None
+        return before_spaces([*(piece.piece for piece in model.pieces), *self._special], ASCII if changes else ANY)
 
     def most_tokens(self, text: str) -> int:
         """Bounds the tokens of a text without encoding it: one a byte, and one for the space put before it."""

@@ -1,12 +1,14 @@
 """Supervised fine-tuning samples: rows → messages → tokens and labels."""
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from torchtune_lite.data.columns import Note, summarized
 from torchtune_lite.data.rows import MarkedRows, OnBadSample, Row, raise_problems
 from torchtune_lite.errors import ConfigError, DataError
-from torchtune_lite.utils import get_logger
+from torchtune_lite.utils import counted, get_logger
 
 CROSS_ENTROPY_IGNORE_IDX = -100
 """The label of a position without a loss."""
@@ -16,6 +18,9 @@ CHECKED_WHOLE = {"rows": 200_000, "bytes": 64 * 2**20}
 
 CHECKED_FIRST, CHECKED_SPREAD = 100, 10_000
 """How many rows of a larger one are checked at the start: the first ones, and at most so many evenly spread."""
+
+MOST_WAITING = 2**24
+"""How many characters of prepared samples wait to be tokenised, until it is known that no row is bad."""
 
 MOST_SAID = 1000
 """How many problems of rows that are checked when they are read are kept in words."""
@@ -32,16 +37,17 @@ class SFTDataset:
 
     `prepare` maps a row to a sample with `messages` or `text`; it is tried on every row at once, so that a bad one is
     found before any weight is read. `tokenize` maps that sample to `tokens`, `mask` (True: no loss) and, optionally,
-    `truncated`; the rows for which its `surely_whole` is not true (all, where it has none) are tokenised at once.
+    `truncated`; the rows for which its `surely_whole` is not true (all, where it has none) are tokenised at once, and
+    all that are kept with `tokenize_all`, for a use that needs their lengths.
 
     So the length is right from the start. Left out are samples without a label token, bad rows with
     `on_bad_sample="skip"`, and with `on_long_sample="skip"` samples that `tokenize` cuts; one line says how many. That
-    nothing is left is an error.
+    nothing is left is an error. Another line says what the samples have in their `notes`.
 
     Of more rows or bytes than `CHECKED_WHOLE` only some rows are checked at the start and no samples are kept; the
     length is the number of rows, and a row that is left out gives a sample of empty lists. What is wrong with a row is
-    noted in `bad` (with its place), `long` and `unlabelled`, by the number of the row, as soon as it is known, in the
-    process that reads it.
+    noted in `bad` (with its place, in the process that reads it), `long` and `unlabelled`, by the number of the row, as
+    soon as it is known; `report_read` says how many in the end.
     """
 
     names = ("tokens", "labels")
@@ -54,6 +60,7 @@ class SFTDataset:
         *,
         on_bad_sample: OnBadSample = "error",
         on_long_sample: OnLongSample = "truncate",
+        tokenize_all: bool = False,
     ) -> None:
         _check_policy("on_bad_sample", on_bad_sample, OnBadSample)
         _check_policy("on_long_sample", on_long_sample, OnLongSample)
@@ -62,13 +69,17 @@ class SFTDataset:
         self._on_bad, self._on_long = on_bad_sample, on_long_sample
         self._samples: dict[int, dict[str, array]] = {}  # by row
         self.bad: dict[int, str] = {}
+        self._bad = MarkedRows(len(rows))  # those that worker processes found, too
         self.long = MarkedRows(len(rows))  # cut, or left out for it
         self.unlabelled = MarkedRows(len(rows))  # left out since they have no label, even if cutting took it
-        self._whole = _is_small(rows)
-        self.checked = range(len(rows)) if self._whole else _some_rows(rows)
+        self._notes: Counter[Note] = Counter()
+        self.keeps_samples = _is_small(rows)
+        at_once = tokenize_all and self.keeps_samples
+        self._surely_whole = None if at_once else getattr(tokenize, "surely_whole", None)
+        self.checked = range(len(rows)) if self.keeps_samples else _some_rows(rows)
         left_out = self._check()
         self._kept: Sequence[int] = range(len(rows))
-        if left_out and self._whole:
+        if left_out and self.keeps_samples:
             self._kept = array("q", (row for row in self._kept if row not in left_out))
         self._report(left=len(self.checked) - len(left_out))
 
@@ -76,14 +87,18 @@ class SFTDataset:
         return len(self._kept)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
+        return self.part(index)
+
+    def part(self, index: int, start: int = 0, stop: int | None = None) -> dict[str, list[int]]:
+        """Returns tokens and labels of a sample from `start` to `stop`; of one that is kept, at their cost alone."""
         row = self._kept[index]
-        if not self._whole:
+        if not self.keeps_samples:
             sample = self._checked_now(row)
         elif row in self._samples:
             sample = self._samples[row]
         else:
-            sample = self._samples[row] = self._make(row)[0]
-        return {name: sample[name].tolist() if sample else [] for name in self.names}
+            sample = self._samples[row] = self._make(row, self._prepared(row))[0]
+        return {name: sample[name][start:stop].tolist() if sample else [] for name in self.names}
 
     def where(self, index: int) -> str:
         """Says where the row of a sample stands."""
@@ -100,18 +115,17 @@ class SFTDataset:
         except DataError as error:
             raise DataError(f"{self.rows.where(row)}: {error}") from None
 
-    def _make(self, row: int) -> tuple[dict[str, array], bool]:
-        """Returns tokens and labels of a row, and whether they are cut."""
-        prepared = self._prepared(row)
+    def _make(self, row: int, prepared: Mapping[str, Any]) -> tuple[dict[str, array], bool]:
+        """Returns tokens and labels of a row that is prepared, and whether they are cut."""
         try:
             tokenized = self._tokenize(prepared)
         except DataError as error:  # of a template that wants other turns
             raise DataError(f"{self.rows.where(row)}: {error}") from None
         return self._arrays(tokenized), tokenized.get("truncated", False)
 
-    def _usable(self, row: int) -> dict[str, array] | None:
+    def _usable(self, row: int, prepared: Mapping[str, Any]) -> dict[str, array] | None:
         """Returns tokens and labels of a row; None, with a note of the reason, where it is to be left out."""
-        sample, cut = self._make(row)
+        sample, cut = self._make(row, prepared)
         if cut:
             self.long.add(row)
         if cut and self._on_long != "truncate":
@@ -124,75 +138,109 @@ class SFTDataset:
     def _checked_now(self, row: int) -> dict[str, array] | None:
         """Does for one row what `_check` does for all."""
         try:
-            sample = self._usable(row)
+            sample = self._usable(row, self._prepared(row))
         except DataError as error:
             if self._on_bad == "error":
                 raise
             self.bad[row] = str(error) if len(self.bad) < MOST_SAID else ""
+            self._bad.add(row)
             return None
         if self._on_long == "error" and sample is None and row in self.long:
             self._refuse_long([row])
         return sample
 
     def _check(self) -> set[int]:
-        """Checks rows and returns those to leave out; raises DataError for all that the policies do not allow."""
-        doubtful = self._check_prepared()
-        if self._on_bad == "error":
-            raise_problems(self._alike(self.bad))
-        left_out = set(self.bad)
-        for row in doubtful:
-            try:
-                sample = self._usable(row)
-            except DataError as error:
-                sample, self.bad[row] = None, str(error)
-            if sample is None:
-                left_out.add(row)
-            elif self._whole:
-                self._samples[row] = sample
-        if self._on_bad == "error":
-            raise_problems(self._alike(self.bad))
-        if self.long and self._on_long == "error":
-            self._refuse_long([*self.long])
-        return left_out
+        """Checks rows, each read once, and returns those to leave out; raises DataError for what is not allowed.
 
-    def _check_prepared(self) -> list[int]:
-        """Prepares rows, notes the bad ones, and returns those that must be tokenised to know more."""
-        empty, doubtful = [], []
-        surely_whole = getattr(self._tokenize, "surely_whole", lambda sample: False)
+        What must be tokenised to know more waits until all rows are prepared, or until that is too much to keep.
+        """
+        empty: list[int] = []
+        waiting: list[tuple[int, Mapping[str, Any]]] = []
+        left_out: set[int] = set()
+        size = 0
         for row in self.checked:
             try:
                 sample = self._prepared(row)
             except DataError as error:
                 self.bad[row] = str(error)
                 continue
-            if not all(text.strip() for text in _texts(sample)):
+            self._notes.update(sample.get("notes", ()))
+            texts = _texts(sample)
+            if not all(text.strip() for text in texts):
                 empty.append(row)
-            if not surely_whole(sample):
-                doubtful.append(row)
+            refused = self.bad and self._on_bad == "error"
+            if refused or (self._surely_whole is not None and self._surely_whole(sample)):
+                continue
+            waiting.append((row, sample))
+            size += sum(map(len, texts))
+            if size > MOST_WAITING:
+                left_out |= self._tokenize_all(waiting)
+                waiting, size = [], 0
         if empty:
             log.warning(f"{self._where_all(empty)}: an empty text, trained on as it is")
-        return doubtful
+        self._refuse_bad()
+        left_out |= self._tokenize_all(waiting)
+        self._refuse_bad()
+        if self.long and self._on_long == "error":
+            self._refuse_long([*self.long])
+        return left_out | set(self.bad)
+
+    def _tokenize_all(self, prepared: Sequence[tuple[int, Mapping[str, Any]]]) -> set[int]:
+        """Tokenises rows that are prepared, keeps them where all are kept, and returns those to leave out."""
+        left_out = set()
+        for row, each in prepared:
+            try:
+                sample = self._usable(row, each)
+            except DataError as error:
+                sample, self.bad[row] = None, str(error)
+            if sample is None:
+                left_out.add(row)
+            elif self.keeps_samples:
+                self._samples[row] = sample
+        return left_out
+
+    def _refuse_bad(self) -> None:
+        if self._on_bad == "error":
+            raise_problems(self._alike(self.bad))
 
     def _report(self, left: int) -> None:
         """Says in one line what is trained on and what is not; raises DataError where nothing is."""
-        done = "cut to" if self._on_long == "truncate" else "left out as longer than"
-        counts = [
-            (len(self.long), f"{done} max_seq_len", self._first(self.long)),
-            (len(self.unlabelled), "left out without a label", self._first(self.unlabelled)),
-            (len(self.bad), "left out as bad", self.bad and self.bad[min(self.bad)]),
-        ]
         total = len(self.checked)
-        said = "; ".join(f"{n:,} ({n / total:.1%}) {what}, first {first}" for n, what, first in counts if n)
+        said = self._said(lambda number: f"{number:,} ({number / total:.1%})")
         if not left:
             raise DataError(
-                f"{self.rows.name}: none of {total:,} rows is left to train on: {said}; raise "
+                f"{self.rows.name}: none of {counted(total, 'row')} is left to train on: {said}; raise "
                 "tokenizer.max_seq_len if it cuts the answers off, or set train_on_input=True"
             )
-        counted = f"{len(self):,} samples of {total:,} rows"
-        if not self._whole:
-            counted = f"{len(self):,} rows, of which only {total:,} are checked before they are read"
+        summary = f"{counted(len(self), 'sample')} of {counted(total, 'row')}"
+        if not self.keeps_samples:
+            summary = f"{counted(len(self), 'row')}, of which only {total:,} are checked before they are read"
         report = log.warning if said else log.info
-        report(f"{self.rows.name}: {counted}; {said or 'none cut or left out'}")
+        report(f"{self.rows.name}: {summary}; {said or 'none cut or left out'}")
+        if notes := summarized(self._notes, getattr(self._tokenize, "reads", lambda field: False)):
+            log.warning(f"{self.rows.name}: {notes}")
+
+    def report_read(self) -> None:
+        """Says of a large data set that was read how many rows were cut or left out."""
+        if not self.keeps_samples:
+            said = self._said("{:,}".format)
+            (log.warning if said else log.info)(f"{self.rows.name}: read, {said or 'none cut or left out'}")
+
+    def _said(self, count: Callable[[int], str]) -> str:
+        """Writes how many rows are cut or left out, and the first of each kind."""
+        for row in self.bad:
+            self._bad.add(row)
+        done = "cut to" if self._on_long == "truncate" else "left out as longer than"
+        kinds = [
+            (self.long, f"{done} max_seq_len"),
+            (self.unlabelled, "left out without a label"),
+            (self._bad, "left out as bad"),
+        ]
+        return "; ".join(f"{count(len(rows))} {what}, first {self._first(rows)}" for rows, what in kinds if rows)
+
+    def _first(self, rows: MarkedRows) -> str:
+        row = next(iter(rows))
+        return (rows is self._bad and self.bad.get(row)) or self.rows.where(row)
 
     def _alike(self, problems: Mapping[int, str]) -> list[str]:
         """Joins the problems that differ in their place alone."""
@@ -209,9 +257,6 @@ class SFTDataset:
             f"{self._where_all(rows)}: longer than tokenizer.max_seq_len; raise it, shorten the row, or set "
             "dataset.on_long_sample to truncate or skip"
         )
-
-    def _first(self, rows: MarkedRows) -> str:
-        return self.rows.where(next(iter(rows))) if rows else ""
 
     def _where_all(self, rows: Sequence[int]) -> str:
         return self.rows.where(rows[0]) + (f" and {len(rows) - 1:,} more" if len(rows) > 1 else "")
@@ -235,6 +280,11 @@ def _some_rows(rows: Any) -> Sequence[int]:
 
 def shifted_labels(tokens: Sequence[int], mask: Sequence[bool]) -> list[int]:
     """Labels each position with the token that follows it, or -100 where that one is masked or there is none."""
+    if len(tokens) != len(mask):
+        raise DataError(
+            f"the tokenizer gives {counted(len(mask), 'mark')} in mask for {counted(len(tokens), 'token')}; "
+            "give each token one"
+        )
     ignore = CROSS_ENTROPY_IGNORE_IDX
     return [ignore if masked else token for token, masked in zip(tokens[1:], mask[1:], strict=True)] + [ignore]
 

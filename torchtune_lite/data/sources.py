@@ -1,22 +1,35 @@
 """Sources: from what a YAML names (files, a hub data set) to rows."""
 
+import os
 import re
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torchtune_lite import config
-from torchtune_lite.data.local_files import KINDS, PACKED, find_files, kind_of, read_files
+from torchtune_lite.data.arrow_files import table_content
+from torchtune_lite.data.local_files import (
+    PACKED,
+    find_files,
+    kind_of,
+    named_kind,
+    read_files,
+    refuse_address,
+    saved_splits,
+)
 from torchtune_lite.data.rows import Row, Rows, SelectedRows
 from torchtune_lite.data.streams import FileStream, HubStream
 from torchtune_lite.errors import DataError
 
-DataFiles = str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
+DataFiles = str | Path | Sequence[str | Path] | Mapping[str, str | Path | Sequence[str | Path]] | None
 """A path, pattern or folder, several, or a mapping split → those."""
 
 Filter = config.DottedPath | Callable[[Row], bool]
 """A function that keeps the rows for which it is true, or its dotted path."""
+
+WINDOW = 1000
+"""Rows of a data set of the hub that are hashed together."""
 
 _SLICE = re.compile(
     r"(?P<name>\w+)(\[((?P<start>-?\d+)(?P<start_percent>%)?)?:((?P<stop>-?\d+)(?P<stop_percent>%)?)?\])?"
@@ -35,12 +48,12 @@ def load_rows(
     """Gives the rows of a source, each read when it is asked for.
 
     `source`: a file, a pattern or a folder, of .json, .jsonl, .ndjson, .csv, .tsv, .txt (these also with .gz), .parquet
-    or .arrow files; or one of `json`, `csv`, `text`, `parquet`, `arrow` with those in `data_files` (a mapping gives
-    them by split); or a data set of the Hugging Face hub with its configuration `name`, loaded by the library
-    `datasets`. `field`: for a JSON file that is one object, the key that holds its rows. `split`: `train`, or a part as
-    `train[:95%]`, `train[100:]`. `filter_fn`, a function or its dotted path, keeps the rows for which it is true; it
-    sees every row at once, but for broken ones, which are kept. Raises DataError for whatever can't be read, and for 0
-    samples.
+    or .arrow files, or a folder that `datasets` saved; or one of `json`, `csv`, `text`, `parquet`, `arrow`, or of those
+    endings, with files in `data_files` (a mapping gives them by split); or a data set of the Hugging Face hub with its
+    configuration `name`, loaded by the library `datasets`. `field`: for a JSON file that is one object, the key that
+    holds its rows. `split`: `train`, or a part as `train[:95%]`, `train[100:]`. `filter_fn`, a function or its dotted
+    path, keeps the rows for which it is true; it sees every row at once, but for broken ones, which are kept. Raises
+    DataError for whatever can't be read, and for 0 samples.
     """
     files, kind = _local_files(source, data_files)
     if files is None:
@@ -88,10 +101,11 @@ def filtered(rows: Any, filter_fn: Filter | None) -> Any:
 
 def _local_files(source: str, data_files: DataFiles) -> tuple[DataFiles, str | None]:
     """Gives the files that are meant and their kind, where it is named; no files for a data set of the hub."""
-    if source in KINDS:
+    if kind := named_kind(source):
         if data_files is None:
             raise DataError(f"source: {source} needs data_files, the path of a file, a pattern or a folder")
-        return data_files, source
+        return data_files, kind
+    refuse_address(source)
     if not _is_local(source):
         return None, None
     if data_files is not None:
@@ -109,7 +123,10 @@ def _files_of_split(data_files: DataFiles, split: str) -> tuple[list[Path], re.M
     parts = _SLICE.fullmatch(split)
     if not parts:
         raise DataError(f"split={split!r} is neither a name nor a part such as train[:95%] or train[100:]")
-    files = data_files if isinstance(data_files, Mapping) else {"train": data_files}
+    files = data_files
+    if not isinstance(files, Mapping):
+        saved = saved_splits(Path(files).expanduser()) if isinstance(files, str) else None
+        files = saved or {"train": files}
     if parts["name"] not in files:
         raise DataError(
             f"split={split!r}: local files have only {', '.join(files)}; data_files: {{name: path}} names more"
@@ -136,11 +153,25 @@ def _passes(filter_fn: Callable[[Row], bool], rows: Any, index: int) -> bool:
     return bool(filter_fn(row))
 
 
+class HubRows(Rows):
+    """The rows of a data set of the hub, which has them in Arrow's form."""
+
+    def content(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yields the values of the rows from `start` to `stop` as bytes."""
+        if not hasattr(self._rows, "with_format"):
+            yield from super().content(start, stop)
+            return
+        tables = self._rows.with_format("arrow")
+        for at in range(start, stop, WINDOW):  # a part of a data set that is shuffled or filtered is a copy
+            yield from table_content(tables[at : min(at + WINDOW, stop)])
+
+
 def _hub_rows(source: str, options: Mapping[str, Any], split: str) -> Rows:
-    return Rows(source, _load_from_hub(source, options, split), f"{source}[{{}}]".format)
+    return HubRows(source, _load_from_hub(source, options, split), f"{source}[{{}}]".format)
 
 
 def _load_from_hub(source: str, options: Mapping[str, Any], split: str) -> Any:
+    os.environ.setdefault("HF_DATASETS_TRUST_REMOTE_CODE", "0")  # read at the import: run no script of a data set
     try:
         from datasets import load_dataset
     except ImportError:

@@ -12,12 +12,18 @@ from random import Random
 from typing import Any
 
 from torchtune_lite.data.batches import Batches, WaitClock
+from torchtune_lite.data.byte_files import stream_bytes
 from torchtune_lite.data.collate import Batch
+from torchtune_lite.data.fingerprints import Fingerprint, digest, samples_line
 from torchtune_lite.data.local_files import read_files
 from torchtune_lite.data.rows import Rows
 from torchtune_lite.errors import ConfigError, DataError
+from torchtune_lite.utils import counted, get_logger
+
+log = get_logger()
 
 PART = 10_000  # rows of a part of a stream from the hub
+HASHED_WHOLE = 2**30  # bytes of a stream's files up to which all of them are read at the start
 Part = tuple[Any, Any]
 """Rows, and the state that opens the stream at them: what JSON can hold."""
 
@@ -27,7 +33,23 @@ class FileStream:
 
     def __init__(self, paths: Sequence[Path], kind: str | None, field: str | None) -> None:
         self.paths, self.kind, self.field = list(paths), kind, field
-        self.name = f"{self.paths[0]} and {len(self.paths) - 1} more files"
+        self.name = f"{self.paths[0]} and {counted(len(self.paths) - 1, 'more file')}"
+
+    def content_hash(self) -> str:
+        """Hashes the files, unpacked; of more than `HASHED_WHOLE` bytes only how each starts, and its size."""
+        whole = sum(path.stat().st_size for path in self.paths) <= HASHED_WHOLE
+        if not whole:
+            log.info(
+                f"{self.name}: more than {HASHED_WHOLE / 2**30:.0f} GiB, of which the start of each file is compared "
+                "when this run is resumed; a change behind it will not be noticed"
+            )
+        return digest(part for path in self.paths for part in self._content(path, whole))
+
+    def _content(self, path: Path, whole: bool) -> Iterator[bytes]:
+        yield b"\0"  # where a file begins, in which the rows are shuffled
+        yield from islice(stream_bytes(path, 2**16), None if whole else 1)
+        if not whole and path.suffix != ".gz":
+            yield str(path.stat().st_size).encode()
 
     def parts(self, state: Any, rng: Random | None) -> Iterator[Part]:
         """Yields the parts from `state` on; None: all."""
@@ -43,6 +65,13 @@ class HubStream:
 
     def __init__(self, name: str, open_stream: Callable[[], Any]) -> None:
         self.name, self._open = name, open_stream
+
+    def content_hash(self) -> None:
+        """Hashes nothing: what is not downloaded yet is not known."""
+        log.info(
+            f"{self.name}: the first {counted(PART, 'row')} of the stream are compared when this run is resumed; a "
+            "change of later ones will not be noticed"
+        )
 
     def parts(self, state: Any, rng: Random | None) -> Iterator[Part]:
         """Yields the parts from `state` on; None: all."""
@@ -92,6 +121,7 @@ class StreamBatches:
         self.cursor: Mapping[str, Any] | None = None
         self._clock = WaitClock()
         self._part: Batches | None = None
+        self._first: Batches | None = None  # part, until training begins
         self._peeked: Batch | None = None
         self.take_wait_share = self._clock.take_share
 
@@ -105,12 +135,12 @@ class StreamBatches:
     def peek(self) -> Batch:
         """Makes a batch of the first samples, once, and leaves the cursor where it is."""
         if self._peeked is None:
-            self._peeked = self._batches_of(self.dataset.first(), 0, 0).peek()
+            self._peeked = self._first_part().peek()
         return self._peeked
 
     def largest(self) -> Batch:
         """Makes a micro-batch as large as one of the first part may be."""
-        return self._batches_of(self.dataset.first(), 0, 0).largest()
+        return self._first_part().largest()
 
     def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
         """Says where the rows of the last `num_batches` micro-batches stand, as far as they are of the same part."""
@@ -118,15 +148,30 @@ class StreamBatches:
         first = max(done - num_batches, 0)
         return self._part.where(0, first, done - first, shown)
 
-    def fingerprint(self) -> str:
-        """Says what the stream's first part is like, in tokens."""
-        first = self._batches_of(self.dataset.first(), 0, 0)
-        self._peeked = first.peek()  # while it is open
-        return f"a stream that begins with {first.fingerprint()}"
+    def fingerprint(self) -> Fingerprint:
+        """Says what the stream is known by when the run is resumed: its first part, in tokens, and its files."""
+        self.peek()  # while it is open
+        first, stream = self._first_part().dataset, self.dataset.stream
+        line = samples_line(first, getattr(first, "pack_len", None))
+        return {
+            "samples": f"a stream that begins with {line}",
+            "rows": [(Path(stream.name).name, stream.content_hash())],
+        }
+
+    def _first_part(self) -> Batches:
+        if self._first is None:
+            self._first = self._batches_of(self.dataset.first(), 0, 0)
+        return self._first
+
+    def report_read(self) -> None:
+        """Says the same of the part that is being read as was said of each before it when it ended."""
+        if self._part is not None:
+            self._part.report_read()
 
     def _batches(self) -> Iterator[Batch]:
         at = self.cursor or {"turn": 0, "part": 0, "state": None, "batch": 0}
         turn, number, state, done = at["turn"], at["part"], at["state"], at["batch"]
+        self._first = None  # one part is in memory at a time
         while True:
             rng = Random(f"{self.seed}/{turn}") if self.shuffle else None
             empty = True
@@ -136,6 +181,7 @@ class StreamBatches:
                     self.cursor = {"turn": turn, "part": number, "state": here, "batch": last}
                     empty = False
                     yield batch
+                self._part.report_read()
                 number, done = number + 1, 0
             if empty and state is None:
                 raise DataError(f"{self.dataset.stream.name}: the stream is empty")
@@ -149,20 +195,19 @@ class StreamBatches:
 AnyBatches = Batches | StreamBatches
 
 
+def report_read(*several: AnyBatches) -> None:
+    """Says of each large data set how many of the rows that were read were cut or left out."""
+    for batches in several:
+        batches.report_read()
+
+
 def make_batches(dataset: Any, batch_size: int, **options: Any) -> AnyBatches:
     """Makes the micro-batches of a data set or of a stream."""
     return (StreamBatches if isinstance(dataset, StreamDataset) else Batches)(dataset, batch_size, **options)
 
 
-def steps_per_epoch(
-    batches: AnyBatches,
-    batches_val: Any,
-    gradient_accumulation_steps: int,
-    max_steps_per_epoch: int | None,
-) -> int:
-    """Counts the optimizer steps of an epoch; ConfigError for a stream whose epochs have no end, or that validates."""
-    if isinstance(batches_val, StreamBatches):
-        raise ConfigError("dataset_val: a stream has no end to validate on; set dataset_val.streaming=False")
+def steps_per_epoch(batches: AnyBatches, gradient_accumulation_steps: int, max_steps_per_epoch: int | None) -> int:
+    """Counts the optimizer steps of an epoch; ConfigError for a stream whose epochs have no end."""
     if isinstance(batches, StreamBatches) and max_steps_per_epoch is None:
         raise ConfigError("dataset.streaming: a stream does not say how long it is; set max_steps_per_epoch")
     steps = math.ceil(len(batches) / gradient_accumulation_steps)

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from torchtune_lite.data.hf_tokenizer import HuggingFaceModelTokenizer
+from torchtune_lite.data.messages import TOOL_ROLES
 from torchtune_lite.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune_lite.data.templates import ChatMLTemplate, Llama2ChatTemplate, MistralChatTemplate, PromptTemplate
 
@@ -16,7 +17,7 @@ _PARTS = {
 {%- elif message.role == 'user' -%}
   {%- set ns.parts = ['[INST] '] + ns.system + [message.content, ' [/INST] '] -%}
 {%- else -%}
-  {%- set ns.parts = [message.content] -%}
+  {%- set ns.parts = [message.content + after_tool] -%}
 {%- endif -%}
 """,
     MistralChatTemplate: """\
@@ -27,7 +28,8 @@ _PARTS = {
 }
 _AFFIXES = """\
 {%- set affixes = around.get(message.role, ['', '']) -%}
-{%- set ns.parts = affixes[:1] * (affixes[0] != '') + [message.content] + affixes[1:] * (affixes[1] != '') -%}
+{%- set text = message.content + (after_tool if affixes == ['', ''] else '') -%}
+{%- set ns.parts = affixes[:1] * (affixes[0] != '') + [text] + affixes[1:] * (affixes[1] != '') -%}
 """
 _BY_PARTS = """\
 {%- set lead = ' ' if ns.starts or ns.space else '' -%}
@@ -65,6 +67,7 @@ def as_chat_template(tokenizer: Any) -> str | None:
 {{%- set around = {json.dumps(around, ensure_ascii=False)} -%}}
 {{%- set ns = namespace(text='', starts=true, space=false, system=[], parts=[]) -%}}
 {{%- for message in messages -%}}
+{{%- set after_tool = '\\n' if message.role in {list(TOOL_ROLES)} else '' -%}}
 {parts}{"{%- if message.role != 'system' -%}" if is_llama2 else ""}
 {{%- if ns.starts -%}}{{%- set ns.text = ns.text + {json.dumps(bos)} -%}}{{%- endif -%}}
 {write}{{%- set ns.starts = message.role == 'assistant' -%}}

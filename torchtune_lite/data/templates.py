@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from torchtune_lite import config
-from torchtune_lite.data.messages import ROLES, Message
+from torchtune_lite.data.messages import ROLES, TOOL_ROLES, Message
 from torchtune_lite.errors import ConfigError, DataError
 
 Template = Callable[[list[Message]], list[Message]]
@@ -93,6 +94,26 @@ def get_prompt_template(given: str | Mapping[str, Sequence[str]] | Template | No
     return PromptTemplate(given) if isinstance(given, Mapping) else given
 
 
+def written(messages: list[Message], template: Template | None) -> list[Message]:
+    """Applies a template; what a tool answered ends its line where the template puts nothing around it."""
+    bare = [message.content for message in messages if message.role in TOOL_ROLES and message.content]
+    return [
+        _ending_its_line(message) if message.role in TOOL_ROLES and message.content in bare else message
+        for message in (template(messages) if template else messages)
+    ]
+
+
+def find_glued(messages: Sequence[Message], written: Sequence[Message]) -> str | None:
+    """Gives the text around the first place where a question and what follows it stand side by side, as written."""
+    own = {part["content"] for message in messages for part in message.content}
+    for before, after in pairwise(message for message in written if message.content):
+        end, start = before.content[-1]["content"], after.content[0]["content"]
+        joint = end[-1:] + start[:1]
+        if before.role != "assistant" and {end, start} <= own and len(joint) == 2 and joint == joint.strip():
+            return f"{end[-12:]}{start[:12]}"
+    return None
+
+
 def joined(messages: Sequence[Message], bos: str, eos: str, add_eos: bool) -> tuple[str, list[tuple[int, int]]]:
     """Writes messages as one text, `bos` before each exchange, `eos` after each answer; and tells where the loss is.
 
@@ -112,3 +133,8 @@ def joined(messages: Sequence[Message], bos: str, eos: str, add_eos: bool) -> tu
 def _wrap(message: Message, prefix: str, suffix: str) -> Message:
     before, after = ([{"type": "text", "content": text}] if text else [] for text in (prefix, suffix))
     return replace(message, content=before + message.content + after)
+
+
+def _ending_its_line(message: Message) -> Message:
+    *parts, last = message.content
+    return replace(message, content=[*parts, {**last, "content": f"{last['content']}\n"}])

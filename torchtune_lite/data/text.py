@@ -1,9 +1,11 @@
 """Plain text: a column that is trained on from its first token to its last."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from torchtune_lite.data.messages import column_text
+from torchtune_lite.data.columns import column_text, unread
+from torchtune_lite.data.messages import noted
 from torchtune_lite.data.rows import Row
 
 
@@ -13,8 +15,9 @@ class ColumnText:
     def __init__(self, column: str) -> None:
         self.column = column
 
-    def __call__(self, row: Row) -> dict[str, str]:
-        return {"text": column_text(row, self.column, "column")}
+    def __call__(self, row: Row) -> dict[str, Any]:
+        notes = unread(row, [self.column])
+        return noted({"text": column_text(row, self.column, "column", notes)}, notes)
 
 
 class TextTokens:
@@ -40,6 +43,11 @@ class TextTokens:
         return not self._cuts or (bound is not None and bound(sample["text"]) + 2 <= self.max_seq_len - 1)  # BOS, EOS
 
     def __call__(self, sample: Mapping[str, str]) -> dict[str, Any]:
-        tokens = self.tokenizer.encode(sample["text"], add_bos=True, add_eos=self.add_eos)
-        limit = self.max_seq_len - 1 if self._cuts else len(tokens)
-        return {"tokens": tokens[:limit], "mask": [False] * len(tokens[:limit]), "truncated": len(tokens) > limit}
+        limit = self.max_seq_len - 1 if self._cuts else None
+        most, how = math.inf if limit is None else limit, {"add_bos": True, "add_eos": self.add_eos}
+        if hasattr(self.tokenizer, "encode_first"):
+            whole = self.tokenizer.encode_first(sample["text"], most, **how)
+        else:
+            whole = self.tokenizer.encode(sample["text"], **how)
+        tokens = whole[:limit]
+        return {"tokens": tokens, "mask": [False] * len(tokens), "truncated": len(tokens) < len(whole)}

@@ -13,7 +13,7 @@ class TextLines:
     def __init__(self, path: Path) -> None:
         file = ByteFile(path)
         self.name, self.num_bytes, self._lines = file.path, file.size, LineIndex(file)
-        self.where = self._lines.place
+        self.where, self.content = self._lines.place, self._lines.content
 
     def __len__(self) -> int:
         return len(self._lines)

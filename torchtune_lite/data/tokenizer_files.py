@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite.errors import DataError
+from torchtune_lite.utils import counted
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The names under which transformers hands special tokens to a chat template."""
@@ -45,7 +46,8 @@ def sniff(data: bytes, path: Path) -> str:
     head = data[:200].lstrip()
     if head.lower().startswith(b"version https://git-lfs"):
         raise DataError(
-            f"tokenizer.path {path} is a git-lfs pointer ({len(data)} bytes), not the file; run 'git lfs pull'"
+            f"tokenizer.path {path} is a git-lfs pointer ({counted(len(data), 'byte')}), not the file; "
+            "run 'git lfs pull'"
         )
     if head.startswith(b"<"):
         raise DataError(
@@ -60,7 +62,7 @@ def not_readable(path: Path, data: bytes, wanted: str, why: Any = "") -> DataErr
     """Makes the error for a file that starts like its format and cannot be read."""
     reason = f": {' '.join(str(why).split())[:120]}" if why else ""
     return DataError(
-        f"tokenizer.path {path} is not {FORMATS[wanted]} or is cut off ({len(data):,} bytes){reason}; "
+        f"tokenizer.path {path} is not {FORMATS[wanted]} or is cut off ({counted(len(data), 'byte')}){reason}; "
         "fetch the file again"
     )
 
@@ -127,3 +129,16 @@ def guard(pieces: Iterable[str]) -> str:
     """
     pieces, guards = list(pieces), ("\n", "\ue000")
     return next((each for each in guards if not any(each in piece and each != piece for piece in pieces)), guards[0])
+
+
+def leads_out(file: Path) -> Path | None:
+    """Return what a file is a link to, where that lies outside of its folder; None for a file of the folder itself.
+
+    The files of a snapshot in the cache of the Hugging Face hub are links to the blobs of their repository, and count
+    as the folder's own. Text of a file elsewhere must not get into a checkpoint, which people publish.
+    """
+    folder, target = file.parent.resolve(), file.resolve()
+    own = [folder]
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        own.append(folder.parent.parent / "blobs")
+    return None if any(target.is_relative_to(each) for each in own) else target

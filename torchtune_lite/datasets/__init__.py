@@ -2,7 +2,7 @@
 
 from torchtune_lite.datasets.alpaca import alpaca_cleaned_dataset, alpaca_dataset
 from torchtune_lite.datasets.chat import chat_dataset, slimorca_dataset
-from torchtune_lite.datasets.concatenated import ConcatDataset, concatenated
+from torchtune_lite.datasets.concatenated import ConcatDataset, concatenated, validation_sets
 from torchtune_lite.datasets.inspection import inspect_data
 from torchtune_lite.datasets.instruct import grammar_dataset, instruct_dataset, samsum_dataset
 from torchtune_lite.datasets.preference import (
@@ -34,5 +34,6 @@ __all__ = [
     "slimorca_dataset",
     "stack_exchange_paired_dataset",
     "text_completion_dataset",
+    "validation_sets",
     "wikitext_dataset",
 ]

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from torchtune_lite.data import (
@@ -31,7 +32,8 @@ def builder(dataset: type = SFTDataset, source: Any = inspect.Parameter.empty) -
     def decorate(own: Callable[..., tuple[Callable, Callable]]) -> Callable[..., Any]:
         parameters = list(inspect.signature(own).parameters.values())
         names = [parameter.name for parameter in parameters]
-        where = inspect.Parameter("source", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=source, annotation=str)
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        where = inspect.Parameter("source", kind, default=source, annotation=str | Path)
         signature = inspect.Signature([parameters[0], where, *parameters[1:], *SHARED], return_annotation=dataset)
 
         @wraps(own)
@@ -50,7 +52,7 @@ def builder(dataset: type = SFTDataset, source: Any = inspect.Parameter.empty) -
 def samples(
     dataset: type,
     transforms: Callable[[], tuple[Callable, Callable]],
-    source: str,
+    source: str | Path,
     *,
     data_files: DataFiles = None,
     field: str | None = None,
@@ -76,9 +78,11 @@ def samples(
         tokenize = getattr(tokenize, "for_packs", tokenize)
 
     def made(rows: Any) -> Any:
-        found = dataset(rows, prepare, tokenize, on_bad_sample=on_bad_sample, on_long_sample=on_long_sample)
+        how = {"on_bad_sample": on_bad_sample, "on_long_sample": on_long_sample, "tokenize_all": packed}
+        found = dataset(rows, prepare, tokenize, **how)
         return PackedDataset(found, tokenize.max_seq_len) if packed else found
 
+    source = str(source)
     where = {"data_files": data_files, "field": field, "name": name, "split": split}
     if streaming:
         return StreamDataset(open_stream(source, **where), lambda rows: made(filtered(rows, filter_fn)))

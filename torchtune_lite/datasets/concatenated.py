@@ -8,9 +8,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from torchtune_lite.data import StreamDataset, find_part
+from torchtune_lite.data import PackedDataset, PreferenceDataset, SFTDataset, StreamDataset, find_part
+from torchtune_lite.datasets.own import OwnDataset
 from torchtune_lite.errors import ConfigError, DataError
-from torchtune_lite.utils import get_logger
+from torchtune_lite.utils import counted, get_logger
 
 
 class ConcatDataset:
@@ -60,14 +61,15 @@ class MixedDataset(ConcatDataset):
     def __init__(self, datasets: Sequence[Any], weights: Sequence[float]) -> None:
         super().__init__(datasets)
         if len(weights) != len(self.datasets):
-            raise ConfigError(f"dataset_weights has {len(weights)} numbers for {len(self.datasets)} data sets")
+            numbers = counted(len(weights), "number")
+            raise ConfigError(f"dataset_weights has {numbers} for {len(self.datasets)} data sets")
         if min(weights) <= 0:
             raise ConfigError(f"dataset_weights must be more than 0, got {min(weights)}; leave the data set out")
         total, ends = sum(weights), accumulate(weights)
         bounds = [0, *(round(len(self) * end / total) for end in ends)]
         self.counts = [stop - start for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
         shares = zip(self.names, self.counts, self.datasets, strict=True)
-        said = [f"{name} {n:,} ({n / len(self):.1%}, each {n / len(each):.2g} times)" for name, n, each in shares]
+        said = [f"{name} {n:,} ({n / len(self):.1%}, {n / len(each):.2g} × each)" for name, n, each in shares]
         get_logger().info("an epoch's %s samples: %s", f"{len(self):,}", ", ".join(said))
 
     def order(self, seed: int, epoch: int, shuffle: bool) -> list[int]:
@@ -85,27 +87,63 @@ class MixedDataset(ConcatDataset):
 
 
 def concatenated(built: Any, weights: Sequence[float] | None = None) -> Any:
-    """Gives one data set for what a config's `dataset` builds: one as it is, a list joined, or mixed by `weights`."""
-    if isinstance(built, list):
-        if not built:
-            raise ConfigError("dataset is an empty list; give at least one data set")
-        if any(isinstance(each, StreamDataset) for each in built) and len(built) > 1:
-            raise ConfigError("dataset: a stream cannot be one of a list; set streaming=False, or train on it alone")
-        if empty := [each for each in built if not isinstance(each, StreamDataset) and not len(each)]:
-            raise DataError(f"dataset ({type(empty[0]).__name__}) has 0 samples: leave it out of the list")
-        if len(built) > 1:
-            return MixedDataset(built, weights) if weights else ConcatDataset(built)
-        built = built[0]
-    if weights:
+    """Gives one data set for what a config's `dataset` builds: one as it is, a list joined, or mixed by `weights`.
+
+    Those of the user's own are checked, as `OwnDataset` says; pairs and empty ones are a DataError.
+    """
+    datasets = built if isinstance(built, list) else [built]
+    several = len(datasets) > 1
+    if not datasets:
+        raise ConfigError("dataset is an empty list; give at least one data set")
+    if several and any(isinstance(each, StreamDataset) for each in datasets):
+        raise ConfigError("dataset: a stream cannot be one of a list; set streaming=False, or train on it alone")
+    if weights and not several:
         raise ConfigError("dataset_weights needs a list of several data sets under dataset")
-    if not isinstance(built, StreamDataset) and not len(built):
-        raise DataError(f"dataset ({type(built).__name__}) has 0 samples: no optimizer step would run")
-    return built
+    checked = [_checked(each) for each in datasets]
+    if empty := [each for each in checked if not isinstance(each, StreamDataset) and not len(each)]:
+        instead = "leave it out of the list" if several else "no optimizer step would run"
+        raise DataError(f"{getattr(empty[0], 'name', f'dataset ({type(empty[0]).__name__})')} has 0 samples: {instead}")
+    if several:
+        return MixedDataset(checked, weights) if weights else ConcatDataset(checked)
+    return checked[0]
+
+
+def _checked(dataset: Any) -> Any:
+    """Gives a data set that makes samples: one of this library as it is, the user's own with checks."""
+    if isinstance(dataset, PreferenceDataset):
+        raise DataError(
+            "dataset makes pairs of answers, which no recipe here trains on; train on the chosen ones by "
+            "instruct_dataset with column_map={input: prompt, output: chosen}, or write one with padded_collate_dpo"
+        )
+    ours = SFTDataset | PackedDataset | StreamDataset | ConcatDataset
+    return dataset if isinstance(dataset, ours) else OwnDataset(dataset)
+
+
+def validation_sets(built: Any) -> dict[str, Any]:
+    """Gives by name what a config's `dataset_val` builds: none, one (its name is empty), a list or a mapping of them.
+
+    Those of a list are named as in `ConcatDataset`.
+    """
+    if built is None:
+        return {}
+    if isinstance(built, list) and len(built) != 1:
+        built = dict(zip(_names(built), built, strict=True))
+    sets = (
+        {name: _checked(each) for name, each in built.items()} if isinstance(built, dict) else {"": concatenated(built)}
+    )
+    if not sets:
+        raise ConfigError("dataset_val is empty; give at least one data set, or set dataset_val: null")
+    for name, dataset in sets.items():
+        if isinstance(dataset, StreamDataset):
+            raise ConfigError("dataset_val: a stream has no end to validate on; set dataset_val.streaming=False")
+        if not len(dataset):
+            raise DataError(f"dataset_val ({name}) has 0 samples: leave it out")
+    return sets
 
 
 def _names(datasets: Sequence[Any]) -> list[str]:
     """Names each data set by its file, or by its class; those of the same name by their number too."""
-    whole = [getattr(dataset, "dataset", dataset) for dataset in datasets]  # of packed ones
+    whole = [getattr(dataset, "dataset", dataset) for dataset in datasets]  # of packed ones and the user's own
     names = [Path(each.rows.name).stem if hasattr(each, "rows") else type(each).__name__ for each in whole]
     times = Counter(names)
     return [name if times[name] == 1 else f"{name}_{number}" for number, name in enumerate(names)]

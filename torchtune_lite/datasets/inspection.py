@@ -16,40 +16,36 @@ from torchtune_lite.data import (
     make_batches,
     steps_per_epoch,
 )
-from torchtune_lite.datasets.concatenated import ConcatDataset, concatenated
+from torchtune_lite.datasets.concatenated import ConcatDataset, concatenated, validation_sets
 from torchtune_lite.errors import ConfigError, TuneError, warn
 
-KEYS = ("dataset", "dataset_val")
 MOST_BARS = 8
+DECODED_BEFORE = 16  # tokens that a run of text is decoded with, of which the last may be part of a character
 
 
 def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
-    """Tokenises the data sets of a recipe's settings; returns what JSON can hold, by key.
+    """Tokenises the data sets of a recipe's settings; returns what JSON can hold, by key (or `dataset_val/NAME`).
 
     Each has `rows`, `samples`, `tokens`, `label_tokens`, `lengths` (min, median, mean, max), `histogram` (first and
     last length, samples), `cut`, `without_label`, `bad` (None where the data set does not count them) and in `shown`
     the first `num_samples`. Of a stream it is the first part. Data and tokenizer are read, no weights. Raises DataError
     as the run would.
     """
-    nodes = {key: getattr(cfg, key, None) for key in KEYS}
-    if nodes["dataset"] is None:
+    if getattr(cfg, "dataset", None) is None:
         raise ConfigError("the recipe of this config has no key 'dataset', so it trains on nothing")
     tokenizer = config.instantiate(cfg.tokenizer)
     _apply_limits(cfg, tokenizer)
     report: dict[str, Any] = {"max_seq_len": tokenizer.max_seq_len}
-    weights = {"dataset": getattr(cfg, "dataset_weights", None)}
-    data = {
-        key: concatenated(config.instantiate(node, tokenizer), weights.get(key))
-        for key, node in nodes.items()
-        if node is not None
-    }
+    data = {"dataset": concatenated(config.instantiate(cfg.dataset, tokenizer), getattr(cfg, "dataset_weights", None))}
+    sets = validation_sets(config.instantiate(getattr(cfg, "dataset_val", None), tokenizer))
+    data |= {f"dataset_val/{name}" if name else "dataset_val": dataset for name, dataset in sets.items()}
     for key, dataset in data.items():
         first = dataset.first() if isinstance(dataset, StreamDataset) else dataset
         report[key] = _describe(first, tokenizer, num_samples)
     batch_size, accumulation = getattr(cfg, "batch_size", 1), getattr(cfg, "gradient_accumulation_steps", 1)
     batches = make_batches(data["dataset"], batch_size, seed=0, shuffle=False, pad_id=tokenizer.pad_id)
     most = getattr(cfg, "max_steps_per_epoch", None)
-    report["steps_per_epoch"] = steps_per_epoch(batches, None, accumulation, most)
+    report["steps_per_epoch"] = steps_per_epoch(batches, accumulation, most)
     return report
 
 
@@ -126,17 +122,17 @@ def pieces(sample: dict[str, list[int]], tokenizer: Any) -> Iterator[dict[str, A
     """Spells a sample out: runs of `text` that are in the loss (`label`) or not, special tokens by their names."""
     in_loss = [False] + [label != CROSS_ENTROPY_IGNORE_IDX for label in sample["labels"][:-1]]  # labels are shifted
     names = special_names(tokenizer)
-    written: list[int] = []  # the ordinary tokens since the last special one
+    before: list[int] = []  # the last few ordinary tokens since a special one
     for (name, label), run in groupby(
         zip(sample["tokens"], in_loss, strict=True), key=lambda each: (names.get(each[0]), each[1])
     ):
         ids = [token for token, _ in run]
         if name is not None:
-            written = []
+            before = []
             yield {"text": name * len(ids), "label": label, "special": True}
             continue
-        before, written = written, written + ids
-        text, known = tokenizer.decode(written), tokenizer.decode(before)  # alone, a run would lose its first space
+        text, known = tokenizer.decode(before + ids), tokenizer.decode(before)  # alone, a run would lose its space
+        before = (before + ids)[-DECODED_BEFORE:]
         yield {
             "text": text[len(known) :] if text.startswith(known) else tokenizer.decode(ids),
             "label": label,

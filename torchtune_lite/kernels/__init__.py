@@ -4,6 +4,7 @@
 |---|---|---|---|
 | fused_lora | transformer.project | projections that carry plain LoRA | model.fused_lora: False |
 | fused_mlp | transformer.gated_mlp | a feed-forward whose projections all do | model.fused_lora: False |
+| varlen_attention | attention.attention | packed sequences in 16 bits, Ampere or later, torch 2.10 or later | |
 | math_attention | attention.attention | 16 bits, short texts, CPU | |
 | rms_norm | norm.rms_norm | CPU; torch's kernel elsewhere | |
 | rotary | rope.rotate | everywhere | |
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torchtune_lite.kernels import fused_lora, fused_mlp, math_attention, rms_norm, rotary
+from torchtune_lite.kernels import fused_lora, fused_mlp, math_attention, rms_norm, rotary, varlen_attention
 from torchtune_lite.modules import attention, norm, rope, transformer
 from torchtune_lite.modules.replaceable import digest
 from torchtune_lite.utils import get_logger
@@ -29,7 +30,8 @@ __all__ = ["FAST_PATHS", "plain"]
 FAST_PATHS: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
     "fused_lora": (transformer.project, fused_lora.project, "96cf5503a7a4"),
     "fused_mlp": (transformer.gated_mlp, fused_mlp.gated_mlp, "387885521ed4"),
-    "math_attention": (attention.attention, math_attention.attention, "f8d4d5634a08"),
+    "varlen_attention": (attention.attention, varlen_attention.attention, "b744fca3b977"),
+    "math_attention": (attention.attention, math_attention.attention, "b744fca3b977"),
     "rms_norm": (norm.rms_norm, rms_norm.rms_norm, "ab114459e2cc"),
     "rotary": (rope.rotate, rotary.rotate, "907bd725d38d"),
 }

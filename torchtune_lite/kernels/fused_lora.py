@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchtune_lite.kernels.nf4.linear import Storage, linear, linear_t
+from torchtune_lite.kernels.nf4.linear import Storage, autocast_dtype, linear, linear_t
 
 
 class LowRank(NamedTuple):
@@ -50,9 +50,9 @@ def project(x: Tensor, *linears: nn.Module) -> Any:
     alone.
     """
     projections = [low_rank(each) for each in linears]
-    if None in projections or not any(p.is_adapted for p in projections) or torch.is_autocast_enabled(x.device.type):
+    if None in projections or not any(p.is_adapted for p in projections) or autocast_dtype(x.device):
         return NotImplemented
-    outputs = _Products.apply(x.flatten(0, -2), projections, *factors(x, projections))
+    outputs = _Products.apply(projections, x.flatten(0, -2), *factors(x, projections))
     return [y.view(*x.shape[:-1], -1) for y in outputs]
 
 
@@ -97,8 +97,11 @@ def backward(
 
 
 class _Products(torch.autograd.Function):
+    # x is among `tensors`: where no gradient is needed, torch.compile takes two factors after two arguments for a call
+    # without ctx (AutogradFunctionVariable.call_function counts them)
     @staticmethod
-    def forward(ctx: Any, x: Tensor, projections: Sequence[LowRank], *factors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, projections: Sequence[LowRank], *tensors: Tensor) -> tuple[Tensor, ...]:
+        x, *factors = tensors
         outputs, saved = forward(x, projections, factors)
         ctx.projections = projections
         ctx.save_for_backward(x, *saved)
@@ -107,5 +110,5 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
-        x_grad, factor_grads = backward(grads, x, ctx.projections, saved, ctx.needs_input_grad[0])
-        return x_grad, None, *factor_grads
+        x_grad, factor_grads = backward(grads, x, ctx.projections, saved, ctx.needs_input_grad[1])
+        return None, x_grad, *factor_grads

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchtune_lite.kernels import fused_lora
 from torchtune_lite.kernels.fused_lora import LowRank, low_rank
-from torchtune_lite.kernels.nf4.linear import linear, linear_t
+from torchtune_lite.kernels.nf4.linear import autocast_dtype, linear, linear_t
 
 
 class Activation(NamedTuple):
@@ -47,7 +47,7 @@ def gated_mlp(x: Tensor, w1: nn.Module, w2: nn.Module, w3: nn.Module, activation
     projections = [low_rank(each) for each in (w1, w3, w2)]
     if not all(p is not None and p.is_adapted and p.bias is None for p in projections):
         return NotImplemented
-    if torch.is_autocast_enabled(x.device.type):
+    if autocast_dtype(x.device):
         return NotImplemented
     mlp = GatedMLP(*projections, ACTIVATIONS[activation], tile)
     factors, rows = fused_lora.factors(x, projections), x.flatten(0, -2)

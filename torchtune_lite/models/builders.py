@@ -184,7 +184,8 @@ def from_sizes(build: Builder, known: Mapping[str, Any] | None = None) -> Builde
 
     parameters = [FIELDS[name].replace(default=default) for name, default in defaults.items()]
     parameters += list(inspect.signature(build).parameters.values())[1:]
-    builder.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in parameters])
+    keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
+    builder.__signature__ = inspect.Signature(keywords, return_annotation=TransformerDecoder)
     builder.__doc__ = build.__doc__
     return builder
 

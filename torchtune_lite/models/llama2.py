@@ -5,11 +5,13 @@ projections in NF4. `llama2`, `lora_llama2` and `qlora_llama2` take the sizes as
 out from the checkpoint.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from torchtune_lite.data import Llama2ChatTemplate as Llama2ChatTemplate
-from torchtune_lite.data import ModelTokenizer, load_tokenizer
+from torchtune_lite.data import ModelTokenizer, PromptTemplateName, load_tokenizer
 from torchtune_lite.models.builders import decoder, from_sizes, lora_decoder
 from torchtune_lite.models.family import Family
 from torchtune_lite.modules import DecoderConfig
@@ -71,12 +73,15 @@ qlora_llama2_70b = partial(lora_decoder, _70B, quantize_base=True)
 
 
 def llama2_tokenizer(
-    path: str,
+    path: str | Path,
     max_seq_len: int | None = None,
-    prompt_template: str | Mapping[str, Sequence[str]] | None = "torchtune_lite.models.llama2.Llama2ChatTemplate",
+    prompt_template: PromptTemplateName = "torchtune_lite.models.llama2.Llama2ChatTemplate",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    add_eos_when_cut: bool = False,
 ) -> ModelTokenizer:
     """Reads tokenizer.model or tokenizer.json, or a folder with one; the messages are put in Llama 2's `[INST]` form.
 
-    `prompt_template`: another form, "chat_template" for the checkpoint's own, null for the bare messages.
+    `prompt_template`: another form, "chat_template" for the checkpoint's own, null for the bare messages. The other
+    arguments are those of `ModelTokenizer`.
     """
-    return load_tokenizer(path, max_seq_len, prompt_template)
+    return load_tokenizer(path, max_seq_len, prompt_template, chat_template_kwargs, add_eos_when_cut)

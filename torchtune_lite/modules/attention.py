@@ -4,12 +4,16 @@ b batch, s queries, t keys, h heads, k kv heads, e head width.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from torchtune_lite.modules.replaceable import replaceable
+from torchtune_lite.utils import to_device
+
+CPU = torch.device("cpu")
 
 QUERY_BLOCK = 512
 """Queries whose scores exist at a time where they are capped."""
@@ -18,18 +22,18 @@ QUERY_BLOCK = 512
 class PackedSequences:
     """Sequences of `seq_lens` tokens that lie one after the other in one row; none sees another."""
 
-    def __init__(self, seq_lens: Sequence[int], device: torch.device | None = None) -> None:
-        self.seq_lens = list(seq_lens)
-        self.cu_seqlens = torch.tensor([0, *self.seq_lens]).cumsum(0).to(device, torch.int32)  # [n + 1]
+    def __init__(self, seq_lens: Sequence[int], device: torch.device = CPU) -> None:
+        self.seq_lens, self.device, self.max_seqlen = list(seq_lens), device, max(seq_lens)
+        self.cu_seqlens = to_device(torch.tensor([0, *self.seq_lens]).cumsum(0).to(torch.int32), device)  # [n + 1]
 
     def positions(self) -> Tensor:
         """Return the position of each token in its sequence, from 0: `[1, t] int64`."""
-        return torch.cat([torch.arange(n) for n in self.seq_lens])[None].to(self.cu_seqlens.device)
+        return to_device(torch.cat([torch.arange(n) for n in self.seq_lens])[None], self.device)
 
     def lengths(self) -> Tensor:
         """Return the length of each token's sequence: `[1, t] int64`."""
         lens = torch.tensor(self.seq_lens)
-        return lens.repeat_interleave(lens)[None].to(self.cu_seqlens.device)
+        return to_device(lens.repeat_interleave(lens)[None], self.device)
 
 
 @replaceable
@@ -53,8 +57,7 @@ def attention(
     """
     options = {"dropout": dropout, "scale": scale, "window": window, "softcap": softcap}
     if isinstance(mask, PackedSequences):
-        parts = zip(*(x.split(mask.seq_lens, dim=2) for x in (q, k, v)), strict=True)
-        return torch.cat([attention(*part, **options) for part in parts], dim=2)
+        return packed_attention(q, k, v, mask, options)
     s, t = q.shape[2], k.shape[2]
     mask = visible_keys(s, t, mask, window, q.device)
     if softcap is not None:
@@ -69,6 +72,12 @@ def attention(
         scale=scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
+
+
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, sequences: PackedSequences, options: dict[str, Any]) -> Tensor:
+    """Call `attention` with these options for one sequence after the other."""
+    parts = zip(*(x.split(sequences.seq_lens, dim=2) for x in (q, k, v)), strict=True)
+    return torch.cat([attention(*part, **options).transpose(1, 2) for part in parts], dim=1).transpose(1, 2)
 
 
 def visible_keys(s: int, t: int, mask: Tensor | None, window: int | None, device: torch.device) -> Tensor | None:

@@ -27,24 +27,46 @@ class LinearCrossEntropyLoss(nn.Module):
             raise ValueError(f"chunk_size {chunk_size} must be at least 1")
         self.chunk_size, self.ignore_index = chunk_size, ignore_index
 
-    def forward(self, output: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Sums the loss of `output(hidden [b, s, d])` against `labels [b, s] int64`: float32, 0 without any label."""
-        rows = (labels != self.ignore_index).flatten().nonzero().squeeze(1)
+    def forward(
+        self,
+        output: nn.Module,
+        hidden: Tensor,
+        labels: Tensor,
+        rows: Tensor | None = None,
+        token_losses: Tensor | None = None,
+    ) -> Tensor:
+        """Sums the loss of `output(hidden [b, s, d])` against `labels [b, s] int64`: float32, 0 without any label.
+
+        `rows` are what `rows_of` finds; on a GPU that makes the host wait, who may know them from labels of its own.
+        The loss of each token that has a label is written to `token_losses [b, s] float32`, if that is given.
+        """
+        rows = self.rows_of(labels) if rows is None else rows
         hidden, labels = hidden.flatten(0, 1)[rows], labels.flatten()[rows]  # [n, d], [n]
         trained = [param for param in output.parameters() if param.requires_grad] if torch.is_grad_enabled() else []
         logits = CHUNK_CPU if hidden.device.type == "cpu" else CHUNK
         chunk_size = self.chunk_size or max(logits // output.weight.shape[0], 1)
-        return _SummedCrossEntropy.apply(output, labels, chunk_size, hidden, *trained)
+        losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)  # [n]
+        loss = _SummedCrossEntropy.apply(output, labels, losses, chunk_size, hidden, *trained)
+        if token_losses is not None:
+            token_losses.view(-1)[rows] = losses
+        return loss
+
+    def rows_of(self, labels: Tensor) -> Tensor:
+        """Finds which of all `b s` labels count: `[n] int64`."""
+        return (labels != self.ignore_index).flatten().nonzero().squeeze(1)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """The loss of `output(hidden [n, d])` against `labels [n]`, whose gradients are made in the forward pass."""
+    """The loss of `output(hidden [n, d])` against `labels [n]`, whose gradients are made in the forward pass.
+
+    `losses [n] float32` is filled with that of each token.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, output: nn.Module, labels: Tensor, chunk_size: int, hidden: Tensor, *trained: Tensor
+        ctx: Any, output: nn.Module, labels: Tensor, losses: Tensor, chunk_size: int, hidden: Tensor, *trained: Tensor
     ) -> Tensor:
-        needed = ctx.needs_input_grad[3]
+        needed = ctx.needs_input_grad[4]
         inputs = [*([hidden] if needed else []), *trained]
         ctx.grads = [torch.zeros_like(hidden) if needed else None]
         ctx.grads += [torch.zeros_like(param, dtype=torch.float32) for param in trained]
@@ -54,7 +76,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             h = hidden[rows].detach().requires_grad_(needed)
             with torch.set_grad_enabled(bool(inputs)):
                 logits = output(h)  # [chunk_size, v]
-                chunk_loss = _CrossEntropy.apply(logits, labels[rows])
+                chunk_loss = _CrossEntropy.apply(logits, labels[rows], losses[rows])
             loss += chunk_loss.detach()
             if inputs:
                 grads = iter(torch.autograd.grad(chunk_loss, [*([h] if needed else []), *trained]))
@@ -71,30 +93,34 @@ class _SummedCrossEntropy(torch.autograd.Function):
             raise RuntimeError("this loss has been differentiated already; compute it anew")
         (hidden, *trained), ctx.grads = ctx.grads, None
         scaled = [total.mul_(grad).to(dtype) for total, dtype in zip(trained, ctx.dtypes, strict=True)]
-        return None, None, None, hidden if hidden is None else hidden.mul_(grad), *scaled
+        return None, None, None, None, hidden if hidden is None else hidden.mul_(grad), *scaled
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The loss of `logits [n, v]` against `labels [n]`; replaces the logits by its gradient, softmax - onehot."""
+    """The loss of `logits [n, v]` against `labels [n]`; replaces the logits by its gradient, softmax - onehot.
+
+    `losses [n] float32` is filled with that of each token.
+    """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, losses: Tensor) -> Tensor:
         ctx.grad = logits.detach()
         loss = torch.zeros((), dtype=torch.float32, device=logits.device)
         rows = max((SLAB_CPU if logits.device.type == "cpu" else SLAB) // logits.shape[1], 1)
-        for slab, label in zip(ctx.grad.split(rows), labels[:, None].split(rows), strict=True):
+        parts = ctx.grad.split(rows), labels[:, None].split(rows), losses[:, None].split(rows)
+        for slab, label, each in zip(*parts, strict=True):
             values = slab.float()  # [rows, v]; of a float32 slab, itself
             values -= values.amax(1, keepdim=True)
             chosen = values.gather(1, label)
             total = values.exp_().sum(1, keepdim=True)
-            loss += (total.log() - chosen).sum()
+            loss += each.copy_(total.log() - chosen).sum()
             values.div_(total).scatter_add_(1, label, values.new_full(label.shape, -1.0))
             slab.copy_(values)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.grad, None  # of the sum itself: `grad` is 1
+        return ctx.grad, None, None  # of the sum itself: `grad` is 1
 
 
 CEWithChunkedOutputLoss = LinearCrossEntropyLoss

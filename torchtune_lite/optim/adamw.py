@@ -13,6 +13,7 @@ from torch.optim.adamw import adamw
 
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.optim.rounding import join, round_at_random, split
+from torchtune_lite.utils import to_device
 
 BUCKET, BUCKET_CPU = 1 << 24, 1 << 18
 """Elements that are computed, or moved, at a time: 64 MiB in float32; of weights on a CPU what stays in its cache."""
@@ -91,7 +92,7 @@ class BucketedAdamW(torch.optim.AdamW):
             [piece.grad.float() for piece in bucket],
             *map(list, moments),
             [],
-            list(torch.stack([piece.step for piece in bucket]).to(weights[0].device).unbind()),
+            list(to_device(torch.stack([piece.step for piece in bucket]), weights[0].device).unbind()),
             fused=True,
             amsgrad=False,
             beta1=group["betas"][0],

@@ -53,4 +53,4 @@ class StepInBackward:
         order = [param for group in self.optimizer.param_groups for param in group["params"]]
         norms = [self._norms[param] for param in order if param in self._norms]
         self._norms = {}
-        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros((), device=order[0].device)

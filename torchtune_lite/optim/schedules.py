@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.utils import get_logger
+from torchtune_lite.utils import counted, get_logger
 
 
 def get_cosine_schedule_with_warmup(
@@ -65,7 +65,7 @@ def get_wsd_schedule(
     if num_decay_steps < 0 or num_stable_steps < 0:
         raise ConfigError(
             f"lr_scheduler.num_decay_steps: {num_decay_steps} and num_warmup_steps: {num_warmup_steps} must fit into "
-            f"the {num_training_steps} optimizer steps of this run; lower them or train longer"
+            f"the {counted(num_training_steps, 'optimizer step')} of this run; lower them or train longer"
         )
 
     def factor(done: int, left: int) -> float:
@@ -86,8 +86,9 @@ def _with_warmup(
         raise ConfigError(f"lr_scheduler.num_warmup_steps: {num_warmup_steps} is less than 0, which is no warm-up")
     if num_warmup_steps > num_training_steps:
         get_logger().warning(
-            f"lr_scheduler.num_warmup_steps: {num_warmup_steps} is more than the {num_training_steps} optimizer steps "
-            "of this run, whose learning rate therefore never reaches optimizer.lr"
+            f"lr_scheduler.num_warmup_steps: {num_warmup_steps} is more than the "
+            f"{counted(num_training_steps, 'optimizer step')} of this run, whose learning rate therefore never reaches "
+            "optimizer.lr"
         )
 
     def lr_lambda(step: int) -> float:

@@ -8,9 +8,20 @@ from torchtune_lite.training import lr_schedulers, metric_logging
 from torchtune_lite.training.activations import set_activations
 from torchtune_lite.training.checkpoints import Checkpoints
 from torchtune_lite.training.compiling import compile_layers
-from torchtune_lite.training.environment import get_dtype, get_precision, set_seed
+from torchtune_lite.training.contracts import (
+    AdaptedModel,
+    Loss,
+    Model,
+    Optimizer,
+    Schedule,
+    Tokenizer,
+    WholeModel,
+    checked_loss,
+)
+from torchtune_lite.training.environment import choose_dtype, get_dtype, get_precision, set_seed
 from torchtune_lite.training.gradients import Gradients
 from torchtune_lite.training.loss_curve import plot_loss_curve
+from torchtune_lite.training.losses import summed_loss
 from torchtune_lite.training.lr_schedulers import (
     get_constant_schedule_with_warmup,
     get_cosine_schedule_with_warmup,
@@ -29,26 +40,38 @@ from torchtune_lite.training.metric_logging import (
 )
 from torchtune_lite.training.profiler import Profiler, setup_torch_profiler
 from torchtune_lite.training.progress import Progress, check_patience
+from torchtune_lite.training.results import ResultFile
 from torchtune_lite.training.signals import Signals, StopRequested
 from torchtune_lite.training.step import may_step
+from torchtune_lite.training.validation import mean_losses
 
 __all__ = [
+    "AdaptedModel",
     "Checkpoints",
     "DiskLogger",
     "FullModelHFCheckpointer",
     "FullModelMetaCheckpointer",
     "Gradients",
+    "Loss",
     "Meter",
     "MetricLoggerInterface",
     "MetricLoggers",
+    "Model",
+    "Optimizer",
     "Profiler",
     "Progress",
+    "ResultFile",
+    "Schedule",
     "Signals",
     "StdoutLogger",
     "StopRequested",
     "TensorBoardLogger",
+    "Tokenizer",
     "WandBLogger",
+    "WholeModel",
     "check_patience",
+    "checked_loss",
+    "choose_dtype",
     "compile_layers",
     "get_constant_schedule_with_warmup",
     "get_cosine_schedule_with_warmup",
@@ -58,6 +81,7 @@ __all__ = [
     "get_wsd_schedule",
     "lr_schedulers",
     "may_step",
+    "mean_losses",
     "metric_logging",
     "parameter_summary",
     "peak_memory",
@@ -67,4 +91,5 @@ __all__ = [
     "set_seed",
     "setup_torch_profiler",
     "storage_summary",
+    "summed_loss",
 ]

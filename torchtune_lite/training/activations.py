@@ -10,7 +10,7 @@ from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.training.memory import free_memory
 from torchtune_lite.training.offloading import offload_activations
 from torchtune_lite.training.step_memory import step_memory
-from torchtune_lite.utils import get_logger
+from torchtune_lite.utils import counted, get_logger
 
 RESERVE = 0.1
 """Of the free memory, the share that `memory_budget: auto` leaves: kernels' own buffers, gaps between tensors."""
@@ -83,6 +83,6 @@ def layers_in_budget(
         raise ConfigError(f"with all layers recomputed {need}; lower batch_size or tokenizer.max_seq_len")
     log = get_logger()
     (log.warning if memory.peak(fewest) > limit else log.info)(
-        "activations: %d of %d layers are recomputed; %s", fewest, len(layers), need
+        "activations: %d of %s recomputed; %s", fewest, counted(len(layers), "layer"), need
     )
     return layers[:fewest]

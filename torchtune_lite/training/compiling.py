@@ -9,14 +9,17 @@ import torch
 from torch import nn
 
 from torchtune_lite.errors import ConfigError
+from torchtune_lite.kernels.varlen_attention import find_kernel
+from torchtune_lite.modules import attention
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def compile_layers(model: nn.Module, device: torch.device) -> None:
-    """Has torch.compile compile each layer when it first runs: one graph serves all layers that are alike.
+    """Has torch.compile compile each layer when it first runs: one graph serves all layers and all lengths.
 
-    On a CPU it leaves out attention over several documents, so that a layer is two graphs.
+    Sizes are symbols from the first graph on, or each that changes later would cost another. Where documents have no
+    kernel of their own, on a CPU and on older GPUs, attention over them is left out, and a layer is several graphs.
 
     What is compiled is kept in `~/.cache/torchtune_lite/inductor` for later runs, unless `TORCHINDUCTOR_CACHE_DIR` says
     otherwise. ConfigError where there is no compiler: g++ for a CPU, Triton for a GPU.
@@ -26,5 +29,7 @@ def compile_layers(model: nn.Module, device: torch.device) -> None:
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise ConfigError("compile: True needs Triton for a GPU; pip install triton, or set compile=False")
     os.environ.setdefault(CACHE, str(Path.home() / ".cache" / "torchtune_lite" / "inductor"))
+    find_kernel(device)
+    attention.packed_attention = torch.compiler.disable(attention.packed_attention)
     for layer in model.layers:
-        layer.compile()
+        layer.compile(dynamic=True)

@@ -1,5 +1,6 @@
 """What a step has to compute, and what a GPU can: their quotient is the model FLOPs utilisation (MFU)."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -30,7 +31,9 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in PEAKS.items() if known in name), None)
+    if "Laptop" in name:  # slower than the card of its name
+        return None
+    return next((peak for known, peak in PEAKS.items() if re.search(rf"\b{known}\b", name)), None)
 
 
 def step_flops(model: nn.Module, seq_lens: Iterable[int], num_label_tokens: int) -> float:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +13,18 @@ from torchtune_lite.errors import ConfigError, NonFiniteError
 from torchtune_lite.optim import StepInBackward
 from torchtune_lite.training.progress import Progress
 
+INITIAL_SCALE, GROWTH_INTERVAL = 65536.0, 2000  # of torch.amp.GradScaler
+
 
 class Gradients:
     """Makes the gradients of an optimizer step and clips them: `start`, `backward` of each micro-batch, `clip`.
 
-    `clip_grad_norm` None is not clipped. With `dtype` fp16 the loss is scaled, by as much as keeps gradients from
-    overflowing; the scale is kept in `progress`. With `in_backward`, each parameter is updated in the backward pass of
-    the window's last micro-batch, so that the gradients of the whole model exist only if the window has others, and
-    `clip_grad_norm` bounds that of each parameter. `progress` is that of a resumed run, if it is one.
+    `clip_grad_norm` None is not clipped. With `dtype` fp16 the loss is scaled, so that small gradients do not vanish:
+    by half as much after a step whose gradients overflow, by twice as much after 2,000 in a row that fit. That is the
+    rule of torch's GradScaler, for whose tensors the host would have to wait; the scale is a number in `progress`. With
+    `in_backward`, each parameter is updated in the backward pass of the window's last micro-batch, so that the
+    gradients of the whole model exist only if the window has others, and `clip_grad_norm` bounds that of each
+    parameter. `progress` is that of a resumed run, if it is one.
     """
 
     def __init__(
@@ -44,9 +49,8 @@ class Gradients:
                 "set mixed_precision: True, or adapter_dtype: fp32 where adapters are trained"
             )
         self.optimizer, self.progress, self.max_norm = optimizer, progress, clip_grad_norm
-        self.scaler = torch.amp.GradScaler(self.params[0].device.type, enabled=dtype == "fp16")
-        if progress.scaler:
-            self.scaler.load_state_dict(progress.scaler)
+        fresh = {"scale": INITIAL_SCALE, "_growth_tracker": 0}
+        progress.scaler = progress.scaler or fresh if dtype == "fp16" else None
         self.in_backward = StepInBackward(optimizer, clip_grad_norm) if in_backward else None
 
     def start(self, window: Sequence[Batch]) -> int:
@@ -58,10 +62,10 @@ class Gradients:
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a micro-batch; `in_backward`, that of the last one updates the weights.
 
-        Not if the loss of the step is not finite: then that pass is left out.
+        Not if the loss of the step is not finite: then that pass is left out. The host waits to learn it.
         """
         if self.in_backward is None:
-            self.scaler.scale(loss).backward()
+            (loss * self.progress.scaler["scale"] if self.progress.scaler else loss).backward()
             return
         self._left -= 1
         self._loss += loss.detach()
@@ -74,22 +78,35 @@ class Gradients:
         finally:
             self.in_backward.armed = False
 
-    def clip(self) -> Tensor:
-        """Returns the norm of the step's gradients, which it clips if they still exist; ends the step's scale.
+    def clip(self, loss: Tensor) -> tuple[float, float]:
+        """Clips the step's gradients, if they still exist; returns its `loss` and their norm, both read at once.
 
-        Raises NonFiniteError for a norm that shows only after weights were updated in the backward pass.
+        Here the host waits for the device, and without `in_backward` nowhere else in a step. Raises NonFiniteError for
+        a norm that shows only after weights were updated in the backward pass.
         """
         if self.in_backward is not None:
             norm = self.in_backward.take_norm()
-            if not norm.isfinite():
-                raise NonFiniteError(
-                    f"step {self.progress.global_step + 1}: grad_norm is {float(norm)}, and with optimizer_in_bwd some "
-                    "weights are updated already; go on from the last checkpoint with optimizer_in_bwd: False"
-                )
-            return norm
-        self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.params, self.max_norm or math.inf)
-        if self.scaler.is_enabled():
-            self.scaler.update()
-            self.progress.scaler = self.scaler.state_dict()
-        return norm
+        else:
+            grads = [param.grad for param in self.params if param.grad is not None]
+            if self.progress.scaler and grads:
+                torch._foreach_mul_(grads, 1 / self.progress.scaler["scale"])
+            norm = torch.nn.utils.clip_grad_norm_(self.params, self.max_norm or math.inf)
+        loss, norm = torch.stack([value.to(loss.device, torch.float32) for value in (loss, norm)]).tolist()
+        if self.in_backward is not None and not math.isfinite(norm):
+            raise NonFiniteError(
+                f"step {self.progress.global_step + 1}: grad_norm is {norm}, and with optimizer_in_bwd some "
+                "weights are updated already; go on from the last checkpoint with optimizer_in_bwd: False"
+            )
+        if self.progress.scaler:
+            self.progress.scaler = _next_scale(self.progress.scaler, fits=math.isfinite(norm))
+        return loss, norm
+
+
+def _next_scale(scaler: dict[str, Any], *, fits: bool) -> dict[str, Any]:
+    """Gives the scale of the next step after one whose gradients fit or overflowed."""
+    scale, fitting = scaler["scale"], scaler["_growth_tracker"] + 1
+    if not fits:
+        scale, fitting = scale / 2, 0
+    elif fitting == GROWTH_INTERVAL:
+        scale, fitting = scale * 2, 0
+    return {"scale": scale, "_growth_tracker": fitting}

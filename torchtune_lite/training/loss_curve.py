@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Series = tuple[list[int], list[float]]  # steps, values
 TRAIN, VALIDATION, QUIET = "#2f6db5", "#d9622b", "#7a7a7a"
 BARS = "▁▂▃▄▅▆▇█"
+DRAWN = ("loss", "val_loss", "lr", "tokens_per_second")
+MOST_POINTS = 2000  # of a curve; the picture is about as many pixels wide
 
 
 def plot_loss_curve(output_dir: str | Path) -> Path | None:
@@ -24,7 +26,7 @@ def plot_loss_curve(output_dir: str | Path) -> Path | None:
     that says why, where there is no loss to draw, matplotlib is not installed or the picture cannot be written.
     """
     folder = Path(output_dir)
-    rows = read_metrics(folder / FILE_NAME) if (folder / FILE_NAME).exists() else []
+    rows = read_metrics(folder / FILE_NAME, DRAWN) if (folder / FILE_NAME).exists() else []
     if not series(rows, "loss")[0]:
         get_logger().info(f"loss curve not drawn: {folder / FILE_NAME} has no loss")
         return None
@@ -64,6 +66,13 @@ def smoothed(values: list[float]) -> list[float]:
         return ((sums[end] - sums[first]) / (counts[end] - counts[first])).tolist()
 
 
+def thinned(steps: list[int], values: list[float]) -> Series:
+    """Returns at most `MOST_POINTS` points of a curve, evenly spread, the last one included."""
+    every = -(-len(steps) // MOST_POINTS) or 1
+    first = (len(steps) - 1) % every
+    return steps[first::every], values[first::every]
+
+
 def bars(values: list[float], width: int = 40) -> str:
     """Returns the smoothed curve as at most `width` characters, the highest bar for the largest value."""
     curve = [value for value in smoothed(values) if math.isfinite(value)]
@@ -82,11 +91,12 @@ def draw(rows: list[dict[str, Any]]) -> "Figure":
     losses = figure.add_subplot(grid[0, :])
     steps, values = series(rows, "loss")
     marker = "o" if len(steps) < 10 else None  # a line alone shows nothing of one or two points
-    losses.plot(steps, values, color=TRAIN, alpha=0.25, linewidth=1.0, marker=marker)
-    losses.plot(steps, smoothed(values), color=TRAIN, linewidth=2.0, label="train (smoothed)")
+    losses.plot(*thinned(steps, values), color=TRAIN, alpha=0.25, linewidth=1.0, marker=marker)
+    losses.plot(*thinned(steps, smoothed(values)), color=TRAIN, linewidth=2.0, label="train (smoothed)")
     steps, values = series(rows, "val_loss")
     if steps:
-        losses.plot(steps, values, color=VALIDATION, linewidth=1.2, marker="o", markersize=5, label="validation")
+        points = thinned(steps, values)
+        losses.plot(*points, color=VALIDATION, linewidth=1.2, marker="o", markersize=5, label="validation")
         losses.annotate(f"{values[-1]:.3f}", (steps[-1], values[-1]), (0, 8), textcoords="offset points", ha="center",
                         color=VALIDATION, fontsize=9)  # fmt: skip
     if _falls_far(rows):
@@ -97,7 +107,7 @@ def draw(rows: list[dict[str, Any]]) -> "Figure":
     panels = (("lr", "learning rate", "{x:.1e}"), ("tokens_per_second", "tokens / s", "{x:,.0f}"))
     for column, (name, title, ticks) in enumerate(panels):
         axes = figure.add_subplot(grid[1, column], sharex=losses)
-        axes.plot(*series(rows, name), color=QUIET, linewidth=1.3, marker=marker)
+        axes.plot(*thinned(*series(rows, name)), color=QUIET, linewidth=1.3, marker=marker)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("optimizer step")
         _dress(axes, title, ticks)

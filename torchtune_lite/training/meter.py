@@ -2,18 +2,17 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from torchtune_lite.data import CROSS_ENTROPY_IGNORE_IDX, Batch, Batches, num_label_tokens, num_real_tokens
+from torchtune_lite.data import Batch, Batches, num_label_tokens, sample_lens
 from torchtune_lite.training.flops import peak_flops, step_flops
 from torchtune_lite.training.memory import peak_memory, reset_peak_memory
 from torchtune_lite.training.profiler import Profiler
-from torchtune_lite.utils import get_logger
+from torchtune_lite.utils import counted, get_logger
 
 COUNTED = ("steps", "seconds", "tokens", "label_tokens", "positions", "flops")
 
@@ -40,19 +39,10 @@ class Meter:
         self._first_step, self._peaks, self._since = 0.0, {}, time.perf_counter()
         self._clear()
 
-    def loss_sum(
-        self, loss_fn: Callable[..., Tensor], output: nn.Module, hidden: Tensor, labels: Tensor, batch: Batch
-    ) -> Tensor:
-        """Sums `loss_fn` over a batch; in training, one of several data sets by data set, whose losses are noted."""
-        if "sources" not in batch or not torch.is_grad_enabled():
-            return loss_fn(output, hidden, labels)
-        total = torch.zeros((), device=hidden.device)
-        for source, part in parts(batch):
-            loss = loss_fn(output, hidden[part], labels[part])
-            total = total + loss
-            self._losses[source] += loss.detach()
-            self._counts[source] += (labels[part] != CROSS_ENTROPY_IGNORE_IDX).sum()
-        return total
+    def note_loss(self, source: int, loss: Tensor, num_label_tokens: int) -> None:
+        """Adds what a micro-batch has of the loss of the data set number `source`."""
+        self._losses[source] += loss
+        self._counts[source] += num_label_tokens
 
     def start(self, window: Sequence[Batch]) -> None:
         """Begins a step of these micro-batches."""
@@ -61,9 +51,9 @@ class Meter:
     def stop(self) -> float:
         """Ends the step; returns its tokens per second, padding left out."""
         seconds, window = time.perf_counter() - self._started, self._window
-        tokens, labels = num_real_tokens(window, self.batches.pad_id), num_label_tokens(window)
+        lens = [n for batch in window for n in sample_lens(batch, self.batches.pad_id)]
+        tokens, labels = sum(lens), num_label_tokens(window)
         positions = sum(batch["tokens"].numel() for batch in window)
-        lens = [n for batch in window for n in sample_lens(batch, self.batches.pad_id)] if self.peak_flops else []
         flops = step_flops(self.model, lens, labels) if self.peak_flops else 0
         for name, value in zip(COUNTED, (1, seconds, tokens, labels, positions, flops), strict=True):
             self._counted[name] += value
@@ -80,9 +70,10 @@ class Meter:
         tokens of each.
         """
         row = self._rates(self._counted) | {"data_wait": self.batches.take_wait_share()}
-        for source, count in sorted(self._counts.items()):
-            if count:
-                row[f"loss/{self.batches.dataset.names[source]}"] = float(self._losses[source] / count)
+        sums = torch.stack(list(self._losses.values())).tolist() if self._losses else []  # read at once
+        for source, total in sorted(zip(self._losses, sums, strict=True)):
+            if count := self._counts[source]:
+                row[f"loss/{self.batches.dataset.names[source]}"] = total / count
         if self.memory:
             peaks = peak_memory(self.device)
             reset_peak_memory(self.device)
@@ -102,8 +93,9 @@ class Meter:
         summary |= self._rates(total) | self._peaks | {"step_seconds": total["seconds"]}
         summary |= {"first_step_seconds": self._first_step, "seconds": time.perf_counter() - self._since}
         get_logger().info(
-            f"{summary['steps']:,} steps, {summary['tokens']:,} tokens ({summary['label_tokens']:,} in the loss) in "
-            f"{summary['seconds']:,.1f} s, {summary['step_seconds']:,.1f} s of it in steps "
+            f"{counted(summary['steps'], 'step')}, {counted(summary['tokens'], 'token')} "
+            f"({summary['label_tokens']:,} in the loss) in {summary['seconds']:,.1f} s, "
+            f"{summary['step_seconds']:,.1f} s of it in steps "
             f"({summary['tokens_per_second']:,.0f} tokens/s), {self._first_step:,.1f} s in the first"
         )
         return {name: round(value, 4) for name, value in summary.items()}
@@ -123,19 +115,4 @@ class Meter:
             self._total[name] += value
         self._counted = dict.fromkeys(COUNTED, 0.0)
         self._losses: dict[int, Tensor | float] = defaultdict(float)  # by data set
-        self._counts: dict[int, Tensor | int] = defaultdict(int)
-
-
-def sample_lens(batch: Batch, pad_id: int) -> list[int]:
-    """Gives the tokens of each sample of a batch, padding left out."""
-    return batch["seq_lens"] if "seq_lens" in batch else (batch["tokens"] != pad_id).sum(1).tolist()
-
-
-def parts(batch: Batch) -> Iterator[tuple[int, tuple[slice, ...]]]:
-    """Yields each data set of a batch and where its samples lie in tensors `[b, s, …]`."""
-    rows = batch.get("seq_lens")  # samples of one row, or rows
-    start = 0
-    for source, each in groupby(range(len(batch["sources"])), key=batch["sources"].__getitem__):
-        stop = start + sum(rows[i] if rows else 1 for i in each)
-        yield source, (slice(None), slice(start, stop)) if rows else (slice(start, stop),)
-        start = stop
+        self._counts: dict[int, int] = defaultdict(int)

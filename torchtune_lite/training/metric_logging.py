@@ -15,6 +15,7 @@ from tqdm import tqdm
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.redaction import redact
 from torchtune_lite.training.metrics_file import MetricsFile, Scalar, json_line, number
+from torchtune_lite.training.wandb_settings import check_wandb
 from torchtune_lite.utils import get_logger
 
 WITHOUT = "training goes on without it, the metrics are in metrics.jsonl"
@@ -46,13 +47,21 @@ class StdoutLogger(MetricLoggerInterface):
 
 
 class DiskLogger(MetricLoggerInterface):
-    """Appends to `log_dir/filename` (None: `log_{unix time}.{output_fmt}`), as lines of `txt` or `jsonl`."""
+    """Appends to `log_dir/filename` (None: `log_{unix time}.{output_fmt}`), as lines of `txt` or `jsonl`.
 
-    def __init__(self, log_dir: str, output_fmt: str = "txt", filename: str | None = None) -> None:
+    A file that is there must be such a log.
+    """
+
+    def __init__(self, log_dir: str | Path, output_fmt: str = "txt", filename: str | Path | None = None) -> None:
         if output_fmt not in ("txt", "jsonl"):
             raise ConfigError(f"metric_logger.output_fmt: {output_fmt!r} is not known; choose txt or jsonl")
         self._format = json_line if output_fmt == "jsonl" else lambda *row: _text_line(*row, "{}") + "\n"
-        self.path = _folder(log_dir) / (filename or f"log_{int(time.time())}.{output_fmt}")
+        filename = filename or f"log_{int(time.time())}.{output_fmt}"
+        if Path(filename).name != filename:
+            raise ConfigError(f"metric_logger.filename: {filename!r} is not just a name; put folders in log_dir")
+        self.path = _folder(log_dir) / filename
+        if self.path.exists() and not _starts_with(self.path, b'{"step": ' if output_fmt == "jsonl" else b"Step "):
+            raise ConfigError(f"metric_logger.filename: {self.path} is not a log of this kind; choose another name")
         self._file = self.path.open("a", encoding="utf-8")
 
     def log_dict(self, payload: Mapping[str, Scalar], step: int) -> None:
@@ -65,6 +74,8 @@ class DiskLogger(MetricLoggerInterface):
 
 class WandBLogger(MetricLoggerInterface):
     """Logs to Weights & Biases over `global_step`; what is not explained here is that argument of `wandb.init`.
+
+    What would send credentials or code elsewhere is refused, as `wandb_settings` says.
 
     With `WANDB_MODE=offline` (or `mode: offline`) it needs no account and writes under `log_dir` (None: the working
     directory). Where the service does not answer, the run is logged offline with one warning. A wrong argument or a
@@ -80,10 +91,10 @@ class WandBLogger(MetricLoggerInterface):
         project: str = "torchtune",
         entity: str | None = None,
         group: str | None = None,
-        log_dir: str | None = None,
+        log_dir: str | Path | None = None,
         run_id: str | None = None,
         *,
-        dir: str | None = None,
+        dir: str | Path | None = None,
         id: str | None = None,
         job_type: str | None = None,
         mode: str | None = None,
@@ -94,6 +105,7 @@ class WandBLogger(MetricLoggerInterface):
         settings: dict[str, Any] | None = None,
         tags: list[str] | None = None,
     ) -> None:
+        check_wandb(mode, save_code, settings)
         try:
             import wandb
         except ImportError as error:
@@ -153,7 +165,7 @@ class WandBLogger(MetricLoggerInterface):
 class TensorBoardLogger(MetricLoggerInterface):
     """Writes TensorBoard events to `log_dir`, or with `organize_logs` to a folder a run, `log_dir/run_{unix time}`."""
 
-    def __init__(self, log_dir: str, organize_logs: bool = True) -> None:
+    def __init__(self, log_dir: str | Path, organize_logs: bool = True) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -264,7 +276,15 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
+def _starts_with(path: Path, start: bytes) -> bool:
+    """Tell whether a file starts so, or is empty."""
+    with path.open("rb") as file:
+        return start.startswith(file.read(len(start)))
+
+
 def _folder(path: str | Path) -> Path:
+    if "://" in str(path):
+        raise ConfigError(f"metric_logger.log_dir: {path} is not a folder of this machine; choose one that is")
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -26,17 +26,24 @@ def json_line(payload: Mapping[str, Scalar], step: int) -> str:
     return json.dumps(row | ({"nonfinite": nonfinite} if nonfinite else {})) + "\n"
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a metrics file in order, without a torn line that a killed run may have left."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict) and "step" in row:
-            rows.append(row)
-    return rows
+def read_metrics(path: Path, names: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """Returns the rows of a metrics file in order, of each the step and the metrics `names` (None: all)."""
+    rows = _rows(path)
+    if names is None:
+        return list(rows)
+    return [{"step": row["step"]} | {name: row[name] for name in names if name in row} for row in rows]
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a file, without a torn line that a killed run may have left."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(row, dict) and "step" in row:
+                yield row
 
 
 class MetricsFile:
@@ -73,9 +80,11 @@ class MetricsFile:
         get_logger().info(f"kept the metrics of an earlier run in {aside}")
 
     def _cut_back(self, last_step: int) -> None:
-        rows = read_metrics(self.path)
-        kept = [row for row in rows if row["step"] <= last_step]
-        self.cut_rows = {(row["step"], frozenset(row) - {"step", "nonfinite"}) for row in rows if row not in kept}
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as kept:
+            for row in _rows(self.path):
+                if row["step"] <= last_step:
+                    kept.write(json.dumps(row) + "\n")
+                else:
+                    self.cut_rows.add((row["step"], frozenset(row) - {"step", "nonfinite"}))
         os.replace(temporary, self.path)

@@ -48,7 +48,7 @@ class OffloadedActivations(saved_tensors_hooks):
         self.is_moved, self.device = is_moved, next(model.parameters()).device
         self.weights = {part.untyped_storage().data_ptr() for p in model.parameters() for part in storage(p)}
         self.out: list[Tensor] = []  # on the host
-        self.back: dict[int, Tensor] = {}  # on the device again, or on the way
+        self.back: dict[int, tuple[Tensor, torch.cuda.Event | None]] = {}  # again on the device, from the event on
         self.fetched: set[int] = set()
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
@@ -59,7 +59,7 @@ class OffloadedActivations(saved_tensors_hooks):
         copy = torch.empty_like(tensor, device="cpu", pin_memory=self.stream is not None)
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))  # which computes the tensor
-            tensor.record_stream(self.stream)
+            tensor.record_stream(self.stream)  # or its memory would be used again before it is copied
         with torch.cuda.stream(self.stream):  # of None: no effect
             copy.copy_(tensor, non_blocking=True)
         self.out.append(copy)
@@ -69,10 +69,10 @@ class OffloadedActivations(saved_tensors_hooks):
         if isinstance(packed, Tensor):
             return packed
         self._fetch(packed)
-        tensor = self.back.pop(packed)
-        if self.stream is not None:
-            torch.cuda.current_stream(self.device).wait_stream(self.stream)
-            tensor.record_stream(torch.cuda.current_stream(self.device))
+        tensor, arrival = self.back.pop(packed)
+        if arrival is not None:
+            torch.cuda.current_stream(self.device).wait_event(arrival)
+            tensor.record_stream(torch.cuda.current_stream(self.device))  # or the next would overwrite it in use
         for number in range(max(packed - AHEAD, 0), packed):
             if number not in self.fetched:
                 self._fetch(number)
@@ -82,4 +82,5 @@ class OffloadedActivations(saved_tensors_hooks):
         if number not in self.back:
             self.fetched.add(number)
             with torch.cuda.stream(self.stream):
-                self.back[number] = self.out[number].to(self.device, non_blocking=True, copy=True)
+                tensor = self.out[number].to(self.device, non_blocking=True, copy=True)
+            self.back[number] = tensor, None if self.stream is None else self.stream.record_event()

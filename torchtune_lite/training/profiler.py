@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.utils import get_logger
+from torchtune_lite.utils import counted, get_logger
 
 log = get_logger()
 
@@ -16,13 +16,14 @@ class Profiler:
 
     That `num_cycles` times (0: until the run ends). Each trace is a file `output_dir/trace_N.json.gz`, for
     https://ui.perfetto.dev, beside a table of the operations that took longest, `trace_N.txt`; N is its last step,
-    counted from the start of the profiler. `cuda` counts only where there is a GPU.
+    counted from the start of the profiler. `cuda` counts only where there is a GPU. A run that is too short for all
+    `active_steps` gets a warning that says so.
     """
 
     def __init__(
         self,
         enabled: bool = True,
-        output_dir: str = "profile",
+        output_dir: str | Path = "profile",
         cpu: bool = True,
         cuda: bool = True,
         profile_memory: bool = False,
@@ -35,6 +36,7 @@ class Profiler:
         num_cycles: int = 1,
     ) -> None:
         self.output_dir, self._profiler = Path(output_dir), None
+        self._left_out, self._active = wait_steps + warmup_steps, active_steps
         if not enabled:
             return
         activities = [torch.profiler.ProfilerActivity.CPU] * cpu
@@ -64,11 +66,20 @@ class Profiler:
 
     def stop(self) -> None:
         """Ends the recording; a cycle that is not over is written as far as it has come."""
-        if self._profiler is not None:
-            self._profiler.stop()
-            self._profiler = None
+        if self._profiler is None:
+            return
+        self._profiler.stop()
+        steps, self._profiler = self._profiler.step_num, None
+        if 0 < steps < self._left_out + self._active:
+            log.warning(
+                f"profiler: the trace has {max(steps - self._left_out, 0)} of {counted(self._active, 'step')}: the run "
+                f"took {steps}, and the first {self._left_out} are left out (profiler.wait_steps + warmup_steps); set "
+                "profiler: {_component_: torchtune_lite.training.Profiler, wait_steps: 0, warmup_steps: 1}"
+            )
 
     def _write(self, profiler: torch.profiler.profile) -> None:
+        if profiler.step_num <= self._left_out:
+            return
         path = self.output_dir / f"trace_{profiler.step_num}.json.gz"
         try:
             self.output_dir.mkdir(parents=True, exist_ok=True)

@@ -3,22 +3,28 @@
 import math
 import secrets
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 from torchtune_lite.errors import ConfigError
+from torchtune_lite.utils import get_logger
+
+log = get_logger()
 
 
 @dataclass
 class Progress:
     """The counters of a run, all plain values.
 
-    `start_id` names the start that the run goes back to, however often resumed. `global_step` counts optimizer steps,
+    `start_id` names the start that the run goes back to, however often resumed, and `start_date` is its day, which a
+    chat template may write. `global_step` counts optimizer steps,
     those left out too; the position in the data follows from it and `seed`.
     `val_loss` is that of the validation at `val_step`; `val_pending` says that one is due at `global_step`, not done.
     """
 
     seed: int
     start_id: str = field(default_factory=lambda: secrets.token_hex(4), compare=False)
+    start_date: str = field(default_factory=lambda: date.today().isoformat(), compare=False)
     global_step: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
@@ -30,13 +36,25 @@ class Progress:
     cursor: dict[str, Any] | None = None  # the position in a stream, which does not follow from the step
     scaler: dict[str, Any] | None = None  # the state of fp16's loss scale; None: no scale
 
-    def validated(self, val_loss: float) -> None:
-        """Notes the validation of this step; one that is nan is no improvement."""
+    def validated(self, val_loss: float, counts: bool = True) -> None:
+        """Notes the validation of this step; one that is nan is no improvement.
+
+        One that does not count, since it was made for a save alone, brings patience no nearer to its end.
+        """
         self.val_pending, self.val_step, self.val_loss = False, self.global_step, val_loss
         if math.isfinite(val_loss) and (self.best_val_loss is None or val_loss < self.best_val_loss):
             self.best_val_loss, self.validations_since_best = val_loss, 0
         else:
-            self.validations_since_best += 1
+            self.validations_since_best += counts
+
+    def log_end(self, first_step: int, patience: int | None) -> None:
+        """Logs why training ends, where it is not for the last of its steps; `first_step` is where it began."""
+        patient = not self.is_out_of_patience(patience)
+        if self.global_step == first_step:
+            log.warning("nothing is left to do: raise %s to go on", "epochs" if patient else "patience")
+        elif not patient:
+            best = "none" if self.best_val_loss is None else f"{self.best_val_loss:.4f}"
+            log.info("early stop after step %d; best val_loss %s", self.global_step, best)
 
     def is_out_of_patience(self, patience: int | None) -> bool:
         """Tells whether the last `patience` validations brought no better loss; None waits forever."""

@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 from torchtune_lite.data import Batch
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.peft import is_quantized, num_bytes
+from torchtune_lite.training.losses import known_rows
+from torchtune_lite.utils import to_device
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def step_memory(
     not seen.
     """
     device = model.tok_embeddings.weight.device
-    tokens, labels, lengths = batch["tokens"].to(device), batch["labels"].to(device), batch.get("seq_lens")
+    tokens, labels, lengths = to_device(batch["tokens"], device), batch["labels"], batch.get("seq_lens")
+    rows, labels = known_rows(loss_fn, labels, device), to_device(labels, device)
     layer = model.layers[0]
     random = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with random, torch.enable_grad(), Allocations() as memory:
@@ -72,7 +75,8 @@ def step_memory(
             lambda: layer(states, rotations[layer.kind], mask), [states, *_trained(layer)]
         )
         _, loss = memory.of(
-            lambda: loss_fn(model.output, model.norm(states), labels), [states, *_trained(model.norm, model.output)]
+            lambda: loss_fn(model.output, model.norm(states), labels, **rows),
+            [states, *_trained(model.norm, model.output)],
         )
     return StepMemory(
         num_layers=len(model.layers),

@@ -6,10 +6,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TextIO
 
-from torchtune_lite.errors import ConfigError, log_tracebacks
+from torchtune_lite import errors
+from torchtune_lite.errors import ConfigError
 from torchtune_lite.redaction import redact
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "WARN", "ERROR")
+IN_FILE = "%(asctime)s %(levelname)s %(message)s"
 
 
 class _Formatter(logging.Formatter):
@@ -36,6 +38,33 @@ class _StderrHandler(logging.StreamHandler):
             super().emit(record)
 
 
+class _KeepingHandler(logging.Handler):
+    """Keeps the lines for the log of a run, until there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(_Formatter(IN_FILE))
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return errors.keeps_lines()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        errors.keep(self.format(record))
+
+
+class _FileHandler(logging.FileHandler):
+    """Appends to the log of a run, which lacks the lines that a full disk does not take."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", errors="replace")
+        self.setFormatter(_Formatter(IN_FILE))
+        self.stream.writelines(f"{line}\n" for line in errors.log_to(path))
+        self.flush()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        pass
+
+
 def get_logger(level: str | None = None) -> logging.Logger:
     """Returns the package's logger; `level` sets how much it says from here on (None: unchanged, at first INFO).
 
@@ -44,6 +73,7 @@ def get_logger(level: str | None = None) -> logging.Logger:
     logger = logging.getLogger("torchtune_lite")
     if not logger.handlers:
         logger.addHandler(_StderrHandler())
+        logger.addHandler(_KeepingHandler())
         logger.setLevel("INFO")
         logger.propagate = False
     if level is not None:
@@ -54,7 +84,7 @@ def get_logger(level: str | None = None) -> logging.Logger:
 
 
 class LogFile:
-    """A copy, in a file, of what the package logs until `close`, and of the traceback that ends the program.
+    """A copy, in a file, of what the package says from the start of the command until `close`, and of how it ends.
 
     Goes on in a file that exists. Where it cannot be written, one warning.
     """
@@ -62,13 +92,11 @@ class LogFile:
     def __init__(self, path: Path) -> None:
         self._handler: logging.Handler | None = None
         try:
-            self._handler = logging.FileHandler(path, encoding="utf-8", errors="replace")
+            self._handler = _FileHandler(path)
         except OSError as error:
             get_logger().warning("%s is not written: %s", path, error.strerror or error)
-            return
-        self._handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
-        get_logger().addHandler(self._handler)
-        log_tracebacks(path)
+        else:
+            get_logger().addHandler(self._handler)
 
     def close(self) -> None:
         """Ends the copy; a second call does nothing."""

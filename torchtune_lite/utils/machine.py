@@ -13,6 +13,9 @@ from typing import Any
 
 from torchtune_lite import __version__
 
+BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+"""What torch calls the instructions for products in bfloat16, those of x86 and those of ARM."""
+
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, where a container limits them
 
 
@@ -71,7 +74,7 @@ def _devices() -> dict[str, Any]:
             "name": _cpu_name(),
             "threads": torch.get_num_threads(),
             "memory_gib": _gib(_memory()),
-            "bf16": "in hardware" if _tried(lambda: {"yes": _cpu_has_bf16()}).get("yes") else "emulated",
+            "bf16": "in hardware" if cpu_has_bf16() else "emulated",
         }
     }
     for index in range(torch.cuda.device_count()):
@@ -85,14 +88,20 @@ def _devices() -> dict[str, Any]:
         built = torch.version.cuda or torch.version.hip
         devices["cuda"] = "no GPU found" if built else f"torch {torch.__version__} is built without CUDA"
     if torch.backends.mps.is_available():
-        devices["mps"] = {"name": "Apple GPU"}
+        has_bf16 = torch.backends.mps.is_macos_or_newer(14, 0)
+        devices["mps"] = {"name": "Apple GPU", "bf16": "in hardware" if has_bf16 else "not there"}
     return devices
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
+    """Tells whether this CPU has instructions for products in bfloat16, and this torch the library that uses them."""
     import torch
 
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if hasattr(torch.cpu, "get_capabilities"):
+        has = torch.cpu.get_capabilities()
+    else:  # torch 2.11 and before
+        has = {"avx512_bf16": torch.cpu._is_avx512_bf16_supported(), "amx_bf16": torch.cpu._is_amx_tile_supported()}
+    return torch.backends.mkldnn.is_available() and any(has.get(name, False) for name in BF16)
 
 
 def _cpu_name() -> str:

@@ -39,6 +39,16 @@ def weight(shape, dtype, spread=0.02):
     return (torch.randn(shape) * spread).to(dtype)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_on_a_gpu_codes_are_those_of_a_cpu(shape, dtype):
+    here, there = encode(weight(shape, dtype)), encode(weight(shape, dtype).cuda())
+    assert torch.equal(here.quantized_data, there.quantized_data.cpu())
+    torch.testing.assert_close(decode(there, shape).cpu(), decode(here, shape))  # the mean of the scales may be rounded
+    assert torch.equal(decode(Parts(*(part.cuda() for part in here)), shape).cpu(), decode(here, shape))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_part_is_that_of_torchao(shape, dtype):

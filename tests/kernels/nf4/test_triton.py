@@ -102,8 +102,7 @@ def test_tensors_that_do_not_fit_are_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16])
 def test_values_on_a_gpu_are_those_of_torchao(dtype):
     torch.manual_seed(0)
     quantized = to_nf4(torch.randn(2048, 11008, device="cuda").to(dtype) * 0.02)

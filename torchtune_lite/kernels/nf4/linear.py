@@ -23,9 +23,14 @@ def linear(x: Tensor, weight: Storage, out_dim: int) -> Tensor:
     """
     if len(weight) == 1:
         return F.linear(x, weight[0])
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    x = x.to(autocast_dtype(x.device) or x.dtype)
     return _product(x, *weight, rows=out_dim, transposed=True)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the dtype in which autocast computes products on `device`; None where it is off or unavailable."""
+    is_on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if is_on else None
 
 
 def linear_t(grad: Tensor, weight: Storage, add_to: Tensor | None = None) -> Tensor:

@@ -1,0 +1,86 @@
+"""What names in torchtune's configs mean here, where that is not this package's object of the same name."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from torchtune_lite.config.document import Document
+from torchtune_lite.config.dotted import find
+from torchtune_lite.config.unsupported import ANY, unserved_family
+from torchtune_lite.errors import ConfigError, warn
+
+LOSS = "torchtune_lite.modules.loss.LinearCrossEntropyLoss"
+
+# Losses that are `LOSS` in a recipe that calls it: argument: the value with which they are the same function.
+LOSSES: dict[str, dict[str, Any]] = {
+    "torch.nn.CrossEntropyLoss": {
+        "weight": None,
+        "size_average": None,
+        "ignore_index": -100,
+        "reduce": None,
+        "reduction": "mean",
+        "label_smoothing": 0.0,
+    },
+    "torchtune.modules.loss.CEWithChunkedOutputLoss": {"num_output_chunks": ANY, "ignore_index": -100},
+    "torchtune.modules.loss.LinearCrossEntropyLoss": {
+        "num_output_chunks": ANY,
+        "ignore_index": -100,
+        "tp_enabled": False,
+        "mask_pre_projection": ANY,
+    },
+}
+
+
+def translate(document: Document, losses: list[str]) -> list[str]:
+    """Puts our objects and arguments in the place of torchtune's; returns one line for each that has none.
+
+    `losses` are the keys that hold a loss which the recipe calls with hidden states.
+    """
+    problems, without_effect = [], []
+    for key in losses:
+        if isinstance(document.values.get(key), str):
+            document.values[key] = {"_component_": document.values[key]}
+        node = document.values.get(key)
+        theirs = node.get("_component_") if isinstance(node, dict) else None
+        if not isinstance(theirs, str) or theirs not in LOSSES:
+            continue
+        same, node["_component_"] = LOSSES[theirs], LOSS
+        for name in [name for name in node if name in same]:
+            value = node.pop(name)
+            if same[name] is ANY:
+                without_effect.append(f"{key}.{name}")
+            elif value != same[name]:
+                problems.append(
+                    f"{document.place((key, name))}: '{key}.{name}' of {theirs} is not served; leave it out, or write "
+                    "a loss of your own (docs/components.md)"
+                )
+    for node in components_in(document.values):
+        _quantize_frozen(node)
+    for key, node in document.values.items():
+        if isinstance(node, dict) and (problem := unserved_family(str(node.get("model_type")))):
+            problems.append(f"{document.place((key, 'model_type'))}: '{key}.model_type': {problem}")
+    if without_effect:
+        warn(f"{document.name}: without effect here: {', '.join(without_effect)}")
+    return problems
+
+
+def components_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Yields the components in a value, those in components too."""
+    if isinstance(value, dict) and "_component_" in value:
+        yield value
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for each in items:
+        yield from components_in(each)
+
+
+def _quantize_frozen(node: dict[str, Any]) -> None:
+    """Sets `quantize_frozen` as torchtune has it: `quantize_base` puts projections without an adapter in NF4 too."""
+    path = node["_component_"]
+    if not isinstance(path, str) or not path.startswith("torchtune.models."):
+        return
+    try:
+        parameters = inspect.signature(find(path)).parameters
+    except ConfigError:  # which the check of the component says with its place
+        return
+    if "quantize_frozen" in parameters and "quantize_base" in parameters:
+        node.setdefault("quantize_frozen", node.get("quantize_base", parameters["quantize_base"].default))

@@ -1,0 +1,65 @@
+"""Fitting a tokenizer to a run: to its model's embeddings and positions, and to the day it began."""
+
+import logging
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from torchtune_lite.data.chat_template import ChatTemplate
+from torchtune_lite.data.tokenizer_files import ids, read_json
+from torchtune_lite.errors import ConfigError, DataError
+from torchtune_lite.utils import counted
+
+log = logging.getLogger("torchtune_lite")
+
+
+def check_vocabulary(tokenizer: Any, vocab_size: int, checkpoint_dir: Path | str | None = None) -> None:
+    """Raises DataError where the tokenizer can give an id that the model has no embedding for.
+
+    With `checkpoint_dir` a warning tells of a BOS or EOS that is not the one of its config.json.
+    """
+    name = getattr(tokenizer, "path", "")
+    if tokenizer.vocab_size > vocab_size:
+        raise DataError(
+            f"tokenizer {name} has {counted(tokenizer.vocab_size, 'token')} but the model embeds "
+            f"{vocab_size:,}; use the tokenizer that came with the checkpoint"
+        )
+    pad_id, eos_id = getattr(tokenizer, "pad_id", 0), getattr(tokenizer, "eos_id", None)
+    if not 0 <= pad_id < vocab_size:
+        raise DataError(
+            f"tokenizer {name} pads with id {pad_id}, which the model does not embed; set another pad_token"
+        )
+    if pad_id == eos_id:
+        log.info("tokenizer %s has no padding token of its own: EOS pads; an EOS in the data keeps its label", name)
+    if checkpoint_dir is None:
+        return
+    configs = [read_json(Path(checkpoint_dir) / file) for file in ("config.json", "generation_config.json")]
+    for special in ("bos", "eos"):
+        ours = getattr(tokenizer, f"{special}_id", None)
+        theirs = sorted({each for config in configs for each in ids(config.get(f"{special}_token_id"))})
+        if ours is not None and theirs and ours not in theirs:
+            log.warning(
+                "tokenizer %s has %s %d, but the checkpoint's config.json has %s; is it another model's?",
+                *(name, special.upper(), ours, " or ".join(map(str, theirs))),
+            )
+
+
+def limit_length(tokenizer: Any, max_seq_len: int) -> None:
+    """Makes the tokenizer cut samples to the positions a model has, where it is not told to cut them shorter.
+
+    Raises ConfigError where it is told to leave them longer.
+    """
+    if tokenizer.max_seq_len is None:
+        tokenizer.max_seq_len = max_seq_len
+    elif tokenizer.max_seq_len > max_seq_len:
+        raise ConfigError(
+            f"tokenizer.max_seq_len={tokenizer.max_seq_len} is more than the model's {max_seq_len} positions; "
+            f"set it to {max_seq_len} or less"
+        )
+
+
+def fix_date(tokenizer: Any, today: str) -> None:
+    """Makes a chat template write this date as today's, where it is not told another: the same one in the whole run."""
+    template = getattr(tokenizer, "prompt_template", None)
+    if isinstance(template, ChatTemplate):
+        template.set_options(template.options, template.today or date.fromisoformat(today))

@@ -1,0 +1,120 @@
+"""What the fine-tuning recipes ask of the components that a user may bring: how they are called, what they return.
+
+docs/components.md is the same in words. b batch, s sequence, d embed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from torchtune_lite.errors import ConfigError
+from torchtune_lite.peft import adapter_modules
+
+
+class Loss(Protocol):
+    """The loss of a batch, summed over its label tokens: the recipe divides by those of the whole step."""
+
+    def __call__(self, output: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Returns a scalar; `output` projects the hidden states `[b, s, d]` to logits, `labels [b, s]` has -100."""
+
+
+class Tokenizer(Protocol):
+    """A tokenizer of conversations."""
+
+    vocab_size: int
+    pad_id: int
+    max_seq_len: int | None
+
+    def __call__(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns `tokens` and `mask` (True: no loss) of a sample with `messages`."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Returns the text of token ids."""
+
+
+class Optimizer(Protocol):
+    """An optimizer of torch's form, whose step needs no closure."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any:
+        """Updates the parameters."""
+
+    def zero_grad(self, set_to_none: bool) -> None:
+        """Drops the gradients."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a resumed run needs."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes that."""
+
+
+class Schedule(Protocol):
+    """A learning-rate schedule of torch's form, stepped once per optimizer step."""
+
+    def step(self) -> None:
+        """Sets the rate of the next step."""
+
+    def get_last_lr(self) -> list[float]:
+        """Returns the rate of each group of parameters."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a resumed run needs."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes that."""
+
+
+class Model(Protocol):
+    """A decoder as `models.builders` makes it."""
+
+    config: Any
+    layers: nn.ModuleList
+    output: nn.Module
+    tok_embeddings: nn.Module
+
+
+class AdaptedModel(Model):
+    """A decoder of which adapters are trained."""
+
+    @staticmethod
+    def problem(model: nn.Module) -> str:
+        """Says that there is no adapter."""
+        if adapter_modules(model):
+            return ""
+        return (
+            "has no adapter, and this recipe trains nothing else; use a lora_ builder, or "
+            "'tune run full_finetune_single_device'"
+        )
+
+
+class WholeModel(Model):
+    """A decoder of which every weight is trained."""
+
+    @staticmethod
+    def problem(model: nn.Module) -> str:
+        """Says that there are adapters."""
+        if not adapter_modules(model):
+            return ""
+        return (
+            "has adapters on a frozen base, and this recipe trains every weight; use a builder without lora_, or "
+            "'tune run lora_finetune_single_device'"
+        )
+
+
+def checked_loss(loss: Any, loss_fn: Callable[..., Any]) -> Tensor:
+    """Returns what a `Loss` returned; ConfigError for anything but a scalar, which in training has a gradient."""
+    problem = ""
+    if not isinstance(loss, Tensor):
+        problem = f"returned {type(loss).__name__}"
+    elif loss.numel() != 1:
+        problem = f"returned a tensor of shape {list(loss.shape)}"
+    elif torch.is_grad_enabled() and not loss.requires_grad:
+        problem = "returned a tensor without a gradient"
+    if problem:
+        name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
+        raise ConfigError(f"loss: {name} {problem}; it must return a scalar, the sum over the label tokens")
+    return loss
