@@ -25,10 +25,7 @@ for _module, _names in NAMES.items():
         globals()[_name] = sys.modules[f"{__name__}.{_name}"] = _module
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family
-    for module in MODULES
-    for family in vars(module).values()
-    if isinstance(family, Family)
+    family.model_type: family for module in MODULES for family in vars(module).values() if isinstance(family, Family)
 }
 """By the `model_type` of a config.json."""
 

@@ -151,7 +151,11 @@ def builders(sizes: Mapping[str, DecoderConfig]) -> dict[str, Builder]:
     return {
         f"{prefix}{name}": partial(build, config)
         for name, config in sizes.items()
-        for prefix, build in (("", decoder), ("lora_", lora_decoder), ("qlora_", partial(lora_decoder, quantize_base=True)))
+        for prefix, build in (
+            ("", decoder),
+            ("lora_", lora_decoder),
+            ("qlora_", partial(lora_decoder, quantize_base=True)),
+        )
     }
 
 

@@ -33,9 +33,7 @@ HF_KEYS = {
 }
 """Our parameter names and those of a Llama in transformers; `{}` is the number of the layer."""
 
-QK_NORM_KEYS = {
-    f"layers.{{}}.attn.{x}_norm.weight": f"model.layers.{{}}.self_attn.{x}_norm.weight" for x in "qk"
-}
+QK_NORM_KEYS = {f"layers.{{}}.attn.{x}_norm.weight": f"model.layers.{{}}.self_attn.{x}_norm.weight" for x in "qk"}
 BIAS_KEYS = {
     f"layers.{{}}.attn.{ours}.bias": f"model.layers.{{}}.self_attn.{theirs}.bias"
     for ours, theirs in (("q_proj", "q_proj"), ("k_proj", "k_proj"), ("v_proj", "v_proj"), ("output_proj", "o_proj"))
@@ -130,7 +128,16 @@ NUMBERS = {"norm_eps": (int, float), "rope_base": (int, float)}
 
 
 def _check_numbers(fields: Fields) -> None:
-    sizes = ("vocab_size", "num_layers", "num_heads", "num_kv_heads", "embed_dim", "intermediate_dim", "max_seq_len", "head_dim")
+    sizes = (
+        "vocab_size",
+        "num_layers",
+        "num_heads",
+        "num_kv_heads",
+        "embed_dim",
+        "intermediate_dim",
+        "max_seq_len",
+        "head_dim",
+    )
     for name in (*sizes, *NUMBERS):
         value, kinds = fields[name], NUMBERS.get(name, (int,))
         if not isinstance(value, kinds) or isinstance(value, bool) or not value > 0:
@@ -200,9 +207,7 @@ def rope_scaling(rope: HFConfig, config: HFConfig) -> RopeScaling | None:
             math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
         )
         short, long = (tuple(map(float, rope[f"{name}_factor"])) for name in ("short", "long"))
-        return RopeScaling(
-            kind, float(factor), original, amplitude=amplitude, short_factors=short, long_factors=long
-        )
+        return RopeScaling(kind, float(factor), original, amplitude=amplitude, short_factors=short, long_factors=long)
     raise ValueError(f"config.json has rope type {kind!r}; known are default, linear, dynamic, llama3, yarn, longrope")
 
 

@@ -105,7 +105,10 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "gemma3_12b": _3_large(48, 16, 8, 3840, 15_360),
     "gemma3_27b": _3_large(62, 32, 16, 5376, 21_504, head_dim=128, attn_scale=168**-0.5),
 }
-globals().update(builders(SIZES))
-globals().update(component_builders("gemma", **_1.keywords, **FIELDS, tie_word_embeddings=True))
-globals().update(component_builders("gemma2", **_2.keywords, **FIELDS, tie_word_embeddings=True))
-globals().update(component_builders("gemma3", **_3.keywords, **FIELDS, tie_word_embeddings=True))
+BUILDERS = {
+    **builders(SIZES),
+    **component_builders("gemma", **_1.keywords, **FIELDS, tie_word_embeddings=True),
+    **component_builders("gemma2", **_2.keywords, **FIELDS, tie_word_embeddings=True),
+    **component_builders("gemma3", **_3.keywords, **FIELDS, tie_word_embeddings=True),
+}
+globals().update(BUILDERS)

@@ -39,9 +39,7 @@ GRANITE4 = Family(
     model_type="granitemoehybrid",
     architecture="GraniteMoeHybridForCausalLM",
     keys={"layers.{}.mlp.w2.weight": "model.layers.{}.shared_mlp.output_linear.weight"},
-    fused={
-        "model.layers.{}.shared_mlp.input_linear.weight": ("layers.{}.mlp.w1.weight", "layers.{}.mlp.w3.weight")
-    },
+    fused={"model.layers.{}.shared_mlp.input_linear.weight": ("layers.{}.mlp.w1.weight", "layers.{}.mlp.w3.weight")},
     defaults=DEFAULTS,
     fixed=SILU | NO_BIAS | {"num_local_experts": 0, "position_embedding_type": "rope"},
     read=_granite4,
@@ -62,5 +60,8 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
         attn_dropout=0.0,
     ),
 }
-globals().update(builders(SIZES))
-globals().update(component_builders("granite", **_3.keywords))
+BUILDERS = {
+    **builders(SIZES),
+    **component_builders("granite", **_3.keywords),
+}
+globals().update(BUILDERS)

@@ -63,11 +63,14 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "smollm2_360m": _smol(32, 15, 5, 960, 2560),
     "smollm2_1_7b": _smol(24, 32, 32, 2048, 8192, rope_base=130_000.0),
 }
-globals().update(builders(SIZES))
-globals().update(component_builders("llama2"))
-globals().update(component_builders("llama3", **_3.keywords))
-globals().update(component_builders("llama3_1", **_3_1.keywords))
-globals().update(component_builders("llama3_2", **_3_2.keywords))
+BUILDERS = {
+    **builders(SIZES),
+    **component_builders("llama2"),
+    **component_builders("llama3", **_3.keywords),
+    **component_builders("llama3_1", **_3_1.keywords),
+    **component_builders("llama3_2", **_3_2.keywords),
+}
+globals().update(BUILDERS)
 
 
 def llama2_tokenizer(

@@ -55,5 +55,8 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "ministral3_8b": _ministral3(34, 32, 8, 4096, 14_336),
     "ministral3_14b": _ministral3(40, 32, 8, 5120, 16_384, rope_base=1e9),
 }
-globals().update(builders(SIZES))
-globals().update(component_builders("mistral"))
+BUILDERS = {
+    **builders(SIZES),
+    **component_builders("mistral"),
+}
+globals().update(BUILDERS)

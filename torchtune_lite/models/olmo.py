@@ -73,6 +73,9 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "olmo3_7b": _3(32, 32, 32, 4096, 11_008),
     "olmo3_32b": _3(64, 40, 8, 5120, 27_648),
 }
-globals().update(builders(SIZES))
-globals().update(component_builders("olmo2", **_2.keywords))
-globals().update(component_builders("olmo3", **_3.keywords))
+BUILDERS = {
+    **builders(SIZES),
+    **component_builders("olmo2", **_2.keywords),
+    **component_builders("olmo3", **_3.keywords),
+}
+globals().update(BUILDERS)

@@ -32,12 +32,13 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "phi3_medium_14b": size(40, 40, 10, 5120, 17_920, vocab_size=32_064, max_seq_len=4096, **_sliding),
     "phi4_14b": size(40, 40, 10, 5120, 17_920, vocab_size=100_352, max_seq_len=16_384, rope_base=250_000.0),
 }
-globals().update(builders(SIZES))
-globals().update(component_builders("phi3"))
-globals().update(  # the factors of its rotation stand in the checkpoint alone
-    component_builders(
+BUILDERS = {
+    **builders(SIZES),
+    **component_builders("phi3"),
+    **component_builders(
         "phi4_mini",
         **size(32, 24, 8, 3072, 8192, vocab_size=200_064, max_seq_len=131_072, tie_word_embeddings=True).__dict__
         | {"rotary_dim": 96},
-    )
-)
+    ),
+}
+globals().update(BUILDERS)

@@ -76,7 +76,10 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "qwen3_14b_instruct": _3(40, 40, 8, 5120, 17_408, **INSTRUCT_3),
     "qwen3_32b": _3(64, 64, 8, 5120, 25_600, **INSTRUCT_3),
 }
-globals().update(builders(SIZES))
-globals().update(component_builders("qwen2", **_2.keywords))
-globals().update(component_builders("qwen2_5", **_2.keywords))
-globals().update(component_builders("qwen3", **_3.keywords))
+BUILDERS = {
+    **builders(SIZES),
+    **component_builders("qwen2", **_2.keywords),
+    **component_builders("qwen2_5", **_2.keywords),
+    **component_builders("qwen3", **_3.keywords),
+}
+globals().update(BUILDERS)

@@ -19,5 +19,8 @@ SEED_OSS = Family(
 _shared = {"vocab_size": 155_136, "max_seq_len": 524_288, "norm_eps": 1e-6, "rope_base": 1e7, "biased": QKV}
 
 SIZES = {"seed_oss_36b": size(64, 80, 8, 5120, 27_648, head_dim=128, **_shared)}
-globals().update(builders(SIZES))
-globals().update(component_builders("seed_oss", **_shared))
+BUILDERS = {
+    **builders(SIZES),
+    **component_builders("seed_oss", **_shared),
+}
+globals().update(BUILDERS)

@@ -23,5 +23,8 @@ _shared = {"vocab_size": 128_256, "max_seq_len": 65_536, "norm_eps": 1e-6, "rope
 _shared |= {"tie_word_embeddings": True, "layer_kinds": ("full", "full", "full", "nope")}
 
 SIZES = {"smollm3_3b": size(36, 16, 4, 2048, 11_008, **_shared)}  # layers, heads, kv heads, width, feed-forward
-globals().update(builders(SIZES))
-globals().update(component_builders("smollm3", **_shared))
+BUILDERS = {
+    **builders(SIZES),
+    **component_builders("smollm3", **_shared),
+}
+globals().update(BUILDERS)
