@@ -36,7 +36,7 @@ class Settings:
     save_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch only
     keep_last_n_checkpoints: int | None = config.key(None, minimum=1)  # and the best and the resumed one; null: all
     enable_async_checkpointing: bool = False  # True: training goes on during a save, for a copy of what is trained
-    verify_rows: int | None = config.key(4, minimum=1)  # rows to compare a saved model with the live one; null: none
+    verify_saves: str | None = config.key("first_and_last", choices=("first_and_last", "all"))  # of the run; null: none
 
     dataset: Any = config.component("tokenizer")  # one, or a list of them
     dataset_weights: list[float] | None = None  # shares of a list's data sets in an epoch; null: each sample once
@@ -135,9 +135,8 @@ class LoRAFinetuneRecipeSingleDevice:
         self.grads = training.Gradients(self.optimizer, progress, cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd)
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
         self.claim = checkpoint.claim(self.output_dir)  # nothing is written before it
-        self.checkpoints = training.Checkpoints(
-            self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, background=cfg.enable_async_checkpointing
-        )
+        how = {"background": cfg.enable_async_checkpointing, "verify": cfg.verify_saves}
+        self.checkpoints = training.Checkpoints(self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, **how)
         config.save(cfg, self.output_dir)
         logger = config.instantiate(cfg.metric_logger, defaults={"run_id": f"{self.claim.run_id}-{progress.start_id}"})
         self.metrics = training.MetricLoggers(self.output_dir, logger, resumed_step=step)
@@ -272,8 +271,7 @@ class LoRAFinetuneRecipeSingleDevice:
     def save_checkpoint(self, name: str, final: bool = False) -> None:
         """Publishes the checkpoint folder `name` under output_dir, whole or not at all."""
         state = checkpoint.gather(self.model, self.optimizer, self.lr_scheduler, asdict(self.progress), self.facts)
-        rows = self.cfg.verify_rows and data.some_rows((self.batches_val or self.batches).peek(), self.cfg.verify_rows)
-        write = partial(self.checkpointer.save, adapter_only=self.cfg.save_adapter_weights_only, rows=rows)
+        write = partial(self.checkpointer.save, adapter_only=self.cfg.save_adapter_weights_only)
         self.checkpoints.save(name, self.progress, write, self.model, state, final=final or self.is_done())
 
     def cleanup(self) -> None:

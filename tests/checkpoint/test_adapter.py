@@ -94,7 +94,7 @@ def test_float32_adapters_over_bfloat16_go_to_peft_and_back(
     model = build(checkpointer, **adapters)
     for value in adapter_state(model).values():
         value.data += 1e-4  # what bfloat16 would not keep
-    checkpointer.save(tmp_path / "out", model, rows=hf_base.tokens)
+    checkpointer.save(tmp_path / "out", model, verify=True)
     assert {w.dtype for w in load_file(tmp_path / "out" / "adapter" / WEIGHTS).values()} == {torch.float32}
     assert {w.dtype for w in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from torchtune_lite.checkpoint.files import read_files, read_json, write_json
-from torchtune_lite.checkpoint.model_weights import base_parameters, check_weights
+from torchtune_lite.checkpoint.model_weights import base_parameters, check_weights, some
 from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
@@ -99,16 +99,30 @@ def load_adapter(model: nn.Module, path: Path | str, family: Family) -> None:
     CheckpointError lists whatever does not fit, in weights or in adapter_config.json; the model is then as it was.
     """
     folder = Path(path).parent if Path(path).is_file() else Path(path)
+    weights = _fitting_weights(folder, model, family)
+    for name, param in adapter_params(model, family).items():
+        param.copy_(weights[name].read())
+
+
+@torch.no_grad()
+def check_adapter(folder: Path, model: nn.Module, family: Family) -> None:
+    """Raises CheckpointError where the adapter in `folder` is not, value by value, that of `model`."""
+    weights = _fitting_weights(folder, model, family)
+    params = adapter_params(model, family)
+    if wrong := [name for name, param in params.items() if not torch.equal(weights[name].read(), param.cpu())]:
+        raise CheckpointError(f"adapter {folder}: {len(wrong)} weights have other values ({some(wrong)})")
+
+
+def _fitting_weights(folder: Path, model: nn.Module, family: Family) -> dict[str, Weight]:
+    """Lists the weights of an adapter, whose config and shapes are those of `model`."""
     config = read_json(folder / CONFIG)
     if problems := _config_misfits(config, model, family):
         raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"adapter {folder}: has no {WEIGHTS}")
     weights = read_files([folder / WEIGHTS])[WEIGHTS]
-    params = adapter_params(model, family)
-    check_weights(params, weights, f"adapter {folder}")
-    for name, param in params.items():
-        param.copy_(weights[name].read())
+    check_weights(adapter_params(model, family), weights, f"adapter {folder}")
+    return weights
 
 
 def _config_misfits(config: dict[str, Any], model: nn.Module, family: Family) -> list[str]:

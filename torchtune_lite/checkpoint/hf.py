@@ -64,8 +64,8 @@ class FullModelHFCheckpointer(Checkpointer):
     def _write_model(self, folder: Path, config: DecoderConfig, weights: Mapping[str, Weight]) -> None:
         write_hf_model(folder, weights, self.family, self._config, self._shard_of)
 
-    def _reader(self, folder: Path) -> Checkpointer:
-        return FullModelHFCheckpointer(folder, model_type=self.family.name)
+    def _readers(self, folder: Path) -> list[Checkpointer]:
+        return [FullModelHFCheckpointer(folder, model_type=self.family.name)]
 
 
 def write_hf_model(

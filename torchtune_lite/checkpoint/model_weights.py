@@ -111,18 +111,6 @@ def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = No
     }
 
 
-def unrounded_weights(model: nn.Module) -> dict[str, Weight]:
-    """Gives `merged_weights`, those with an adapter in float32: as they are before they are rounded to their dtype."""
-
-    exact = {
-        f"{name}.weight": Weight(
-            torch.float32, tuple(module.weight.shape), partial(module.merged_weight, dtype=torch.float32)
-        )
-        for name, module in adapter_modules(model).items()
-    }
-    return merged_weights(model) | exact
-
-
 def check_finite(model: nn.Module) -> None:
     """Raises SaveError when a trained parameter holds NaN or infinity."""
     trained = {name: param.detach() for name, param in model.named_parameters() if param.requires_grad}

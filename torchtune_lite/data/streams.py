@@ -92,7 +92,6 @@ class StreamBatches:
         self.cursor: Mapping[str, Any] | None = None
         self._clock = WaitClock()
         self._part: Batches | None = None
-        self._peeked: Batch | None = None
         self.take_wait_share = self._clock.take_share
 
     def __len__(self) -> int:
@@ -101,12 +100,6 @@ class StreamBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields micro-batches after the `cursor`, whatever the epoch."""
         return self._clock.through(self._batches())
-
-    def peek(self) -> Batch:
-        """Makes a batch of the first samples, once, and leaves the cursor where it is."""
-        if self._peeked is None:
-            self._peeked = self._batches_of(self.dataset.first(), 0, 0).peek()
-        return self._peeked
 
     def largest(self) -> Batch:
         """Makes a micro-batch as large as one of the first part may be."""
@@ -120,9 +113,7 @@ class StreamBatches:
 
     def fingerprint(self) -> str:
         """Says what the stream's first part is like, in tokens."""
-        first = self._batches_of(self.dataset.first(), 0, 0)
-        self._peeked = first.peek()  # while it is open
-        return f"a stream that begins with {first.fingerprint()}"
+        return f"a stream that begins with {self._batches_of(self.dataset.first(), 0, 0).fingerprint()}"
 
     def _batches(self) -> Iterator[Batch]:
         at = self.cursor or {"turn": 0, "part": 0, "state": None, "batch": 0}

@@ -14,7 +14,7 @@ from torchtune_lite.peft.nf4 import (
     upcast_state_dict,
 )
 from torchtune_lite.peft.nf4_codes import Parts
-from torchtune_lite.peft.nf4_linear import FrozenNF4Linear, stored
+from torchtune_lite.peft.nf4_linear import FrozenNF4Linear, row_tiles, stored
 from torchtune_lite.peft.products import shared_input
 from torchtune_lite.peft.state import adapter_modules, adapter_state, freeze_base
 
@@ -34,6 +34,7 @@ __all__ = [
     "nf4_parts",
     "num_bytes",
     "quantize",
+    "row_tiles",
     "shared_input",
     "stored",
     "upcast_state_dict",
