@@ -112,7 +112,7 @@ class FullFinetuneRecipeSingleDevice:
         self.facts = checkpoint.run_facts(config.to_dict(cfg), self.batches.fingerprint(), self.steps_per_epoch)
         checkpoint.check_resumable(resume_from, self.facts)
 
-        self.load_model()
+        self.load_model(resume_from)
         if cfg.compile:
             training.compile_layers(self.model, self.device)
         self.log.info("%s; %s", training.parameter_summary(self.model), training.storage_summary(self.model))
@@ -124,7 +124,7 @@ class FullFinetuneRecipeSingleDevice:
         ) or training.get_constant_schedule_with_warmup(self.optimizer, num_warmup_steps=0)
 
         if resume_from is not None:
-            saved = checkpoint.restore(resume_from, self.model, self.optimizer, self.lr_scheduler)
+            saved = checkpoint.restore(resume_from, self.model, self.optimizer, self.lr_scheduler, self.facts)
             self.progress = training.Progress(**saved)
             self.batches.seed, self.batches.cursor = self.progress.seed, self.progress.cursor
         step, progress = self.progress.global_step, self.progress
@@ -152,9 +152,9 @@ class FullFinetuneRecipeSingleDevice:
             **how,
         )
 
-    def load_model(self) -> None:
-        """Reads the base model."""
-        self.checkpointer.load(self.model, device=self.device, dtype=self.dtype)
+    def load_model(self, resume_from: Path | None) -> None:
+        """Reads the base model, or leaves that to `restore`."""
+        self.checkpointer.load(self.model, device=self.device, dtype=self.dtype, resume_from=resume_from)
 
     def train(self) -> None:
         """Runs the steps that are left; a signal to stop ends them at the last step boundary, with a checkpoint."""

@@ -116,7 +116,7 @@ class LoRAFinetuneRecipeSingleDevice:
         self.facts = checkpoint.run_facts(config.to_dict(cfg), self.batches.fingerprint(), self.steps_per_epoch)
         checkpoint.check_resumable(resume_from, self.facts)
 
-        self.load_model()
+        self.load_model(resume_from)
         if cfg.compile:
             training.compile_layers(self.model, self.device)
         self.log.info("%s; %s", training.parameter_summary(self.model), training.storage_summary(self.model))
@@ -128,7 +128,7 @@ class LoRAFinetuneRecipeSingleDevice:
         ) or training.get_constant_schedule_with_warmup(self.optimizer, num_warmup_steps=0)
 
         if resume_from is not None:
-            saved = checkpoint.restore(resume_from, self.model, self.optimizer, self.lr_scheduler)
+            saved = checkpoint.restore(resume_from, self.model, self.optimizer, self.lr_scheduler, self.facts)
             self.progress = training.Progress(**saved)
             self.batches.seed, self.batches.cursor = self.progress.seed, self.progress.cursor
         step, progress = self.progress.global_step, self.progress
@@ -156,13 +156,11 @@ class LoRAFinetuneRecipeSingleDevice:
             **how,
         )
 
-    def load_model(self) -> None:
+    def load_model(self, resume_from: Path | None) -> None:
         """Reads the base model and makes its adapters."""
         adapter_dtype = self.cfg.adapter_dtype and training.get_dtype(self.cfg.adapter_dtype, self.device)
-        cache_dir = self.output_dir.parent / "nf4_cache"
-        self.checkpointer.load(
-            self.model, device=self.device, dtype=self.dtype, adapter_dtype=adapter_dtype, cache_dir=cache_dir
-        )
+        how = {"adapter_dtype": adapter_dtype, "cache_dir": self.output_dir.parent / "nf4_cache"}
+        self.checkpointer.load(self.model, device=self.device, dtype=self.dtype, resume_from=resume_from, **how)
 
     def train(self) -> None:
         """Runs the steps that are left; a signal to stop ends them at the last step boundary, with a checkpoint."""

@@ -128,6 +128,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A folder below a file", f"{RUN} output_dir=my.yaml/out"),
             Case("The checkpoint's folder", f"{RUN} output_dir=base"),
             Case("The same, in torchtune's way", f"{RUN} checkpointer.output_dir=base"),
+            Case("No folder", f"{RUN} output_dir="),
         ],
     ),
     "Data": (

@@ -113,7 +113,8 @@ def test_a_truncated_file_leaves_the_model_untouched(hf_base, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"checkpoint_dir": "absent"}, CheckpointError, "checkpoint_dir absent is no folder"),
+        ({"checkpoint_dir": "absent"}, CheckpointError, "checkpoint_dir 'absent' is not a folder"),
+        ({"checkpoint_dir": ""}, CheckpointError, "checkpoint_dir '' is not a folder"),
         ({"model_type": "LAMA2"}, ConfigError, "model_type 'LAMA2' is unknown; allowed are LLAMA2"),
         ({"recipe_checkpoint": "recipe_state.pt"}, ConfigError, "resume_from_checkpoint"),
         ({"checkpoint_files": ["no.safetensors"]}, CheckpointError, "no.safetensors"),

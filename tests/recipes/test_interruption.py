@@ -287,6 +287,7 @@ def test_a_finished_run_goes_on_with_more_epochs(run, tmp_path):
     run(*words, "output_dir=parts", "epochs=1")
     done = run(*words, "output_dir=parts", "epochs=1", "resume_from_checkpoint=True")
     assert "after step 3\n" in done.stderr and folders(tmp_path / "parts") == ["epoch_0"]
+    assert "the run is finished, step 3 of 3 is done; to go on, set epochs: 2 or more" in done.stderr
     result = run(*words, "output_dir=parts", "epochs=3", "resume_from_checkpoint=True")
     assert "WARNING" not in result.stderr
     assert digest(tmp_path / "parts", "epoch_2") == digest(tmp_path / "out", "epoch_2")

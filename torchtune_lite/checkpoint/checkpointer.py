@@ -15,6 +15,7 @@ from torchtune_lite.checkpoint.model_weights import (
     base_parameters,
     check_finite,
     check_weights,
+    fill_with_zeros,
     load_weights,
     merged_weights,
 )
@@ -73,8 +74,8 @@ class Checkpointer(ABC):
         self.checkpoint_dir = Path(checkpoint_dir)
         self.checkpoint_files = checkpoint_files
         self.adapter_checkpoint = adapter_checkpoint and Path(adapter_checkpoint)
-        if not self.checkpoint_dir.is_dir():
-            raise CheckpointError(f"checkpointer.checkpoint_dir {checkpoint_dir} is no folder")
+        if checkpoint_dir == "" or not self.checkpoint_dir.is_dir():
+            raise CheckpointError(f"checkpointer.checkpoint_dir {str(checkpoint_dir)!r} is not a folder")
         if output_dir is not None and Path(output_dir).resolve() == self.checkpoint_dir.resolve():
             raise ConfigError(
                 f"checkpointer.output_dir {output_dir} is checkpoint_dir; choose another folder to write to"
@@ -118,14 +119,21 @@ class Checkpointer(ABC):
         dtype: torch.dtype,
         adapter_dtype: torch.dtype | None = None,
         cache_dir: Path | str | None = None,
+        resume_from: Path | str | None = None,
     ) -> None:
         """Fills `model`, usually built on the meta device, one tensor at a time, and makes its adapters.
 
         Adapters start fresh, in `adapter_dtype` (None: `dtype`), or from `adapter_checkpoint`. Names, shapes and dtypes
         are checked before the first value is read: CheckpointError lists what does not fit, and the model is then as it
         was. With `cache_quantized`, NF4 weights are read from `cache_dir`, or quantised and written there.
+
+        `resume_from` is a checkpoint that `restore` is going to read: nothing that it holds is read here. A model
+        without adapters then has zeros until that call.
         """
         weights = self._checked_weights(model)
+        if resume_from is not None and not adapter_modules(model):
+            fill_with_zeros(model, device=device, dtype=dtype)
+            return
         cache = self._nf4_cache(model, cache_dir, device, dtype)
         cached = cache.fill() if cache else ()
         rest = {name: weight for name, weight in weights.items() if name not in cached}
@@ -134,7 +142,7 @@ class Checkpointer(ABC):
             cache.write()
         for module in adapter_modules(model).values():
             module.init_adapter(adapter_dtype)
-        if self.adapter_checkpoint:
+        if self.adapter_checkpoint and resume_from is None:
             load_adapter(model, self.adapter_checkpoint, self.family)
 
     def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:

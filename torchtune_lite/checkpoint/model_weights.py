@@ -71,6 +71,12 @@ def load_weights(
         set_parameter(model, name, value)
 
 
+def fill_with_zeros(model: nn.Module, *, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Gives the base parameters of `model` their memory, for weights that are read later."""
+    for name, param in base_parameters(model).items():
+        set_parameter(model, name, torch.zeros(param.shape, device=device, dtype=dtype))
+
+
 def _refuse_nonfinite(value: Tensor) -> None:
     if not _is_finite(value):
         raise ValueError("holds NaN or infinity")
