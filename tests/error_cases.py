@@ -6,6 +6,7 @@ from tests.error_files import (
     ROW,
     RUN,
     Case,
+    adapter_config,
     changed_weights,
     chat,
     config,
@@ -45,6 +46,7 @@ IDS = """class Rows:
 ADAPTER = "out/epoch_0/adapter/adapter_model.safetensors"
 SHARD = "model-00001-of-00002.safetensors"
 WEIGHT = "model.norm.weight"
+ADAPTED = f"{RUN} output_dir=new checkpointer.adapter_checkpoint=out/epoch_0/adapter"
 RESUME = f"{RUN} resume_from_checkpoint=True epochs=2"
 CASES: dict[str, tuple[int, list[Case]]] = {
     "Command line": (
@@ -208,11 +210,20 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A weight too many", RUN, prepare=changed_weights(lambda w: w.update(extra=w[WEIGHT].clone()))),
             Case("Weights in int8", RUN, prepare=changed_weights(lambda w: w.update({WEIGHT: w[WEIGHT].char()}))),
             Case("A weight that is NaN", RUN, prepare=changed_weights(lambda w: w[WEIGHT].fill_(float("nan")))),
+            Case("An adapter of another rank", f"{ADAPTED} model.lora_rank=4", trained=True),
             Case(
-                "An adapter of another rank",
-                f"{RUN} output_dir=new checkpointer.adapter_checkpoint=out/epoch_0/adapter model.lora_rank=4",
+                "An adapter that starts from changed base weights",
+                ADAPTED,
+                prepare=adapter_config(init_lora_weights="pissa"),
                 trained=True,
             ),
+            Case(
+                "An adapter beside modules that were trained whole",
+                ADAPTED,
+                prepare=adapter_config(modules_to_save=["lm_head"]),
+                trained=True,
+            ),
+            Case("An adapter whose rank is a text", ADAPTED, prepare=adapter_config(r="2"), trained=True),
         ],
     ),
     "Resuming": (

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchtune_lite.checkpoint.adapter import check_adapter, load_adapter, write_adapter
+from torchtune_lite.checkpoint.adapter import check_adapter, fitting_adapter, load_adapter, write_adapter
 from torchtune_lite.checkpoint.model_weights import (
     base_parameters,
     check_finite,
@@ -131,6 +131,9 @@ class Checkpointer(ABC):
         without adapters then has zeros until that call.
         """
         weights = self._checked_weights(model)
+        adapter = self.adapter_checkpoint if resume_from is None else None
+        if adapter:
+            fitting_adapter(model, adapter, self.family)
         if resume_from is not None and not adapter_modules(model):
             fill_with_zeros(model, device=device, dtype=dtype)
             return
@@ -142,8 +145,8 @@ class Checkpointer(ABC):
             cache.write()
         for module in adapter_modules(model).values():
             module.init_adapter(adapter_dtype)
-        if self.adapter_checkpoint and resume_from is None:
-            load_adapter(model, self.adapter_checkpoint, self.family)
+        if adapter:
+            load_adapter(model, adapter, self.family)
 
     def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:
         """Checks, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.

@@ -78,11 +78,12 @@ def fill_with_zeros(model: nn.Module, *, device: torch.device | str, dtype: torc
 
 
 def _refuse_nonfinite(value: Tensor) -> None:
-    if not _is_finite(value):
+    if not is_finite(value):
         raise ValueError("holds NaN or infinity")
 
 
-def _is_finite(value: Tensor) -> bool:
+def is_finite(value: Tensor) -> bool:
+    """Tells whether no value is NaN or infinite."""
     return bool(torch.stack(value.aminmax()).isfinite().all())  # makes no tensor of that size
 
 
@@ -120,7 +121,7 @@ def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = No
 def check_finite(model: nn.Module) -> None:
     """Raises SaveError when a trained parameter holds NaN or infinity."""
     trained = {name: param.detach() for name, param in model.named_parameters() if param.requires_grad}
-    broken = [name for name, param in trained.items() if not _is_finite(param)]
+    broken = [name for name, param in trained.items() if not is_finite(param)]
     if broken:
         raise SaveError(
             f"not saved: {len(broken)} trained weights are NaN or infinite ({some(broken)}); "
