@@ -223,6 +223,13 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 prepare=adapter_config(modules_to_save=["lm_head"]),
                 trained=True,
             ),
+            Case(
+                "A single file beside an index of others",
+                RUN,
+                {"base/model.safetensors.index.json": '{"weight_map": {"a": "model-00001-of-00001.safetensors"}}'},
+            ),
+            Case("Files that are not there", f"{RUN} checkpointer.checkpoint_files=[pytorch_model.bin]"),
+            Case("Two rope bases", RUN, hf_config(rope_theta=500.0, rope_parameters={"rope_theta": 10000.0})),
             Case("An adapter whose rank is a text", ADAPTED, prepare=adapter_config(r="2"), trained=True),
         ],
     ),
