@@ -4,6 +4,7 @@ from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.feed_forward import LoRAFeedForward
 from torchtune_lite.peft.lora import LoRALinear
 from torchtune_lite.peft.nf4 import (
+    blank_parts,
     dequantize,
     fits_nf4,
     from_nf4_parts,
@@ -26,6 +27,7 @@ __all__ = [
     "Parts",
     "adapter_modules",
     "adapter_state",
+    "blank_parts",
     "dequantize",
     "fits_nf4",
     "freeze_base",
