@@ -383,8 +383,8 @@ def test_weights_of_another_kind_are_one_line(written):
     name = next(name for name in weights if name.endswith("vector"))
     other = name.replace("lora_magnitude_vector", "lora_A.weight")
     for change, message in {
-        "nan": ({name: weights[name] * float("nan")}, "1 weights hold NaN or infinity"),
-        "inf": ({other: weights[other] / 0}, "1 weights hold NaN or infinity"),
+        "nan": ({name: weights[name] * float("nan")}, "has NaN or infinity in"),
+        "inf": ({other: weights[other] / 0}, "has NaN or infinity in"),
         "rows": ({name: weights[name][None].clone()}, r"(1, "),
         "empty": ({name: torch.ones(0)}, "(0,)"),
         "number": ({name: torch.tensor(1.0)}, "()"),

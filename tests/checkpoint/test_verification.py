@@ -98,7 +98,8 @@ def test_what_is_right_passes_and_any_fault_in_the_file_is_named(model):
         wrong = spoil(weights)
         with pytest.raises(CheckpointError) as error:
             compare(model, weights | wrong)
-        assert f"{len(wrong)} of {len(weights)} weights are wrong" in str(error.value), fault
+        are = "is" if len(wrong) == 1 else "are"
+        assert f"{len(wrong)} of {len(weights)} weights {are} wrong" in str(error.value), fault
         assert all(name in str(error.value) for name in wrong), fault
 
 
@@ -224,7 +225,7 @@ def test_what_is_merged_into_the_original_weights_is_compared_with_those(hf_base
     assert comparison.base_error == pytest.approx((off / quantised).sqrt().item(), rel=1e-4)
     assert 0.05 < comparison.base_error < 0.15
     for wrong in ({Q: written(model)[Q]}, {W1: weights[W3]}):
-        with pytest.raises(CheckpointError, match="1 of 21 weights are wrong"):
+        with pytest.raises(CheckpointError, match="1 of 21 weights is wrong"):
             compare(model, weights | wrong, originals)
     assert compare(model, written(model)).base_error is None
 

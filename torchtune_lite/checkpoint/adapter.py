@@ -63,7 +63,7 @@ def load_adapter(model: nn.Module, path: Path | str, family: Family) -> None:
     params = adapter_params(model, family)
     values = {name: weights[name].read() for name in params}
     if broken := [name for name, value in values.items() if not is_finite(value)]:
-        raise CheckpointError(f"adapter {path}: {len(broken)} weights hold NaN or infinity ({some(broken)})")
+        raise CheckpointError(f"adapter {path}: has NaN or infinity in {some(broken)}")
     for name, param in params.items():
         param.copy_(values[name])
 
@@ -73,7 +73,7 @@ def check_adapter(folder: Path, model: nn.Module, family: Family) -> None:
     """Raises CheckpointError where the adapter in `folder` is not, value by value, that of `model`."""
     weights, params = fitting_adapter(model, folder, family), adapter_params(model, family)
     if wrong := [name for name, param in params.items() if not torch.equal(weights[name].read(), param.cpu())]:
-        raise CheckpointError(f"adapter {folder}: {len(wrong)} weights have other values ({some(wrong)})")
+        raise CheckpointError(f"adapter {folder}: has other values than the live one in {some(wrong)}")
 
 
 def fitting_adapter(model: nn.Module, path: Path | str, family: Family) -> dict[str, Weight]:

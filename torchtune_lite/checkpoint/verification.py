@@ -50,7 +50,9 @@ class Comparison:
         if self.num_merged:
             text += f", {self.num_merged} of them with an adapter merged in"
         if self.base_error is not None:
-            text += f"; the base has its original values, which differ by {self.base_error:.1%}, the error of NF4"
+            text += (
+                f"; the base has its original values, and was {self.base_error:.1%} off in training, the error of NF4"
+            )
         return text
 
 
@@ -67,48 +69,45 @@ def compare(
     params = base_parameters(model)
     problems, error, size = [], 0.0, 0.0
     for name, param in params.items():
-        module, written = adapters.get(name), weights[name]
+        written, module = weights[name].read(), adapters.get(name)
         merge = _Merge(module) if module is not None else None
-        tiles = _live_tiles(param.detach(), merge)
+        tiles = merge.tiles() if merge else _tiles(param.detach())
         if originals is not None and is_quantized(param):
             for rows, values in tiles:
-                original = written.read()[rows].to(values)
+                original = written[rows].to(values)
                 error += (original - values).square().sum(dtype=torch.float32).item()
                 size += original.square().sum(dtype=torch.float32).item()
             base = originals[name].read().to(device=param.device, dtype=param.dtype)
-            tiles = _plain_tiles(base) if module is None else module.merged_tiles(base)
-        problem = _wrong_values(written, param, tiles, REPEATED if merge else 0.0) or (merge and merge.problem())
+            tiles = module.merged_tiles(base) if merge else _tiles(base)
+        problem = _wrong_values(written, param.dtype, tiles, REPEATED if merge else 0.0)
+        problem = problem or (merge and merge.problem())
         if problem:
             problems.append(f"{name} {problem}")
     if problems:
-        raise CheckpointError(f"{len(problems)} of {len(params)} weights are wrong: {some(problems)}")
+        are = "is" if len(problems) == 1 else "are"
+        raise CheckpointError(f"{len(problems)} of {len(params)} weights {are} wrong: {some(problems)}")
     return Comparison(len(params), len(adapters), (error / size) ** 0.5 if size else None)
 
 
-def _live_tiles(param: Tensor, merge: "_Merge | None") -> Tiles:
-    """Yields slices of the rows of a live weight with their values, before those of a merged one are rounded."""
-    return _plain_tiles(param) if merge is None else merge.tiles()
-
-
-def _plain_tiles(weight: Tensor) -> Tiles:
+def _tiles(weight: Tensor) -> Tiles:
+    """Yields slices of the rows of a weight, plain or NF4, with their values."""
     return row_tiles(stored(weight), len(weight)) if weight.dim() > 1 else [(slice(None), weight)]
 
 
-def _wrong_values(written: Weight, param: Tensor, tiles: Tiles, slack: float) -> str | None:
-    """Says how many values of `written` are not the nearest to those of `tiles`, and by how much the worst is not."""
-    if written.dtype != param.dtype:
-        return f"is {_name(written.dtype)}, not {_name(param.dtype)}"
-    count, largest, values = 0, 0.0, written.read()
+def _wrong_values(written: Tensor, dtype: torch.dtype, tiles: Tiles, slack: float) -> str | None:
+    """Says how many values of `written` are not the nearest to `tiles` in `dtype`, and by how much the worst is not."""
+    if written.dtype != dtype:
+        return f"is {_name(written.dtype)}, not {_name(dtype)}"
+    count, worst, bits = 0, torch.zeros(()), BITS[dtype.itemsize]
     for rows, expected in tiles:
-        found, nearest = values[rows].to(expected.device), expected.to(written.dtype)
-        bits = BITS[written.dtype.itemsize]
+        found, nearest = written[rows].to(expected.device), expected.to(dtype)
         if torch.equal(found.view(bits), nearest.view(bits)):  # four times as fast as comparing bfloat16
             continue
         off = _distance(found, expected) - _distance(nearest, expected)
         wrong = off[~(off <= slack * expected.abs().max())]
         if len(wrong):
-            count, largest = count + len(wrong), max(largest, wrong.max().item())
-    return f"has {count:,} of {values.numel():,} values wrong, by up to {largest:.2g}" if count else None
+            count, worst = count + len(wrong), torch.maximum(worst, wrong.max().cpu())  # NaN stays
+    return f"has {count:,} of {written.numel():,} values wrong, by up to {worst.item():.2g}" if count else None
 
 
 def _name(dtype: torch.dtype) -> str:
