@@ -257,7 +257,7 @@ def test_a_schedule_that_another_number_of_steps_changes_is_announced(
     rate, before = (each.scheduler.get_last_lr()[0] for each in (resumed, run))
     if kind == "cosine":
         assert rate != before
-        told += f"which changes its schedule: at step 6 the learning rate is {rate:g}, was {before:g}"
+        told += f"which changes its schedule: at step 6 the learning rate is {rate:g}, was to be {before:g}"
     else:
         assert rate == before
         told += "but its learning rate follows the schedule that was saved"
@@ -350,7 +350,7 @@ def test_what_may_change_is_not_even_mentioned(saved, caplog, values):
         ({"epochs": 1}, 0, "the run is finished, step 4 of 3 is done; to go on, set epochs: 2 or more"),
         ({"epochs": 2}, 0, None),
         ({"epochs": 2, "patience": 3}, 2, None),
-        ({"epochs": 2, "patience": 3}, 3, "its patience was at an end after step 4; to go on, raise patience"),
+        ({"epochs": 2, "patience": 3}, 3, "the run is finished, patience ran out at step 4; to go on, raise patience"),
     ],
 )
 def test_a_run_that_is_finished_is_told_how_to_go_on(saved, caplog, values, since_best, line):

@@ -137,7 +137,7 @@ def _tell_of_the_end(progress: Mapping[str, Any], facts: Mapping[str, Any]) -> N
         epochs = step // facts["steps_per_epoch"] + 1
         log.warning("the run is finished, step %d of %d is done; to go on, set epochs: %d or more", step, total, epochs)
     elif patience is not None and progress.get("validations_since_best", 0) >= patience:
-        log.warning("the run is finished, its patience was at an end after step %d; to go on, raise patience", step)
+        log.warning("the run is finished, patience ran out at step %d; to go on, raise patience", step)
 
 
 def _flat(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -211,7 +211,11 @@ def _tell_of_another_schedule(trainer: dict[str, Any], facts: Mapping[str, Any],
     [rate, *_], [saved_rate, *_] = lr_scheduler.get_last_lr(), trainer["lr_scheduler"]["state"]["_last_lr"]
     step = trainer["progress"]["global_step"] + 1
     log.warning(
-        "%s, which changes its schedule: at step %d the learning rate is %g, was %g", changed, step, rate, saved_rate
+        "%s, which changes its schedule: at step %d the learning rate is %g, was to be %g",
+        changed,
+        step,
+        rate,
+        saved_rate,
     )
 
 
