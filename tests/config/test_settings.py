@@ -80,6 +80,12 @@ def test_each_wrong_value_is_named_with_its_line(text, message, folder):
     assert problem.startswith(message)
 
 
+def test_an_empty_text_is_not_a_value_of_a_required_key(folder):
+    made, problems = build(folder, f"{OPTIMIZER}output_dir: ''\n")
+    assert made is None
+    assert problems == ["my.yaml:2: 'output_dir': expected a text that is not empty"]
+
+
 def test_missing_keys_are_all_named(folder):
     assert build(folder, "epochs: 1\n")[1] == [
         "my.yaml: the key 'output_dir' is missing",
