@@ -336,10 +336,11 @@ def test_code_what_is_no_file_and_what_is_huge_are_not_copied(source, tmp_path, 
     (source / "vocab.txt").write_text("a" * 1001)
     os.mkfifo(source / "tokenizer_config.json")
     (source / "chat_templates").mkdir()
-    assert copied(source, tmp_path) == {"vocab.json": "vocab"}
+    (source / "tokenizer.vocab").write_text("SentencePiece's")
+    assert copied(source, tmp_path) == {"vocab.json": "vocab", "tokenizer.vocab": "SentencePiece's"}
     [record] = caplog.records
     for said in (
-        *("tokenizer.py (not a kind", "tokenizer.pkl (not a kind", "tokenizer_config.json (not a regular file)"),
+        *("tokenizer.py (code", "tokenizer.pkl (code", "tokenizer_config.json (not a regular file)"),
         "vocab.txt (too large for a tokenizer: 1,001 bytes)",
     ):
         assert said in record.message

@@ -33,7 +33,7 @@ TOKENIZER_FILES = (
     "chat_template*",
 )
 """What transformers reads a tokenizer from."""
-COPIED_SUFFIXES = ("", ".bpe", ".jinja", ".json", ".md", ".model", ".pdf", ".rst", ".tiktoken", ".txt")
+CODE = (".bin", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")  # or pickles, which run it
 LARGEST = 100_000_000  # bytes; the largest tokenizer.json of 2025 has 35 million
 
 _CHAT = (
@@ -75,8 +75,8 @@ def _why_not_copied(file: Path) -> str | None:
         return f"(a link to {target}, outside of its folder)"
     if not file.is_file():
         return "(not a regular file)"
-    if file.suffix not in COPIED_SUFFIXES:
-        return "(not a kind of file that is text or a tokenizer)"
+    if file.suffix.lower() in CODE:
+        return "(code, or a file that can run some)"
     if (size := file.stat().st_size) > LARGEST:
         return f"(too large for a tokenizer: {size:,} bytes)"
     return None
