@@ -4,6 +4,7 @@ from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.feed_forward import LoRAFeedForward
 from torchtune_lite.peft.lora import LoRALinear
 from torchtune_lite.peft.nf4 import (
+    blank_parts,
     dequantize,
     fits_nf4,
     from_nf4_parts,
@@ -14,7 +15,7 @@ from torchtune_lite.peft.nf4 import (
     upcast_state_dict,
 )
 from torchtune_lite.peft.nf4_codes import Parts
-from torchtune_lite.peft.nf4_linear import FrozenNF4Linear, stored
+from torchtune_lite.peft.nf4_linear import FrozenNF4Linear, row_tiles, stored
 from torchtune_lite.peft.products import shared_input
 from torchtune_lite.peft.state import adapter_modules, adapter_state, freeze_base
 
@@ -26,6 +27,7 @@ __all__ = [
     "Parts",
     "adapter_modules",
     "adapter_state",
+    "blank_parts",
     "dequantize",
     "fits_nf4",
     "freeze_base",
@@ -34,6 +36,7 @@ __all__ = [
     "nf4_parts",
     "num_bytes",
     "quantize",
+    "row_tiles",
     "shared_input",
     "stored",
     "upcast_state_dict",

@@ -7,6 +7,7 @@ arithmetic on them is ours (`nf4_codes`, `nf4_linear`), many times faster and ex
 
 import importlib
 import logging
+import math
 import os
 from functools import cache
 from types import ModuleType
@@ -39,13 +40,13 @@ def fits_nf4(in_dim: int, out_dim: int) -> bool:
 def quantize(weight: Tensor) -> Tensor:
     """Quantises `weight [out_dim, in_dim]`, on its own device, to an `NF4Tensor` that remembers its dtype.
 
-    The bits are those of torchao's `to_nf4`, but where that divides by zero (see `nf4_codes.encode`). Takes a few MB
+    The bits are those of torchao's `to_nf4`, but for what `nf4_codes.encode` says of zeros and float16. Takes a few MB
     beside the result. ValueError for a misfit in shape, and for NaN or infinity.
     """
     if not fits_nf4(weight.shape[1], weight.shape[0]):
         raise ValueError(f"a weight of shape {tuple(weight.shape)} is no multiple of 16,384 values, which NF4 needs")
     if weight.is_meta:
-        return from_nf4_parts(weight.shape, nf4_codes.blank(weight.numel(), weight.dtype, weight.device))
+        return from_nf4_parts(weight.shape, blank_parts(weight.shape, weight.dtype))
     return from_nf4_parts(weight.shape, nf4_codes.encode(weight))
 
 
@@ -64,6 +65,11 @@ def nf4_parts(tensor: Tensor) -> Parts:
     if (tensor.block_size, tensor.scaler_block_size) != (BLOCK, SCALER_BLOCK):
         raise ValueError(f"NF4 with blocks of {tensor.block_size} is not supported; quantise in blocks of {BLOCK}")
     return Parts(*(getattr(tensor, name) for name in Parts._fields))
+
+
+def blank_parts(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Parts:
+    """Gives the parts, on the meta device, that a weight of this shape and dtype is quantised to."""
+    return nf4_codes.blank(math.prod(shape), dtype, torch.device("meta"))
 
 
 def from_nf4_parts(shape: torch.Size | tuple[int, ...], parts: Parts) -> Tensor:
