@@ -25,8 +25,8 @@ import torch
 from torch import nn
 
 from torchtune_lite import checkpoint, training
+from torchtune_lite.checkpoint.files import write_json
 from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
-from torchtune_lite.checkpoint.store import write_json
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.models import FAMILIES, llama2
 from torchtune_lite.models.builders import decoder, lora_decoder

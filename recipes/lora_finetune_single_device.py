@@ -36,7 +36,7 @@ class Settings:
     save_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; null: at the end of each epoch only
     keep_last_n_checkpoints: int | None = config.key(None, minimum=1)  # and the best and the resumed one; null: all
     enable_async_checkpointing: bool = False  # True: training goes on during a save, for a copy of what is trained
-    verify_rows: int | None = config.key(4, minimum=1)  # rows to compare a saved model with the live one; null: none
+    verify_saves: str | None = config.key("first_and_last", choices=("first_and_last", "all"))  # of the run; null: none
 
     dataset: Any = config.component("tokenizer")  # one, or a list of them
     dataset_weights: list[float] | None = None  # shares of a list's data sets in an epoch; null: each sample once
@@ -120,7 +120,7 @@ class LoRAFinetuneRecipeSingleDevice:
         self.facts = checkpoint.run_facts(config.to_dict(cfg), self.batches.fingerprint(), self.steps_per_epoch)
         checkpoint.check_resumable(resume_from, self.facts)
         training.set_seed(self.progress.seed)  # data that were looked at may have drawn
-        self.load_model()
+        self.load_model(resume_from)
         if cfg.compile:
             training.compile_layers(self.model, self.device)
         self.log.info("%s; %s", training.parameter_summary(self.model), training.storage_summary(self.model))
@@ -132,17 +132,16 @@ class LoRAFinetuneRecipeSingleDevice:
         ) or training.get_constant_schedule_with_warmup(self.optimizer, num_warmup_steps=0)
 
         if resume_from is not None:
-            saved = checkpoint.restore(resume_from, self.model, self.optimizer, self.lr_scheduler)
+            saved = checkpoint.restore(resume_from, self.model, self.optimizer, self.lr_scheduler, self.facts)
             self.progress = training.Progress(**saved)
             self.batches.seed, self.batches.cursor = self.progress.seed, self.progress.cursor
         step, progress = self.progress.global_step, self.progress
         self.grads = training.Gradients(self.optimizer, progress, cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd)
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
         self.claim = checkpoint.claim(self.output_dir)  # nothing is written before it
-        self.checkpoints = training.Checkpoints(
-            self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, background=cfg.enable_async_checkpointing
-        )
         cfg.seed = progress.seed  # drawn, or that of the run that goes on
+        how = {"background": cfg.enable_async_checkpointing, "verify": cfg.verify_saves}
+        self.checkpoints = training.Checkpoints(self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, **how)
         config.save(cfg, self.output_dir)
         logger = config.instantiate(cfg.metric_logger, defaults={"run_id": f"{self.claim.run_id}-{progress.start_id}"})
         self.metrics = training.MetricLoggers(self.output_dir, logger, resumed_step=step)
@@ -155,11 +154,11 @@ class LoRAFinetuneRecipeSingleDevice:
         how |= {"pad_id": self.tokenizer.pad_id, "vocab_size": self.model.config.vocab_size}
         return data.make_batches(dataset, batch_size, seed=self.progress.seed, shuffle=shuffle, **how)
 
-    def load_model(self) -> None:
+    def load_model(self, resume_from: Path | None) -> None:
         """Reads the base model and makes its adapters."""
         adapter_dtype = self.cfg.adapter_dtype and training.get_dtype(self.cfg.adapter_dtype, self.device)
         how = {"adapter_dtype": adapter_dtype, "cache_dir": self.output_dir.parent / "nf4_cache"}
-        self.checkpointer.load(self.model, device=self.device, dtype=self.dtype, **how)
+        self.checkpointer.load(self.model, device=self.device, dtype=self.dtype, resume_from=resume_from, **how)
 
     def train(self) -> None:
         """Runs the steps that are left; a signal to stop ends them at the last step boundary, with a checkpoint."""
@@ -270,9 +269,7 @@ class LoRAFinetuneRecipeSingleDevice:
     def save_checkpoint(self, name: str, final: bool = False) -> None:
         """Publishes the checkpoint folder `name` under output_dir, whole or not at all."""
         state = checkpoint.gather(self.model, self.optimizer, self.lr_scheduler, asdict(self.progress), self.facts)
-        batches = next(iter(self.batches_val.values()), self.batches)
-        rows = self.cfg.verify_rows and data.some_rows(batches.peek(), self.cfg.verify_rows)
-        write = partial(self.checkpointer.save, adapter_only=self.cfg.save_adapter_weights_only, rows=rows)
+        write = partial(self.checkpointer.save, adapter_only=self.cfg.save_adapter_weights_only)
         self.checkpoints.save(name, self.progress, write, self.model, state, final=final or self.is_done())
 
     def cleanup(self) -> None:

@@ -10,6 +10,7 @@ from tests.error_files import (
     ROW,
     RUN,
     Case,
+    adapter_config,
     changed_weights,
     chat,
     config,
@@ -105,6 +106,7 @@ OWN_TRANSFORM = DATASET.replace("instruct_dataset", "sft_dataset\n  message_tran
 ADAPTER = "out/epoch_0/adapter/adapter_model.safetensors"
 SHARD = "model-00001-of-00002.safetensors"
 WEIGHT = "model.norm.weight"
+ADAPTED = f"{RUN} output_dir=new checkpointer.adapter_checkpoint=out/epoch_0/adapter"
 RESUME = f"{RUN} resume_from_checkpoint=True epochs=2"
 
 
@@ -230,6 +232,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A folder below a file", f"{RUN} output_dir=my.yaml/out"),
             Case("The checkpoint's folder", f"{RUN} output_dir=base"),
             Case("The same, in torchtune's way", f"{RUN} checkpointer.output_dir=base"),
+            Case("No folder", f"{RUN} output_dir="),
         ],
     ),
     "Data": (
@@ -351,11 +354,27 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A weight too many", RUN, prepare=changed_weights(lambda w: w.update(extra=w[WEIGHT].clone()))),
             Case("Weights in int8", RUN, prepare=changed_weights(lambda w: w.update({WEIGHT: w[WEIGHT].char()}))),
             Case("A weight that is NaN", RUN, prepare=changed_weights(lambda w: w[WEIGHT].fill_(float("nan")))),
+            Case("An adapter of another rank", f"{ADAPTED} model.lora_rank=4", trained=True),
             Case(
-                "An adapter of another rank",
-                f"{RUN} output_dir=new checkpointer.adapter_checkpoint=out/epoch_0/adapter model.lora_rank=4",
+                "An adapter that starts from changed base weights",
+                ADAPTED,
+                prepare=adapter_config(init_lora_weights="pissa"),
                 trained=True,
             ),
+            Case(
+                "An adapter beside modules that were trained whole",
+                ADAPTED,
+                prepare=adapter_config(modules_to_save=["lm_head"]),
+                trained=True,
+            ),
+            Case(
+                "A single file beside an index of others",
+                RUN,
+                {"base/model.safetensors.index.json": '{"weight_map": {"a": "model-00001-of-00001.safetensors"}}'},
+            ),
+            Case("Files that are not there", f"{RUN} checkpointer.checkpoint_files=[pytorch_model.bin]"),
+            Case("Two rope bases", RUN, hf_config(rope_theta=500.0, rope_parameters={"rope_theta": 10000.0})),
+            Case("An adapter whose rank is a text", ADAPTED, prepare=adapter_config(r="2"), trained=True),
         ],
     ),
     "Resuming": (

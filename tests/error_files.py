@@ -94,6 +94,16 @@ def hf_config(**changes: object) -> dict[str, str]:
     return {"base/config.json": json.dumps(json.loads((BASE / "config.json").read_text()) | changes)}
 
 
+def adapter_config(**changes: object) -> Callable[[Path], object]:
+    """Makes the trained adapter's config one with other values."""
+
+    def prepare(folder: Path) -> None:
+        path = folder / "out/epoch_0/adapter/adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return prepare
+
+
 def index(**weight_map: str) -> Callable[[Path], object]:
     """Makes a checkpoint in shards of which one weight each is named."""
 

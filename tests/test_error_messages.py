@@ -40,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lay_out(Case("", ""), folder, folder)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
-        assert not call(f"{RUN} save_adapter_weights_only=True verify_rows=null", monkeypatch)
+        assert not call(f"{RUN} save_adapter_weights_only=True verify_saves=null", monkeypatch)
     return folder / "out"
 
 

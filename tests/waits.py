@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_leaves
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer
 from torchtune_lite.optim.streams import CopyStream
-from torchtune_lite.peft import Parts, from_nf4_parts, is_quantized, nf4_parts
+from torchtune_lite.kernels.nf4.codec import NF4Weight
+from torchtune_lite.peft import from_nf4_parts, is_quantized, nf4_parts
 
 META = torch.device("meta")
 aten = torch.ops.aten
@@ -90,4 +91,4 @@ def on_meta(tensor: Tensor) -> Tensor:
     """Gives a tensor of the same shape, dtype and class on the meta device."""
     if not is_quantized(tensor):
         return tensor.to(META)
-    return from_nf4_parts(tensor.shape, Parts(*(part.to(META) for part in nf4_parts(tensor))))
+    return from_nf4_parts(tensor.shape, NF4Weight(*(part.to(META) for part in nf4_parts(tensor))))

@@ -51,11 +51,11 @@ def hf_base(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def build():
     """Builds our model for a checkpointer and fills it; with `adapters`, a LoRA model whose update is not zero."""
 
-    def build(checkpointer, *, dtype=torch.float32, adapter_dtype=None, max_seq_len=64, **adapters):
+    def build(checkpointer, *, dtype=torch.float32, adapter_dtype=None, max_seq_len=64, resume_from=None, **adapters):
         args = {"max_seq_len": max_seq_len, **checkpointer.decoder_args}
         with torch.device("meta"):
             model = llama2.lora_llama2(**args, **adapters) if adapters else llama2.llama2(**args)
-        checkpointer.load(model, device="cpu", dtype=dtype, adapter_dtype=adapter_dtype)
+        checkpointer.load(model, device="cpu", dtype=dtype, adapter_dtype=adapter_dtype, resume_from=resume_from)
         if adapters:
             generator = torch.Generator().manual_seed(1)
             for param in model.parameters():

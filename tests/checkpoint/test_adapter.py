@@ -1,4 +1,5 @@
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -8,11 +9,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, load_adapter, write_adapter
-from torchtune_lite.checkpoint.adapter import CONFIG, WEIGHTS, adapter_config
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, load_adapter, safetensors_stream, write_adapter
+from torchtune_lite.checkpoint.adapter import CONFIG, WEIGHTS, _is_same, adapter_config
+from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
+from torchtune_lite.models import llama2
 from torchtune_lite.models.llama2 import LLAMA2
-from torchtune_lite.peft import adapter_state, dequantize
+from torchtune_lite.peft import adapter_state, dequantize, is_quantized, quantize
 
 QK = {"lora_attn_modules": ["q_proj", "k_proj"], "lora_rank": 4, "lora_alpha": 12}
 
@@ -94,7 +97,7 @@ def test_float32_adapters_over_bfloat16_go_to_peft_and_back(
     model = build(checkpointer, **adapters)
     for value in adapter_state(model).values():
         value.data += 1e-4  # what bfloat16 would not keep
-    checkpointer.save(tmp_path / "out", model, rows=hf_base.tokens)
+    checkpointer.save(tmp_path / "out", model, verify=True)
     assert {w.dtype for w in load_file(tmp_path / "out" / "adapter" / WEIGHTS).values()} == {torch.float32}
     assert {w.dtype for w in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
@@ -175,14 +178,239 @@ def test_every_misfit_is_listed_and_nothing_loaded(hf_base, build, peft_adapter,
     assert all(torch.equal(before[name], value) for name, value in adapter_state(model).items())
 
 
-def test_options_that_change_the_function_are_refused(hf_base, build, peft_adapter):
+def test_a_file_that_holds_more_than_an_adapter_is_not_loaded(hf_base, build, peft_adapter):
+    """What `bias`, `modules_to_save` and embeddings leave in the file, under a config that does not say so."""
     folder, _ = peft_adapter(target_modules=["q_proj", "k_proj"])
     model = build(FullModelHFCheckpointer(hf_base.dir), **QK)
-    config = json.loads((folder / CONFIG).read_text())
-    for key, value in (("bias", "all"), ("modules_to_save", ["lm_head"]), ("peft_type", "IA3")):
-        (folder / CONFIG).write_text(json.dumps(config | {key: value}))
-        with pytest.raises(CheckpointError, match=f"{key} is"):
+    weights = load_file(folder / WEIGHTS)
+    for name in (
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias",
+        "base_model.model.model.embed_tokens.lora_embedding_A",
+        "base_model.model.lm_head.modules_to_save.weight",
+    ):
+        save_file(weights | {name: torch.ones(4)}, folder / WEIGHTS)
+        with pytest.raises(CheckpointError, match=f"1 is not the model's .{name}"):
             load_adapter(model, folder, LLAMA2)
+
+
+@pytest.mark.parametrize("init", ["gaussian", "orthogonal", False, "pissa", "olora"])
+def test_another_start_of_peft_gives_its_logits_or_is_refused(hf_base, build, logits, tmp_path: Path, init):
+    """Those that change the base are taken once PEFT has made them an adapter of the base as it is."""
+    torch.manual_seed(2)
+    options = {"r": 4, "lora_alpha": 12, "target_modules": ["q_proj", "k_proj"], "init_lora_weights": init}
+    theirs = get_peft_model(base_model(hf_base), LoraConfig(**options))
+    changed = init in ("pissa", "olora")
+    if changed:
+        theirs.peft_config["default"].init_lora_weights = True
+        theirs.save_pretrained(tmp_path / "init")
+        theirs.peft_config["default"].init_lora_weights = init
+    with torch.no_grad():
+        for name, param in theirs.named_parameters():
+            if "lora_" in name:
+                param += 0.1 * torch.randn_like(param)
+        expected = theirs(hf_base.tokens).logits
+    theirs.save_pretrained(tmp_path / "theirs")
+    model = build(FullModelHFCheckpointer(hf_base.dir), **QK)
+    if changed:
+        with pytest.raises(CheckpointError, match=f"init_lora_weights is '{init}', which changed the base weights"):
+            load_adapter(model, tmp_path / "theirs", LLAMA2)
+        theirs.save_pretrained(tmp_path / "theirs", path_initial_model_for_weight_conversion=tmp_path / "init")
+        model = build(FullModelHFCheckpointer(hf_base.dir), **QK | {"lora_rank": 8, "lora_alpha": 24})
+    load_adapter(model, tmp_path / "theirs", LLAMA2)
+    torch.testing.assert_close(logits(model, hf_base.tokens), expected, rtol=0, atol=2e-4)
+
+
+HEAD = QK | {"apply_lora_to_output": True}
+HEAD_WEIGHT = "base_model.model.lm_head.base_layer.weight"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "k_proj", "lm_head"]},
+        {"target_modules": "(.*q_proj|.*k_proj|lm_head)"},
+        {"target_modules": ["q_proj", "k_proj", "lm_head"], "use_dora": True},
+    ],
+    ids=["list", "expression", "dora"],
+)
+def test_an_adapter_of_the_head_is_loaded_as_peft_saves_it(hf_base, build, logits, peft_adapter, options: dict):
+    folder, expected = peft_adapter(**options)
+    assert HEAD_WEIGHT in load_file(folder / WEIGHTS), "this test would show nothing"
+    model = build(FullModelHFCheckpointer(hf_base.dir), **HEAD, use_dora=options.get("use_dora", False))
+    load_adapter(model, folder, LLAMA2)
+    torch.testing.assert_close(logits(model, hf_base.tokens), expected, rtol=0, atol=1e-4)
+
+
+def test_weights_of_the_base_in_an_adapter_must_be_those_of_this_base(hf_base, build, peft_adapter):
+    folder, _ = peft_adapter(target_modules=["q_proj", "k_proj", "lm_head"])
+    checkpointer = FullModelHFCheckpointer(hf_base.dir)
+    weights, embedding = load_file(folder / WEIGHTS), "base_model.model.model.embed_tokens.weight"
+    weights[embedding] = load_file(hf_base.dir / "model.safetensors")["model.embed_tokens.weight"]
+    save_file(weights, folder / WEIGHTS)
+    nf4 = {"quantize_base": True, "quantize_output": True, "quantize_unsupported": "skip"}
+    models = [
+        build(checkpointer, **HEAD),
+        build(checkpointer, **HEAD, dtype=torch.bfloat16),
+        build(checkpointer, **HEAD, dtype=torch.bfloat16, **nf4),
+    ]
+    for model in models:
+        load_adapter(model, folder, LLAMA2)
+    save_file({name: weight.bfloat16() for name, weight in weights.items()}, folder / WEIGHTS)
+    for model in models:  # of a base that PEFT had in bfloat16
+        load_adapter(model, folder, LLAMA2)
+    for name in (HEAD_WEIGHT, embedding):
+        for change in (
+            lambda weight: weight.index_add(0, torch.tensor([5]), torch.ones(1, 128)),
+            lambda weight: torch.cat([weight, weight[:1]]),
+            lambda weight: weight.index_fill(0, torch.tensor([5]), float("nan")),
+            lambda weight: weight.to(torch.int8),
+        ):
+            save_file(weights | {name: change(weights[name]).contiguous()}, folder / WEIGHTS)
+            for model in models:
+                with pytest.raises(CheckpointError, match=f"{name} in it is not the weight of this base") as error:
+                    load_adapter(model, folder, LLAMA2)
+                assert "\n" not in str(error.value)
+
+
+def test_a_weight_beside_a_head_in_nf4_is_the_base_if_it_gives_its_codes():
+    weight = torch.randn(128, 128)
+    head, plain = (torch.nn.Parameter(t, requires_grad=False) for t in (quantize(weight.bfloat16()), weight.bfloat16()))
+    assert is_quantized(head)
+    for value in (weight, weight.bfloat16()):
+        assert _is_same(head, Weight.of(value)) and _is_same(plain, Weight.of(value))
+        for wrong in (value + 0.1, value / 0):
+            assert not _is_same(head, Weight.of(wrong)) and not _is_same(plain, Weight.of(wrong))
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+@pytest.mark.parametrize("form", ["bin", "state dict", "magnitude.weight", "checkpoint folder"])
+def test_other_forms_of_the_same_adapter_are_loaded(hf_base, build, tmp_path: Path, form: str, use_dora: bool):
+    adapters = QK | {"use_dora": use_dora}
+    model = build(FullModelHFCheckpointer(hf_base.dir), **adapters)
+    folder = tmp_path / "epoch_0" / "adapter"
+    folder.parent.mkdir()
+    write_adapter(folder, model, LLAMA2, hf_base.dir)
+    weights = load_file(folder / WEIGHTS)
+    if form == "bin":
+        (folder / WEIGHTS).unlink()
+        torch.save(weights, folder / "adapter_model.bin")
+    elif form == "state dict":
+        named = {name.replace(".weight", ".default.weight"): weight for name, weight in weights.items()}
+        named = {name + ".default.weight" * name.endswith("vector"): weight for name, weight in named.items()}
+        save_file(named, folder / WEIGHTS)
+    elif form == "magnitude.weight":
+        save_file({name + ".weight" * name.endswith("vector"): w for name, w in weights.items()}, folder / WEIGHTS)
+    again = build(FullModelHFCheckpointer(hf_base.dir), **adapters)
+    again.layers[0].attn.q_proj.init_adapter()
+    load_adapter(again, folder.parent if form == "checkpoint folder" else folder, LLAMA2)
+    assert all(torch.equal(value, adapter_state(again)[name]) for name, value in adapter_state(model).items())
+
+
+@pytest.fixture
+def written(hf_base, build, tmp_path: Path):
+    """A DoRA model, and its adapter in a folder."""
+    model = build(FullModelHFCheckpointer(hf_base.dir), **QK, use_dora=True)
+    write_adapter(tmp_path / "adapter", model, LLAMA2, hf_base.dir)
+    return model, tmp_path / "adapter"
+
+
+def refused(model, folder: Path) -> str:
+    """Gives the one line by which an adapter is refused; the model stays as it was."""
+    before = {name: value.clone() for name, value in adapter_state(model).items()}
+    with pytest.raises(CheckpointError) as error:
+        load_adapter(model, folder, LLAMA2)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
+    assert all(torch.equal(before[name], value) for name, value in adapter_state(model).items())
+    return str(error.value)
+
+
+def test_an_adapter_that_does_not_fit_is_refused_before_the_base_is_read(hf_base, written, monkeypatch):
+    _, folder = written
+    monkeypatch.setattr(safetensors_stream, "_read", lambda path, name: pytest.fail(f"{name} is read"))
+    checkpointer = FullModelHFCheckpointer(hf_base.dir, adapter_checkpoint=folder)
+    for adapters, message in ((QK, "use_dora is True"), (QK | {"use_dora": True, "lora_rank": 8}, "r is 4")):
+        with torch.device("meta"):
+            model = llama2.lora_llama2(**checkpointer.decoder_args, **adapters)
+        with pytest.raises(CheckpointError, match=message):
+            checkpointer.load(model, device="cpu", dtype=torch.float32)
+        assert all(param.is_meta for param in model.parameters())
+
+
+def test_a_file_that_is_cut_off_or_other_bytes_is_one_line(written):
+    model, folder = written
+    for name in (CONFIG, WEIGHTS):
+        whole = (folder / name).read_bytes()
+        for size in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 9):
+            (folder / name).write_bytes(whole[:size])
+            assert name in refused(model, folder)
+        for content in (
+            b"null",
+            b"[]",
+            b"3",
+            b'"r"',
+            b"\xff\xfe",
+            b"\x80\x02}q\x00.",
+            b"<html>",
+            b"{" * 9999,
+            b"PK\x03\x04",
+        ):
+            (folder / name).write_bytes(content)
+            assert name in refused(model, folder)
+        (folder / name).write_bytes(whole)
+    load_adapter(model, folder, LLAMA2)
+
+
+def test_a_header_with_any_byte_changed_is_one_line_or_the_same(written):
+    """A seeded sweep over the safetensors header: lengths, JSON, names, dtypes, shapes, offsets."""
+    model, folder = written
+    whole = (folder / WEIGHTS).read_bytes()
+    draw = random.Random(0)
+    for _ in range(200):
+        at = draw.randrange(8 + int.from_bytes(whole[:8], "little"))
+        changed = bytearray(whole)
+        changed[at] = draw.randrange(256)
+        (folder / WEIGHTS).write_bytes(changed)
+        if changed != whole:
+            try:
+                load_adapter(model, folder, LLAMA2)  # a space of the padding, an offset between tensors of one kind
+            except CheckpointError as error:
+                assert "\n" not in str(error)
+
+
+def test_weights_of_another_kind_are_one_line(written):
+    model, folder = written
+    weights = load_file(folder / WEIGHTS)
+    name = next(name for name in weights if name.endswith("vector"))
+    other = name.replace("lora_magnitude_vector", "lora_A.weight")
+    for change, message in {
+        "nan": ({name: weights[name] * float("nan")}, "has NaN or infinity in"),
+        "inf": ({other: weights[other] / 0}, "has NaN or infinity in"),
+        "rows": ({name: weights[name][None].clone()}, r"(1, "),
+        "empty": ({name: torch.ones(0)}, "(0,)"),
+        "number": ({name: torch.tensor(1.0)}, "()"),
+        "int": ({other: weights[other].int()}, "weights are int32"),
+        "twice": ({f"{name}.weight": weights[name].clone()}, "twice"),
+    }.values():
+        save_file(weights | change, folder / WEIGHTS)
+        assert message in refused(model, folder)
+    save_file({}, folder / WEIGHTS)
+    assert "12 weights are missing" in refused(model, folder)
+
+
+def test_a_pickle_that_runs_code_or_holds_no_tensors_is_refused(written):
+    model, folder = written
+    (folder / WEIGHTS).unlink()
+    assert f"has no {WEIGHTS} or adapter_model.bin" in refused(model, folder)
+    for content, message in ((Payload(), "needs code to be run"), ([1, 2], "no plain dictionary of tensors")):
+        torch.save(content, folder / "adapter_model.bin")
+        assert message in refused(model, folder)
+    (folder / "adapter_model.bin").write_bytes(b"\x80\x02}q\x00.")
+    assert "adapter_model.bin" in refused(model, folder)
+
+
+class Payload:
+    def __reduce__(self):
+        return (pytest.fail, ("the code is run",))
 
 
 def test_a_damaged_adapter_is_named(hf_base, build, peft_adapter, tmp_path: Path):

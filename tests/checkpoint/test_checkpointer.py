@@ -1,3 +1,4 @@
+import copy
 import json
 import logging
 import os
@@ -11,13 +12,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests.checkpoint.test_meta import write_meta
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer, disk, gather
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer, disk, gather, write_adapter
 from torchtune_lite.checkpoint.hf import write_hf_model
 from torchtune_lite.checkpoint.manifest import read_manifest
 from torchtune_lite.checkpoint.model_weights import merged_weights
+from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import llama2
-from torchtune_lite.peft import LoRALinear, dequantize, is_quantized
+from torchtune_lite.models.convert import permute_to_meta
+from torchtune_lite.peft import LoRALinear, adapter_state, dequantize, is_quantized
 
 LORA = {"lora_attn_modules": ["q_proj"]}
 
@@ -110,7 +113,8 @@ def test_a_truncated_file_leaves_the_model_untouched(hf_base, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"checkpoint_dir": "absent"}, CheckpointError, "checkpoint_dir absent is no folder"),
+        ({"checkpoint_dir": "absent"}, CheckpointError, "checkpoint_dir 'absent' is not a folder"),
+        ({"checkpoint_dir": ""}, CheckpointError, "checkpoint_dir '' is not a folder"),
         ({"model_type": "LAMA2"}, ConfigError, "model_type: 'LAMA2' is unknown; allowed are LLAMA2"),
         ({"model_type": "LLAMA3"}, ConfigError, "model_type: LLAMA3 is a family that is not served"),
         ({"recipe_checkpoint": "recipe_state.pt"}, ConfigError, "resume_from_checkpoint"),
@@ -158,10 +162,10 @@ def test_a_save_merges_into_what_it_is_told_to(make_checkpointer, hf_base, build
         checkpointer = make_checkpointer(merge_into=kind)
         model = build(checkpointer, **QLORA)
         with caplog.at_level(logging.INFO):
-            checkpointer.save(tmp_path / kind, model, rows=hf_base.tokens)
+            checkpointer.save(tmp_path / kind, model, verify=True)
         saved[kind] = load_file(tmp_path / kind / "model.safetensors")
         assert caplog.messages[-1].endswith("the error of NF4") == (kind == "original")
-        assert "logits differ by at most" in caplog.messages[-1]
+        assert "21 weights are as they were trained, 2 of them with an adapter merged in" in caplog.messages[-1]
         live = model(hf_base.tokens)
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / kind)(hf_base.tokens).logits
         assert ((theirs - live).abs().mean() < 1e-4) == (kind == "quantized")
@@ -177,45 +181,120 @@ def test_a_save_merges_into_what_it_is_told_to(make_checkpointer, hf_base, build
     assert torch.equal(saved["quantized"][up], dequantize(model.layers[0].mlp.w3.weight))
 
 
-def test_a_save_that_does_not_merge_is_refused(make_checkpointer, hf_base, build, tmp_path: Path, monkeypatch, caplog):
+def test_a_save_that_does_not_merge_is_refused(make_checkpointer, build, tmp_path: Path, monkeypatch, caplog):
     checkpointer = make_checkpointer()
     model = build(checkpointer, **LORA, dtype=torch.bfloat16)
 
-    def unmerged(self, base=None, dtype=None):
+    def unmerged(self, base=None):
         return self.weight if base is None else base
 
     monkeypatch.setattr(LoRALinear, "merged_weight", unmerged)
-    with pytest.raises(SaveError, match="not the one that was trained: logits differ .* bfloat16 explains") as error:
-        checkpointer.save(tmp_path / "out", model, rows=hf_base.tokens)
+    with pytest.raises(SaveError, match="not the model that was trained: 2 of 21 weights are wrong: .*q_proj") as error:
+        checkpointer.save(tmp_path / "out", model, verify=True)
     assert "\n" not in str(error.value) and not list(tmp_path.glob("*out*"))
     checkpointer.save(tmp_path / "unchecked", model)
-    checkpointer.save(tmp_path / "small", model, adapter_only=True, rows=hf_base.tokens)  # nothing is merged
-    assert not any("logits differ" in message for message in caplog.messages)
+    assert not any("verified" in message for message in caplog.messages)
 
 
-@pytest.mark.parametrize("spoil", ["drop a weight", "change the config"])
-def test_a_folder_that_is_not_the_model_is_refused(hf_base, build, tmp_path: Path, monkeypatch, spoil: str):
-    def write(folder, weights, family, config, shard_of=None):
-        if spoil == "drop a weight":
-            weights = {name: weight for name, weight in weights.items() if name != "norm.weight"}
-        else:
-            config = {**config, "rms_norm_eps": 1e-3}
+SPOILT = {
+    "a weight left out": lambda weights, config: ({n: w for n, w in weights.items() if n != "norm.weight"}, config),
+    "another dtype": lambda weights, config: (
+        weights | {"norm.weight": Weight.of(weights["norm.weight"].read().to(torch.float16))},
+        config,
+    ),
+    "permuted": lambda weights, config: (
+        weights | {QUERY: Weight.of(permute_to_meta(weights[QUERY].read(), 4))},
+        config,
+    ),
+    "another epsilon": lambda weights, config: (weights, config | {"rms_norm_eps": 1e-3}),
+    "another rotary base": lambda weights, config: (
+        weights,
+        config | {"rope_theta": 10_000.0, "rope_parameters": None},
+    ),
+    "other heads": lambda weights, config: (weights, config | {"num_attention_heads": 8, "num_key_value_heads": 4}),
+}
+QUERY = "layers.0.attn.q_proj.weight"
+
+
+@pytest.mark.parametrize("adapters", [{}, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_a_folder_that_is_not_the_model_is_refused(
+    make_checkpointer, build, tmp_path: Path, monkeypatch, spoil: str, adapters: dict
+):
+    """Whichever layout it is in; of Meta's, the other one is beside it."""
+
+    def spoilt(folder, weights, family, config, shard_of=None):
+        weights, config = SPOILT[spoil](dict(weights), dict(config))
         write_hf_model(folder, weights, family, config, shard_of)
 
-    monkeypatch.setattr("torchtune_lite.checkpoint.hf.write_hf_model", write)
+    for layout in ("hf", "meta"):
+        monkeypatch.setattr(f"torchtune_lite.checkpoint.{layout}.write_hf_model", spoilt)
+    checkpointer = make_checkpointer()
+    before = list(tmp_path.iterdir())
+    with pytest.raises(SaveError, match="was written is not the model that was trained: ") as error:
+        checkpointer.save(tmp_path / "out", build(checkpointer, **adapters), verify=True)
+    assert ".tmp" not in str(error.value) and "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.safetensors", "is truncated"),
+        ("consolidated.00.pth", "is truncated"),
+        ("adapter/adapter_model.safetensors", "is truncated"),
+        ("adapter/adapter_config.json", "is not JSON"),
+    ],
+)
+def test_a_file_that_is_cut_off_is_refused(hf_base, build, tmp_path: Path, monkeypatch, name: str, damage: str):
+    checkpointer = FullModelMetaCheckpointer(write_meta(tmp_path / "meta", hf_base), model_type="LLAMA2")
+    write_model = type(checkpointer)._write_model
+
+    def write(self, folder, *args):
+        write_model(self, folder, *args)
+        os.truncate(folder / name, (folder / name).stat().st_size // 2)
+
+    monkeypatch.setattr(type(checkpointer), "_write_model", write)
+    with pytest.raises(SaveError, match=f"{Path(name).name}: {damage}"):
+        checkpointer.save(tmp_path / "out", build(checkpointer, **LORA), verify=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_metas_own_file_is_verified_as_well(hf_base, build, tmp_path: Path, monkeypatch):
+    checkpointer = FullModelMetaCheckpointer(write_meta(tmp_path / "meta", hf_base), model_type="LLAMA2")
+    model = build(checkpointer)
+    monkeypatch.setattr("torchtune_lite.checkpoint.meta.permute_to_meta", lambda weight, num_heads: weight)
+    with pytest.raises(SaveError, match="4 of 21 weights are wrong: layers.0.attn.q_proj.weight has"):
+        checkpointer.save(tmp_path / "out", model, verify=True)
+
+
+@pytest.mark.parametrize("adapter_only", [True, False])
+def test_an_adapter_that_is_not_the_live_one_is_refused(
+    hf_base, build, tmp_path: Path, monkeypatch, caplog, adapter_only: bool
+):
     checkpointer = FullModelHFCheckpointer(hf_base.dir)
-    with pytest.raises(SaveError, match="1 weight is missing|norm_eps 0.001"):
-        checkpointer.save(tmp_path / "out", build(checkpointer), rows=hf_base.tokens)
-    assert not list(tmp_path.iterdir())
+    model = build(checkpointer, **LORA)
+    other = copy.deepcopy(model)
+    adapter_state(other)["layers.1.attn.q_proj.lora_b.weight"].data[3, 2] += 1e-6
+    monkeypatch.setattr(
+        "torchtune_lite.checkpoint.checkpointer.write_adapter",
+        lambda folder, model, *args, **kwargs: write_adapter(folder, other, *args, **kwargs),
+    )
+    with pytest.raises(SaveError, match="other values than the live one in .*layers.1.self_attn.q_proj.lora_B.weight;"):
+        checkpointer.save(tmp_path / "out", model, adapter_only=adapter_only, verify=True)
+    with caplog.at_level(logging.INFO):
+        checkpointer.save(tmp_path / "step_7", other, adapter_only=adapter_only, verify=True)
+    expected = "the adapter is as it was trained" if adapter_only else "21 weights are as they were trained, 2 of them"
+    assert expected in caplog.messages[-1] and caplog.messages[-1].startswith("verified step_7 in 0.")
 
 
 @pytest.mark.parametrize("merge_into", ["quantized", "original"])
 def test_a_save_holds_two_tensors_beside_the_model(wide_base, build, peak_bytes, tmp_path: Path, merge_into: str):
     checkpointer = FullModelHFCheckpointer(wide_base.write(torch.bfloat16), merge_into=merge_into)
     model = build(checkpointer, dtype=torch.bfloat16, **wide_base.adapters)
-    rows, bound = torch.arange(64)[None], wide_base.bound(torch.bfloat16)
-    checkpointer.save(tmp_path / "step_1", model, rows=rows)  # imports, tables
-    peak = peak_bytes(lambda: checkpointer.save(tmp_path / "step_2", model, rows=rows))
+    bound = wide_base.bound(torch.bfloat16)
+    checkpointer.save(tmp_path / "step_1", model, verify=True)  # imports, tables
+    peak = peak_bytes(lambda: checkpointer.save(tmp_path / "step_2", model, verify=True))
     assert peak < bound
     whole = peak_bytes(lambda: {name: weight.read().clone() for name, weight in merged_weights(model).items()})
     assert whole > bound, "this test could not fail"

@@ -37,8 +37,41 @@ def test_a_folder_is_read_by_its_index_else_by_what_it_holds(tmp_path: Path):
     assert names(hf_weight_files(tmp_path)) == ["a.safetensors", "b.safetensors"]
     make(tmp_path, "model.safetensors")
     assert names(hf_weight_files(tmp_path)) == ["model.safetensors"]
+    (tmp_path / "model.safetensors").unlink()
     index(tmp_path, "b.safetensors", "a.safetensors", "b.safetensors")
     assert names(hf_weight_files(tmp_path)) == ["a.safetensors", "b.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("single", "name", "shards"),
+    [
+        ("model.safetensors", INDEX, ["a.safetensors", "b.safetensors"]),
+        ("model.safetensors", INDEX, ["a.safetensors", "model.safetensors"]),
+        ("pytorch_model.bin", "pytorch_model.bin.index.json", ["a.bin"]),
+    ],
+)
+def test_a_single_file_beside_an_index_is_refused_unless_it_is_the_one(tmp_path: Path, single, name, shards):
+    """transformers reads the single file, the index names others: which is the model, the user knows."""
+    make(tmp_path, *{single, *shards})
+    index(tmp_path, *shards, name=name)
+    with pytest.raises(CheckpointError, match=f"has {single} beside {name}, of which transformers reads the first"):
+        hf_weight_files(tmp_path)
+    assert names(listed_files(tmp_path, shards)) == shards
+    index(tmp_path, single, single, name=name)
+    assert names(hf_weight_files(tmp_path)) == [single]
+
+
+def test_listed_files_that_are_not_there_are_answered_with_those_that_are(tmp_path: Path):
+    """As in a torchtune config for .bin files, over a download of safetensors."""
+    listed = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    with pytest.raises(CheckpointError, match=f"lacks 2 of the 2 files in .*checkpoint_files: {', '.join(listed)}$"):
+        listed_files(tmp_path, listed)
+    for there in ("model-00001-of-00002.safetensors", "consolidated.00.pth", "pytorch_model.bin"):
+        make(tmp_path, there)
+        with pytest.raises(CheckpointError, match=f"{there}.*: leave the key out to read what it holds") as error:
+            listed_files(tmp_path, listed)
+        (tmp_path / there).unlink()
+        assert "\n" not in str(error.value)
 
 
 def test_torch_files_have_an_index_too(tmp_path: Path):
@@ -79,7 +112,7 @@ def test_checkpoint_files_as_list_and_in_torchtunes_form(tmp_path: Path):
     form = {"filename_format": "model-{}-of-{}.safetensors", "max_filename": "00002"}
     expected = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     assert names(listed_files(tmp_path, form)) == names(listed_files(tmp_path, expected)) == expected
-    with pytest.raises(CheckpointError, match="2 of 3 files named by checkpointer.checkpoint_files.*00001-of-00003"):
+    with pytest.raises(CheckpointError, match="2 of the 3 files in checkpointer.checkpoint_files.*00001-of-00003"):
         listed_files(tmp_path, [*expected[:1], "model-00001-of-00003.safetensors", "x"])
     with pytest.raises(CheckpointError, match="max_filename as a quoted number"):
         listed_files(tmp_path, {"filename_format": "model-{}-of-{}.safetensors"})

@@ -67,6 +67,36 @@ def test_torch_files_are_read_and_come_out_as_safetensors(hf_base, build, logits
     assert same(logits(tmp_path / "out", hf_base.tokens), hf_base.logits)
 
 
+@pytest.mark.parametrize("other", ["extra.safetensors", "pytorch_model.bin"])
+def test_one_of_several_files_is_not_saved_under_the_name_of_the_whole(hf_base, build, logits, tmp_path: Path, other):
+    """transformers would take model.safetensors for the model, in spite of the index."""
+    shutil.copytree(hf_base.dir, tmp_path / "base")
+    weights = load_file(hf_base.dir / "model.safetensors")
+    head = {"lm_head.weight": weights.pop("lm_head.weight")}
+    save_file(weights, tmp_path / "base" / "model.safetensors", {"format": "pt"})
+    if other.endswith(".bin"):
+        torch.save(head, tmp_path / "base" / other)
+    else:
+        save_file(head, tmp_path / "base" / other)
+    checkpointer = FullModelHFCheckpointer(tmp_path / "base", ["model.safetensors", other])
+    model = build(checkpointer)
+    checkpointer.save(tmp_path / "out", model, verify=True)
+    saved = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert saved == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert same(logits(tmp_path / "out", hf_base.tokens), hf_base.logits)
+
+
+def test_the_weights_that_config_json_names_are_asked_for(hf_base, build, logits, tmp_path: Path):
+    shutil.copytree(hf_base.dir, tmp_path / "base")
+    config = json.loads((hf_base.dir / "config.json").read_text()) | {"transformers_weights": "other.safetensors"}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="the weights that transformers reads, 'other.safetensors'; name the"):
+        FullModelHFCheckpointer(tmp_path / "base")
+    checkpointer = FullModelHFCheckpointer(tmp_path / "base", ["model.safetensors"])
+    checkpointer.save(tmp_path / "out", build(checkpointer))
+    assert same(logits(tmp_path / "out", hf_base.tokens), hf_base.logits)
+
+
 def test_config_says_the_dtype_that_was_saved(hf_base, build, tmp_path: Path):
     checkpointer = FullModelHFCheckpointer(hf_base.dir)
     checkpointer.save(tmp_path / "out", build(checkpointer, dtype=torch.bfloat16))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, model_weights, nf4_cache
+from torchtune_lite.checkpoint.manifest import MANIFEST, write_manifest
 from torchtune_lite.checkpoint.nf4_cache import fingerprint
 from torchtune_lite.models.llama2 import qlora_llama2
 from torchtune_lite.peft import dequantize, is_quantized, nf4_parts
@@ -45,10 +46,11 @@ def same(a: dict, b: dict) -> bool:
     )
 
 
-def test_what_is_read_is_what_was_quantised(load, tmp_path: Path, monkeypatch):
-    expected, messages = load(cached=False)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_what_is_read_is_what_was_quantised(load, tmp_path: Path, monkeypatch, dtype):
+    expected, messages = load(cached=False, dtype=dtype)
     assert messages == [] and not (tmp_path / "cache").exists()
-    written, [message] = load()
+    written, [message] = load(dtype=dtype)
     assert message.startswith("wrote 10 weights (0.1 MB) in 0.") and same(written, expected)
     [folder] = (tmp_path / "cache").iterdir()
     assert folder.name.startswith("base-") and {file.name for file in folder.iterdir()} == {
@@ -57,15 +59,15 @@ def test_what_is_read_is_what_was_quantised(load, tmp_path: Path, monkeypatch):
     }
 
     monkeypatch.setattr(model_weights, "quantize", lambda weight: pytest.fail("quantised again"))
-    read, [message] = load()
+    read, [message] = load(dtype=dtype)
     assert message.startswith("read 10 weights (0.1 MB) in 0.") and message.endswith(str(folder))
     assert same(read, expected)
     plain = load.model.layers[0].attn.k_proj.weight
-    assert plain.dtype == torch.bfloat16 and plain.abs().max() > 0
+    assert plain.dtype == dtype and plain.abs().max() > 0
     assert load.model.layers[0].attn.q_proj.weight.requires_grad is False
 
     load.model.layers[0].attn.q_proj.weight.data.copy_(load.model.layers[0].attn.output_proj.weight)
-    assert same(load(load.model)[0], expected)  # in place
+    assert same(load(load.model, dtype=dtype)[0], expected)  # in place
 
 
 def test_the_file_is_not_shown_through(load, tmp_path: Path):
@@ -90,12 +92,12 @@ def test_another_base_dtype_selection_or_format_is_another_cache(load, tmp_path:
     config["rope_parameters"]["rope_theta"] = 600.0
     (tmp_path / "base" / "config.json").write_text(json.dumps(config))
     assert load()[1][0].startswith("wrote") and made() == 5
-    monkeypatch.setattr(nf4_cache, "FORMAT", 2)
+    monkeypatch.setattr(nf4_cache, "FORMAT", nf4_cache.FORMAT + 1)
     assert load()[1][0].startswith("wrote") and made() == 6
     assert load()[1][0].startswith("read") and made() == 6
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "absent", "other weights", "breaks off"])
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "absent", "a bit", "other weights", "breaks off"])
 def test_a_damaged_cache_is_made_anew(load, tmp_path: Path, monkeypatch, damage: str):
     expected, _ = load()
     [folder] = (tmp_path / "cache").iterdir()
@@ -106,8 +108,14 @@ def test_a_damaged_cache_is_made_anew(load, tmp_path: Path, monkeypatch, damage:
         file.write_bytes(b"\xff" * 100)
     elif damage == "absent":
         file.unlink()
+    elif damage == "a bit":
+        content = bytearray(file.read_bytes())
+        content[-1000] ^= 4  # of a value: nothing else can tell
+        file.write_bytes(content)
     elif damage == "other weights":
         file.write_bytes(file.read_bytes().replace(b"layers.0.mlp.w1.", b"layers.9.mlp.w1."))
+        (folder / MANIFEST).unlink()
+        write_manifest(folder, run_id=None, step=None)
     else:
         whole, calls = nf4_cache.from_nf4_parts, []
 

@@ -1,6 +1,8 @@
 import json
 import logging
 import random
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, check_resumable, gather, restore, run_facts, start_date
+from torchtune_lite.checkpoint import (
+    FullModelHFCheckpointer,
+    check_resumable,
+    gather,
+    restore,
+    run_facts,
+    safetensors_stream,
+    start_date,
+)
 from torchtune_lite.errors import CheckpointError
+from torchtune_lite.models import llama2
 from torchtune_lite.optim.schedules import get_cosine_schedule_with_warmup
 from torchtune_lite.peft import dequantize
 
@@ -19,8 +30,8 @@ LORA = {"lora_attn_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
 class Run:
     """A training loop in small: dropout, clipping and data drawn from the global generators."""
 
-    def __init__(self, hf_base, build, *, amsgrad=False, lr=1e-2, **options) -> None:
-        self.checkpointer = FullModelHFCheckpointer(hf_base.dir)
+    def __init__(self, hf_base, build, *, amsgrad=False, lr=1e-2, checkpointer=None, **options) -> None:
+        self.checkpointer = checkpointer or FullModelHFCheckpointer(hf_base.dir)
         self.model = build(self.checkpointer, **options).train()
         self.params = [param for param in self.model.parameters() if param.requires_grad]
         self.optimizer = torch.optim.AdamW(self.params, lr=lr, amsgrad=amsgrad, weight_decay=0.1)
@@ -38,10 +49,10 @@ class Run:
             self.step += 1
         return self
 
-    def save(self, folder: Path, **options) -> None:
-        state = gather(self.model, self.optimizer, self.scheduler, {"global_step": self.step, "seed": 7})
-        rows = torch.arange(16).view(2, 8)  # the comparison on them must change nothing
-        self.checkpointer.save(folder, self.model, state=state, rows=rows, **options)
+    def save(self, folder: Path, facts=None, **options) -> None:
+        progress = {"global_step": self.step, "seed": 7}
+        state = gather(self.model, self.optimizer, self.scheduler, progress, facts)
+        self.checkpointer.save(folder, self.model, state=state, verify=True, **options)  # which must change nothing
 
     def resume(self, folder: Path) -> "Run":
         progress = restore(folder, self.model, self.optimizer, self.scheduler)
@@ -80,6 +91,42 @@ def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(hf_base, build, tmp_path:
     run.save(tmp_path / "step_3", **save)
     expected = run.train(3).digest()
     assert Run(hf_base, build, **options).train(1).resume(tmp_path / "step_3").train(3).digest() == expected
+
+
+@pytest.mark.parametrize("options", [{}, LORA], ids=["full", "lora"])
+def test_each_weight_is_read_from_one_place(hf_base, build, tmp_path: Path, monkeypatch, options: dict):
+    """A full model's from the checkpoint alone, an adapter's base from the base; nothing is read before the checks."""
+    run = Run(hf_base, build, **options).train(3)
+    run.save(tmp_path / "step_3")
+    expected, read = run.train(1).digest(), Counter()
+    read_value = safetensors_stream._read
+    monkeypatch.setattr(
+        safetensors_stream, "_read", lambda path, name: (read.update([path.parent]), read_value(path, name))[1]
+    )
+    checkpointer = FullModelHFCheckpointer(hf_base.dir, adapter_checkpoint=tmp_path / "gone")
+    resumed = Run(hf_base, partial(build, resume_from=tmp_path / "step_3"), checkpointer=checkpointer, **options)
+    before_restore = read.copy()
+    resumed.resume(tmp_path / "step_3")
+    adapter, state = tmp_path / "step_3" / "adapter", tmp_path / "step_3" / "resume"
+    if options:
+        assert before_restore == {hf_base.dir: 21} and read - before_restore == {adapter: 8, state: 24}
+    else:
+        assert not before_restore and read == {tmp_path / "step_3": 21, state: 63}
+    assert resumed.train(1).digest() == expected
+
+
+def test_a_full_model_of_another_shape_is_refused_before_a_weight_is_read(hf_base, build, tmp_path, monkeypatch):
+    Run(hf_base, build).train(1).save(tmp_path / "step_1")
+    model = build(FullModelHFCheckpointer(hf_base.dir), resume_from=tmp_path / "step_1", dtype=torch.bfloat16)
+    monkeypatch.setattr(safetensors_stream, "_read", lambda path, name: pytest.fail(f"{name} is read"))
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pytest.raises(CheckpointError, match="was float32 .*is bfloat16"):
+        restore(tmp_path / "step_1", model, optimizer, None)
+    with torch.device("meta"):
+        wider = llama2.llama2(**{**FullModelHFCheckpointer(hf_base.dir).decoder_args, "intermediate_dim": 512})
+    with pytest.raises(CheckpointError, match="intermediate_dim 256, the model has 512"):
+        FullModelHFCheckpointer(hf_base.dir).load(wider, device="cpu", dtype=torch.float32, resume_from=tmp_path)
+    assert all(param.is_meta for param in wider.parameters())
 
 
 def test_every_part_of_the_state_counts(hf_base, build, tmp_path: Path):
@@ -176,6 +223,61 @@ def test_a_longer_schedule_goes_on_at_its_own_rate(hf_base, build, tmp_path: Pat
     assert longer.optimizer.param_groups[0]["lr"] == unbroken.optimizer.param_groups[0]["lr"]
 
 
+def facts(epochs: int, lr_scheduler: dict | None) -> dict:
+    """Those of runs of 3 steps an epoch."""
+    return run_facts(changed(epochs=epochs, lr_scheduler=lr_scheduler), "29 samples", 3)
+
+
+@pytest.mark.parametrize("epochs", [2, 4, 8])
+@pytest.mark.parametrize("kind", ["cosine", "one cycle", None])
+def test_a_schedule_that_another_number_of_steps_changes_is_announced(
+    hf_base, build, tmp_path: Path, caplog, epochs: int, kind: str | None
+):
+    """The run was to have 4 epochs, and was saved after step 5; a constant rate knows no number of steps."""
+    scheduler = {"_component_": kind} if kind else None
+
+    def make(epochs: int) -> Run:
+        run = Run(hf_base, build, **LORA)
+        if kind == "one cycle":
+            run.scheduler = torch.optim.lr_scheduler.OneCycleLR(run.optimizer, max_lr=1e-2, total_steps=3 * epochs)
+        else:
+            run.scheduler = get_cosine_schedule_with_warmup(run.optimizer, 2, 3 * epochs)
+        return run
+
+    run = make(4).train(5)
+    run.save(tmp_path / "step_5", facts=facts(4, scheduler))
+    resumed = make(epochs)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="torchtune_lite"):
+        restore(tmp_path / "step_5", resumed.model, resumed.optimizer, resumed.scheduler, facts(epochs, scheduler))
+    if kind is None or epochs == 4:
+        assert not caplog.messages
+        return
+    [message] = caplog.messages
+    told = f"the run was to have 12 steps and has {3 * epochs} (epochs, max_steps_per_epoch), "
+    rate, before = (each.scheduler.get_last_lr()[0] for each in (resumed, run))
+    if kind == "cosine":
+        assert rate != before
+        told += f"which changes its schedule: at step 6 the learning rate is {rate:g}, was to be {before:g}"
+    else:
+        assert rate == before
+        told += "but its learning rate follows the schedule that was saved"
+    assert message == told
+
+
+def test_a_checkpoint_of_a_version_that_noted_no_steps_is_resumed_without_a_word(hf_base, build, tmp_path, caplog):
+    run = Run(hf_base, build, **LORA).train(1)
+    old = facts(4, {"_component_": "cosine"})
+    del old["total_steps"], old["patience"]
+    run.save(tmp_path / "step_1", facts=old)
+    now = facts(8, {"_component_": "cosine"})
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="torchtune_lite"):
+        check_resumable(tmp_path / "step_1", now)
+        restore(tmp_path / "step_1", run.model, run.optimizer, run.scheduler, now)
+    assert not caplog.messages
+
+
 def test_another_kind_of_schedule_gives_back_the_options_it_had_set(hf_base, build, tmp_path: Path):
     def make() -> Run:
         run = Run(hf_base, build, **LORA)
@@ -191,7 +293,7 @@ def test_another_kind_of_schedule_gives_back_the_options_it_had_set(hf_base, bui
 CONFIG = {
     "seed": None,
     "batch_size": 2,
-    "epochs": 1,
+    "epochs": 2,
     "model": {"_component_": "lora_llama2", "lora_rank": 8, "lora_dropout": 0.0, "lora_attn_modules": ["q_proj"]},
     "optimizer": {"_component_": "torch.optim.AdamW", "lr": 1e-2, "betas": [0.9, 0.99]},
     "lr_scheduler": None,
@@ -241,6 +343,24 @@ def test_what_may_change_is_not_even_mentioned(saved, caplog, values):
     with caplog.at_level(logging.WARNING):
         check_resumable(saved, run_facts(changed(**values), "29 samples", 3))
     assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("values", "since_best", "line"),
+    [
+        ({"epochs": 1}, 0, "the run is finished, step 4 of 3 is done; to go on, set epochs: 2 or more"),
+        ({"epochs": 2}, 0, None),
+        ({"epochs": 2, "patience": 3}, 2, None),
+        ({"epochs": 2, "patience": 3}, 3, "the run is finished, patience ran out at step 4; to go on, raise patience"),
+    ],
+)
+def test_a_run_that_is_finished_is_told_how_to_go_on(saved, caplog, values, since_best, line):
+    trainer = json.loads((saved / "resume" / "trainer.json").read_text())
+    trainer["progress"]["validations_since_best"] = since_best
+    (saved / "resume" / "trainer.json").write_text(json.dumps(trainer))
+    with caplog.at_level(logging.WARNING):
+        check_resumable(saved, run_facts(changed(**values), "29 samples", 3))
+    assert len(caplog.messages) == (line is not None) and all(line in message for message in caplog.messages)
 
 
 def test_what_is_warned_of_is_one_line_with_old_and_new(saved, caplog):

@@ -1,6 +1,7 @@
 import base64
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from torchtune_lite.checkpoint import FullModelHFCheckpointer
 from torchtune_lite.checkpoint import tokenizer as tokenizer_module
 from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, save_tokenizer
 from torchtune_lite.data import ChatMLTemplate, Llama2ChatTemplate, Llama3Tokenizer, Message, load_tokenizer
+from torchtune_lite.data.sentencepiece_export import as_tokenizer_json
 from torchtune_lite.errors import DataError
 
 CONVERSATION = [Message("user", "what is  it? "), Message("assistant", "42\nlines."), Message("user", "é市")]
 DICTS = [{"role": message.role, "content": message.text_content} for message in CONVERSATION]
-WARNING = "encodes a chat otherwise"
+WARNING = "encodes otherwise than the run did"
 
 
 @pytest.fixture
@@ -123,11 +125,107 @@ def test_warns_of_a_template_that_cannot_be_written(save, tmp_path, caplog):
     assert "Mine cannot be written as a chat template" in caplog.text
 
 
-def test_warns_where_the_saved_files_are_not_those_of_the_run(save, tmp_path, caplog):
+@pytest.mark.parametrize("template", [None, Llama2ChatTemplate(), "chat_template"])
+def test_a_tokenizer_json_of_another_vocabulary_than_the_model_of_the_run_is_written_anew(
+    save, tmp_path, caplog, template
+):
     base = write_folder(tmp_path / "base", "spm_plain", plain(TEMPLATES["zephyr"]))
-    write_folder(tmp_path / "base", "bytelevel")  # a tokenizer.json beside it, of another vocabulary
+    write_folder(tmp_path / "base", "bytelevel", plain(TEMPLATES["zephyr"]))
+    live = load_tokenizer(base / "tokenizer.model", prompt_template=template)
+    folder = save(live, base)
+    assert load_tokenizer(folder).encode("the fox") == live.encode("the fox")
+    assert not caplog.text
+
+
+def test_warns_where_the_saved_files_are_not_those_of_the_run(save, tmp_path, caplog, monkeypatch):
+    """As where the model cannot be written as tokenizer.json: the base's stays."""
+    base = write_folder(tmp_path / "base", "spm_plain")
+    write_folder(tmp_path / "base", "bytelevel")
+    monkeypatch.setattr("torchtune_lite.checkpoint.tokenizer.as_tokenizer_json", lambda tokenizer: None)
     save(load_tokenizer(base / "tokenizer.model"), base)
-    assert WARNING in caplog.text
+    assert WARNING in caplog.text and "no BPE model of plain text" in caplog.text
+
+
+KINDS = ["bytelevel", "metaspace", "llama_json", "spm_plain", "spm_legacy", "spm"]
+PROMPTS = [
+    "",
+    " ",
+    "  ",
+    " hi",
+    "  two  spaces",
+    "\n",
+    "\n\nlines ",
+    "\t tab",
+    " \n x",
+    "a\n b",
+    "é市𝄞",
+    " é市",
+    "fox  ",
+]
+PLACES = ["beside the base", "a copy elsewhere", "a folder elsewhere"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_encodes_texts_as_the_run_did(kind, place, tmp_path, save, caplog):
+    """Whatever they start with; a BOS where the base's own files had one, which a copy of the model must not lose."""
+    base = write_folder(tmp_path / "base", kind, plain(TEMPLATES["zephyr"]))
+    (base / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    own = AutoTokenizer.from_pretrained(base)
+    path = base
+    if place != PLACES[0]:
+        path = write_folder(tmp_path / "elsewhere", kind)
+    if place == PLACES[1] and kind.startswith("spm"):  # a tokenizer.json alone names no EOS
+        (path / "tokenizer_config.json").unlink()
+    live = load_tokenizer(path)
+    folder = save(live, base)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    for text in PROMPTS:
+        assert theirs(text, add_special_tokens=False).input_ids == live.encode(text, False, False), text
+        assert theirs(text).input_ids[: len(own("").input_ids)] == own("").input_ids
+    assert theirs(" hi").input_ids[0] == live.bos_id or not kind.startswith("spm")
+    assert (theirs.bos_token, theirs.eos_token) == ("<s>", "</s>")
+    if kind.startswith("spm"):
+        assert (theirs.chat_template is None) == (place == PLACES[2]), "the run's own config has none"
+    assert not caplog.text
+
+
+def test_a_tokenizer_json_that_drops_the_space_before_a_text_is_written_anew_where_texts_are_trained_on(
+    save, tmp_path, caplog
+):
+    """As transformers has it, which a run with a chat template has followed."""
+    base = write_folder(tmp_path / "base", "spm_plain", plain(TEMPLATES["zephyr"]))
+    chat = load_tokenizer(base, prompt_template="chat_template")
+    (base / "tokenizer.json").write_text(json.dumps(as_tokenizer_json(chat)))
+    saved = (save(chat, base) / "tokenizer.json").read_bytes()
+    assert saved == (base / "tokenizer.json").read_bytes()
+    (tmp_path / "saved").rename(tmp_path / "first")
+    live = load_tokenizer(base / "tokenizer.model")
+    theirs = AutoTokenizer.from_pretrained(save(live, base))
+    assert (
+        theirs(" hi").input_ids == live.encode(" hi", add_eos=False) != load_tokenizer(base).encode(" hi", True, False)
+    )
+    assert not caplog.text
+
+
+def test_a_copy_of_a_model_that_cannot_be_converted_keeps_the_bases_config(char_model, save, tmp_path, caplog):
+    """Without which AutoTokenizer would forget BOS."""
+    base = tmp_path / "base"
+    base.mkdir()
+    shutil.copyfile(char_model, base / "tokenizer.model")
+    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    folder = save(load_tokenizer(char_model), base)
+    assert json.loads((folder / "tokenizer_config.json").read_text()) == config
+    assert (folder / "tokenizer.model").read_bytes() == char_model.read_bytes()
+
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copyfile(char_model, other / "tokenizer.model")
+    (other / "tokenizer_config.json").write_text(json.dumps(config | {"legacy": True}))
+    (tmp_path / "saved").rename(tmp_path / "first")
+    folder = save(load_tokenizer(other), base)
+    assert json.loads((folder / "tokenizer_config.json").read_text())["legacy"], "read in training, so the run's own"
 
 
 def test_a_tokenizer_that_is_gone_does_not_cost_the_checkpoint(tmp_path, save, caplog):

@@ -138,6 +138,12 @@ def test_what_a_builder_gives_is_held_to_the_contract_when_it_is_built(folder):
         components.instantiate(made.optimizer, [])
 
 
+def test_an_empty_text_is_not_a_value_of_a_required_key(folder):
+    made, problems = build(folder, f"{OPTIMIZER}output_dir: ''\n")
+    assert made is None
+    assert problems == ["my.yaml:2: 'output_dir': expected a text that is not empty"]
+
+
 def test_missing_keys_are_all_named(folder):
     assert build(folder, "epochs: 1\n")[1] == [
         "my.yaml: the key 'output_dir' is missing",

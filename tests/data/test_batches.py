@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from torchtune_lite.data import Batches, num_label_tokens, num_real_tokens, plan, sample_lens, some_rows, windows
+from torchtune_lite.data import Batches, num_label_tokens, num_real_tokens, plan, sample_lens, windows
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -196,12 +196,6 @@ def test_tells_the_share_of_time_that_went_on_waiting(monkeypatch):
     next(data.epoch(0))
     assert data.take_wait_share() == 3 / 8
     assert data.take_wait_share() == 0.0
-
-
-def test_some_rows_of_a_batch_whatever_its_shape():
-    padded, joined = (batches(12, 6, collate=kind).peek() for kind in ("padded", "padding_free"))
-    assert some_rows(padded, 4, 8).shape == (4, 8) and some_rows(joined, 4, 8).shape == (2, 8)
-    assert some_rows(joined, 4).shape == (1, 21)
 
 
 class Drawn(Packed):

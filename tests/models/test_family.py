@@ -1,5 +1,7 @@
 """Every family's table against transformers' own model and config."""
 
+import itertools
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -85,6 +87,32 @@ def test_configs_of_old_and_new_transformers_give_the_same_rope_base(family):
     old = {k: v for k, v in new.items() if k != "rope_parameters"} | {"rope_theta": 500.0, "rope_scaling": None}
     assert family.decoder_args(old) == family.decoder_args(new)
     assert family.decoder_args({k: v for k, v in old.items() if k != "rope_theta"})["rope_base"] == 10_000.0
+
+
+@every_family
+def test_two_rope_bases_are_refused_and_the_same_one_twice_is_not(family):
+    """transformers 5 takes the base in `rope_parameters`, 4 the one beside it."""
+    plain = {k: v for k, v in hf_config(family).to_dict().items() if k not in ("rope_parameters", "rope_theta")}
+    places = [
+        lambda base: {"rope_theta": base},
+        lambda base: {"rope_parameters": {"rope_type": "default", "rope_theta": base}},
+        lambda base: {"rope_scaling": {"rope_type": "default", "rope_theta": base}},
+    ]
+    for one, other in itertools.permutations(places, 2):
+        assert family.decoder_args(plain | one(500.0) | other(500))["rope_base"] == 500.0
+        with pytest.raises(ValueError, match="several rope bases, .*0.0, .*0.0, and transformers 4 and 5 read"):
+            family.decoder_args(plain | one(500.0) | other(10_000.0))
+        assert family.decoder_args(plain | one(None) | other(500.0))["rope_base"] == 500.0
+    theirs = AutoConfig.for_model(**plain, rope_theta=500.0, rope_parameters={"rope_theta": 10_000.0})
+    assert theirs.rope_parameters["rope_theta"] == 10_000.0, "else ours need not refuse it"
+
+
+@every_family
+@pytest.mark.parametrize("rope", [[500.0], "default", {"full_attention": {"rope_theta": 500.0}}])
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_rope_parameters_of_another_form_are_refused(family, key, rope):
+    with pytest.raises(ValueError, match="not a mapping of plain values"):
+        family.decoder_args(hf_config(family).to_dict() | {key: rope})
 
 
 @every_family

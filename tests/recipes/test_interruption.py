@@ -25,7 +25,7 @@ optimizer: {_component_: torch.optim.AdamW, lr: 1.0e-2}
 lr_scheduler:
   _component_: torchtune_lite.training.lr_schedulers.get_cosine_schedule_with_warmup
   num_warmup_steps: 2
-verify_rows: null
+verify_saves: null
 """
     )
     (folder / "full.yaml").write_text(text + "model: {_component_: torchtune_lite.models.llama2.llama2}\n")
@@ -153,7 +153,7 @@ def test_a_run_over_packs_of_a_stream_is_stopped_twice(run, probe, tiny, tmp_pat
     """A turn of the two files takes about 5 of the 8 steps: it is stopped in the first turn and in the second."""
     words = ["dataset.source=json", f"dataset.data_files=[{tiny.train},{tiny.val}]", "dataset.streaming=True"]
     words += ["dataset.packed=True", "tokenizer.max_seq_len=32", "batch_size=2", f"num_workers={num_workers}"]
-    words += ["max_steps_per_epoch=4", "verify_rows=2"]
+    words += ["max_steps_per_epoch=4", "verify_saves=all"]
     run_through_and_stopped_twice(run, probe, words, at=(8, 13))
     assert folders(tmp_path / "stopped") == ["epoch_0", "epoch_1", "step_2", "step_6"]
     assert digest(tmp_path / "stopped", "epoch_1") == digest(tmp_path / "out", "epoch_1")
@@ -271,7 +271,7 @@ def test_a_disk_that_stays_full_ends_the_run_at_the_second_save(run, probe, tmp_
 )
 def test_checkpoints_written_in_the_background_are_the_same(run, tmp_path, words):
     kind = "lora" if words else "full"
-    words = [*words, "save_every_n_steps=1", "verify_rows=2"]
+    words = [*words, "save_every_n_steps=1", "verify_saves=all"]
     run(*words, kind=kind)
     result = run(*words, "output_dir=async", "enable_async_checkpointing=True", kind=kind)
     assert result.stderr.count("INFO saved") == 6
@@ -285,6 +285,7 @@ def test_a_finished_run_goes_on_with_more_epochs(run, tmp_path):
     run(*words, "output_dir=parts", "epochs=1")
     done = run(*words, "output_dir=parts", "epochs=1", "resume_from_checkpoint=True")
     assert "after step 3\n" in done.stderr and folders(tmp_path / "parts") == ["epoch_0"]
+    assert "the run is finished, step 3 of 3 is done; to go on, set epochs: 2 or more" in done.stderr
     result = run(*words, "output_dir=parts", "epochs=3", "resume_from_checkpoint=True")
     assert "WARNING" not in result.stderr
     assert digest(tmp_path / "parts", "epoch_2") == digest(tmp_path / "out", "epoch_2")

@@ -48,7 +48,7 @@ def losses(tiny, tmp_path, monkeypatch):
     (tmp_path / "run.yaml").write_text(common_keys(tiny, tmp_path) + CONFIG)
 
     def train(name, init):
-        words = [f"output_dir={tmp_path / name}", "batch_size=4", "verify_rows=null", "save_adapter_weights_only=True"]
+        words = [f"output_dir={tmp_path / name}", "batch_size=4", "verify_saves=null", "save_adapter_weights_only=True"]
         if init is not None:
             module = types.ModuleType("wandb")
             module.run, module.init = None, init

@@ -24,7 +24,7 @@ def test_a_slip_in_a_loss_is_the_users_and_in_the_log_beside_what_was_logged(tin
     (tmp_path / "full.yaml").write_text(
         common_keys(tiny, tmp_path / "out")
         + "model: {_component_: torchtune_lite.models.llama2.llama2}\n"
-        + "optimizer: {_component_: torch.optim.AdamW, lr: 1.0e-3}\nloss: {_component_: bug.Bug}\nverify_rows: null\n"
+        + "optimizer: {_component_: torch.optim.AdamW, lr: 1.0e-3}\nloss: {_component_: bug.Bug}\nverify_saves: null\n"
         + "metric_logger: {_component_: bug.Quiet, api_key: s3cret}\n"
     )
     done = tune("run", "full_finetune_single_device", "--config", "full.yaml", check=False)

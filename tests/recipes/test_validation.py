@@ -50,7 +50,7 @@ save_every_n_steps: 3
 run_val_every_n_steps: 5
 log_every_n_steps: 4
 save_adapter_weights_only: True
-verify_rows: null
+verify_saves: null
 """
     )
 

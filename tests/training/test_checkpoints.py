@@ -15,15 +15,15 @@ from torchtune_lite.training import Checkpoints, Progress
 NOTHING = nn.Module(), TrainingState({}, {}, {})
 
 
-def write(folder: Path, model: nn.Module, state: TrainingState) -> None:
+def write(folder: Path, model: nn.Module, state: TrainingState, verify: bool) -> None:
     folder.mkdir(parents=True)
 
 
-def fail(folder: Path, model: nn.Module, state: TrainingState) -> None:
+def fail(folder: Path, model: nn.Module, state: TrainingState, verify: bool) -> None:
     raise SaveError(f"{folder} was not saved: No space left on device")
 
 
-def never(folder: Path, model: nn.Module, state: TrainingState) -> None:
+def never(folder: Path, model: nn.Module, state: TrainingState, verify: bool) -> None:
     raise AssertionError(f"{folder} is there already")
 
 
@@ -122,7 +122,7 @@ class Slow:
     def __init__(self, error: Exception | None = None) -> None:
         self.go, self.error, self.written = threading.Event(), error, {}
 
-    def __call__(self, folder: Path, model: nn.Module, state: TrainingState) -> None:
+    def __call__(self, folder: Path, model: nn.Module, state: TrainingState, verify: bool) -> None:
         assert self.go.wait(10)
         if self.error:
             raise self.error
@@ -196,7 +196,7 @@ def test_the_end_of_a_run_waits_for_a_save_but_not_one_that_is_interrupted(tmp_p
 
 
 def test_a_save_that_is_interrupted_is_not_called_saved(tmp_path, log_lines):
-    def interrupted(folder: Path, model: nn.Module, state: TrainingState) -> None:
+    def interrupted(folder: Path, model: nn.Module, state: TrainingState, verify: bool) -> None:
         raise KeyboardInterrupt
 
     checkpoints = Checkpoints(tmp_path)
@@ -204,3 +204,25 @@ def test_a_save_that_is_interrupted_is_not_called_saved(tmp_path, log_lines):
         checkpoints.save("step_1", Progress(seed=0, global_step=1), interrupted, *NOTHING)
     checkpoints.close()
     assert not [line for line in log_lines if line.startswith("saved")]
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize(
+    ("verify", "expected"),
+    [("first_and_last", [True, True, False, False, True]), ("all", [True] * 5), (None, [False] * 5)],
+)
+def test_which_saves_are_verified(tmp_path, background, verify, expected):
+    """The first one fails, so that the second is the first that is published; and so it is for a run that goes on."""
+    for resumed_from in (None, tmp_path / "step_0"):
+        asked = []
+
+        def write(folder: Path, model: nn.Module, state: TrainingState, verify: bool, asked=asked) -> None:
+            asked.append(verify)
+            if len(asked) == 1:
+                raise SaveError("the first one fails")
+
+        checkpoints = Checkpoints(tmp_path, None, resumed_from, background=background, verify=verify)
+        for step in range(1, 6):
+            progress = Progress(seed=0, global_step=step)
+            checkpoints.save(f"step_{step}", progress, write, *NOTHING, final=step == 5)
+        assert asked == expected

@@ -1,27 +1,28 @@
 """LoRA and DoRA adapters in the layout of Hugging Face PEFT: adapter_config.json and adapter_model.safetensors.
 
 PEFT names a tensor `base_model.model.<HF module>.lora_A.weight`, where `<HF module>` is the projection's name in
-transformers.
+transformers. Where the head or the embedding is adapted or has another size, it writes their own weights beside that,
+as `<HF module>.base_layer.weight` or `<HF module>.weight`, and puts them into the base when it loads the adapter.
 """
 
-import math
 import re
-from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from torchtune_lite.checkpoint.adapter_config import CONFIG, adapter_config, config_misfits, hf_adapter_modules
 from torchtune_lite.checkpoint.files import read_files, read_json, write_json
-from torchtune_lite.checkpoint.model_weights import base_parameters, check_weights
+from torchtune_lite.checkpoint.model_weights import FLOATS, base_parameters, check_weights, is_finite, some
 from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import Family
-from torchtune_lite.peft import DoRALinear, LoRALinear, adapter_modules
+from torchtune_lite.peft import dequantize, is_quantized, quantize
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
+PREFIX = "base_model.model."
 PEFT_NAMES = {
     "lora_a.weight": "lora_A.weight",
     "lora_b.weight": "lora_B.weight",
@@ -29,20 +30,10 @@ PEFT_NAMES = {
 }
 
 
-def hf_adapter_modules(model: nn.Module, family: Family) -> dict[str, LoRALinear]:
-    """Finds the adapted projections of `model` by their names in transformers."""
-    return {hf_module(name, family): module for name, module in adapter_modules(model).items()}
-
-
-def hf_module(name: str, family: Family) -> str:
-    """Gives the name in transformers of our module `name`, which has a weight."""
-    return family.to_hf(f"{name}.weight").removesuffix(".weight")
-
-
 def adapter_params(model: nn.Module, family: Family) -> dict[str, nn.Parameter]:
     """Gives the live adapter parameters of `model` by PEFT's names."""
     return {
-        f"base_model.model.{path}.{PEFT_NAMES[param]}": module.get_parameter(param)
+        f"{PREFIX}{path}.{PEFT_NAMES[param]}": module.get_parameter(param)
         for path, module in hf_adapter_modules(model, family).items()
         for param in module.adapter_params()
     }
@@ -56,92 +47,84 @@ def write_adapter(folder: Path, model: nn.Module, family: Family, base: Path | s
     write_json(folder / CONFIG, adapter_config(model, family, base))
 
 
-def adapter_config(model: nn.Module, family: Family, base: Path | str) -> dict[str, Any]:
-    """Describes the adapter of `model` as PEFT's `LoraConfig`, read off its modules.
-
-    Rank and alpha are the most frequent ones; a module that differs stands in `rank_pattern` or `alpha_pattern`.
-    """
-    modules = hf_adapter_modules(model, family)
-    rank = Counter(module.rank for module in modules.values()).most_common(1)[0][0]
-    alpha = Counter(module.alpha for module in modules.values()).most_common(1)[0][0]
-    every = {hf_module(name.removesuffix(".weight"), family) for name in base_parameters(model)}
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(Path(base).resolve()),
-        "inference_mode": True,
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": max(module.dropout.p for module in modules.values()),
-        "target_modules": _targets(set(modules), every),
-        "rank_pattern": {path: module.rank for path, module in modules.items() if module.rank != rank},
-        "alpha_pattern": {path: module.alpha for path, module in modules.items() if module.alpha != alpha},
-        "use_rslora": False,
-        "use_dora": any(isinstance(module, DoRALinear) for module in modules.values()),
-        "modules_to_save": None,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "init_lora_weights": True,
-    }
-
-
-def _targets(adapted: set[str], every: set[str]) -> list[str]:
-    """Gives the last parts of the names, as people write them, or the whole names where those take in too much."""
-    short = {path.rpartition(".")[2] for path in adapted}
-    taken = {path for path in every if path.rpartition(".")[2] in short}
-    return sorted(short if taken == adapted else adapted)
-
-
 @torch.no_grad()
 def load_adapter(model: nn.Module, path: Path | str, family: Family) -> None:
-    """Loads a PEFT adapter, its folder or a file in it, into the adapters of `model`.
+    """Loads a PEFT adapter, as `fitting_adapter` reads it, into the adapters of `model`, whose base is loaded.
 
     CheckpointError lists whatever does not fit, in weights or in adapter_config.json; the model is then as it was.
     """
-    folder = Path(path).parent if Path(path).is_file() else Path(path)
-    config = read_json(folder / CONFIG)
-    if problems := _config_misfits(config, model, family):
-        raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
-    if not (folder / WEIGHTS).is_file():
-        raise CheckpointError(f"adapter {folder}: has no {WEIGHTS}")
-    weights = read_files([folder / WEIGHTS])[WEIGHTS]
+    weights = fitting_adapter(model, path, family)
+    of_base = _base_weights(weights, model, family)
+    if changed := [name for name, param in of_base.items() if not _is_same(param, weights[name])]:
+        raise CheckpointError(
+            f"adapter {path} does not fit: {some(changed)} in it is not the weight of this base (trained, or resized "
+            "for new tokens?); merge it in PEFT (merge_and_unload) and load the merged model"
+        )
     params = adapter_params(model, family)
-    check_weights(params, weights, f"adapter {folder}")
+    values = {name: weights[name].read() for name in params}
+    if broken := [name for name, value in values.items() if not is_finite(value)]:
+        raise CheckpointError(f"adapter {path}: has NaN or infinity in {some(broken)}")
     for name, param in params.items():
-        param.copy_(weights[name].read())
+        param.copy_(values[name])
 
 
-def _config_misfits(config: dict[str, Any], model: nn.Module, family: Family) -> list[str]:
-    """Says where a `LoraConfig` means another function than the adapters of `model`; the weights tell the targets."""
-    modules = hf_adapter_modules(model, family)
-    if not modules:
-        return ["the model has no adapter; use its lora_ builder"]
-    if (kind := config.get("peft_type")) != "LORA":
-        return [f"peft_type is {kind}, the model's is LORA"]
-    problems = [
-        f"{key} is {value}, which is not supported"
-        for key, off in (("bias", "none"), ("modules_to_save", None), ("fan_in_fan_out", False))
-        if (value := config.get(key) or off) != off
-    ]
-    use_dora = any(isinstance(module, DoRALinear) for module in modules.values())
-    if bool(config.get("use_dora")) != use_dora:
-        problems.append(f"use_dora is {bool(config.get('use_dora'))}, the model's is {use_dora}")
-    seen = set()
-    for path, module in modules.items():
-        rank = _of_module(config.get("rank_pattern"), path, config.get("r"))
-        alpha = _of_module(config.get("alpha_pattern"), path, config.get("lora_alpha"))
-        if config.get("use_rslora") and rank:  # scales by alpha / sqrt(r)
-            alpha *= math.sqrt(rank)
-        if rank != module.rank:
-            seen.add(f"r is {rank}, the model's is {module.rank}")
-        elif alpha != module.alpha:
-            seen.add(f"lora_alpha is {alpha}, the model's is {module.alpha}")
-    return problems + sorted(seen)
+@torch.no_grad()
+def check_adapter(folder: Path, model: nn.Module, family: Family) -> None:
+    """Raises CheckpointError where the adapter in `folder` is not, value by value, that of `model`."""
+    weights, params = fitting_adapter(model, folder, family), adapter_params(model, family)
+    if wrong := [name for name, param in params.items() if not torch.equal(weights[name].read(), param.cpu())]:
+        raise CheckpointError(f"adapter {folder}: has other values than the live one in {some(wrong)}")
 
 
-def _of_module(pattern: dict[str, Any] | None, path: str, default: Any) -> Any:
-    """Looks `path` up in PEFT's `rank_pattern` or `alpha_pattern`: regular expressions for the end of a name."""
-    for key, value in (pattern or {}).items():
-        if re.fullmatch(rf"(.*\.)?({key})", path):
-            return value
-    return default
+def fitting_adapter(model: nn.Module, path: Path | str, family: Family) -> dict[str, Weight]:
+    """Lists the weights of an adapter, with those of the base that it may hold, and reads none of them.
+
+    `path` is its folder, a file in it, or a checkpoint folder of ours, which has it in `adapter/`. CheckpointError
+    where its config or its shapes are not those of `model`.
+    """
+    folder = Path(path).parent if Path(path).is_file() else Path(path)
+    if not (folder / CONFIG).exists() and (folder / "adapter" / CONFIG).exists():
+        folder = folder / "adapter"
+    config = read_json(folder / CONFIG)
+    if problems := config_misfits(config, model, family):
+        raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
+    file = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(f"adapter {folder}: has no {WEIGHTS} or {OLD_WEIGHTS}")
+    weights = _by_saved_name(read_files([file])[file.name], file)
+    of_base = _base_weights(weights, model, family)
+    own = {name: weight for name, weight in weights.items() if name not in of_base}
+    check_weights(adapter_params(model, family), own, f"adapter {folder}")
+    return weights
+
+
+def _by_saved_name(weights: Mapping[str, Weight], file: Path) -> dict[str, Weight]:
+    """Gives the weights by the names that `save_pretrained` writes: those of a state dict name the adapter, too."""
+    found: dict[str, Weight] = {}
+    for given, weight in weights.items():
+        name = re.sub(r"\.(lora_[AB]|lora_magnitude_vector)\.default\b", r".\1", given)
+        name = name.removesuffix(".weight") if name.endswith("lora_magnitude_vector.weight") else name
+        if name in found:
+            raise CheckpointError(f"{file}: holds {name} twice")
+        found[name] = weight
+    return found
+
+
+def _base_weights(weights: Mapping[str, Weight], model: nn.Module, family: Family) -> dict[str, Tensor]:
+    """Finds the live parameters of the base whose weights are among those of an adapter, by the names there."""
+    params = base_parameters(model)
+    ours = {name: family.from_hf(name.removeprefix(PREFIX).replace(".base_layer.", ".")) for name in weights}
+    return {name: params[known] for name, known in ours.items() if name.startswith(PREFIX) and known in params}
+
+
+def _is_same(param: Tensor, weight: Weight) -> bool:
+    """Tells whether a weight is that of the base, to the precision of either; NF4 if it gives the same codes."""
+    if weight.shape != tuple(param.shape) or weight.dtype not in FLOATS:
+        return False
+    value, live = weight.read(), dequantize(param.detach())
+    if not is_finite(value):
+        return False
+    cast = value.to(device=param.device, dtype=param.dtype)
+    if is_quantized(param):
+        return torch.equal(dequantize(quantize(cast)), live)
+    return torch.equal(cast, live) or torch.equal(live.to(value.dtype), value.to(param.device))

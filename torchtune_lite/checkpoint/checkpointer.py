@@ -1,19 +1,21 @@
 """What the checkpointers of all layouts have in common: a folder in, a folder out."""
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from torchtune_lite.checkpoint.adapter import load_adapter, write_adapter
+from torchtune_lite.checkpoint.adapter import check_adapter, fitting_adapter, load_adapter, write_adapter
 from torchtune_lite.checkpoint.model_weights import (
     base_parameters,
     check_finite,
     check_weights,
+    fill_with_zeros,
     load_weights,
     merged_weights,
 )
@@ -73,8 +75,8 @@ class Checkpointer(ABC):
         self.checkpoint_dir = Path(checkpoint_dir)
         self.checkpoint_files = checkpoint_files
         self.adapter_checkpoint = adapter_checkpoint and Path(adapter_checkpoint)
-        if not self.checkpoint_dir.is_dir():
-            raise CheckpointError(f"checkpointer.checkpoint_dir {checkpoint_dir} is no folder")
+        if checkpoint_dir == "" or not self.checkpoint_dir.is_dir():
+            raise CheckpointError(f"checkpointer.checkpoint_dir {str(checkpoint_dir)!r} is not a folder")
         if output_dir is not None and Path(output_dir).resolve() == self.checkpoint_dir.resolve():
             raise ConfigError(
                 f"checkpointer.output_dir {output_dir} is checkpoint_dir; choose another folder to write to"
@@ -108,8 +110,8 @@ class Checkpointer(ABC):
         """Writes the merged model and what a reader of the layout needs besides the files in `COPIED`."""
 
     @abstractmethod
-    def _reader(self, folder: Path) -> "Checkpointer":
-        """Opens a folder that `_write_model` wrote."""
+    def _readers(self, folder: Path) -> "list[Checkpointer]":
+        """Opens a folder that `_write_model` wrote, in each of its layouts."""
 
     def load(
         self,
@@ -119,14 +121,24 @@ class Checkpointer(ABC):
         dtype: torch.dtype,
         adapter_dtype: torch.dtype | None = None,
         cache_dir: Path | str | None = None,
+        resume_from: Path | str | None = None,
     ) -> None:
         """Fills `model`, usually built on the meta device, one tensor at a time, and makes its adapters.
 
         Adapters start fresh, in `adapter_dtype` (None: `dtype`), or from `adapter_checkpoint`. Names, shapes and dtypes
         are checked before the first value is read: CheckpointError lists what does not fit, and the model is then as it
         was. With `cache_quantized`, NF4 weights are read from `cache_dir`, or quantised and written there.
+
+        `resume_from` is a checkpoint that `restore` is going to read: nothing that it holds is read here. A model
+        without adapters then has zeros until that call.
         """
         weights = self._checked_weights(model)
+        adapter = self.adapter_checkpoint if resume_from is None else None
+        if adapter:
+            fitting_adapter(model, adapter, self.family)
+        if resume_from is not None and not adapter_modules(model):
+            fill_with_zeros(model, device=device, dtype=dtype)
+            return
         cache = self._nf4_cache(model, cache_dir, device, dtype)
         cached = cache.fill() if cache else ()
         rest = {name: weight for name, weight in weights.items() if name not in cached}
@@ -135,8 +147,8 @@ class Checkpointer(ABC):
             cache.write()
         for module in adapter_modules(model).values():
             module.init_adapter(adapter_dtype)
-        if self.adapter_checkpoint:
-            load_adapter(model, self.adapter_checkpoint, self.family)
+        if adapter:
+            load_adapter(model, adapter, self.family)
 
     def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:
         """Checks, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.
@@ -164,14 +176,14 @@ class Checkpointer(ABC):
         *,
         adapter_only: bool = False,
         state: TrainingState | None = None,
-        rows: Tensor | None = None,
+        verify: bool = False,
     ) -> None:
         """Publishes `folder`, which must not exist: the merged model, the adapter in `adapter/`, `state` in `resume/`.
 
         `adapter_only` leaves out the merged model and its config.json. Weights are merged in the dtype of the model, as
-        `merge_into` says. On `rows [b, s] int64` the written model's logits are compared with the live one's, and the
-        difference is logged; None compares nothing. SaveError, and no folder, when it cannot be written, a trained
-        weight is NaN or infinite, or the dtype does not explain the difference.
+        `merge_into` says. `verify` reads back what was written and compares it with the live model (`verification`).
+        SaveError, and no folder, when it cannot be written, a trained weight is NaN or infinite, or what was read back
+        is not the model.
         """
         adapted = bool(adapter_modules(model))
         if adapter_only and not adapted:
@@ -182,11 +194,11 @@ class Checkpointer(ABC):
             self._write_small_files(draft)
             if adapted:
                 write_adapter(draft / "adapter", model, self.family, base=self.checkpoint_dir)
+            originals = self._checked_weights(model) if self.merge_into == "original" and not adapter_only else None
             if not adapter_only:
-                originals = self._checked_weights(model) if self.merge_into == "original" else None
                 self._write_model(draft, model.config, merged_weights(model, originals))
-                if rows is not None:
-                    self._verify(draft, model, rows)
+            if verify:
+                self._verify(draft, Path(folder), model, originals, adapter_only)
             if state is not None:
                 state.write(draft / "resume", self.family)
 
@@ -207,23 +219,23 @@ class Checkpointer(ABC):
         tensors = [*adapter_state(model).values(), *(state.tensors.values() if state is not None else ())]
         return self._num_layouts * sum(weight.num_bytes for weight in merged) + sum(t.nbytes for t in tensors)
 
-    def _verify(self, draft: Path, model: nn.Module, rows: Tensor) -> None:
-        """Compares what was written with the live model."""
+    def _verify(
+        self, draft: Path, folder: Path, model: nn.Module, originals: Mapping[str, Weight] | None, adapter_only: bool
+    ) -> None:
+        """Compares what was written to `draft`, to become `folder`, with the live model."""
+        start, found = time.perf_counter(), "the adapter is as it was trained"
         try:
-            difference = compare(model, self._reader(draft)._checked_weights(model), rows)
+            if adapter_modules(model):
+                check_adapter(draft / "adapter", model, self.family)
+            for reader in () if adapter_only else self._readers(draft):
+                found = compare(model, reader._checked_weights(model), originals)
         except CheckpointError as error:
-            raise SaveError(f"not saved: what was written is not the model that was trained: {error}") from error
-        if self.merge_into == "original" and any(map(is_quantized, model.parameters())):
-            log.info("merged into the original weights: %s, which is the error of NF4", difference)
-        elif difference.explained:
-            log.info("written model against the live one: %s", difference)
-        else:
-            dtype = str(model.tok_embeddings.weight.dtype).removeprefix("torch.")
+            problem = str(error).replace(str(draft), str(folder))
             raise SaveError(
-                f"not saved: the written model is not the one that was trained: {difference}, where {dtype} explains "
-                f"{difference.limit:.2g} on average; please report it (save_adapter_weights_only: True writes the "
-                "adapter alone, verify_rows: null does without this check)"
-            )
+                f"not saved: what was written is not the model that was trained: {problem}; please report it "
+                "(verify_saves: null saves without this check)"
+            ) from error
+        log.info("verified %s in %.1f s: %s", folder.name, time.perf_counter() - start, found)
 
     def _checked_weights(self, model: nn.Module) -> dict[str, Weight]:
         """Lists the weights of the checkpoint; CheckpointError where they are not those of `model`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite.checkpoint import disk
+from torchtune_lite.checkpoint.model_weights import some
 from torchtune_lite.checkpoint.safetensors_stream import read_safetensors
 from torchtune_lite.checkpoint.torch_stream import read_torch
 from torchtune_lite.checkpoint.weights import Weight
@@ -14,6 +15,7 @@ from torchtune_lite.errors import CheckpointError
 from torchtune_lite.utils import counted
 
 INDEX = "model.safetensors.index.json"
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "consolidated.*.pth")
 EDGE, SAMPLE, NUM_SAMPLES = 1 << 20, 4096, 64
 """Bytes that `sampled_sha256` reads at either end of a file and at each of as many places between."""
 
@@ -53,17 +55,34 @@ def listed_files(folder: Path, names: Sequence[str] | Mapping[str, str]) -> list
                 f"checkpointer.checkpoint_files is {dict(names)}; give a list of files, or filename_format with "
                 'two {} and max_filename as a quoted number such as "00002"'
             ) from error
-    return _existing([folder / name for name in names], "checkpointer.checkpoint_files")
+    files = [folder / name for name in names]
+    if missing := _missing(files):
+        found = [path.name for pattern in WEIGHTS for path in sorted(folder.glob(pattern))]
+        there = f"; the folder has {some(found)}: leave the key out to read what it holds" if found else ""
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} of the {counted(len(files), 'file')} in checkpointer.checkpoint_files: "
+            f"{some(missing)}{there}"
+        )
+    return files
 
 
 def hf_weight_files(folder: Path) -> list[Path]:
-    """Finds the weights in a Hugging Face folder: safetensors, else .bin; what an index names, else what is there."""
+    """Finds the weights in a Hugging Face folder: safetensors, else .bin; what an index names, else what is there.
+
+    CheckpointError where transformers would read other ones than the index names.
+    """
     for index, single, pattern in (
         (INDEX, "model.safetensors", "*.safetensors"),
         ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model*.bin"),
     ):
         if (folder / index).exists():
-            return _existing(_indexed(folder / index), index)
+            files = _indexed(folder / index)
+            if (folder / single).exists() and files != [folder / single]:
+                raise CheckpointError(
+                    f"{folder}: has {single} beside {index}, of which transformers reads the first; remove the one "
+                    "that is not the model, or name the files in checkpointer.checkpoint_files"
+                )
+            return _existing(files, index)
         if (folder / single).exists():
             return [folder / single]
         if files := sorted(file for file in folder.glob(pattern) if not file.name.startswith("adapter_")):
@@ -82,12 +101,16 @@ def _indexed(index: Path) -> list[Path]:
 
 
 def _existing(files: list[Path], named_by: str) -> list[Path]:
-    if missing := [file.name for file in files if not _is_file(file)]:
+    if missing := _missing(files):
         raise CheckpointError(
             f"{files[0].parent} lacks {len(missing)} of {counted(len(files), 'file')} named by {named_by}: "
             f"{', '.join(missing)} (interrupted download?)"
         )
     return files
+
+
+def _missing(files: list[Path]) -> list[str]:
+    return [file.name for file in files if not _is_file(file)]
 
 
 def _is_file(path: Path) -> bool:

@@ -36,6 +36,11 @@ class FullModelHFCheckpointer(Checkpointer):
         except ValueError as error:
             raise CheckpointError(f"{self.checkpoint_dir}: {error}") from error
         given = self.checkpoint_files
+        if (elsewhere := self._config.pop("transformers_weights", None)) and not given:
+            raise CheckpointError(
+                f"{self.checkpoint_dir}/config.json names the weights that transformers reads, {elsewhere!r}; "
+                "name the files in checkpointer.checkpoint_files"
+            )
         self._files = listed_files(self.checkpoint_dir, given) if given else hf_weight_files(self.checkpoint_dir)
         self._shard_of: dict[str, str] = {}
 
@@ -64,8 +69,8 @@ class FullModelHFCheckpointer(Checkpointer):
     def _write_model(self, folder: Path, config: DecoderConfig, weights: Mapping[str, Weight]) -> None:
         write_hf_model(folder, weights, self.family, self._config, self._shard_of)
 
-    def _reader(self, folder: Path) -> Checkpointer:
-        return FullModelHFCheckpointer(folder, model_type=self.family.name)
+    def _readers(self, folder: Path) -> list[Checkpointer]:
+        return [FullModelHFCheckpointer(folder, model_type=self.family.name)]
 
 
 def write_hf_model(
@@ -77,8 +82,8 @@ def write_hf_model(
 ) -> None:
     """Writes `weights` by our names, and `config` with their dtype.
 
-    `shard_of` gives the file of each weight by its Hugging Face name; without it, or with one file, it is
-    model.safetensors.
+    `shard_of` gives the file of each weight by its Hugging Face name, whose name stays where transformers reads it as
+    one of several; without it, or with one file, it is model.safetensors.
     """
     dtype = str(weights["tok_embeddings.weight"].dtype).removeprefix("torch.")
     weights = {family.to_hf(name): weight for name, weight in weights.items()}
@@ -88,6 +93,8 @@ def write_hf_model(
             file: file.replace("pytorch_model", "model").removesuffix(".bin").removesuffix(".safetensors")
             for file in files
         }
+        if "model" in names.values() or len(set(names.values())) < len(files):  # which would be read as the whole model
+            names = {file: f"model-{i:05}-of-{len(files):05}" for i, file in enumerate(files, start=1)}
         weight_map = {name: f"{names[shard_of[name]]}.safetensors" for name in weights}
         total_size = sum(weight.num_bytes for weight in weights.values())
         write_json(folder / INDEX, {"metadata": {"total_size": total_size}, "weight_map": weight_map})

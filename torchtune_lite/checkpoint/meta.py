@@ -78,5 +78,6 @@ class FullModelMetaCheckpointer(Checkpointer):
         write_json(folder / "params.json", self._params)
         write_hf_model(folder, weights, self.family, self.family.hf_config(config))
 
-    def _reader(self, folder: Path) -> Checkpointer:
-        return FullModelHFCheckpointer(folder, model_type=self.family.name)
+    def _readers(self, folder: Path) -> list[Checkpointer]:
+        kinds = (FullModelMetaCheckpointer, FullModelHFCheckpointer)
+        return [kind(folder, model_type=self.family.name) for kind in kinds]

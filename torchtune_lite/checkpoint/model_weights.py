@@ -72,12 +72,19 @@ def load_weights(
         set_parameter(model, name, value)
 
 
+def fill_with_zeros(model: nn.Module, *, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Gives the base parameters of `model` their memory, for weights that are read later."""
+    for name, param in base_parameters(model).items():
+        set_parameter(model, name, torch.zeros(param.shape, device=device, dtype=dtype))
+
+
 def _refuse_nonfinite(value: Tensor) -> None:
-    if not _is_finite(value):
+    if not is_finite(value):
         raise ValueError("holds NaN or infinity")
 
 
-def _is_finite(value: Tensor) -> bool:
+def is_finite(value: Tensor) -> bool:
+    """Tells whether no value is NaN or infinite."""
     return bool(torch.stack(value.aminmax()).isfinite().all())  # makes no tensor of that size
 
 
@@ -112,22 +119,10 @@ def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = No
     }
 
 
-def unrounded_weights(model: nn.Module) -> dict[str, Weight]:
-    """Gives `merged_weights`, those with an adapter in float32: as they are before they are rounded to their dtype."""
-
-    exact = {
-        f"{name}.weight": Weight(
-            torch.float32, tuple(module.weight.shape), partial(module.merged_weight, dtype=torch.float32)
-        )
-        for name, module in adapter_modules(model).items()
-    }
-    return merged_weights(model) | exact
-
-
 def check_finite(model: nn.Module) -> None:
     """Raises SaveError when a trained parameter holds NaN or infinity."""
     trained = {name: param.detach() for name, param in model.named_parameters() if param.requires_grad}
-    broken = [name for name, param in trained.items() if not _is_finite(param)]
+    broken = [name for name, param in trained.items() if not is_finite(param)]
     if broken:
         raise SaveError(
             f"not saved: {counted(len(broken), 'trained weight is', 'trained weights are')} NaN or infinite "

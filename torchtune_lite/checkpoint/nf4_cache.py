@@ -14,18 +14,19 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from torchtune_lite.checkpoint.files import sampled_sha256
+from torchtune_lite.checkpoint.manifest import verify
 from torchtune_lite.checkpoint.model_weights import base_parameters, set_parameter
 from torchtune_lite.checkpoint.safetensors_stream import read_safetensors, write_safetensors
 from torchtune_lite.checkpoint.store import publish
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.kernels.nf4.codec import NF4Weight
-from torchtune_lite.peft import from_nf4_parts, is_quantized, nf4_parts, num_bytes
+from torchtune_lite.peft import blank_parts, from_nf4_parts, is_quantized, nf4_parts, num_bytes
 from torchtune_lite.utils import counted
 
 log = logging.getLogger("torchtune_lite")
 
-FORMAT = 1
+FORMAT = 2
 """Counts up when the quantiser gives other bits for the same weight, or this file lays them out in another way."""
 WEIGHTS = "nf4.safetensors"
 
@@ -61,8 +62,9 @@ class NF4Cache:
         self._model, self._device = model, torch.device(device)
         self._shapes = {name: tuple(p.shape) for name, p in base_parameters(model).items() if is_quantized(p)}
         self._expected = {
-            name: (dtype if part.is_floating_point() else part.dtype, tuple(part.shape))
-            for name, part in self._parts().items()
+            f"{name}/{field}": (part.dtype, tuple(part.shape))
+            for name, shape in self._shapes.items()
+            for field, part in blank_parts(shape, dtype)._asdict().items()
         }
         key = [FORMAT, fingerprint(files), dict(reading), str(dtype), self._device.type, str(self._expected)]
         digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
@@ -78,12 +80,13 @@ class NF4Cache:
     def fill(self) -> set[str]:
         """Gives the model its NF4 weights and returns their names; without a cache, or with a damaged one, none.
 
-        Names, shapes, dtypes and the length of the file are checked, not its values; a damaged one is a warning.
+        The file is hashed and compared with its manifest first; a damaged one is a warning.
         """
         if not self.folder.exists():
             return set()
         start = time.perf_counter()
         try:
+            verify(self.folder)
             weights = read_safetensors(self.folder / WEIGHTS)
             if {name: (weight.dtype, weight.shape) for name, weight in weights.items()} != self._expected:
                 raise CheckpointError("holds other weights")

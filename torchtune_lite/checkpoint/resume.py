@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from torchtune_lite.checkpoint.adapter import load_adapter
 from torchtune_lite.checkpoint.files import hf_weight_files, listed_files, read_json, sampled_sha256
@@ -70,10 +70,15 @@ log = logging.getLogger("torchtune_lite")
 
 
 def run_facts(config: Mapping[str, Any], dataset: Mapping[str, Any] | str, steps_per_epoch: int) -> dict[str, Any]:
-    """Says what a run that goes on must have in common: of `config` what `ON_CHANGE` judges, the data's fingerprint."""
-    judged = {key: value for key, value in _flat(config).items() if _on_change(key)}
-    base = _base_fingerprint(config)
-    return {"config": judged, "base": base, "dataset": dataset, "steps_per_epoch": steps_per_epoch}
+    """Says what a run that goes on is compared with: of `config` what `ON_CHANGE` judges, the data, when it ends."""
+    return {
+        "config": {key: value for key, value in _flat(config).items() if _on_change(key)},
+        "base": _base_fingerprint(config),
+        "dataset": dataset,
+        "steps_per_epoch": steps_per_epoch,
+        "total_steps": steps_per_epoch * config.get("epochs", 1),
+        "patience": config.get("patience"),
+    }
 
 
 def _base_fingerprint(config: Mapping[str, Any]) -> str | None:
@@ -123,6 +128,17 @@ def check_resumable(folder: Path | str | None, facts: Mapping[str, Any]) -> None
         )
     if warned:
         log.warning("resuming, but not as the run would have gone on: %s", "; ".join(warned))
+    _tell_of_the_end(progress, facts)
+
+
+def _tell_of_the_end(progress: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Says that a run is finished, and which key makes it longer."""
+    step, total, patience = progress["global_step"], facts["total_steps"], facts["patience"]
+    if step >= total:
+        epochs = step // facts["steps_per_epoch"] + 1
+        log.warning("the run is finished, step %d of %d is done; to go on, set epochs: %d or more", step, total, epochs)
+    elif patience is not None and progress.get("validations_since_best", 0) >= patience:
+        log.warning("the run is finished, patience ran out at step %d; to go on, raise patience", step)
 
 
 def _flat(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -163,14 +179,19 @@ def _data_changes(saved: Mapping[str, Any] | str, ours: Mapping[str, Any] | str)
 
 
 def restore(
-    folder: Path | str, model: nn.Module, optimizer: Optimizer, lr_scheduler: LRScheduler | None
+    folder: Path | str,
+    model: nn.Module,
+    optimizer: Optimizer,
+    lr_scheduler: LRScheduler | None,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Puts a run back to where it was saved in `folder` and returns its progress.
 
-    `model` has its base loaded, optimizer and schedule are new. All is checked before anything is changed:
-    CheckpointError lists what differs. The random states are set last; draw nothing between this call and the first
-    batch. With a schedule of `torchtune_lite.optim`, a function of the step alone, the optimizer's options and the
-    schedule are those of the new config; with any other, which may have changed any option, they are the saved ones.
+    `model` has been given to `Checkpointer.load`, optimizer and schedule are new. All is checked before anything is
+    changed: CheckpointError lists what differs. The random states are set last; draw nothing between this call and the
+    first batch. With a schedule of `torchtune_lite.optim`, a function of the step alone, the optimizer's options and
+    the schedule are those of the new config; with any other, which may have changed any option, they are the saved
+    ones. `facts` are `run_facts`: a warning tells where another number of steps changes the schedule.
     """
     folder = Path(folder)
     trainer = read_json(folder / "resume" / TRAINER)
@@ -194,10 +215,32 @@ def restore(
         FullModelHFCheckpointer(folder, model_type=family.name).load(model, device=weight.device, dtype=weight.dtype)
     restore_options(optimizer, lr_scheduler, trainer)
     restore_moments(optimizer, dict(model.named_parameters()), tensors, trainer["optimizer"])
+    if facts is not None and lr_scheduler is not None:
+        _tell_of_another_schedule(trainer, facts, lr_scheduler)
     set_rng_state(rng)
     progress = trainer["progress"]
     log.info("resuming from %s with seed %s after step %d", folder, progress["seed"], progress["global_step"])
     return progress
+
+
+def _tell_of_another_schedule(trainer: dict[str, Any], facts: Mapping[str, Any], lr_scheduler: LRScheduler) -> None:
+    """Warns where the run has another number of steps than it had, if its learning rate follows a schedule."""
+    before, now = (trainer.get("facts") or {}).get("total_steps"), facts["total_steps"]
+    if before in (None, now) or facts["config"].get("lr_scheduler", "") is None:
+        return
+    changed = f"the run was to have {counted(before, 'step')} and has {now} (epochs, max_steps_per_epoch)"
+    if not isinstance(lr_scheduler, LambdaLR):
+        log.warning("%s, but its learning rate follows the schedule that was saved", changed)
+        return
+    [rate, *_], [saved_rate, *_] = lr_scheduler.get_last_lr(), trainer["lr_scheduler"]["state"]["_last_lr"]
+    step = trainer["progress"]["global_step"] + 1
+    log.warning(
+        "%s, which changes its schedule: at step %d the learning rate is %g, was to be %g",
+        changed,
+        step,
+        rate,
+        saved_rate,
+    )
 
 
 def _check(

@@ -1,5 +1,6 @@
 """Saves the tokenizer with a checkpoint, and checks that what was saved encodes a chat as in training."""
 
+import filecmp
 import json
 import logging
 import shutil
@@ -40,8 +41,15 @@ _CHAT = (
     *(("user", "6 × 7?"), ("assistant", "It's 42!")),
     *(("user", " And\n\n市? "), ("assistant", "A city.")),
 )
-CHATS = (_CHAT, _CHAT[1:], _CHAT[1:3])
-"""What is encoded to compare two tokenizers: the first that the template takes."""
+CHATS = (
+    _CHAT,
+    _CHAT[1:],
+    (("user", "  two  spaces"), ("assistant", " it  has")),
+    (("user", "\n\tA tab "), ("assistant", "and\n\nlines\n")),
+)
+"""What is encoded to compare two tokenizers: those that the template takes."""
+TEXTS = ("", " ", " And", "  two  spaces ", "\n\n and lines", "\ta tab", "a\n b", "é市𝄞", " é市𝄞")
+"""What is encoded besides where a run trains on texts as they are."""
 
 log = logging.getLogger("torchtune_lite")
 
@@ -77,10 +85,11 @@ def _why_not_copied(file: Path) -> str | None:
 def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
     """Puts the files of the tokenizer that was trained with into `folder`, which has those of `checkpoint_dir`.
 
-    The base's files stay where its tokenizer.json gives the same tokens. A text template is written as
-    chat_template.jinja, in the place of the base's. Then a chat is encoded by `tokenizer` and by what was saved; a
-    warning tells where they differ, or where the template cannot be written. A tokenizer of the user's own is left
-    alone.
+    The base's files stay where they are the run's, or their tokenizer.json gives the same tokens. A text template is
+    written as chat_template.jinja, in the place of the base's. Then chats, and texts where there is no template, are
+    encoded by `tokenizer` and by what was saved. A tokenizer.json of the base that differs from the SentencePiece model
+    that was trained with is written anew; a warning tells of other differences, or of a template that cannot be
+    written. A tokenizer of the user's own is left alone.
     """
     if not isinstance(tokenizer, ModelTokenizer):
         return
@@ -89,7 +98,7 @@ def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
         log.warning("%s is gone, so the checkpoint has the base's tokenizer files", path)
         return
     elsewhere = path.parent.resolve() != checkpoint_dir.resolve()
-    if elsewhere and not _encodes_alike(folder, tokenizer):
+    if elsewhere and not _is_a_copy(path, checkpoint_dir) and not _encodes_alike(folder, tokenizer):
         for file in [file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)]:
             file.unlink()
         copy_files(path.parent, folder, TOKENIZER_FILES)
@@ -97,13 +106,29 @@ def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
         shutil.copyfile(path, folder / FILES[not isinstance(tokenizer, HuggingFaceModelTokenizer)])
     if isinstance(tokenizer, Llama3Tokenizer):  # it has one form, that of the base's chat template
         return
-    if isinstance(tokenizer, SentencePieceTokenizer) and not (folder / "tokenizer.json").exists():
+    convertible = isinstance(tokenizer, SentencePieceTokenizer)
+    if convertible and not (folder / "tokenizer.json").exists():
         _convert(folder, tokenizer)
+        convertible = False
+    if not _write_template(folder, tokenizer):
+        return
     try:
-        _save_template(folder, tokenizer)
+        problem = _problem(folder, tokenizer)
+        if problem and convertible and _convert(folder, tokenizer):
+            problem = _problem(folder, tokenizer)
     except TuneError as error:
         level = logging.INFO if isinstance(error, ConfigError) else logging.WARNING  # an extra that is not installed
         log.log(level, "the tokenizer in the checkpoint was not compared with the one of the run: %s", error)
+        return
+    if problem:
+        log.warning("the tokenizer in the checkpoint encodes otherwise than the run did: %s", problem)
+
+
+def _is_a_copy(path: Path, checkpoint_dir: Path) -> bool:
+    """Tells whether a tokenizer's file is, byte for byte, one of the base's, with nothing beside it to read as well."""
+    beside = {file for pattern in TOKENIZER_FILES for file in path.parent.glob(pattern)} - {path}
+    copies = [checkpoint_dir / name for name in {path.name, *FILES} if (checkpoint_dir / name).is_file()]
+    return not beside and any(filecmp.cmp(path, file, shallow=False) for file in copies)
 
 
 def _encodes_alike(folder: Path, tokenizer: ModelTokenizer) -> bool:
@@ -118,55 +143,75 @@ def _encodes_alike(folder: Path, tokenizer: ModelTokenizer) -> bool:
     return all(saved.encode(text, False, False) == tokenizer.encode(text, False, False) for text in texts)
 
 
-def _convert(folder: Path, tokenizer: SentencePieceTokenizer) -> None:
-    """Writes a lone SentencePiece model as tokenizer.json, too, which transformers would convert with other tokens."""
+def _convert(folder: Path, tokenizer: SentencePieceTokenizer) -> bool:
+    """Writes a SentencePiece model as tokenizer.json, too, which transformers would convert with other tokens.
+
+    A warning, and False, where it cannot.
+    """
     converted, config = as_tokenizer_json(tokenizer), folder / "tokenizer_config.json"
     if converted is None:
         log.warning("%s is no BPE model of plain text: transformers may encode some texts otherwise", tokenizer.path)
-        return
+        return False
     values = {"add_bos_token": True, "add_eos_token": False, **tokenizer.template_variables, **read_json(config)}
     for path, content in (
         (folder / "tokenizer.json", converted),
         (config, values | {"tokenizer_class": TOKENIZER_CLASS}),
     ):
         path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return True
 
 
-def _save_template(folder: Path, tokenizer: ModelTokenizer) -> None:
+def _write_template(folder: Path, tokenizer: ModelTokenizer) -> bool:
+    """Writes the template of the run, if it has one; a warning, and False, where it cannot be written."""
     template = tokenizer.prompt_template
     if template is None:
-        problem = compare(tokenizer, load_tokenizer(folder, tokenizer.max_seq_len))
-    else:
-        source = template.source if isinstance(template, ChatTemplate) else as_chat_template(tokenizer)
-        if source is None:
-            log.warning(
-                "%s cannot be written as a chat template: prompt the checkpoint with tune run generate, or in your own "
-                "code as the template does",
-                type(template).__name__,
-            )
-            return
-        before = find_chat_template(folder, read_json(folder / "tokenizer_config.json"))
-        if before is None or before[0] != source:
-            (folder / FILE).write_text(source, encoding="utf-8")
-        saved = load_tokenizer(folder, tokenizer.max_seq_len, CHAT_TEMPLATE)
-        if isinstance(template, ChatTemplate):
-            saved.prompt_template.set_options(template.options, template.today)
-        problem = compare(tokenizer, saved)
-    if problem:
-        log.warning("the tokenizer in the checkpoint encodes a chat otherwise than the run did: %s", problem)
+        return True
+    source = template.source if isinstance(template, ChatTemplate) else as_chat_template(tokenizer)
+    if source is None:
+        log.warning(
+            "%s cannot be written as a chat template: prompt the checkpoint with tune run generate, or in your own "
+            "code as the template does",
+            type(template).__name__,
+        )
+        return False
+    before = find_chat_template(folder, read_json(folder / "tokenizer_config.json"))
+    if before is None or before[0] != source:
+        (folder / FILE).write_text(source, encoding="utf-8")
+    return True
+
+
+def _problem(folder: Path, tokenizer: ModelTokenizer) -> str | None:
+    """Says where what was saved encodes otherwise than `tokenizer`, read as transformers reads it."""
+    template = tokenizer.prompt_template
+    saved = load_tokenizer(folder, tokenizer.max_seq_len, None if template is None else CHAT_TEMPLATE)
+    if isinstance(template, ChatTemplate):
+        saved.prompt_template.set_options(template.options, template.today)
+    return compare(tokenizer, saved)
 
 
 def compare(live: ModelTokenizer, saved: ModelTokenizer) -> str | None:
-    """Encodes a chat both ways; says where the tokens or, with a chat template, the masks part, None if nowhere."""
+    """Encodes chats both ways, and texts where there is no template; None if nowhere there is a difference.
+
+    Else it says where the tokens part, or, with a chat template, that the masks do.
+    """
+    accepted = False
     for chat in CHATS:
         conversation = [Message(role, text, role != "assistant") for role, text in chat]
         try:
             ours = live.tokenize_messages(conversation)
         except TuneError:  # without a place for a system prompt, say
             continue
-        theirs = saved.tokenize_messages(conversation)
-        if ours[0] == theirs[0]:
-            return None if not isinstance(live.prompt_template, ChatTemplate) or ours == theirs else "other labels"
-        at = next(i for i, (a, b) in enumerate(zip([*ours[0], None], [*theirs[0], None], strict=False)) if a != b)
-        return f"after {live.decode(ours[0][:at])!r} it gives {theirs[0][at : at + 3]}, not {ours[0][at : at + 3]}"
-    return "no chat was accepted"
+        accepted, theirs = True, saved.tokenize_messages(conversation)
+        if ours[0] != theirs[0]:
+            return _difference(live, ours[0], theirs[0])
+        if isinstance(live.prompt_template, ChatTemplate) and ours != theirs:
+            return "other labels"
+    for text in TEXTS if live.prompt_template is None else ():
+        if (ours := live.encode(text)) != (theirs := saved.encode(text)):
+            return _difference(live, ours, theirs)
+    return None if accepted else "no chat was accepted"
+
+
+def _difference(live: ModelTokenizer, ours: list[int], theirs: list[int]) -> str:
+    at = next(i for i, (a, b) in enumerate(zip([*ours, None], [*theirs, None], strict=False)) if a != b)
+    return f"after {live.decode(ours[:at])!r} it gives {theirs[at : at + 3]}, not {ours[at : at + 3]}"

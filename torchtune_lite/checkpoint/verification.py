@@ -1,153 +1,171 @@
-"""Compares a live model with the one that was written, which is evaluated from its files: no second model in memory.
+"""Compares what was written with the live model, weight by weight and tile by tile: no second model in memory.
 
-b rows, s tokens of a row, d embed_dim, v vocab_size.
+Two questions. Does the file hold what was to be written? Each value must be the live one, or with an adapter the value
+of its dtype that is nearest to the merged weight, which is computed anew in float32. And is the merged weight what was
+trained? It is multiplied by random vectors of signs, and the live projection is applied to the same vectors, both in
+float32: of two linear maps that differ, at least half of all such vectors show it (R. Freivalds, "Probabilistic
+machines can use less running time", 1977).
 """
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
-from torchtune_lite.checkpoint.model_weights import load_weights, merged_weights, unrounded_weights
+from torchtune_lite.checkpoint.model_weights import base_parameters, some
 from torchtune_lite.checkpoint.weights import Weight
-from torchtune_lite.modules import DecoderConfig, TransformerDecoder
-from torchtune_lite.peft import adapter_modules
+from torchtune_lite.errors import CheckpointError
+from torchtune_lite.kernels.nf4.linear import row_tiles
+from torchtune_lite.peft import Adapter, adapter_modules, is_quantized, storage
 from torchtune_lite.utils import counted
 
-TILE = 1 << 21  # values of a weight that are cast and moved at a time
-TOKENS = 64  # whose logits are held at a time
+Tiles = Iterable[tuple[slice, Tensor]]
+
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+NUM_PROBES = 8
+REPEATED = 1e-6
+"""By how much a merged value may be farther off than the nearest one, relative to the largest: float32 summed again."""
+COMPUTED, COMPUTED_FAST = 1e-5, 1e-2
+"""By how much the products may differ, relative to their size. Two ways to compute them come to 4e-7 in float32 (up to
+28,672 inputs); TF32, which the user may have put in its place, has a thousandth of its precision."""
 
 
 @dataclass(frozen=True)
-class Difference:
-    """How far the logits of two models are apart: `largest` and `mean` absolute difference over `num_tokens` tokens.
+class Comparison:
+    """How many weights were compared, and how many of them have an adapter merged in.
 
-    The dtype is known to make mean differences of `computing` (to a pass through the written model) and `rounding` (by
-    rounding merged weights); `scale` is the root mean square of the written model's logits.
+    `base_error` is how far those that are quantised in the live model are from what was written in their place,
+    relative to its size; None where they were written themselves.
     """
 
-    largest: float
-    mean: float
-    computing: float
-    rounding: float
-    scale: float
-    num_tokens: int
-
-    @property
-    def limit(self) -> float:
-        """The largest `mean` that the dtype explains.
-
-        Live and written model each differ from exact arithmetic by about `computing`, their weights by `rounding`. The
-        second term is needed: an update below half a step of bfloat16 is rounded away whole, not at random. Measured
-        (LoRA, DoRA, QLoRA and full training of two small models and one 1024 wide, learning rates 1e-5 to 2e-2): right
-        merges come to 0.4 of this limit at most, in float32 to 0.01; an adapter that was not merged or not scaled is
-        beyond it as soon as the dtype shows what was trained.
-        """
-        return 4 * self.computing + self.rounding + 1e-4 * self.scale
-
-    @property
-    def explained(self) -> bool:
-        """Tells whether the dtype explains the difference; NaN is not explained."""
-        return self.mean <= self.limit
+    num_weights: int
+    num_merged: int
+    base_error: float | None
 
     def __str__(self) -> str:
-        tokens = counted(self.num_tokens, "token")
-        return f"logits differ by at most {self.largest:.2g}, on average {self.mean:.2g}, over {tokens}"
+        text = counted(self.num_weights, "weight is as it was trained", "weights are as they were trained")
+        if self.num_merged:
+            text += f", {self.num_merged} of them with an adapter merged in"
+        if self.base_error is not None:
+            text += (
+                f"; the base has its original values, and was {self.base_error:.1%} off in training, the error of NF4"
+            )
+        return text
 
 
 @torch.no_grad()
-def compare(model: TransformerDecoder, weights: Mapping[str, Weight], rows: Tensor) -> Difference:
-    """Compares the logits of `model` with those of a plain model of `weights` on `rows [b, s] int64`.
+def compare(
+    model: nn.Module, weights: Mapping[str, Weight], originals: Mapping[str, Weight] | None = None
+) -> Comparison:
+    """Compares the live weights of `model` with the written `weights`, by our names; CheckpointError says what differs.
 
-    What the dtype explains is measured beside it: the written model is computed in float32 too, and where adapters were
-    merged in less than float32, so is the live model with its merged weights, rounded and not. Leaves `model` in its
-    mode and draws no random number.
+    `originals` are those that were written in the place of NF4 weights, as in `merged_weights`. Leaves `model` as it
+    was and draws no random number.
     """
-    device, dtype = model.tok_embeddings.weight.device, model.tok_embeddings.weight.dtype
-    rows, was_training = rows.to(device), model.training
-    build = partial(streamed, type(model), model.config, device=device)
-    models = {"live": model, "written": build(weights, dtype=dtype), "float32": build(weights, dtype=torch.float32)}
-    if adapter_modules(model) and dtype != torch.float32:
-        models["rounded"] = build(merged_weights(model), dtype=torch.float32)
-        models["exact"] = build(unrounded_weights(model), dtype=torch.float32)
-    model.eval()
-    try:
-        sums = _sums(models, rows)
-    finally:
-        model.train(was_training)
-    count = rows.numel() * model.config.vocab_size
-    return Difference(
-        largest=sums["largest"],
-        mean=sums["difference"] / count,
-        computing=sums["computing"] / count,
-        rounding=sums["rounding"] / count,
-        scale=(sums["square"] / count) ** 0.5,
-        num_tokens=rows.numel(),
-    )
+    adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
+    params = base_parameters(model)
+    problems, error, size = [], 0.0, 0.0
+    for name, param in params.items():
+        written, module = weights[name].read(), adapters.get(name)
+        merge = _Merge(module) if module is not None else None
+        tiles = merge.tiles() if merge else _tiles(param.detach())
+        if originals is not None and is_quantized(param):
+            for rows, values in tiles:
+                original = written[rows].to(values)
+                error += (original - values).square().sum(dtype=torch.float32).item()
+                size += original.square().sum(dtype=torch.float32).item()
+            base = originals[name].read().to(device=param.device, dtype=param.dtype)
+            tiles = module.merged_tiles(base) if merge else _tiles(base)
+        problem = _wrong_values(written, param.dtype, tiles, REPEATED if merge else 0.0)
+        problem = problem or (merge and merge.problem())
+        if problem:
+            problems.append(f"{name} {problem}")
+    if problems:
+        are = "is" if len(problems) == 1 else "are"
+        raise CheckpointError(f"{len(problems)} of {counted(len(params), 'weight')} {are} wrong: {some(problems)}")
+    return Comparison(len(params), len(adapters), (error / size) ** 0.5 if size else None)
 
 
-def _sums(models: Mapping[str, TransformerDecoder], rows: Tensor) -> Counter[str]:
-    """Runs all models and sums up over all logits, of `TOKENS` tokens at a time."""
-    states = {name: model(rows, skip_output=True).flatten(0, 1) for name, model in models.items()}  # [b · s, d]
-    sums: Counter[str] = Counter()
-    for start in range(0, rows.numel(), TOKENS):
-        logits = {
-            name: model.output(states[name][start : start + TOKENS]).float() for name, model in models.items()
-        }  # [64, v]
-        difference = (logits["live"] - logits["written"]).abs_()
-        sums["largest"] = max(sums["largest"], difference.max().item())
-        sums["difference"] += difference.sum().item()
-        sums["computing"] += (logits["written"] - logits["float32"]).abs_().sum().item()
-        if "exact" in models:
-            sums["rounding"] += (logits["rounded"] - logits["exact"]).abs_().sum().item()
-        sums["square"] += logits["float32"].square_().sum().item()
-    return sums
+def _tiles(weight: Tensor) -> Tiles:
+    """Yields slices of the rows of a weight, plain or NF4, with their values."""
+    return row_tiles(storage(weight), len(weight)) if weight.dim() > 1 else [(slice(None), weight)]
 
 
-def streamed(
-    kind: type[TransformerDecoder],
-    config: DecoderConfig,
-    weights: Mapping[str, Weight],
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> TransformerDecoder:
-    """Builds a decoder that computes in `dtype` on `device`; all `weights` but those of norms are read in each call."""
-    with torch.device("meta"):
-        model = kind(config, lambda name, in_dim, out_dim, bias=False: StreamedLinear())
-    model.tok_embeddings = StreamedEmbedding(weights["tok_embeddings.weight"], dtype)
-    for name, module in model.named_modules():
-        if isinstance(module, StreamedLinear):
-            module.source = weights[f"{name}.weight"]
-    rest = {name: weights[name] for name, _ in model.named_parameters()}
-    load_weights(model, rest, device=device, dtype=dtype, source="the written model")
-    return model.eval()
+def _wrong_values(written: Tensor, dtype: torch.dtype, tiles: Tiles, slack: float) -> str | None:
+    """Says how many values of `written` are not the nearest to `tiles` in `dtype`, and by how much the worst is not."""
+    if written.dtype != dtype:
+        return f"is {_name(written.dtype)}, not {_name(dtype)}"
+    count, worst, bits = 0, torch.zeros(()), BITS[dtype.itemsize]
+    for rows, expected in tiles:
+        found, nearest = written[rows].to(expected.device), expected.to(dtype)
+        if torch.equal(found.view(bits), nearest.view(bits)):  # four times as fast as comparing bfloat16
+            continue
+        off = _distance(found, expected) - _distance(nearest, expected)
+        wrong = off[~(off <= slack * expected.abs().max())]
+        if len(wrong):
+            count, worst = count + len(wrong), torch.maximum(worst, wrong.max().cpu())  # NaN stays
+    return f"has {count:,} of {counted(written.numel(), 'value')} wrong, by up to {worst.item():.2g}" if count else None
 
 
-class StreamedLinear(nn.Module):
-    """A projection that reads its weight `source [out, in]` when it is called, and drops it tile by tile."""
-
-    source: Weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps `x [..., in]` to `[..., out]`."""
-        weight = self.source.read()
-        tiles = weight.split(max(TILE // weight.shape[1], 1))
-        return torch.cat([F.linear(x, tile.to(x)) for tile in tiles], dim=-1)
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
-class StreamedEmbedding(nn.Module):
-    """An embedding that reads the rows it needs from `source [v, d]`."""
+def _distance(values: Tensor, expected: Tensor) -> Tensor:
+    return (values.float() - expected.float()).abs_()
 
-    def __init__(self, source: Weight, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.source, self.dtype = source, dtype
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Maps `tokens [b, s]` to `[b, s, d]`."""
-        weight = self.source.read()
-        return weight[tokens.to(weight.device)].to(tokens.device, self.dtype)
+class _Merge:
+    """What the merged weight of `module` makes of random vectors, and what its forward pass makes of them."""
+
+    def __init__(self, module: Adapter) -> None:
+        self._module = module
+        signs = torch.randint(0, 2, (NUM_PROBES, module.weight.shape[1]), generator=torch.Generator().manual_seed(0))
+        self._probes = (2 * signs - 1).to(module.weight.device, torch.float32)
+        self._products: list[Tensor] = []
+
+    def tiles(self) -> Tiles:
+        """Yields the module's `merged_tiles`, each multiplied on the way."""
+        for rows, values in self._module.merged_tiles():
+            self._products.append(self._probes @ values.t())
+            yield rows, values
+
+    def problem(self) -> str | None:
+        """Says how far the two are apart, once all tiles have been taken."""
+        merged, live = torch.cat(self._products, dim=1), self._live()
+        off, size = (y.square().mean().sqrt().item() for y in (merged - live, live))
+        if off <= size * (COMPUTED if _is_exact(live.device) else COMPUTED_FAST):
+            return None
+        return f"was merged into another function than the trained one, with products that differ by {off / size:.2%}"
+
+    def _live(self) -> Tensor:
+        module, was_training = self._module, self._module.training
+        adapter = {name: module.get_parameter(name).float() for name in module.adapter_params()}
+        module.eval()  # without dropout
+        try:
+            with _Float32Products():
+                products = functional_call(module, adapter, self._probes)
+        finally:
+            module.train(was_training)
+        return products if module.bias is None else products - module.bias
+
+
+def _is_exact(device: torch.device) -> bool:
+    """Tells whether products of float32 are computed in float32."""
+    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    return backend.matmul.fp32_precision in ("ieee", "none")
+
+
+class _Float32Products(TorchFunctionMode):
+    """Computes `F.linear` of float32 values with a weight of another dtype in float32, tile by tile."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is F.linear and args[0].dtype != args[1].dtype:
+            x, weight = args
+            return torch.cat([x @ tile.to(x.dtype).t() for _, tile in row_tiles([weight], len(weight))], dim=-1)
+        return function(*args, **kwargs or {})

@@ -108,6 +108,8 @@ def _check_value(value: Any, hint: Any, field: dataclasses.Field, document: Docu
     rules, problem = field.metadata, ""
     if not hints.fits(value, hint):
         problem = f"expected {hints.describe(hint)}, got {hints.shown(value)}{hints.advice(value, hint)}"
+    elif value == "" and field.default is MISSING:  # a path would be the folder that the command is run in
+        problem = "expected a text that is not empty"
     elif rules.get("choices") and value not in (*rules["choices"], None) and not isinstance(value, Unresolved):
         choices = [str(choice) for choice in rules["choices"]]
         problem = f"expected {' or '.join(choices)}, got {hints.shown(value)}{meant(value, choices)}"

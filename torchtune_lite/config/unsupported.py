@@ -43,13 +43,19 @@ FAMILIES = (
 )
 """Those of torchtune, by the names of its modules and of its checkpointers' `model_type`."""
 
+RENAMED = {"verify_rows": "verify_saves: first_and_last, all or null"}
+"""Keys of our own that another has taken the place of, and what to write instead."""
+
 
 def drop(document: Document, served: Container[str]) -> list[str]:
     """Takes out the keys of the table that the recipe does not serve: those that are off with one warning for all.
 
-    Returns one line for each that is on.
+    Returns one line for each that is on, and for each of our own that has another name now.
     """
     off, problems = [], []
+    for key in [key for key in document.values if key in RENAMED and key not in served]:
+        del document.values[key]
+        problems.append(f"{document.place((key,))}: '{key}' has another name now; use {RENAMED[key]}")
     for key in [key for key in document.values if key in UNSUPPORTED and key not in served]:
         value = document.values.pop(key)
         also_off, instead = UNSUPPORTED[key]

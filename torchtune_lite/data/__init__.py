@@ -1,6 +1,6 @@
 """From rows to tensors: messages, prompt templates, tokenizers, samples, batches."""
 
-from torchtune_lite.data.batches import Batches, num_label_tokens, num_real_tokens, sample_lens, some_rows, windows
+from torchtune_lite.data.batches import Batches, num_label_tokens, num_real_tokens, sample_lens, windows
 from torchtune_lite.data.chat_template import ChatTemplate
 from torchtune_lite.data.collate import COLLATES, Batch, padded_collate_sft, padding_free_collate_sft
 from torchtune_lite.data.conversations import OpenAIToMessages, ShareGPTToMessages
@@ -96,9 +96,8 @@ __all__ = [
     "padded_collate_dpo",
     "padded_collate_sft",
     "padding_free_collate_sft",
-    "sample_lens",
-    "some_rows",
     "report_read",
+    "sample_lens",
     "steps_per_epoch",
     "validate_messages",
     "windows",

@@ -7,8 +7,6 @@ from functools import cached_property
 from random import Random
 from typing import Any, TypeVar
 
-import torch
-
 from torchtune_lite.data import plan
 from torchtune_lite.data.collate import COLLATES, Batch
 from torchtune_lite.data.fingerprints import Fingerprint, row_hashes, samples_line
@@ -88,10 +86,6 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields the micro-batches of an epoch from number `start` on; draws nothing from the global random state."""
         return self._clock.through(made_ahead(self._make, self._plan(epoch), self.num_workers, start))
-
-    def peek(self) -> Batch:
-        """Makes a batch of the first samples, apart from any epoch."""
-        return self._make(range(min(self.batch_size, len(self.dataset))))
 
     def largest(self) -> Batch:
         """Makes a micro-batch as large as one of any epoch may be, of its longest samples' lengths, with labels."""
@@ -205,10 +199,3 @@ def sample_lens(batch: Batch, pad_id: int) -> list[int]:
     if "seq_lens" in batch:
         return batch["seq_lens"]
     return (batch["lengths"] if "lengths" in batch else (batch["tokens"] != pad_id).sum(1)).tolist()
-
-
-def some_rows(batch: Batch, most: int, length: int = 64) -> torch.Tensor:
-    """Takes up to `most` rows of up to `length` tokens of a batch, to compare two models on: `[b, s] int64`."""
-    tokens = batch["tokens"].flatten()
-    length = min(length, len(tokens))
-    return tokens[: len(tokens) // length * length].view(-1, length)[:most]

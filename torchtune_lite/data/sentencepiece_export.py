@@ -6,6 +6,7 @@ disagree, as for the pieces of several spaces in Llama 2's and Mistral's models,
 
 from typing import Any
 
+from torchtune_lite.data.chat_template import ChatTemplate
 from torchtune_lite.data.sentencepiece_tokenizer import SentencePieceTokenizer
 
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"
@@ -20,15 +21,18 @@ def as_tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | Non
     """Writes the vocabulary, its merges and how a text is split, with BOS before it, for `TOKENIZER_CLASS`.
 
     None for what is no BPE model, or one that changes spaces or characters before it splits a text. A merge comes the
-    sooner the higher the score of the piece that it makes.
+    sooner the higher the score of the piece that it makes. A text is prefixed as it was in training: with a chat
+    template as transformers does it, else as SentencePiece does, also where it starts with a space.
     """
     try:
         from sentencepiece import sentencepiece_model_pb2
     except ImportError:  # protobuf is missing, or too old
         return None
     model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.serialized())
-    normalizer = model.normalizer_spec
-    if model.trainer_spec.model_type != BPE or normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces:
+    trainer, normalizer = model.trainer_spec, model.normalizer_spec
+    if trainer.model_type != BPE or trainer.treat_whitespace_as_suffix or not normalizer.escape_whitespaces:
+        return None
+    if normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces:
         return None
     vocabulary = {piece.piece: i for i, piece in enumerate(model.pieces)}
     outside = {CONTROL, UNKNOWN, USER_DEFINED, BYTE}
@@ -40,7 +44,6 @@ def as_tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | Non
         merges += sorted(known, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
     added = {i: piece for i, piece in enumerate(model.pieces) if piece.type in (CONTROL, UNKNOWN, USER_DEFINED)}
     flags = {"single_word": False, "lstrip": False, "rstrip": False}
-    scheme = tokenizer.prepend_scheme
     decoders = [
         {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
         {"type": "ByteFallback"},
@@ -59,7 +62,7 @@ def as_tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | Non
             for own in [piece.type == USER_DEFINED]  # found in a text whose spaces are ▁
         ],
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False},
+        "pre_tokenizer": _pre_tokenizer(tokenizer, normalizer.add_dummy_prefix),
         "post_processor": {
             "type": "TemplateProcessing",
             "single": [begin, text],
@@ -70,13 +73,25 @@ def as_tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | Non
         "model": {
             "type": "BPE",
             "dropout": None,
-            "unk_token": model.pieces[model.trainer_spec.unk_id].piece,
+            "unk_token": model.pieces[trainer.unk_id].piece,
             "continuing_subword_prefix": None,
             "end_of_word_suffix": None,
             "fuse_unk": True,
-            "byte_fallback": model.trainer_spec.byte_fallback,
+            "byte_fallback": trainer.byte_fallback,
             "ignore_merges": False,
             "vocab": vocabulary,
             "merges": merges,
         },
     }
+
+
+def _pre_tokenizer(tokenizer: SentencePieceTokenizer, prefixes: bool) -> dict[str, Any]:
+    """Says where ▁ is put before a text, whose spaces are ▁ already; `prefixes`: whether the model does so at all."""
+
+    def metaspace(replacement: str, scheme: str) -> dict[str, Any]:
+        return {"type": "Metaspace", "replacement": replacement, "prepend_scheme": scheme, "split": False}
+
+    spaces = metaspace("▁", tokenizer.prepend_scheme if prefixes else "never")  # unless the text starts with ▁
+    if not prefixes or isinstance(tokenizer.prompt_template, ChatTemplate):
+        return spaces
+    return {"type": "Sequence", "pretokenizers": [metaspace(" ", "first"), spaces]}  # the first one sees no space

@@ -122,7 +122,6 @@ class StreamBatches:
         self._clock = WaitClock()
         self._part: Batches | None = None
         self._first: Batches | None = None  # part, until training begins
-        self._peeked: Batch | None = None
         self.take_wait_share = self._clock.take_share
 
     def __len__(self) -> int:
@@ -131,12 +130,6 @@ class StreamBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields micro-batches after the `cursor`, whatever the epoch."""
         return self._clock.through(self._batches())
-
-    def peek(self) -> Batch:
-        """Makes a batch of the first samples, once, and leaves the cursor where it is."""
-        if self._peeked is None:
-            self._peeked = self._first_part().peek()
-        return self._peeked
 
     def largest(self) -> Batch:
         """Makes a micro-batch as large as one of the first part may be."""
@@ -150,7 +143,6 @@ class StreamBatches:
 
     def fingerprint(self) -> Fingerprint:
         """Says what the stream is known by when the run is resumed: its first part, in tokens, and its files."""
-        self.peek()  # while it is open
         first, stream = self._first_part().dataset, self.dataset.stream
         line = samples_line(first, getattr(first, "pack_len", None))
         return {

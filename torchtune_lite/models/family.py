@@ -55,11 +55,6 @@ class Family:
         for key, value in self.hf_fixed.items():
             if hf_config.get(key, value) != value:
                 raise ValueError(f"config.json has {key} {hf_config[key]!r}; {self.name} models here have {value!r}")
-        rope = hf_config.get("rope_parameters") or hf_config.get("rope_scaling") or {}  # transformers 5; 4
-        if not isinstance(rope, Mapping):
-            raise ValueError(f"config.json has rope parameters {rope!r}, not a mapping")
-        if (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":
-            raise ValueError(f"config.json has rope type {kind!r}; {self.name} models here have 'default'")
         args = {
             "vocab_size": hf_config["vocab_size"],
             "num_layers": hf_config["num_hidden_layers"],
@@ -69,13 +64,29 @@ class Family:
             "intermediate_dim": hf_config["intermediate_size"],
             "max_seq_len": hf_config["max_position_embeddings"],
             "norm_eps": hf_config["rms_norm_eps"],
-            "rope_base": hf_config.get("rope_theta") or rope.get("rope_theta", 10_000.0),
+            "rope_base": self._rope_base(hf_config),
         }
         for name, value in args.items():
             kind, said = ((int, float), "number") if name in ("norm_eps", "rope_base") else (int, "whole number")
             if not isinstance(value, kind) or isinstance(value, bool) or not value > 0:
                 raise ValueError(f"config.json gives {name} as {value!r}, not as a {said} above 0")
         return args
+
+    def _rope_base(self, hf_config: Mapping[str, Any]) -> Any:
+        """Reads the base of the rotary positions, which transformers 4 and 5 keep in different places."""
+        ropes = [rope for key in ("rope_parameters", "rope_scaling") if (rope := hf_config.get(key))]
+        for rope in ropes:
+            if not isinstance(rope, Mapping) or any(isinstance(value, Mapping) for value in rope.values()):
+                raise ValueError(f"config.json has rope parameters {rope!r}, not a mapping of plain values")
+            if (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":
+                raise ValueError(f"config.json has rope type {kind!r}; {self.name} models here have 'default'")
+        bases = [base for where in (hf_config, *ropes) if (base := where.get("rope_theta")) is not None]
+        if any(base != bases[0] for base in bases):
+            raise ValueError(
+                f"config.json has several rope bases, {', '.join(map(repr, bases))}, and transformers 4 and 5 read "
+                "different ones; leave the one that the model was trained with"
+            )
+        return bases[0] if bases else 10_000.0
 
     def decoder_args_meta(self, params: Mapping[str, Any], vocab_size: int, intermediate_dim: int) -> dict[str, Any]:
         """Reads the fields of `DecoderConfig` from Meta's params.json, which leaves two to the weights' shapes."""

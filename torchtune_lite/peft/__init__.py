@@ -5,6 +5,7 @@ from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear
 from torchtune_lite.peft.lora import LoRALinear
 from torchtune_lite.peft.nf4 import (
+    blank_parts,
     dequantize,
     fits_nf4,
     from_nf4_parts,
@@ -24,6 +25,7 @@ __all__ = [
     "adapter_modules",
     "adapter_state",
     "adapters_off",
+    "blank_parts",
     "dequantize",
     "fits_nf4",
     "freeze_base",

@@ -26,8 +26,11 @@ class Adapter(Protocol):
     def adapter_params(self) -> list[str]:
         """Return the names of the trained parameters within the module."""
 
-    def merged_weight(self, base: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    def merged_weight(self, base: Tensor | None = None) -> Tensor:
         """Return the weight `[out, in]` of a plain projection of the same function; `base` takes the place of W."""
+
+    def merged_tiles(self, base: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Yield slices of its rows with their values in float32, before they are rounded."""
 
 
 def adapter_modules(model: nn.Module) -> dict[str, Adapter]:

@@ -43,8 +43,9 @@ class DoRALinear(LoRALinear):
     def _norms(self) -> Tensor:
         return _row_norms(storage(self.weight), self.lora_a.weight.detach(), self.lora_b.weight.detach(), self.scaling)
 
-    def _merged_tiles(self, base: Storage) -> Iterator[tuple[slice, Tensor]]:
-        for rows, values in super()._merged_tiles(base):
+    def merged_tiles(self, base: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Yield slices of the rows of `merged_weight` with their values in float32, before they are rounded."""
+        for rows, values in super().merged_tiles(base):
             yield rows, values * (self.magnitude[rows].float() / values.norm(dim=1))[:, None]
 
 

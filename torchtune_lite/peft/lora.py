@@ -94,18 +94,20 @@ class LoRALinear(nn.Module):
         return frozen._replace(a=self.lora_a.weight, b=self.lora_b.weight, scaling=self.scaling)
 
     @torch.no_grad()
-    def merged_weight(self, base: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """Return `W + (alpha / r) · B A [out, in]`, summed in float32, in W's dtype or the one given.
+    def merged_weight(self, base: Tensor | None = None) -> Tensor:
+        """Return `W + (alpha / r) · B A [out, in]`, summed in float32, in W's dtype.
 
         An NF4 W is dequantised; `base` takes the place of W. The result is the only tensor of that size that is made.
         """
-        merged = torch.empty(self.weight.shape, dtype=dtype or self.weight.dtype, device=self.weight.device)
-        for rows, values in self._merged_tiles(storage(self.weight if base is None else base)):
+        merged = torch.empty(self.weight.shape, dtype=self.weight.dtype, device=self.weight.device)
+        for rows, values in self.merged_tiles(base):
             merged[rows] = values
         return merged
 
-    def _merged_tiles(self, base: Storage) -> Iterator[tuple[slice, Tensor]]:
-        return merged_tiles(base, self.lora_a.weight, self.lora_b.weight, self.scaling)
+    def merged_tiles(self, base: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Yield slices of the rows of `merged_weight` with their values in float32, before they are rounded."""
+        weight = storage(self.weight if base is None else base)
+        return merged_tiles(weight, self.lora_a.weight, self.lora_b.weight, self.scaling)
 
 
 _FORWARD, _UPDATE = LoRALinear.forward, LoRALinear.update

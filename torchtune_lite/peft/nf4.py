@@ -7,6 +7,7 @@ arithmetic on them is ours (`kernels.nf4`), many times faster and exact to the s
 
 import importlib
 import logging
+import math
 import os
 from functools import cache
 from types import ModuleType
@@ -39,13 +40,13 @@ def fits_nf4(in_dim: int, out_dim: int) -> bool:
 def quantize(weight: Tensor) -> Tensor:
     """Quantise `weight [out_dim, in_dim]`, on its own device, to an `NF4Tensor` that remembers its dtype.
 
-    The bits are those of torchao's `to_nf4`, but where that divides by zero (see `codec.encode`). Takes a few MB
+    The bits are those of torchao's `to_nf4`, but for what `codec.encode` says of zeros and float16. Takes a few MB
     beside the result. ValueError for a misfit in shape, and for NaN or infinity.
     """
     if not fits_nf4(weight.shape[1], weight.shape[0]):
         raise ValueError(f"a weight of shape {tuple(weight.shape)} is no multiple of 16,384 values, which NF4 needs")
     if weight.is_meta:
-        return from_nf4_parts(weight.shape, codec.blank(weight.numel(), weight.dtype, weight.device))
+        return from_nf4_parts(weight.shape, blank_parts(weight.shape, weight.dtype))
     return from_nf4_parts(weight.shape, codec.encode(weight))
 
 
@@ -69,6 +70,11 @@ def nf4_parts(tensor: Tensor) -> NF4Weight:
 def storage(weight: Tensor) -> list[Tensor]:
     """Return the plain tensors that a weight, plain or NF4, is stored in: what the products of `kernels` take."""
     return list(nf4_parts(weight)) if is_quantized(weight) else [weight]
+
+
+def blank_parts(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> NF4Weight:
+    """Return the parts, on the meta device, that a weight of this shape and dtype is quantised to."""
+    return codec.blank(math.prod(shape), dtype, torch.device("meta"))
 
 
 def from_nf4_parts(shape: torch.Size | tuple[int, ...], parts: NF4Weight) -> Tensor:

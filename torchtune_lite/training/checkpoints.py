@@ -46,7 +46,8 @@ class Checkpoints:
 
     `best.json` in `output_dir` names the folder with the lowest validation loss, of those saved at a step that was
     validated. That one and `resumed_from`, which holds the step `resumed_at`, are kept besides. `background` copies
-    what training changes and writes it in a thread, one save at a time, which `poll` looks after.
+    what training changes and writes it in a thread, one save at a time, which `poll` looks after. `verify` says which
+    saves are read back and compared with the live model: "all", "first_and_last" of this process, or None of them.
     """
 
     def __init__(
@@ -57,12 +58,13 @@ class Checkpoints:
         resumed_at: int = 0,
         *,
         background: bool = False,
+        verify: str | None = None,
     ) -> None:
         self.output_dir, self.keep_last_n, self.resumed_from = output_dir, keep_last_n, resumed_from
-        self.background = background
+        self.background, self.verify = background, verify
         self._newest, self._newest_step = resumed_from and resumed_from.resolve(), resumed_at
         self._pending: Save | None = None
-        self._failures = 0
+        self._failures, self._saved = 0, False
         self._best = self._read_best() if resumed_from else {}
 
     def at(self, step: int) -> Path | None:
@@ -80,7 +82,7 @@ class Checkpoints:
         *,
         final: bool = False,
     ) -> None:
-        """Lets `write(folder, model=…, state=…)` publish the folder `name`, unless a stop has published it already.
+        """Lets `write(folder, model=…, state=…, verify=…)` publish the folder `name`, unless a stop already has.
 
         A SaveError is logged and the run goes on to the next save; it is raised at the second in a row, and when this
         is the `final` save of the run.
@@ -91,7 +93,8 @@ class Checkpoints:
             return
         if self.background and not final:
             model, state = snapshot_model(model), snapshot_state(state)
-        self._pending = Save(folder, progress, lambda: write(folder, model=model, state=state))
+        verify = self.verify == "all" or (self.verify == "first_and_last" and (final or not self._saved))
+        self._pending = Save(folder, progress, lambda: write(folder, model=model, state=state, verify=verify))
         if self.background and not final:
             self._pending.start()
         else:
@@ -109,7 +112,7 @@ class Checkpoints:
         try:
             if save.error is not None:
                 raise save.error
-            self._newest, self._newest_step = save.folder.resolve(), save.progress.global_step
+            self._newest, self._newest_step, self._saved = save.folder.resolve(), save.progress.global_step, True
             log.info("saved %s", save.folder)
             self._keep(save.folder, save.progress)
             self._failures = 0

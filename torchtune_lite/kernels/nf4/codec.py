@@ -29,13 +29,22 @@ LEVELS = (
 
 
 class NF4Weight(NamedTuple):
-    """The tensors of a quantised weight of n values, by torchao's names; floats have the dtype that was quantised."""
+    """The tensors of a quantised weight of n values, by torchao's names."""
 
     quantized_data: Tensor  # [n / 2] uint8, the first of two codes in the high half
     quantized_scalers: Tensor  # [n / 64] int8
-    quantization_factor: Tensor  # [n / 16,384]
-    scaler_mean: Tensor  # []
-    nf4: Tensor  # [16], the levels
+    quantization_factor: Tensor  # [n / 16,384], in the `scale_dtype` of what was quantised
+    scaler_mean: Tensor  # [], in the same
+    nf4: Tensor  # [16], the levels, in the dtype that was quantised
+
+
+def scale_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Gives the dtype that the scales of a weight are quantised in: its own, but float32 for float16.
+
+    There a factor above 65,504 would be infinite: where 256 scales are within 0.002 of their mean, as those of small
+    weights are, torchao loses them.
+    """
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def blank(num_values: int, dtype: torch.dtype, device: torch.device) -> NF4Weight:
@@ -44,8 +53,8 @@ def blank(num_values: int, dtype: torch.dtype, device: torch.device) -> NF4Weigh
     return NF4Weight(
         torch.empty(num_values // 2, dtype=torch.uint8, device=device),
         torch.empty(blocks, dtype=torch.int8, device=device),
-        torch.empty(blocks // SCALER_BLOCK, dtype=dtype, device=device),
-        torch.empty((), dtype=dtype, device=device),
+        torch.empty(blocks // SCALER_BLOCK, dtype=scale_dtype(dtype), device=device),
+        torch.empty((), dtype=scale_dtype(dtype), device=device),
         levels(dtype, device),
     )
 
@@ -54,11 +63,12 @@ def encode(weight: Tensor) -> NF4Weight:
     """Quantises `weight`, of a multiple of 16,384 values; ValueError where one of them is NaN or infinite.
 
     Differs from torchao where that divides by zero: a block of zeros gets the code of zero, not of -1, so that it
-    decodes to zeros, and 256 equal scales get a factor of 1, not infinity (both decode to their mean).
+    decodes to zeros, and 256 equal scales get a factor of 1, not infinity (both decode to their mean); and in float16,
+    see `scale_dtype`.
     """
     values = weight.detach().reshape(-1)
     parts = blank(values.numel(), weight.dtype, weight.device)
-    scales = torch.empty(values.numel() // BLOCK, dtype=weight.dtype, device=weight.device)
+    scales = torch.empty(values.numel() // BLOCK, dtype=scale_dtype(weight.dtype), device=weight.device)
     for start in range(0, values.numel(), CHUNK):
         blocks = values[start : start + CHUNK].view(-1, BLOCK)
         codes, absmax = _encode_blocks(blocks)
@@ -95,9 +105,9 @@ def _nearest(ratios: Tensor) -> Tensor:
 
 
 def block_scales(parts: NF4Weight) -> Tensor:
-    """Gives the scale of each block `[n / 64]`, rounded twice as torchao rounds."""
+    """Return the scale of each block `[n / 64]` in the dtype of the weight, rounded twice as torchao rounds."""
     scales = parts.quantized_scalers.view(-1, SCALER_BLOCK) / parts.quantization_factor[:, None]
-    return scales.flatten().to(parts.scaler_mean.dtype).add_(parts.scaler_mean)
+    return scales.flatten().to(parts.scaler_mean.dtype).add_(parts.scaler_mean).to(parts.nf4.dtype)
 
 
 class Tiles:

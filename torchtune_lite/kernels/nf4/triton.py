@@ -45,16 +45,17 @@ def decode_(
 ) -> None:
     """Fills `out`, which has m whole blocks, with the blocks from `first_block` on of a weight of n values.
 
-    `codes [n / 2]` uint8, the first of two in the high half; `scalers [n / 64]` int8; in out's dtype (bfloat16, float32
-    or float16) `factor [n / 16,384]`, `mean []` and `levels [16]`; all of them contiguous. A value is
-    `levels[code] * (scaler / factor + mean)`, each of the three operations rounded to that dtype, as torchao rounds.
+    `codes [n / 2]` uint8, the first of two in the high half; `scalers [n / 64]` int8; `factor [n / 16,384]` and
+    `mean []` in one dtype, `levels [16]` in out's (bfloat16, float32 or float16); all of them contiguous. A value is
+    `levels[code] * (scaler / factor + mean)`, each of the three operations rounded to the dtype of what it takes, as
+    torchao rounds.
     """
     blocks = out.numel() // BLOCK
     parts = (codes, scalers, factor, mean, levels)
     assert out.numel() % BLOCK == 0 and first_block >= 0 and first_block + blocks <= scalers.numel()
     assert codes.numel() == scalers.numel() * BLOCK // 2 and codes.dtype == torch.uint8 and scalers.dtype == torch.int8
     assert factor.numel() * SCALER_BLOCK >= scalers.numel() and mean.numel() == 1 and levels.numel() == 16
-    assert out.dtype == factor.dtype == mean.dtype == levels.dtype
+    assert out.dtype == levels.dtype and factor.dtype == mean.dtype
     assert all(tensor.is_contiguous() and tensor.device == out.device for tensor in (out, *parts))
     with torch.cuda.device_of(out):  # Triton launches on the current device
         _kernel()[(-(-blocks // BLOCKS),)](out, *parts, first_block, blocks, BLOCK, SCALER_BLOCK, BLOCKS)
@@ -84,12 +85,14 @@ def _decode(
     BLOCKS: tl.constexpr,  # noqa: N803
 ):
     dtype: tl.constexpr = out.dtype.element_ty
+    scale_dtype: tl.constexpr = mean.dtype.element_ty
     to = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)  # int64: a stack may have 2^31 values
     block, mask = first_block + to, to < blocks
 
     scale = tl.load(scalers + block, mask=mask, other=0).to(tl.float32)
     scale = tl.div_rn(scale, tl.load(factor + block // SCALER_BLOCK, mask=mask, other=1).to(tl.float32))
-    scale = _rounded(_rounded(scale, dtype) + tl.load(mean).to(tl.float32), dtype)[:, None]  # [BLOCKS, 1]
+    scale = _rounded(_rounded(scale, scale_dtype) + tl.load(mean).to(tl.float32), scale_dtype)
+    scale = _rounded(scale, dtype)[:, None]  # [BLOCKS, 1]
 
     at = block[:, None] * (BLOCK // 2) + tl.arange(0, BLOCK // 2)[None, :]
     pair = tl.load(codes + at, mask=mask[:, None], other=0).to(tl.int32)  # [BLOCKS, BLOCK / 2]

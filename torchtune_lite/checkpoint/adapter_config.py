@@ -1,0 +1,180 @@
+"""adapter_config.json, PEFT's `LoraConfig`: written of the adapters of a model, and compared with them."""
+
+import math
+import re
+import reprlib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from torchtune_lite.checkpoint.model_weights import base_parameters
+from torchtune_lite.models import Family
+from torchtune_lite.peft import DoRALinear, LoRALinear, adapter_modules
+
+CONFIG = "adapter_config.json"
+OFF = (None, "", [], {})
+COMPARED = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"}
+HARMLESS = {
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),  # the weights tell where they are
+    *("lora_dropout", "megatron_core", "ensure_weight_tying"),
+    *("qalora_group_size",),  # of use_qalora
+    *("eva_config", "corda_config", "lora_ga_config", "loftq_config"),  # of init_lora_weights
+}
+ALLOWED = {
+    "peft_type": ("LORA",),
+    "task_type": ("CAUSAL_LM",),
+    "bias": ("none",),
+    "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
+}
+"""Values besides those in `OFF` and false. Any other field must be off: those of a `LoraConfig` that change the
+function, such as `modules_to_save`, `lora_bias` or `trainable_token_indices`, and whatever a later PEFT adds."""
+
+OTHER_BASE = (
+    "which changed the base weights; save it in PEFT with path_initial_model_for_weight_conversion, for an adapter of "
+    "the base as it is"
+)
+MERGE = "merge it in PEFT (merge_and_unload) and load the merged model"
+
+
+def hf_adapter_modules(model: nn.Module, family: Family) -> dict[str, LoRALinear]:
+    """Finds the adapted projections of `model` by their names in transformers."""
+    return {hf_module(name, family): module for name, module in adapter_modules(model).items()}
+
+
+def hf_module(name: str, family: Family) -> str:
+    """Gives the name in transformers of our module `name`, which has a weight."""
+    return family.to_hf(f"{name}.weight").removesuffix(".weight")
+
+
+def adapter_config(model: nn.Module, family: Family, base: Path | str) -> dict[str, Any]:
+    """Describes the adapter of `model` as a `LoraConfig`, read off its modules.
+
+    Rank and alpha are the most frequent ones; a module that differs stands in `rank_pattern` or `alpha_pattern`.
+    """
+    modules = hf_adapter_modules(model, family)
+    rank = Counter(module.rank for module in modules.values()).most_common(1)[0][0]
+    alpha = Counter(module.alpha for module in modules.values()).most_common(1)[0][0]
+    every = {hf_module(name.removesuffix(".weight"), family) for name in base_parameters(model)}
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(Path(base).resolve()),
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": max(module.dropout.p for module in modules.values()),
+        "target_modules": _targets(set(modules), every),
+        "rank_pattern": {path: module.rank for path, module in modules.items() if module.rank != rank},
+        "alpha_pattern": {path: module.alpha for path, module in modules.items() if module.alpha != alpha},
+        "use_rslora": False,
+        "use_dora": any(isinstance(module, DoRALinear) for module in modules.values()),
+        "modules_to_save": None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+    }
+
+
+def _targets(adapted: set[str], every: set[str]) -> list[str]:
+    """Gives the last parts of the names, as people write them, or the whole names where those take in too much."""
+    short = {path.rpartition(".")[2] for path in adapted}
+    taken = {path for path in every if path.rpartition(".")[2] in short}
+    return sorted(short if taken == adapted else adapted)
+
+
+def config_misfits(config: Mapping[str, Any], model: nn.Module, family: Family) -> list[str]:
+    """Says where a `LoraConfig` is malformed, or means another function than the adapters of `model`."""
+    modules = hf_adapter_modules(model, family)
+    if not modules:
+        return ["the model has no adapter; use its lora_ builder"]
+    if (kind := config.get("peft_type")) != "LORA":
+        return [f"peft_type is {reprlib.repr(kind)}, the model's is 'LORA'"]
+    if problems := [*_unsupported(config), *_malformed(config)]:
+        return problems
+    use_dora = any(isinstance(module, DoRALinear) for module in modules.values())
+    if bool(config.get("use_dora")) != use_dora:
+        problems.append(f"use_dora is {bool(config.get('use_dora'))}, the model's is {use_dora}")
+    seen = set()
+    for path, module in modules.items():
+        rank = _of_module(config.get("rank_pattern"), path, config["r"])
+        alpha = _of_module(config.get("alpha_pattern"), path, config["lora_alpha"])
+        if config.get("use_rslora"):  # scales by alpha / sqrt(r)
+            alpha *= math.sqrt(rank)
+        if rank != module.rank:
+            seen.add(f"r is {rank}, the model's is {module.rank}")
+        elif not math.isclose(alpha, module.alpha, rel_tol=1e-6):
+            by = " by use_rslora" if config.get("use_rslora") else ""
+            seen.add(f"lora_alpha is {alpha:.9g}{by}, the model's is {module.alpha:.9g}")
+    return problems + sorted(seen)
+
+
+def _unsupported(config: Mapping[str, Any]) -> list[str]:
+    """Names the fields whose values change what PEFT computes, and are not served, and says what to do."""
+    changing = {
+        key: reprlib.repr(value)
+        for key, value in config.items()
+        if key not in COMPARED | HARMLESS and value is not False and value not in (*OFF, *ALLOWED.get(key, ()))
+    }
+    init = changing.pop("init_lora_weights", None)
+    problems = [f"init_lora_weights is {init}, {OTHER_BASE}"] if init else []
+    if changing:
+        fields = ", ".join(f"{key} is {value}" for key, value in changing.items())
+        problems.append(f"{fields}, which is not served; {MERGE}")
+    return problems
+
+
+def _malformed(config: Mapping[str, Any]) -> list[str]:
+    """Names the fields whose values are not of their type."""
+    rank, number, switch = "a whole number above 0", "a number", "true or false"
+    kinds = {"r": (rank, _is_rank), "lora_alpha": (number, _is_number)}
+    kinds |= dict.fromkeys(("use_rslora", "use_dora"), (switch, _is_switch))
+    problems = [
+        f"{key} is {reprlib.repr(config.get(key))}, not {kind}"
+        for key, (kind, is_of_kind) in kinds.items()
+        if not is_of_kind(config.get(key))
+    ]
+    for key, (kind, is_of_kind) in {"rank_pattern": kinds["r"], "alpha_pattern": kinds["lora_alpha"]}.items():
+        pattern = {} if config.get(key) is None else config[key]
+        if not isinstance(pattern, dict):
+            problems.append(f"{key} is {reprlib.repr(pattern)}, not a mapping")
+            continue
+        problems += [
+            f"{key} has {reprlib.repr(name)}: {reprlib.repr(value)}, not an expression for names and {kind}"
+            for name, value in pattern.items()
+            if not (is_of_kind(value) and _is_expression(name))
+        ]
+    return problems
+
+
+def _is_rank(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30  # nor NaN
+
+
+def _is_switch(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _is_expression(text: str) -> bool:
+    try:
+        re.compile(_named_by(text))
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
+
+
+def _of_module(pattern: dict[str, Any] | None, path: str, default: Any) -> Any:
+    """Looks `path` up in PEFT's `rank_pattern` or `alpha_pattern`: the first key that names it."""
+    return next((value for key, value in (pattern or {}).items() if re.match(_named_by(key), path)), default)
+
+
+def _named_by(key: str) -> str:
+    """Gives the expression that PEFT makes of a key: one for the end of a name, or with ^ for all of it."""
+    return rf"(.*\.)?({key})$"
