@@ -65,8 +65,8 @@ def build(settings: dict[str, Any]) -> Any:
     """Builds the model of a rung."""
     import torch
     from torch import nn
-
     from torchtune_lite.models.llama2 import lora_llama2
+
     from torchtune_lite.modules import RMSNorm
 
     torch.set_default_dtype(getattr(torch, settings["dtype"]))

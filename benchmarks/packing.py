@@ -76,9 +76,9 @@ def ours(samples: list[list[int]], packed: bool = False, **how: str) -> dict:
 
     postpone_compiler()
     import torch
+    from torchtune_lite.models.llama2 import lora_llama2
 
     from torchtune_lite import data
-    from torchtune_lite.models.llama2 import lora_llama2
     from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 
     torch.set_default_dtype(torch.bfloat16)

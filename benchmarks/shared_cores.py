@@ -24,8 +24,8 @@ NEIGHBOUR = "while True: pass"
 def child(steps: int) -> None:
     """Takes the steps and prints the tokens per second of each."""
     import torch
-
     from torchtune_lite.models.llama2 import lora_llama2
+
     from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 
     torch.manual_seed(0)

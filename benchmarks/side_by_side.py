@@ -54,9 +54,9 @@ def problem(path: Path, words: int) -> None:
     """Writes sizes, adapters, tokens and labels, and beside it the base, in bf16, as a checkpoint folder."""
     import torch
     from safetensors.torch import save_file
+    from torchtune_lite.models.llama2 import lora_llama2
 
     from torchtune_lite.models import FAMILIES
-    from torchtune_lite.models.llama2 import lora_llama2
 
     torch.manual_seed(0)
     sizes = SIZES | {"vocab_size": words}
@@ -83,9 +83,9 @@ def ours(given: dict, method: str, dtype: object, checkpointing: bool) -> Conten
 
     postpone_compiler()
     import torch
+    from torchtune_lite.models.llama2 import lora_llama2
 
     from torchtune_lite.checkpoint import FullModelHFCheckpointer
-    from torchtune_lite.models.llama2 import lora_llama2
     from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 
     with torch.device("meta"):

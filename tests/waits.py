@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer
-from torchtune_lite.optim.streams import CopyStream
 from torchtune_lite.kernels.nf4.codec import NF4Weight
+from torchtune_lite.optim.streams import CopyStream
 from torchtune_lite.peft import from_nf4_parts, is_quantized, nf4_parts
 
 META = torch.device("meta")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from torchtune_lite.models.llama2 import LLAMA2
 from transformers import AutoModelForCausalLM
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, load_adapter, safetensors_stream, write_adapter
@@ -14,7 +15,6 @@ from torchtune_lite.checkpoint.adapter import CONFIG, WEIGHTS, _is_same, adapter
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import llama2
-from torchtune_lite.models.llama2 import LLAMA2
 from torchtune_lite.peft import adapter_state, dequantize, is_quantized, quantize
 
 QK = {"lora_attn_modules": ["q_proj", "k_proj"], "lora_rank": 4, "lora_alpha": 12}

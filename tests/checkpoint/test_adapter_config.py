@@ -7,6 +7,7 @@ import math
 import pytest
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
+from torchtune_lite.models.llama2 import LLAMA2
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.adapter_config import (
@@ -17,7 +18,6 @@ from torchtune_lite.checkpoint.adapter_config import (
     adapter_config,
     config_misfits,
 )
-from torchtune_lite.models.llama2 import LLAMA2
 
 QK = {"lora_attn_modules": ["q_proj", "k_proj"], "lora_rank": 4, "lora_alpha": 12}
 FIELDS = {field.name for field in dataclasses.fields(LoraConfig)}

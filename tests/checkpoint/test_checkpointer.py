@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torchtune_lite.models.convert import permute_to_meta
 from transformers import AutoModelForCausalLM
 
 from tests.checkpoint.test_meta import write_meta
@@ -19,7 +20,6 @@ from torchtune_lite.checkpoint.model_weights import merged_weights
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import llama2
-from torchtune_lite.models.convert import permute_to_meta
 from torchtune_lite.peft import LoRALinear, adapter_state, dequantize, is_quantized
 
 LORA = {"lora_attn_modules": ["q_proj"]}

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torchtune_lite.models.llama2 import LLAMA2
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer
 from torchtune_lite.errors import CheckpointError
-from torchtune_lite.models.llama2 import LLAMA2
 from torchtune_lite.peft import dequantize, is_quantized
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torchtune_lite.models.llama2 import LLAMA2
 
 from torchtune_lite.checkpoint import gather
-from torchtune_lite.models.llama2 import LLAMA2
 
 
 def test_a_state_is_three_files_without_pickle(tmp_path: Path):

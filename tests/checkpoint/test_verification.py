@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from torchtune_lite.models.convert import permute_to_meta
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, verification
 from torchtune_lite.checkpoint.model_weights import merged_weights
 from torchtune_lite.checkpoint.verification import compare
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
-from torchtune_lite.models.convert import permute_to_meta
 from torchtune_lite.peft import DoRALinear, LoRALinear, adapter_modules, dequantize
 
 ALL = {"lora_attn_modules": ["q_proj", "k_proj", "v_proj", "output_proj"], "apply_lora_to_mlp": True}

@@ -1,9 +1,9 @@
 import pytest
+from torchtune_lite.models.llama2 import llama2_tokenizer
 
 from tests.data.chats import TEMPLATES, plain, write_folder
 from torchtune_lite.data import ChatTemplate, HuggingFaceModelTokenizer, SentencePieceTokenizer, load_tokenizer
 from torchtune_lite.errors import DataError
-from torchtune_lite.models.llama2 import llama2_tokenizer
 
 
 @pytest.mark.parametrize(("kind", "cls"), [("bytelevel", HuggingFaceModelTokenizer), ("spm", SentencePieceTokenizer)])

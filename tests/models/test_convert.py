@@ -3,8 +3,8 @@
 import pytest
 import torch
 from torch.testing import assert_close
-
 from torchtune_lite.models.convert import permute_from_meta, permute_to_meta, rename
+
 from torchtune_lite.modules import RotaryPositionalEmbeddings
 from torchtune_lite.modules.rope import rotate
 

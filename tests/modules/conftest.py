@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torchtune_lite.models.llama2 import LLAMA2
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from torchtune_lite.models.builders import decoder
-from torchtune_lite.models.llama2 import LLAMA2
 from torchtune_lite.modules import DecoderConfig
 
 

@@ -71,7 +71,9 @@ def test_documents_do_not_see_each_other(kv_heads, dtype):
         torch.autograd.grad(ours, qkv, weight.to(dtype)), torch.autograd.grad(theirs, exact, weight), strict=True
     ):
         assert_close(mine.double(), his, **tolerance)
-    assert not torch.allclose(ours.double(), softmax_attention(*exact, block_diagonal([13])), atol=0.05), "the borders count"
+    assert not torch.allclose(ours.double(), softmax_attention(*exact, block_diagonal([13])), atol=0.05), (
+        "the borders count"
+    )
 
 
 def test_positions_start_anew_with_each_document():

@@ -31,7 +31,6 @@ def one():
 
 def commented():
     def function(x):
-
         """Say another."""
         # and comment on it
         return x + 1

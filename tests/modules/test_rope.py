@@ -98,7 +98,9 @@ def test_scaled_frequencies_and_amplitude_are_those_of_transformers(name, length
     found = rope.frequencies(torch.tensor([[float(length)]])).squeeze()
     assert_close(found, expected, rtol=2e-6, atol=0)
     assert scaling.amplitude == pytest.approx(amplitude)
-    assert_close(rope(torch.tensor([[0]]), torch.float32, torch.tensor([[length]])).cos, torch.full((1, 1, 1, 16), amplitude))
+    assert_close(
+        rope(torch.tensor([[0]]), torch.float32, torch.tensor([[length]])).cos, torch.full((1, 1, 1, 16), amplitude)
+    )
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
@@ -117,5 +119,7 @@ def test_each_text_is_rotated_by_its_own_length(kind):
 def test_queries_may_grow_with_their_position():
     """Ministral 3: 1 + beta · ln(1 + ⌊position / original_len⌋)."""
     scaling = RopeScaling("yarn", 16.0, 10, query_beta=0.1)
-    scale = RotaryPositionalEmbeddings(8, 100.0, scaling)(torch.tensor([[0, 9, 10, 25]]), torch.float32, ANY).query_scale
+    scale = RotaryPositionalEmbeddings(8, 100.0, scaling)(
+        torch.tensor([[0, 9, 10, 25]]), torch.float32, ANY
+    ).query_scale
     assert scale.flatten().tolist() == pytest.approx([1, 1, 1 + 0.1 * math.log(2), 1 + 0.1 * math.log(3)])

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
+from torchtune_lite.models.llama2 import LLAMA2
 
 from torchtune_lite.models.builders import decoder, plain_linear
-from torchtune_lite.models.llama2 import LLAMA2
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
 
 TINY = {"vocab_size": 96, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 32, "max_seq_len": 16}

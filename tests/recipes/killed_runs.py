@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torchtune_lite.models.llama2
+
 import torchtune_lite.training  # noqa: F401, before the fork, as torch._dynamo
 from torchtune_lite.checkpoint import published, verify
 from torchtune_lite.cli.main import main as tune

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchtune_lite.models.llama2 import lora_llama2
 
 from torchtune_lite.data import PackedDataset, make_batches
 from torchtune_lite.kernels import varlen_attention
-from torchtune_lite.models.llama2 import lora_llama2
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 
 SIZES = {"vocab_size": 50, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 32, "max_seq_len": 24}

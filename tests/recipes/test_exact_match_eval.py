@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 import transformers
+from torchtune_lite.models.llama2 import llama2_tokenizer
 
 from tests.recipes.conftest import Tiny
-from torchtune_lite.models.llama2 import llama2_tokenizer
 
 
 def greedy_answers(tiny: Tiny, prompts: list[str], max_new_tokens: int) -> list[str]:

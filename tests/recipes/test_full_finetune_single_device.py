@@ -9,10 +9,10 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from torchtune_lite.models.llama2 import llama2_tokenizer
 
 from tests.recipes.conftest import Tiny, common_keys, metrics
 from torchtune_lite.datasets import instruct_dataset
-from torchtune_lite.models.llama2 import llama2_tokenizer
 
 
 @pytest.fixture

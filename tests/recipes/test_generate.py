@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 import transformers
+from torchtune_lite.models.llama2 import llama2_tokenizer
 
 from torchtune_lite import catalog, config
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.models.llama2 import llama2_tokenizer
 
 
 def test_greedy_continuation_is_that_of_transformers(tiny, tune):

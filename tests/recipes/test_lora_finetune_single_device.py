@@ -10,10 +10,10 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from torchtune_lite.models.llama2 import lora_llama2
 
 from tests.recipes.conftest import Tiny, common_keys, metrics
 from torchtune_lite import checkpoint
-from torchtune_lite.models.llama2 import lora_llama2
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import traceback
 import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401, for the loss curve
 import torch._dynamo  # noqa: F401, which NF4 and torch.compile load
-
 import torchtune_lite.models.llama2
+
 import torchtune_lite.training  # noqa: F401
 
 

@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 import torch
+from torchtune_lite.models.llama2 import lora_llama2
 
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.kernels import varlen_attention
-from torchtune_lite.models.llama2 import lora_llama2
 from torchtune_lite.modules import attention
 from torchtune_lite.training import compile_layers
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-
 from torchtune_lite.models.llama2 import llama2, lora_llama2
+
 from torchtune_lite.training.flops import PEAKS, peak_flops, step_flops
 
 SIZES = {"vocab_size": 64, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 32, "max_seq_len": 32}

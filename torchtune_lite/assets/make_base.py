@@ -21,6 +21,7 @@ from sentencepiece import SentencePieceProcessor
 
 from torchtune_lite.assets.corpus import question, text
 from torchtune_lite.models import FAMILIES
+from torchtune_lite.models.families import hf_config
 from torchtune_lite.models.llama2 import llama2
 from torchtune_lite.modules import DecoderConfig
 
@@ -40,7 +41,7 @@ def write_corpus(folder: Path, count: int, rng: Random) -> None:
 
 def write_start(folder: Path, tokenizer: SentencePieceProcessor, seed: int) -> None:
     """Writes a checkpoint of random weights: deviation 0.06, less before each residual sum as in GPT-2."""
-    family = FAMILIES["LLAMA2"]
+    family = FAMILIES["llama"]
     config = DecoderConfig(vocab_size=tokenizer.vocab_size(), **SIZES)
     model = llama2(**vars(config))
     torch.manual_seed(seed)
@@ -52,8 +53,8 @@ def write_start(folder: Path, tokenizer: SentencePieceProcessor, seed: int) -> N
     tensors = {family.to_hf(name): tensor for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     special = {"bos_token_id": tokenizer.bos_id(), "eos_token_id": tokenizer.eos_id(), "pad_token_id": None}
-    hf_config = family.hf_config(config) | special | {"dtype": "float32"}
-    (folder / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n")
+    described = hf_config(family, config) | special | {"dtype": "float32"}
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
     pieces = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     tokenizer_config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, **pieces}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n")

@@ -5,14 +5,15 @@ import re
 import reprlib
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import base_parameters
-from torchtune_lite.models import Family
-from torchtune_lite.peft import DoRALinear, LoRALinear, adapter_modules
+from torchtune_lite.peft import Adapter, LoRALinear, adapter_modules
 
 CONFIG = "adapter_config.json"
 OFF = (None, "", [], {})
@@ -26,7 +27,7 @@ HARMLESS = {
 }
 ALLOWED = {
     "peft_type": ("LORA",),
-    "task_type": ("CAUSAL_LM",),
+    "task_type": ("CAUSAL_LM", "SEQ_CLS"),
     "bias": ("none",),
     "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
 }
@@ -40,38 +41,66 @@ OTHER_BASE = (
 MERGE = "merge it in PEFT (merge_and_unload) and load the merged model"
 
 
-def hf_adapter_modules(model: nn.Module, family: Family) -> dict[str, LoRALinear]:
-    """Finds the adapted projections of `model` by their names in transformers."""
-    return {hf_module(name, family): module for name, module in adapter_modules(model).items()}
+@dataclass(frozen=True)
+class Projection:
+    """An adapted projection of transformers' model: its path there, and what of ours it consists of, row below row.
+
+    That is one adapter, or in a fused matrix several, of which some may be plain projections.
+    """
+
+    path: str
+    parts: tuple[nn.Module, ...]
+
+    @property
+    def adapters(self) -> list[LoRALinear]:
+        """The parts that carry an adapter."""
+        return [part for part in self.parts if isinstance(part, Adapter)]
+
+    @property
+    def rank(self) -> int:
+        """The rank of all together, where one matrix B has theirs as blocks."""
+        return sum(part.rank for part in self.adapters)
+
+    @property
+    def alpha(self) -> float:
+        """The alpha with which the rank of all together gives the scaling of each."""
+        return sum(part.alpha for part in self.adapters)
 
 
-def hf_module(name: str, family: Family) -> str:
-    """Gives the name in transformers of our module `name`, which has a weight."""
-    return family.to_hf(f"{name}.weight").removesuffix(".weight")
+def projections(model: nn.Module, layout: HFLayout) -> list[Projection]:
+    """Return the adapted projections of `model` as transformers has them."""
+    found: dict[str, Projection] = {}
+    for name in adapter_modules(model):
+        weight = f"{name}.weight"
+        parts = layout.parts(layout.their_name(weight)) or {weight: 0}
+        path = layout.module_path(weight)
+        found[path] = Projection(path, tuple(model.get_submodule(part.removesuffix(".weight")) for part in parts))
+    return list(found.values())
 
 
-def adapter_config(model: nn.Module, family: Family, base: Path | str) -> dict[str, Any]:
-    """Describes the adapter of `model` as a `LoraConfig`, read off its modules.
+def adapter_config(model: nn.Module, layout: HFLayout, base: Path | str) -> dict[str, Any]:
+    """Describe the adapter of `model` as a `LoraConfig`, read off its modules.
 
     Rank and alpha are the most frequent ones; a module that differs stands in `rank_pattern` or `alpha_pattern`.
     """
-    modules = hf_adapter_modules(model, family)
-    rank = Counter(module.rank for module in modules.values()).most_common(1)[0][0]
-    alpha = Counter(module.alpha for module in modules.values()).most_common(1)[0][0]
-    every = {hf_module(name.removesuffix(".weight"), family) for name in base_parameters(model)}
+    adapted = projections(model, layout)
+    adapters = [adapter for projection in adapted for adapter in projection.adapters]
+    rank = Counter(each.rank for each in adapted).most_common(1)[0][0]
+    alpha = Counter(each.alpha for each in adapted).most_common(1)[0][0]
+    every = {layout.module_path(name) for name in base_parameters(model) if name.endswith(".weight")}
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if layout.config.num_classes else "CAUSAL_LM",
         "base_model_name_or_path": str(Path(base).resolve()),
         "inference_mode": True,
         "r": rank,
         "lora_alpha": alpha,
-        "lora_dropout": max(module.dropout.p for module in modules.values()),
-        "target_modules": _targets(set(modules), every),
-        "rank_pattern": {path: module.rank for path, module in modules.items() if module.rank != rank},
-        "alpha_pattern": {path: module.alpha for path, module in modules.items() if module.alpha != alpha},
+        "lora_dropout": max(adapter.dropout.p for adapter in adapters),
+        "target_modules": _targets({each.path for each in adapted}, every),
+        "rank_pattern": {each.path: each.rank for each in adapted if each.rank != rank},
+        "alpha_pattern": {each.path: each.alpha for each in adapted if each.alpha != alpha},
         "use_rslora": False,
-        "use_dora": any(isinstance(module, DoRALinear) for module in modules.values()),
+        "use_dora": any(adapter.use_dora for adapter in adapters),
         "modules_to_save": None,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -80,35 +109,37 @@ def adapter_config(model: nn.Module, family: Family, base: Path | str) -> dict[s
 
 
 def _targets(adapted: set[str], every: set[str]) -> list[str]:
-    """Gives the last parts of the names, as people write them, or the whole names where those take in too much."""
+    """Return the last parts of the names, as people write them, or the whole names where those take in too much."""
     short = {path.rpartition(".")[2] for path in adapted}
     taken = {path for path in every if path.rpartition(".")[2] in short}
     return sorted(short if taken == adapted else adapted)
 
 
-def config_misfits(config: Mapping[str, Any], model: nn.Module, family: Family) -> list[str]:
-    """Says where a `LoraConfig` is malformed, or means another function than the adapters of `model`."""
-    modules = hf_adapter_modules(model, family)
-    if not modules:
+def config_misfits(config: Mapping[str, Any], model: nn.Module, layout: HFLayout) -> list[str]:
+    """Return where a `LoraConfig` is malformed, or means another function than the adapters of `model`."""
+    adapted = projections(model, layout)
+    if not adapted:
         return ["the model has no adapter; use its lora_ builder"]
     if (kind := config.get("peft_type")) != "LORA":
         return [f"peft_type is {reprlib.repr(kind)}, the model's is 'LORA'"]
     if problems := [*_unsupported(config), *_malformed(config)]:
         return problems
-    use_dora = any(isinstance(module, DoRALinear) for module in modules.values())
+    use_dora = any(adapter.use_dora for each in adapted for adapter in each.adapters)
     if bool(config.get("use_dora")) != use_dora:
         problems.append(f"use_dora is {bool(config.get('use_dora'))}, the model's is {use_dora}")
     seen = set()
-    for path, module in modules.items():
-        rank = _of_module(config.get("rank_pattern"), path, config["r"])
-        alpha = _of_module(config.get("alpha_pattern"), path, config["lora_alpha"])
+    for each in adapted:
+        rank = _of_module(config.get("rank_pattern"), each.path, config["r"])
+        alpha = _of_module(config.get("alpha_pattern"), each.path, config["lora_alpha"])
         if config.get("use_rslora"):  # scales by alpha / sqrt(r)
             alpha *= math.sqrt(rank)
-        if rank != module.rank:
-            seen.add(f"r is {rank}, the model's is {module.rank}")
-        elif not math.isclose(alpha, module.alpha, rel_tol=1e-6):
+        one = each.adapters[0]  # of a fused matrix: its parts may have the rank together, or each
+        ranks = {each.rank, one.rank}
+        if rank not in ranks:
+            seen.add(f"r is {rank}, the model's is {' or '.join(map(str, sorted(ranks)))}")
+        elif not math.isclose(alpha / rank, one.scaling, rel_tol=1e-6):
             by = " by use_rslora" if config.get("use_rslora") else ""
-            seen.add(f"lora_alpha is {alpha:.9g}{by}, the model's is {module.alpha:.9g}")
+            seen.add(f"lora_alpha is {alpha:.9g}{by}, the model's is {one.scaling * rank:.9g}")
     return problems + sorted(seen)
 
 

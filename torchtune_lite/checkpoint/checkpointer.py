@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from torchtune_lite.checkpoint.adapter import check_adapter, fitting_adapter, load_adapter, write_adapter
+from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import (
     base_parameters,
     check_finite,
@@ -28,14 +29,14 @@ from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.config import unserved_family
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
-from torchtune_lite.models import FAMILIES, Family
-from torchtune_lite.modules import DecoderConfig
+from torchtune_lite.models import FAMILIES, Family, find_family
 from torchtune_lite.peft import adapter_modules, adapter_state, is_quantized
 
 COPIED = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "USE_POLICY*")
 """Small files of the base that a checkpoint made from it needs as well."""
 
 MERGE_INTO = ("quantized", "original")
+REWARD = "REWARD"  # torchtune's model_type of a classifier of any family
 
 log = logging.getLogger("torchtune_lite")
 
@@ -44,8 +45,8 @@ class Checkpointer(ABC):
     """Reads a base model from `checkpoint_dir` and writes checkpoint folders.
 
     `checkpoint_files` are names in that folder or torchtune's `{filename_format, max_filename}`; by default, what it
-    holds. `model_type` is a key of `models.FAMILIES`. `adapter_checkpoint` is a folder in PEFT's layout, loaded onto
-    the base. `output_dir` and `recipe_checkpoint` are torchtune's; here the recipe's `output_dir` and
+    holds. `model_type` is a name of `models.find_family`, for files that do not tell. `adapter_checkpoint` is a folder
+    in PEFT's layout, loaded onto the base. `output_dir` and `recipe_checkpoint` are torchtune's; here the recipe's `output_dir` and
     `resume_from_checkpoint` decide. `merge_into` says what a save puts in the place of NF4 weights: "quantized" their
     own values, for exactly the function that was trained; "original" the full-precision ones of `checkpoint_dir`, read
     again, for a function nearer to the base. `cache_quantized` keeps the NF4 weights beside the run's folder, at 0.52
@@ -55,11 +56,12 @@ class Checkpointer(ABC):
     """
 
     family: Family
+    layout: HFLayout | None = None  # of the model that was last loaded or saved
     decoder_args: dict[str, Any]
     _files: list[Path]
     _tokenizer: Any = None
     _small_files: dict[str, bytes] | None = None
-    _num_layouts = 1  # in which `_write_model` writes the model
+    _is_within = False  # the model is a part of a larger one
 
     def __init__(
         self,
@@ -85,13 +87,14 @@ class Checkpointer(ABC):
             raise ConfigError(
                 "checkpointer.recipe_checkpoint is not read; name a checkpoint folder in resume_from_checkpoint"
             )
-        if model_type is not None and model_type not in FAMILIES:
+        family = None if model_type in (None, REWARD) else find_family(model_type)
+        if family is None and model_type not in (None, REWARD):
             problem = unserved_family(model_type) or f"{model_type!r} is unknown; allowed are {', '.join(FAMILIES)}"
             raise ConfigError(f"checkpointer.model_type: {problem}")
         if merge_into not in MERGE_INTO:
             raise ConfigError(f"checkpointer.merge_into {merge_into!r} is unknown; allowed are {', '.join(MERGE_INTO)}")
         self.merge_into, self.cache_quantized = merge_into, cache_quantized
-        self._open(FAMILIES.get(model_type))
+        self._open(family)
 
     @abstractmethod
     def _open(self, family: Family | None) -> None:
@@ -99,19 +102,19 @@ class Checkpointer(ABC):
 
     @abstractmethod
     def _weights(self) -> dict[str, Weight]:
-        """Lists the weights of the checkpoint by our names, in our layout; a name unknown to the family stays."""
+        """List the weights of the checkpoint by our names, as `layout` says; a name unknown to the family stays."""
 
     @abstractmethod
     def _their_name(self, name: str) -> str:
         """Gives the checkpoint's name of our parameter `name`."""
 
     @abstractmethod
-    def _write_model(self, folder: Path, config: DecoderConfig, weights: Mapping[str, Weight]) -> None:
+    def _write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
         """Writes the merged model and what a reader of the layout needs besides the files in `COPIED`."""
 
     @abstractmethod
     def _readers(self, folder: Path) -> "list[Checkpointer]":
-        """Opens a folder that `_write_model` wrote, in each of its layouts."""
+        """Open a folder that `_write_model` wrote."""
 
     def load(
         self,
@@ -132,10 +135,14 @@ class Checkpointer(ABC):
         `resume_from` is a checkpoint that `restore` is going to read: nothing that it holds is read here. A model
         without adapters then has zeros until that call.
         """
+        if dtype == torch.float16 and not self.family.fits_fp16:
+            raise ConfigError(
+                f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
+            )
         weights = self._checked_weights(model)
         adapter = self.adapter_checkpoint if resume_from is None else None
         if adapter:
-            fitting_adapter(model, adapter, self.family)
+            fitting_adapter(model, adapter, self.layout)
         if resume_from is not None and not adapter_modules(model):
             fill_with_zeros(model, device=device, dtype=dtype)
             return
@@ -148,7 +155,7 @@ class Checkpointer(ABC):
         for module in adapter_modules(model).values():
             module.init_adapter(adapter_dtype)
         if adapter:
-            load_adapter(model, adapter, self.family)
+            load_adapter(model, adapter, self.layout)
 
     def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:
         """Checks, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.
@@ -189,14 +196,16 @@ class Checkpointer(ABC):
         if adapter_only and not adapted:
             raise SaveError("save_adapter_weights_only is set, but the model has no adapter")
         check_finite(model)
+        if self.layout is None:
+            self._checked_weights(model)
         step = state.trainer["progress"].get("global_step") if state is not None else None
         with publish(folder, step=step, num_bytes=self._num_bytes(model, adapter_only, state)) as draft:
             self._write_small_files(draft)
             if adapted:
-                write_adapter(draft / "adapter", model, self.family, base=self.checkpoint_dir)
+                write_adapter(draft / "adapter", model, self.layout, base=self.checkpoint_dir)
             originals = self._checked_weights(model) if self.merge_into == "original" and not adapter_only else None
             if not adapter_only:
-                self._write_model(draft, model.config, merged_weights(model, originals))
+                self._write_model(draft, merged_weights(model, originals))
             if verify:
                 self._verify(draft, Path(folder), model, originals, adapter_only)
             if state is not None:
@@ -217,7 +226,8 @@ class Checkpointer(ABC):
         """Says how many bytes of tensors a save writes."""
         merged = [] if adapter_only else merged_weights(model).values()
         tensors = [*adapter_state(model).values(), *(state.tensors.values() if state is not None else ())]
-        return self._num_layouts * sum(weight.num_bytes for weight in merged) + sum(t.nbytes for t in tensors)
+        written = [*merged, *(() if adapter_only else self.layout.carried.values())]
+        return sum(weight.num_bytes for weight in written) + sum(t.nbytes for t in tensors)
 
     def _verify(
         self, draft: Path, folder: Path, model: nn.Module, originals: Mapping[str, Weight] | None, adapter_only: bool
@@ -226,7 +236,7 @@ class Checkpointer(ABC):
         start, found = time.perf_counter(), "the adapter is as it was trained"
         try:
             if adapter_modules(model):
-                check_adapter(draft / "adapter", model, self.family)
+                check_adapter(draft / "adapter", model, self.layout)
             for reader in () if adapter_only else self._readers(draft):
                 found = compare(model, reader._checked_weights(model), originals)
         except CheckpointError as error:
@@ -240,7 +250,12 @@ class Checkpointer(ABC):
     def _checked_weights(self, model: nn.Module) -> dict[str, Weight]:
         """Lists the weights of the checkpoint; CheckpointError where they are not those of `model`."""
         self._check_sizes(model)
-        weights = self._weights()
+        self.layout = HFLayout(self.family, model.config, self._is_within)
+        try:
+            weights = self._weights()
+            self.layout.check_tied(weights)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.checkpoint_dir}: {error}") from error
         check_weights(
             {self._their_name(name): param for name, param in base_parameters(model).items()},
             {self._their_name(name): weight for name, weight in weights.items()},
@@ -249,16 +264,12 @@ class Checkpointer(ABC):
         return weights
 
     def _check_sizes(self, model: nn.Module) -> None:
-        # max_seq_len bounds the input and is the run's own choice
-        theirs = {name: value for name, value in self.decoder_args.items() if name != "max_seq_len"}
-        misfits = [
-            f"{name} {value}, the model has {ours}"
-            for name, value in theirs.items()
-            if (ours := getattr(model.config, name)) != value
-        ]
-        if misfits:
-            family = self.family.name.lower()
+        # max_seq_len bounds the input and is the run's own choice, as is an output of its own
+        own = {"max_seq_len", *(("tie_word_embeddings",) if not model.config.tie_word_embeddings else ())}
+        theirs = {name: value for name, value in self.decoder_args.items() if name not in own}
+        if differences := model.config.differences(theirs):
+            misfits = [f"{name} {value}, the model has {ours}" for name, (ours, value) in differences.items()]
             raise CheckpointError(
-                f"checkpoint {self.checkpoint_dir} has {'; '.join(misfits)}; use _component_: torchtune_lite.models."
-                f"{family}.{family} (or lora_{family}), which takes its sizes from the checkpoint"
+                f"checkpoint {self.checkpoint_dir} has {'; '.join(misfits)}; use _component_: "
+                "torchtune_lite.models.from_checkpoint, which takes its sizes from the checkpoint"
             )

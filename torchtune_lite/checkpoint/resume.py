@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torchtune_lite.checkpoint.adapter import load_adapter
 from torchtune_lite.checkpoint.files import hf_weight_files, listed_files, read_json, sampled_sha256
 from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer
+from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import some
 from torchtune_lite.checkpoint.optimizer_state import restore_moments, restore_options
 from torchtune_lite.checkpoint.rng import set_rng_state
@@ -27,7 +28,7 @@ from torchtune_lite.checkpoint.training_state import (
     trained_parameters,
 )
 from torchtune_lite.errors import CheckpointError
-from torchtune_lite.models import FAMILIES
+from torchtune_lite.models import FAMILIES, find_family
 from torchtune_lite.peft import adapter_modules
 from torchtune_lite.utils import counted
 
@@ -197,7 +198,8 @@ def restore(
     trainer = read_json(folder / "resume" / TRAINER)
     if trainer.get("format") != FORMAT:
         raise CheckpointError(f"{folder}: resume state has format {trainer.get('format')}, this version reads {FORMAT}")
-    if trainer["family"] not in FAMILIES:
+    family = find_family(trainer["family"])
+    if family is None:
         raise CheckpointError(f"{folder} is of a {trainer['family']} model; known are {', '.join(FAMILIES)}")
     tensors = read_safetensors(folder / "resume" / OPTIMIZER)
     rng = read_json(folder / "resume" / RNG)
@@ -207,12 +209,11 @@ def restore(
         raise CheckpointError(f"{folder / 'resume' / OPTIMIZER}: is not what was saved: {some(wrong)} differ")
     _check(folder, trainer, model, optimizer, lr_scheduler)
 
-    family = FAMILIES[trainer["family"]]
     if adapter_modules(model):
-        load_adapter(model, folder / "adapter", family)
+        load_adapter(model, folder / "adapter", HFLayout(family, model.config))
     else:
         weight = model.tok_embeddings.weight
-        FullModelHFCheckpointer(folder, model_type=family.name).load(model, device=weight.device, dtype=weight.dtype)
+        FullModelHFCheckpointer(folder).load(model, device=weight.device, dtype=weight.dtype)
     restore_options(optimizer, lr_scheduler, trainer)
     restore_moments(optimizer, dict(model.named_parameters()), tensors, trainer["optimizer"])
     if facts is not None and lr_scheduler is not None:

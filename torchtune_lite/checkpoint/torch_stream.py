@@ -1,14 +1,11 @@
-"""PyTorch's own files (.pth, .bin), one tensor at a time and without running the code that a pickle may hold."""
+"""PyTorch's own files (.pth, .bin), which are read one tensor at a time and without running the code that a pickle may hold."""
 
 import pickle
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from torchtune_lite.checkpoint import disk
 from torchtune_lite.checkpoint.safetensors_stream import damage
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
@@ -32,22 +29,3 @@ def read_torch(path: Path) -> dict[str, Weight]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path}: is no plain dictionary of tensors")
     return {name: Weight.of(tensor) for name, tensor in content.items()}
-
-
-def write_torch(path: Path, weights: Mapping[str, Weight]) -> None:
-    """Writes `weights` as `torch.save` of a dictionary would, each read when its turn comes and dropped after it.
-
-    A file without values is saved first; then the values are put where its storages lie. The zip checksums, which
-    PyTorch does not look at, stay those of the empty file.
-    """
-    with FakeTensorMode():
-        blank = {name: torch.empty(weight.shape, dtype=weight.dtype) for name, weight in weights.items()}
-    with torch.serialization.skip_data(materialize_fake_tensors=True):
-        torch.save(blank, path)
-    with FakeTensorMode():
-        places = {name: t.untyped_storage()._checkpoint_offset for name, t in torch.load(path).items()}
-    with disk.update(path) as file:
-        disk.reserve(file, path.stat().st_size)  # so far it is a hole
-        for name, weight in weights.items():
-            file.seek(places[name])
-            file.write(weight.read_bytes())

@@ -36,10 +36,10 @@ class TrainingState:
     rng: dict[str, Any]
 
     def write(self, folder: Path, family: Family) -> None:
-        """Writes the state to a new folder, one tensor at a time; `family` names the weights that lie beside it."""
+        """Write the state to a new folder, one tensor at a time; `family` is that of the weights that lie beside it."""
         folder.mkdir()
         write_safetensors(folder / OPTIMIZER, {name: Weight.of(tensor) for name, tensor in self.tensors.items()})
-        write_json(folder / TRAINER, {"format": FORMAT, "family": family.name, **self.trainer})
+        write_json(folder / TRAINER, {"format": FORMAT, "family": family.model_type, **self.trainer})
         (folder / RNG).write_text(json.dumps(as_json(self.rng)))
 
 

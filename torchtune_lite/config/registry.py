@@ -4,12 +4,9 @@ A path is a module of these tables and a name that the module offers; no attribu
 user trusts besides, code of their own above all, is in `trust`.
 """
 
-import functools
 import importlib
 import inspect
-import re
 import sys
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -47,6 +44,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
         *("sft_dataset", "slimorca_dataset", "stack_exchange_paired_dataset", "text_completion_dataset"),
         "wikitext_dataset",
     ),
+    FAMILIES: ("from_checkpoint",),
     f"{PACKAGE}.modules.loss": ("CEWithChunkedOutputLoss", "LinearCrossEntropyLoss"),
     f"{PACKAGE}.optim": ("CPUOffloadAdamW", "MasterAdamW", "PagedAdamW", "StochasticAdamW", *_SCHEDULES),
     f"{PACKAGE}.training": (*_CHECKPOINTERS, *_LOGGERS, *_SCHEDULES, "Profiler", "setup_torch_profiler"),
@@ -89,8 +87,8 @@ def offered(module: ModuleType) -> list[str]:
     name = module.__name__
     if name in COMPONENTS:
         return list(COMPONENTS[name])
-    if name not in KINDS:
-        return list(_family_builders(module))
+    if name not in KINDS:  # a module of model families
+        return list(module.__all__) if hasattr(module, "BUILDERS") else []
     (home, base), package = KINDS[name], name.partition(".")[0]
     base = getattr(importlib.import_module(home), base)
     return [
@@ -99,18 +97,6 @@ def offered(module: ModuleType) -> list[str]:
         if inspect.isclass(found) and issubclass(found, base) and found is not base
         if each[0] != "_" and found.__module__.partition(".")[0] == package
     ]
-
-
-def _family_builders(module: ModuleType) -> Iterator[str]:
-    """Yield the builders of a model family's module, which have its name in theirs, and its chat template."""
-    families = importlib.import_module(FAMILIES)
-    if not any(isinstance(each, families.Family) for each in vars(module).values()):
-        return
-    named = re.compile(rf"([a-z]+_)?{module.__name__.rpartition('.')[2]}(_\w+)?")
-    for name, found in vars(module).items():
-        builds = inspect.isfunction(found) or isinstance(found, functools.partial)
-        if (builds and named.fullmatch(name)) or (inspect.isclass(found) and name in COMPONENTS[DATA]):
-            yield name
 
 
 def _loaded() -> dict[str, ModuleType]:

@@ -1,7 +1,6 @@
 """What torchtune's configs name and is not served here: they run as they are where that changes nothing."""
 
 from collections.abc import Container
-from pathlib import Path
 from typing import Any
 
 from torchtune_lite.config.document import Document
@@ -36,12 +35,12 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "tensor_parallel_plan": ((ANY,), ""),
 }
 
-FAMILIES = (
-    *("clip", "code_llama2", "flux", "gemma", "gemma2", "llama2", "llama3", "llama3_1", "llama3_2", "llama3_2_vision"),
-    *("llama3_3", "llama4", "mistral", "phi3", "phi4", "qwen2", "qwen2_5", "qwen3", "t5"),
-    *("clip_text", "llama3_vision", "phi3_mini", "reward", "t5_encoder"),  # as `model_type` of a checkpointer alone
-)
-"""Those of torchtune, by the names of its modules and of its checkpointers' `model_type`."""
+IMAGES = "it sees or makes images"
+FAMILIES = {
+    **dict.fromkeys(("clip", "clip_text", "flux", "llama3_2_vision", "llama3_vision", "llama4"), IMAGES),
+    **dict.fromkeys(("t5", "t5_encoder"), "it is no decoder"),
+}
+"""torchtune's families that are not here, by the names of their modules and of `model_type`, and why."""
 
 RENAMED = {"verify_rows": "verify_saves: first_and_last, all or null"}
 """Keys of our own that another has taken the place of, and what to write instead."""
@@ -70,10 +69,6 @@ def drop(document: Document, served: Container[str]) -> list[str]:
 
 
 def unserved_family(name: str) -> str:
-    """Returns "llama3 is a family that is not served; …" for a family of torchtune that is not here, or ""."""
-    models = Path(__file__).resolve().parent.parent / "models"
-    served = [each for each in FAMILIES if (models / f"{each}.py").is_file()]
-    if name.lower() not in FAMILIES or name.lower() in served:
-        return ""
-    shown = [each.upper() if name.isupper() else each for each in served]
-    return f"{name} is a family that is not served; served: {', '.join(shown)}"
+    """Return "llama4 is a family that is not served: …" for a family of torchtune that is not here, or ""."""
+    why = FAMILIES.get(name.lower())
+    return f"{name} is a family that is not served: {why}" if why else ""

@@ -49,9 +49,7 @@ class _Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, softcap: float | None
-    ) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, softcap: float | None) -> Tensor:
         if softcap is None:
             weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale)
         else:

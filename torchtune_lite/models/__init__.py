@@ -7,7 +7,7 @@ import sys
 
 from torchtune_lite.models import gemma, granite, llama, mistral, olmo, phi, qwen, seed_oss, smollm3
 from torchtune_lite.models.builders import from_checkpoint
-from torchtune_lite.models.families import Family
+from torchtune_lite.models.families import NOT_SERVED, Family
 from torchtune_lite.modules import DecoderConfig
 
 MODULES = (llama, qwen, mistral, phi, gemma, smollm3, olmo, granite, seed_oss)
@@ -32,4 +32,17 @@ FAMILIES: dict[str, Family] = {
 SIZES: dict[str, DecoderConfig] = {name: config for module in MODULES for name, config in module.SIZES.items()}
 """The shape of each named size."""
 
-__all__ = ["FAMILIES", "SIZES", "Family", "from_checkpoint"]
+MODEL_TYPES = {
+    **dict.fromkeys(("LLAMA2", "LLAMA3", "LLAMA3_2"), "llama"),
+    **dict.fromkeys(("PHI3_MINI", "PHI4"), "phi3"),
+    **{name.upper(): name for name in ("mistral", "qwen2", "qwen3", "gemma", "gemma2")},
+}
+"""torchtune's names in `checkpointer.model_type` → ours."""
+
+
+def find_family(name: str) -> Family | None:
+    """Return the family of a `model_type`, of a config.json or of torchtune's; None for one that is not served."""
+    return FAMILIES.get(MODEL_TYPES.get(name, name))
+
+
+__all__ = ["FAMILIES", "NOT_SERVED", "SIZES", "Family", "find_family", "from_checkpoint"]

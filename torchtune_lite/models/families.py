@@ -43,6 +43,14 @@ POST_NORM_KEYS = {
     "layers.{}.mlp_post_norm.weight": "model.layers.{}.post_feedforward_layernorm.weight",
 }
 
+MOE, STATE = "it has experts", "it has layers with a state (linear attention or state space)"
+NOT_SERVED = {
+    **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "llama4_text", "deepseek_v3", "olmoe"), MOE),
+    **dict.fromkeys(("mamba", "mamba2", "qwen3_next", "qwen3_5_text", "bamba", "jamba", "falcon_h1"), STATE),
+    **dict.fromkeys(("gemma3n_text", "gemma4_text"), "it has embeddings in each layer"),
+}
+"""Architectures by their `model_type` that need more than the layers of `modules`, and what that is."""
+
 Fields = dict[str, Any]
 HFConfig = Mapping[str, Any]
 
@@ -58,7 +66,8 @@ class Family:
     `fused` the names of a checkpoint whose rows are those of several of ours, in order. `defaults` are the values of
     transformers' config class for keys that a config.json leaves out, `fixed` the only values that are computed here
     (a tuple of them, or one). `fields` are the fields of `DecoderConfig` that all models of the family share, `read`
-    gives those that a config.json decides. `meta_keys` are Meta's names, where Meta published files of its own.
+    gives those that a config.json decides. `meta_keys` are Meta's names, where Meta published files of its own. With
+    `fits_fp16` False, activations of its models exceed the range of float16.
     """
 
     name: str
@@ -72,19 +81,27 @@ class Family:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     read: Callable[[HFConfig], Fields] = lambda config: {}
     fields: Mapping[str, Any] = field(default_factory=dict)
+    fits_fp16: bool = True
 
     @cached_property
     def hf_keys(self) -> dict[str, str]:
-        """Our parameter names → Hugging Face's."""
-        return {ours: theirs for ours, theirs in {**HF_KEYS, **self.keys}.items() if ours not in self.dropped}
+        """Our parameter names → Hugging Face's; those of one fused matrix have its name."""
+        fused = {ours: theirs for theirs, parts in self.fused.items() for ours in parts}
+        return {ours: theirs for ours, theirs in (HF_KEYS | self.keys | fused).items() if ours not in self.dropped}
 
     @cached_property
     def _from_hf_keys(self) -> dict[str, str]:
-        return {theirs: ours for ours, theirs in self.hf_keys.items()}
+        return {theirs: ours for ours, theirs in self.hf_keys.items() if theirs not in self.fused}
 
     def to_hf(self, name: str) -> str:
-        """Return the Hugging Face name of our parameter `name`."""
+        """Return the Hugging Face name of our parameter `name`, or of the matrix that it is a part of."""
         return rename(self.hf_keys, name) or name
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """Return our names of the rows of the Hugging Face parameter `name`, from the first on; () unless it is fused."""
+        number = LAYER.search(name)
+        parts = self.fused.get(LAYER.sub("{}", name, count=1), ())
+        return tuple(part.format(number.group() if number else "") for part in parts)
 
     def from_hf(self, name: str) -> str | None:
         """Return our name of a Hugging Face parameter, None for one that carries nothing; an unknown one stays."""
@@ -92,6 +109,7 @@ class Family:
 
     def decoder_args(self, config: HFConfig) -> Fields:
         """Read a config.json as the fields of `DecoderConfig`; ValueError names what is not computed here."""
+        _check_bases(config)
         config = {**self.defaults, **{key: value for key, value in config.items() if value is not None}}
         for key, allowed in self.fixed.items():
             allowed = allowed if isinstance(allowed, tuple) else (allowed,)
@@ -115,6 +133,40 @@ class Family:
         }
         _check_numbers(fields)
         return fields
+
+
+def hf_config(family: Family, config: DecoderConfig) -> dict[str, Any]:
+    """Describe a model of a Llama's shape as a config.json that transformers 4 and 5 read.
+
+    For weights that came without one, as Meta's do; the rotation may be scaled as that of Llama 3.1.
+    """
+    rope: dict[str, Any] = {"rope_type": "default"}
+    if (scaling := config.rope_scaling) is not None:
+        rope = {
+            "rope_type": scaling.kind,
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_len,
+        }
+    return {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        "vocab_size": config.vocab_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_size": config.embed_dim,
+        "intermediate_size": config.intermediate_dim,
+        "max_position_embeddings": config.max_seq_len,
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "rope_theta": config.rope_base,
+        "rope_scaling": rope if scaling is not None else None,
+        "rope_parameters": rope | {"rope_theta": config.rope_base},
+        **{key: value[0] if isinstance(value, tuple) else value for key, value in family.fixed.items()},
+    }
 
 
 def rename(table: Mapping[str, str], name: str) -> str | None:
@@ -174,6 +226,17 @@ def rope_parameters(config: HFConfig) -> dict[str, Any]:
         if not isinstance(rope, Mapping):
             raise ValueError(f"config.json has rope parameters {rope!r}, not a mapping")
     return {**old, **new}
+
+
+def _check_bases(config: HFConfig) -> None:
+    """Raise ValueError where a file has several bases of the rotation."""
+    ropes = (config, config.get("rope_scaling"), config.get("rope_parameters"))
+    bases = [rope["rope_theta"] for rope in ropes if isinstance(rope, Mapping) and rope.get("rope_theta") is not None]
+    if any(base != bases[0] for base in bases):
+        raise ValueError(
+            f"config.json has several rope bases, {', '.join(map(repr, bases))}, and transformers 4 and 5 read "
+            "different ones; leave the one that the model was trained with"
+        )
 
 
 def rope_scaling(rope: HFConfig, config: HFConfig) -> RopeScaling | None:

@@ -50,6 +50,7 @@ GEMMA = Family(
     fixed=FIXED | {"hidden_activation": ("gelu_pytorch_tanh", None)},
     fields=FIELDS,
     read=_gemma,
+    fits_fp16=False,
 )
 GEMMA2 = Family(
     name="gemma2",
@@ -62,6 +63,7 @@ GEMMA2 = Family(
     fixed=FIXED | {"hidden_activation": "gelu_pytorch_tanh"},
     fields=FIELDS | {"post_norm": True},
     read=_gemma2,
+    fits_fp16=False,
 )
 GEMMA3 = Family(
     name="gemma3",
@@ -75,6 +77,7 @@ GEMMA3 = Family(
     | {"hidden_activation": "gelu_pytorch_tanh", "attn_logit_softcapping": None, "final_logit_softcapping": None},
     fields=FIELDS | {"post_norm": True, "qk_norm": "head"},
     read=_gemma3,
+    fits_fp16=False,
 )
 
 
@@ -112,3 +115,4 @@ BUILDERS = {
     **component_builders("gemma3", **_3.keywords, **FIELDS, tie_word_embeddings=True),
 }
 globals().update(BUILDERS)
+__all__ = [*BUILDERS]

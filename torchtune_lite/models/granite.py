@@ -65,3 +65,4 @@ BUILDERS = {
     **component_builders("granite", **_3.keywords),
 }
 globals().update(BUILDERS)
+__all__ = [*BUILDERS]

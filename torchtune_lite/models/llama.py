@@ -4,11 +4,12 @@ One architecture: the sizes differ, and from Llama 3.1 on the rotation is scaled
 modules llama2, code_llama2, llama3, llama3_1, llama3_2, llama3_3 and smol.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
-from torchtune_lite.data import Llama2ChatTemplate as Llama2ChatTemplate
-from torchtune_lite.data import ModelTokenizer, load_tokenizer
+from torchtune_lite.data import Llama2ChatTemplate, ModelTokenizer, PromptTemplateName, load_tokenizer
 from torchtune_lite.models.builders import builders, component_builders, size
 from torchtune_lite.models.families import NO_BIAS, SILU, Family
 from torchtune_lite.modules import RopeScaling
@@ -74,12 +75,18 @@ globals().update(BUILDERS)
 
 
 def llama2_tokenizer(
-    path: str,
+    path: str | Path,
     max_seq_len: int | None = None,
-    prompt_template: str | Mapping[str, Sequence[str]] | None = "torchtune_lite.models.llama2.Llama2ChatTemplate",
+    prompt_template: PromptTemplateName = "torchtune_lite.models.llama2.Llama2ChatTemplate",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    add_eos_when_cut: bool = False,
 ) -> ModelTokenizer:
     """Read tokenizer.model or tokenizer.json, or a folder with one; the messages are put in Llama 2's `[INST]` form.
 
-    `prompt_template`: another form, "chat_template" for the checkpoint's own, null for the bare messages.
+    `prompt_template`: another form, "chat_template" for the checkpoint's own, null for the bare messages. The other
+    arguments are those of `ModelTokenizer`.
     """
-    return load_tokenizer(path, max_seq_len, prompt_template)
+    return load_tokenizer(path, max_seq_len, prompt_template, chat_template_kwargs, add_eos_when_cut)
+
+
+__all__ = [*BUILDERS, "Llama2ChatTemplate", "llama2_tokenizer"]

@@ -60,3 +60,4 @@ BUILDERS = {
     **component_builders("mistral"),
 }
 globals().update(BUILDERS)
+__all__ = [*BUILDERS]

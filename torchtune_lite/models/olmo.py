@@ -79,3 +79,4 @@ BUILDERS = {
     **component_builders("olmo3", **_3.keywords),
 }
 globals().update(BUILDERS)
+__all__ = [*BUILDERS]

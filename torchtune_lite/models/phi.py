@@ -42,3 +42,4 @@ BUILDERS = {
     ),
 }
 globals().update(BUILDERS)
+__all__ = [*BUILDERS]

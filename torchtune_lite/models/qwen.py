@@ -83,3 +83,4 @@ BUILDERS = {
     **component_builders("qwen3", **_3.keywords),
 }
 globals().update(BUILDERS)
+__all__ = [*BUILDERS]

@@ -24,3 +24,4 @@ BUILDERS = {
     **component_builders("seed_oss", **_shared),
 }
 globals().update(BUILDERS)
+__all__ = [*BUILDERS]

@@ -28,3 +28,4 @@ BUILDERS = {
     **component_builders("smollm3", **_shared),
 }
 globals().update(BUILDERS)
+__all__ = [*BUILDERS]

@@ -61,6 +61,7 @@ class DecoderConfig:
     rope_base: float = 10_000.0
     head_dim: int | None = None  # None: embed_dim / num_heads
     tie_word_embeddings: bool = False  # the output projection is the embedding
+    num_classes: int | None = None  # a classifier: so many outputs a token instead of the vocabulary
     rope_scaling: RopeScaling | None = None
     rotary_dim: int | None = None  # the first so many dimensions of a head are rotated; None: all
     biased: tuple[str, ...] = ()  # the projections of attention that have a bias
@@ -112,6 +113,8 @@ class DecoderConfig:
                 problems.append(f"{name} {getattr(self, name)} is odd, so its halves cannot be rotated")
         if "sliding" in self.layer_kinds and self.window is None:
             problems.append("layer_kinds has sliding layers; set window, the keys that they see")
+        if self.num_classes and self.tie_word_embeddings:
+            problems.append("a classifier's output is not the embedding; set tie_word_embeddings: False")
         if self.logit_softcap and not self.tie_word_embeddings:
             problems.append("logit_softcap is served with tie_word_embeddings only")
         return problems
@@ -125,4 +128,7 @@ class DecoderConfig:
     def differences(self, other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Return the fields whose value in `other` is another one, with both values."""
         ours = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: (ours[name], value) for name, value in other.items() if ours[name] != value}
+        theirs = dict(other)
+        if tuple(theirs.get("layer_kinds", ())) == self.layers:  # each layer's, of which ours may be the pattern
+            del theirs["layer_kinds"]
+        return {name: (ours[name], value) for name, value in theirs.items() if ours[name] != value}

@@ -176,7 +176,7 @@ class TransformerDecoder(nn.Module):
         if c.tie_word_embeddings:
             self.output = TiedOutput(self.tok_embeddings, c.logit_softcap)
         else:
-            self.output = linear("output", c.embed_dim, c.vocab_size)
+            self.output = linear("output", c.embed_dim, c.num_classes or c.vocab_size)
 
     def forward(
         self,

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from torchtune_lite.kernels.nf4.linear import Storage
 from torchtune_lite.peft.frozen import linear
 from torchtune_lite.peft.lora import LoRALinear, merged_tiles
 from torchtune_lite.peft.nf4 import storage
@@ -22,6 +21,8 @@ class DoRALinear(LoRALinear):
     The norm is taken per output row and carries no gradient (section 4.3). m starts as ‖W‖, so that training starts at
     the base model. Arguments are those of `LoRALinear`.
     """
+
+    use_dora = True
 
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:
         """Make fresh adapter parameters; the magnitude is the row norm of the base weight, which must be loaded."""

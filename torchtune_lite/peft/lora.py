@@ -26,6 +26,8 @@ class LoRALinear(nn.Module):
     the product is in that of x. `fused` False keeps it out of `kernels.fused_lora` and `fused_mlp`.
     """
 
+    use_dora = False  # in PEFT's configs
+
     def __init__(
         self,
         in_dim: int,

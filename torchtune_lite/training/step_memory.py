@@ -71,9 +71,7 @@ def step_memory(
     with random, torch.enable_grad(), Allocations() as memory:
         states = model.tok_embeddings(tokens).detach().requires_grad_()  # [b, s, d]
         rotations, mask = model.rotations(tokens, seq_lens=lengths)
-        kept, layer_most = memory.of(
-            lambda: layer(states, rotations[layer.kind], mask), [states, *_trained(layer)]
-        )
+        kept, layer_most = memory.of(lambda: layer(states, rotations[layer.kind], mask), [states, *_trained(layer)])
         _, loss = memory.of(
             lambda: loss_fn(model.output, model.norm(states), labels, **rows),
             [states, *_trained(model.norm, model.output)],

@@ -80,7 +80,9 @@ def test_it_compiles_for_a_gpu_with_stores_of_16_bytes(tmp_path):
 
 
 def test_triton_is_imported_only_where_it_is_used():
-    assert run("import sys; from torchtune_lite.kernels.nf4 import triton as nf4_triton; print('triton' in sys.modules)") == ["False"]
+    assert run(
+        "import sys; from torchtune_lite.kernels.nf4 import triton as nf4_triton; print('triton' in sys.modules)"
+    ) == ["False"]
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
