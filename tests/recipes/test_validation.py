@@ -95,5 +95,5 @@ def test_a_run_is_validated_and_logged_when_it_is_due_and_can_be_repeated(lora, 
     assert [row["loss"] for row in rows(tmp_path / "rest") if "loss" in row] == metrics(out, "loss")[-1:]
 
     done = lora("resume_from_checkpoint=True")
-    assert "WARNING nothing is left to do: raise epochs to go on" in done
+    assert "WARNING the run is finished, step 8 of 8 is done; to go on, set epochs: 2 or more" in done
     assert rows(out)[-1]["step"] == 8

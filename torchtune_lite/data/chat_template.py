@@ -132,8 +132,7 @@ class ChatTemplate:
         turns = [template._turn(message) for message in messages]
         values = {**given, "messages": turns, "add_generation_prompt": add_generation_prompt}
         text = template._fill(values, marks)
-        for i, turn in enumerate(turns):
-            template._check_calls(turn, f"messages[{i}]", text)
+        template._check_calls(turns, text)
         return text
 
     def _fill(self, values: Mapping[str, Any], marks: tuple[str, str] = ("", "")) -> str:
@@ -159,16 +158,20 @@ class ChatTemplate:
             turn = {"thinking": thoughts, **turn, "reasoning_content": thoughts}
         return turn
 
-    def _check_calls(self, turn: Mapping[str, Any], where: str, text: str) -> None:
-        """Raises DataError where arguments that are JSON text were written as a text in quotes."""
-        calls = turn.get("tool_calls") if turn["role"] == "assistant" else None
-        for i, call in enumerate(calls or ()):
-            arguments = call.get("function", call).get("arguments")
-            if isinstance(arguments, str) and arguments and json.dumps(arguments, ensure_ascii=False) in text:
-                what = f"{where}.tool_calls[{i}].function.arguments"
-                raise DataError(
-                    f"{what} is JSON text, which {self.name} writes in quotes, as in transformers; make it an object"
-                )
+    def _check_calls(self, turns: Sequence[Mapping[str, Any]], text: str) -> None:
+        """Raises DataError where arguments that are JSON text were written as a text in quotes: all are or none."""
+        found = (
+            (arguments, f"messages[{number}].tool_calls[{i}].function.arguments")
+            for number, turn in enumerate(turns)
+            if turn["role"] == "assistant"
+            for i, call in enumerate(turn.get("tool_calls") or ())
+            if isinstance(arguments := call.get("function", call).get("arguments"), str) and arguments
+        )
+        arguments, where = next(found, ("", ""))
+        if arguments and json.dumps(arguments, ensure_ascii=False) in text:
+            raise DataError(
+                f"{where} is JSON text, which {self.name} writes in quotes, as in transformers; make it an object"
+            )
 
     def _strftime_now(self, form: str) -> str:
         return (self.today or datetime.now()).strftime(form)

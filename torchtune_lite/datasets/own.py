@@ -19,7 +19,7 @@ class OwnDataset:
 
     It must have `__len__` and `__getitem__`, which gives `{"tokens", "labels"}`: two lists, arrays or tensors of ints,
     of one length. The label of a token is the next one, or -100 where that has no loss. Anything else is a DataError,
-    of the first sample at once. Other attributes are those of the data set.
+    of the first sample at once. `where(index)`, if it has that, names a sample in messages.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -33,11 +33,6 @@ class OwnDataset:
             )
         if len(dataset):
             self._check_first()
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "dataset":  # before there is one
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
 
     def __len__(self) -> int:
         return len(self.dataset)

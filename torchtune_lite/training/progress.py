@@ -48,11 +48,8 @@ class Progress:
             self.validations_since_best += counts
 
     def log_end(self, first_step: int, patience: int | None) -> None:
-        """Logs why training ends, where it is not for the last of its steps; `first_step` is where it began."""
-        patient = not self.is_out_of_patience(patience)
-        if self.global_step == first_step:
-            log.warning("nothing is left to do: raise %s to go on", "epochs" if patient else "patience")
-        elif not patient:
+        """Logs that training ends before its last step; `first_step` is where it began."""
+        if self.global_step > first_step and self.is_out_of_patience(patience):
             best = "none" if self.best_val_loss is None else f"{self.best_val_loss:.4f}"
             log.info("early stop after step %d; best val_loss %s", self.global_step, best)
 
