@@ -7,14 +7,15 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from torchtune_lite.models.llama2 import LLAMA2
 from transformers import AutoModelForCausalLM
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, load_adapter, safetensors_stream, write_adapter
 from torchtune_lite.checkpoint.adapter import CONFIG, WEIGHTS, _is_same, adapter_config
+from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import llama2
+from torchtune_lite.models.llama import LLAMA
 from torchtune_lite.peft import adapter_state, dequantize, is_quantized, quantize
 
 QK = {"lora_attn_modules": ["q_proj", "k_proj"], "lora_rank": 4, "lora_alpha": 12}
@@ -73,13 +74,13 @@ def peft_adapter(hf_base, tmp_path: Path):
 def test_an_adapter_of_peft_gives_its_logits(hf_base, build, logits, peft_adapter, options: dict, adapters: dict):
     folder, expected = peft_adapter(**options)
     model = build(FullModelHFCheckpointer(hf_base.dir), **adapters)
-    load_adapter(model, folder, LLAMA2)
+    load_adapter(model, folder, HFLayout(LLAMA, model.config))
     torch.testing.assert_close(logits(model, hf_base.tokens), expected, rtol=0, atol=1e-4)
 
 
 def test_adapter_checkpoint_is_loaded_onto_the_base(hf_base, build, tmp_path: Path):
     model = build(FullModelHFCheckpointer(hf_base.dir), **QK)
-    write_adapter(tmp_path / "adapter", model, LLAMA2, hf_base.dir)
+    write_adapter(tmp_path / "adapter", model, HFLayout(LLAMA, model.config), hf_base.dir)
     for given in (tmp_path / "adapter", tmp_path / "adapter" / WEIGHTS):
         again = build(FullModelHFCheckpointer(hf_base.dir), **QK)
         FullModelHFCheckpointer(hf_base.dir, adapter_checkpoint=given).load(again, device="cpu", dtype=torch.float32)
@@ -113,14 +114,14 @@ def test_float32_adapters_over_bfloat16_go_to_peft_and_back(
     assert difference.abs().mean() < 0.05
     theirs.save_pretrained(tmp_path / "theirs")
     again = build(checkpointer, **adapters)
-    load_adapter(again, tmp_path / "theirs", LLAMA2)
+    load_adapter(again, tmp_path / "theirs", HFLayout(LLAMA, again.config))
     assert all(torch.equal(value, adapter_state(again)[name]) for name, value in adapter_state(model).items())
     assert {value.dtype for value in adapter_state(again).values()} == {torch.float32}
 
 
 def test_config_is_what_peft_needs(hf_base, build):
     model = build(FullModelHFCheckpointer(hf_base.dir), **QK, lora_dropout=0.1)
-    config = adapter_config(model, LLAMA2, hf_base.dir)
+    config = adapter_config(model, HFLayout(LLAMA, model.config), hf_base.dir)
     assert LoraConfig(**{k: v for k, v in config.items() if k != "peft_type"}).peft_type == config["peft_type"]
     expected = {
         "base_model_name_or_path": str(hf_base.dir),
@@ -141,7 +142,7 @@ def test_modules_that_differ_are_described_one_by_one(hf_base, build, logits, tm
     plain = build(FullModelHFCheckpointer(hf_base.dir))
     model.layers[0].attn.q_proj = small.layers[0].attn.q_proj
     model.layers[0].attn.k_proj = plain.layers[0].attn.k_proj
-    write_adapter(tmp_path / "adapter", model, LLAMA2, hf_base.dir)
+    write_adapter(tmp_path / "adapter", model, HFLayout(LLAMA, model.config), hf_base.dir)
     config = json.loads((tmp_path / "adapter" / CONFIG).read_text())
     assert config["rank_pattern"] == {"model.layers.0.self_attn.q_proj": 2}
     assert config["alpha_pattern"] == {"model.layers.0.self_attn.q_proj": 7}
@@ -149,7 +150,7 @@ def test_modules_that_differ_are_described_one_by_one(hf_base, build, logits, tm
     with torch.no_grad():
         theirs = PeftModel.from_pretrained(base_model(hf_base), tmp_path / "adapter")(hf_base.tokens).logits
     torch.testing.assert_close(theirs, logits(model, hf_base.tokens), rtol=0, atol=1e-4)
-    load_adapter(model, tmp_path / "adapter", LLAMA2)
+    load_adapter(model, tmp_path / "adapter", HFLayout(LLAMA, model.config))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_every_misfit_is_listed_and_nothing_loaded(hf_base, build, peft_adapter,
     model = build(FullModelHFCheckpointer(hf_base.dir), **adapters)
     before = {name: value.clone() for name, value in adapter_state(model).items()}
     with pytest.raises(CheckpointError, match="does not fit") as error:
-        load_adapter(model, folder, LLAMA2)
+        load_adapter(model, folder, HFLayout(LLAMA, model.config))
     assert all(message in str(error.value) for message in messages) and "\n" not in str(error.value)
     assert all(torch.equal(before[name], value) for name, value in adapter_state(model).items())
 
@@ -190,7 +191,7 @@ def test_a_file_that_holds_more_than_an_adapter_is_not_loaded(hf_base, build, pe
     ):
         save_file(weights | {name: torch.ones(4)}, folder / WEIGHTS)
         with pytest.raises(CheckpointError, match=f"1 is not the model's .{name}"):
-            load_adapter(model, folder, LLAMA2)
+            load_adapter(model, folder, HFLayout(LLAMA, model.config))
 
 
 @pytest.mark.parametrize("init", ["gaussian", "orthogonal", False, "pissa", "olora"])
@@ -213,10 +214,10 @@ def test_another_start_of_peft_gives_its_logits_or_is_refused(hf_base, build, lo
     model = build(FullModelHFCheckpointer(hf_base.dir), **QK)
     if changed:
         with pytest.raises(CheckpointError, match=f"init_lora_weights is '{init}', which changed the base weights"):
-            load_adapter(model, tmp_path / "theirs", LLAMA2)
+            load_adapter(model, tmp_path / "theirs", HFLayout(LLAMA, model.config))
         theirs.save_pretrained(tmp_path / "theirs", path_initial_model_for_weight_conversion=tmp_path / "init")
         model = build(FullModelHFCheckpointer(hf_base.dir), **QK | {"lora_rank": 8, "lora_alpha": 24})
-    load_adapter(model, tmp_path / "theirs", LLAMA2)
+    load_adapter(model, tmp_path / "theirs", HFLayout(LLAMA, model.config))
     torch.testing.assert_close(logits(model, hf_base.tokens), expected, rtol=0, atol=2e-4)
 
 
@@ -237,7 +238,7 @@ def test_an_adapter_of_the_head_is_loaded_as_peft_saves_it(hf_base, build, logit
     folder, expected = peft_adapter(**options)
     assert HEAD_WEIGHT in load_file(folder / WEIGHTS), "this test would show nothing"
     model = build(FullModelHFCheckpointer(hf_base.dir), **HEAD, use_dora=options.get("use_dora", False))
-    load_adapter(model, folder, LLAMA2)
+    load_adapter(model, folder, HFLayout(LLAMA, model.config))
     torch.testing.assert_close(logits(model, hf_base.tokens), expected, rtol=0, atol=1e-4)
 
 
@@ -254,10 +255,10 @@ def test_weights_of_the_base_in_an_adapter_must_be_those_of_this_base(hf_base, b
         build(checkpointer, **HEAD, dtype=torch.bfloat16, **nf4),
     ]
     for model in models:
-        load_adapter(model, folder, LLAMA2)
+        load_adapter(model, folder, HFLayout(LLAMA, model.config))
     save_file({name: weight.bfloat16() for name, weight in weights.items()}, folder / WEIGHTS)
     for model in models:  # of a base that PEFT had in bfloat16
-        load_adapter(model, folder, LLAMA2)
+        load_adapter(model, folder, HFLayout(LLAMA, model.config))
     for name in (HEAD_WEIGHT, embedding):
         for change in (
             lambda weight: weight.index_add(0, torch.tensor([5]), torch.ones(1, 128)),
@@ -268,7 +269,7 @@ def test_weights_of_the_base_in_an_adapter_must_be_those_of_this_base(hf_base, b
             save_file(weights | {name: change(weights[name]).contiguous()}, folder / WEIGHTS)
             for model in models:
                 with pytest.raises(CheckpointError, match=f"{name} in it is not the weight of this base") as error:
-                    load_adapter(model, folder, LLAMA2)
+                    load_adapter(model, folder, HFLayout(LLAMA, model.config))
                 assert "\n" not in str(error.value)
 
 
@@ -289,7 +290,7 @@ def test_other_forms_of_the_same_adapter_are_loaded(hf_base, build, tmp_path: Pa
     model = build(FullModelHFCheckpointer(hf_base.dir), **adapters)
     folder = tmp_path / "epoch_0" / "adapter"
     folder.parent.mkdir()
-    write_adapter(folder, model, LLAMA2, hf_base.dir)
+    write_adapter(folder, model, HFLayout(LLAMA, model.config), hf_base.dir)
     weights = load_file(folder / WEIGHTS)
     if form == "bin":
         (folder / WEIGHTS).unlink()
@@ -302,7 +303,7 @@ def test_other_forms_of_the_same_adapter_are_loaded(hf_base, build, tmp_path: Pa
         save_file({name + ".weight" * name.endswith("vector"): w for name, w in weights.items()}, folder / WEIGHTS)
     again = build(FullModelHFCheckpointer(hf_base.dir), **adapters)
     again.layers[0].attn.q_proj.init_adapter()
-    load_adapter(again, folder.parent if form == "checkpoint folder" else folder, LLAMA2)
+    load_adapter(again, folder.parent if form == "checkpoint folder" else folder, HFLayout(LLAMA, again.config))
     assert all(torch.equal(value, adapter_state(again)[name]) for name, value in adapter_state(model).items())
 
 
@@ -310,7 +311,7 @@ def test_other_forms_of_the_same_adapter_are_loaded(hf_base, build, tmp_path: Pa
 def written(hf_base, build, tmp_path: Path):
     """A DoRA model, and its adapter in a folder."""
     model = build(FullModelHFCheckpointer(hf_base.dir), **QK, use_dora=True)
-    write_adapter(tmp_path / "adapter", model, LLAMA2, hf_base.dir)
+    write_adapter(tmp_path / "adapter", model, HFLayout(LLAMA, model.config), hf_base.dir)
     return model, tmp_path / "adapter"
 
 
@@ -318,7 +319,7 @@ def refused(model, folder: Path) -> str:
     """Gives the one line by which an adapter is refused; the model stays as it was."""
     before = {name: value.clone() for name, value in adapter_state(model).items()}
     with pytest.raises(CheckpointError) as error:
-        load_adapter(model, folder, LLAMA2)
+        load_adapter(model, folder, HFLayout(LLAMA, model.config))
     assert "\n" not in str(error.value) and len(str(error.value)) < 1000
     assert all(torch.equal(before[name], value) for name, value in adapter_state(model).items())
     return str(error.value)
@@ -357,7 +358,7 @@ def test_a_file_that_is_cut_off_or_other_bytes_is_one_line(written):
             (folder / name).write_bytes(content)
             assert name in refused(model, folder)
         (folder / name).write_bytes(whole)
-    load_adapter(model, folder, LLAMA2)
+    load_adapter(model, folder, HFLayout(LLAMA, model.config))
 
 
 def test_a_header_with_any_byte_changed_is_one_line_or_the_same(written):
@@ -372,7 +373,9 @@ def test_a_header_with_any_byte_changed_is_one_line_or_the_same(written):
         (folder / WEIGHTS).write_bytes(changed)
         if changed != whole:
             try:
-                load_adapter(model, folder, LLAMA2)  # a space of the padding, an offset between tensors of one kind
+                load_adapter(
+                    model, folder, HFLayout(LLAMA, model.config)
+                )  # a space of the padding, an offset between tensors of one kind
             except CheckpointError as error:
                 assert "\n" not in str(error)
 
@@ -420,10 +423,10 @@ def test_a_damaged_adapter_is_named(hf_base, build, peft_adapter, tmp_path: Path
     name = sorted(weights)[0]
     save_file({**weights, name: weights[name][:2].clone()}, folder / WEIGHTS)
     with pytest.raises(CheckpointError, match=r"lora_A.weight: \(2, 128\), the model's is \(4, 128\)"):
-        load_adapter(model, folder, LLAMA2)
+        load_adapter(model, folder, HFLayout(LLAMA, model.config))
     (folder / WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match=f"has no {WEIGHTS}"):
-        load_adapter(model, folder, LLAMA2)
+        load_adapter(model, folder, HFLayout(LLAMA, model.config))
     shutil.rmtree(folder)
     with pytest.raises(CheckpointError, match="adapter_config.json does not exist"):
-        load_adapter(model, folder, LLAMA2)
+        load_adapter(model, folder, HFLayout(LLAMA, model.config))

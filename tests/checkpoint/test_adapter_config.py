@@ -7,7 +7,6 @@ import math
 import pytest
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
-from torchtune_lite.models.llama2 import LLAMA2
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.adapter_config import (
@@ -18,6 +17,8 @@ from torchtune_lite.checkpoint.adapter_config import (
     adapter_config,
     config_misfits,
 )
+from torchtune_lite.checkpoint.layout import HFLayout
+from torchtune_lite.models.llama import LLAMA
 
 QK = {"lora_attn_modules": ["q_proj", "k_proj"], "lora_rank": 4, "lora_alpha": 12}
 FIELDS = {field.name for field in dataclasses.fields(LoraConfig)}
@@ -52,8 +53,13 @@ def config() -> dict:
 
 
 def test_what_peft_and_we_write_is_taken(model, config, hf_base):
-    assert config_misfits(config, model, LLAMA2) == []
-    assert config_misfits(adapter_config(model, LLAMA2, hf_base.dir), model, LLAMA2) == []
+    assert config_misfits(config, model, HFLayout(LLAMA, model.config)) == []
+    assert (
+        config_misfits(
+            adapter_config(model, HFLayout(LLAMA, model.config), hf_base.dir), model, HFLayout(LLAMA, model.config)
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize("field", sorted(FIELDS | EARLIER_FIELDS | {"a_field_of_a_later_version"}))
@@ -65,10 +71,10 @@ def test_a_field_is_compared_harmless_or_off(model, config, field):
     if field in ("alpha_pattern", "rank_pattern"):
         harmless.append({"a": 1})  # names no module
     for value in harmless:
-        assert config_misfits(config | {field: value}, model, LLAMA2) == [], value
+        assert config_misfits(config | {field: value}, model, HFLayout(LLAMA, model.config)) == [], value
     for value in ODD:
         if value not in harmless:
-            [problem] = config_misfits(config | {field: value}, model, LLAMA2)
+            [problem] = config_misfits(config | {field: value}, model, HFLayout(LLAMA, model.config))
             assert field in problem and len(problem) < 300 and "\n" not in problem, value
 
 
@@ -98,13 +104,13 @@ def test_every_field_of_peft_has_been_thought_of():
     ],
 )
 def test_what_changes_the_function_is_refused_with_what_to_do(model, config, values, message):
-    [problem] = config_misfits(config | values, model, LLAMA2)
+    [problem] = config_misfits(config | values, model, HFLayout(LLAMA, model.config))
     assert message in problem
 
 
 @pytest.mark.parametrize("init", [True, False, None, "gaussian", "orthogonal", "eva"])
 def test_a_start_that_leaves_the_base_alone_is_taken(model, config, init):
-    assert config_misfits(config | {"init_lora_weights": init}, model, LLAMA2) == []
+    assert config_misfits(config | {"init_lora_weights": init}, model, HFLayout(LLAMA, model.config)) == []
 
 
 @pytest.mark.parametrize("field", ["r", "lora_alpha"])
@@ -113,7 +119,7 @@ def test_a_value_of_another_type_is_malformed(model, config, field, value):
     given = config | {field: value}
     if value == "missing":
         del given[field]
-    [problem] = config_misfits(given, model, LLAMA2)
+    [problem] = config_misfits(given, model, HFLayout(LLAMA, model.config))
     assert problem.startswith(f"{field} is ") and ", not a " in problem
 
 
@@ -122,7 +128,7 @@ def test_a_value_of_another_type_is_malformed(model, config, field, value):
     "pattern", [[1], "q_proj", {"q_proj": "4"}, {"q_proj": None}, {"(": 4}, {"q_proj{9999999999}": 4}]
 )
 def test_a_pattern_that_is_none_is_malformed(model, config, field, pattern):
-    [problem] = config_misfits(config | {field: pattern}, model, LLAMA2)
+    [problem] = config_misfits(config | {field: pattern}, model, HFLayout(LLAMA, model.config))
     assert problem.startswith(field) and ", not a" in problem
 
 
@@ -154,11 +160,11 @@ def test_a_pattern_names_the_modules_that_it_names_in_peft(key):
 def test_patterns_and_rslora_together_are_those_of_each_module(model, config):
     """alpha / sqrt(r) of the module's own rank."""
     scaled = config | {"use_rslora": True, "lora_alpha": 6, "rank_pattern": {"k_proj": 4}, "alpha_pattern": {}}
-    assert config_misfits(scaled, model, LLAMA2) == []
+    assert config_misfits(scaled, model, HFLayout(LLAMA, model.config)) == []
     for values, problem in (
         ({"rank_pattern": {"k_proj": 9}}, "r is 9, the model's is 4"),
         ({"lora_alpha": 6.00001}, "lora_alpha is 12.00002 by use_rslora, the model's is 12"),
         ({"alpha_pattern": {"layers.1.self_attn.k_proj": 5}}, "lora_alpha is 10 by use_rslora, the model's is 12"),
         ({"use_dora": True}, "use_dora is True, the model's is False"),
     ):
-        assert config_misfits(scaled | values, model, LLAMA2) == [problem]
+        assert config_misfits(scaled | values, model, HFLayout(LLAMA, model.config)) == [problem]

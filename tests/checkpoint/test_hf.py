@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torchtune_lite.models.llama2 import LLAMA2
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer
 from torchtune_lite.errors import CheckpointError
+from torchtune_lite.models.llama import LLAMA
 from torchtune_lite.peft import dequantize, is_quantized
 
 
@@ -143,11 +143,11 @@ def edit(folder: Path, **changes) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, "model_type 'gpt2'; known are llama"),
+        ({"model_type": "gpt2"}, r"of LlamaForCausalLM \(model_type 'gpt2'\), which is not served; served are .*llama"),
         ({"hidden_size": ...}, "lacks 'hidden_size'"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings True"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised export"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1.0}}, "rope type 'llama3'"),
+        ({"model_type": "mixtral"}, "which is not served: it has experts; served are"),
+        ({"quantization_config": {"quant_method": "gptq"}}, r"quantised export \(gptq\)"),
+        ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1.0}}, "rope type 'spiral'"),
     ],
 )
 def test_a_config_of_another_model_is_refused(hf_base, tmp_path: Path, changes: dict, message: str):
@@ -159,10 +159,10 @@ def test_a_config_of_another_model_is_refused(hf_base, tmp_path: Path, changes: 
 
 
 def test_model_type_must_be_the_checkpoints(hf_base, tmp_path: Path):
-    assert FullModelHFCheckpointer(hf_base.dir, model_type="LLAMA2").family is LLAMA2
+    assert FullModelHFCheckpointer(hf_base.dir, model_type="LLAMA2").family is LLAMA
     shutil.copytree(hf_base.dir, tmp_path / "base")
-    edit(tmp_path / "base", model_type="gpt2")
-    with pytest.raises(CheckpointError, match="of a 'gpt2' model, not of LLAMA2"):
+    edit(tmp_path / "base", model_type="qwen2")
+    with pytest.raises(CheckpointError, match="of a 'qwen2' model, not of llama; leave checkpointer.model_type out"):
         FullModelHFCheckpointer(tmp_path / "base", model_type="LLAMA2")
 
 

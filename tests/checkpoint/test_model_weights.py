@@ -7,7 +7,7 @@ from torch import nn
 
 from torchtune_lite.checkpoint.model_weights import check_finite, check_weights, load_weights, merged_weights, some
 from torchtune_lite.checkpoint.safetensors_stream import read_safetensors, write_safetensors
-from torchtune_lite.checkpoint.torch_stream import read_torch, write_torch
+from torchtune_lite.checkpoint.torch_stream import read_torch
 from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.peft import LoRALinear, is_quantized, num_bytes
@@ -72,7 +72,11 @@ def test_a_broken_base_weight_is_named(name: str, value: float):
         )
 
 
-@pytest.mark.parametrize(("reads", "writes"), [(read_safetensors, write_safetensors), (read_torch, write_torch)])
+def save_torch(path: Path, weights: dict[str, Weight]) -> None:
+    torch.save({name: weight.read() for name, weight in weights.items()}, path)
+
+
+@pytest.mark.parametrize(("reads", "writes"), [(read_safetensors, write_safetensors), (read_torch, save_torch)])
 def test_loading_holds_two_tensors_beside_the_model(tmp_path: Path, peak_bytes, reads, writes):
     num, shape = 4, (4096, 5120)  # large enough for malloc to give each back to the system
     size = 2 * shape[0] * shape[1]  # in bfloat16

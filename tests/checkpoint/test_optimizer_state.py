@@ -7,13 +7,13 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torchtune_lite.models.llama2 import LLAMA2
 
 from torchtune_lite import optim
 from torchtune_lite.checkpoint import gather, rng_state
 from torchtune_lite.checkpoint.optimizer_state import restore_moments, restore_options
 from torchtune_lite.checkpoint.rng import set_rng_state
 from torchtune_lite.checkpoint.safetensors_stream import read_safetensors
+from torchtune_lite.models.llama import LLAMA
 
 
 def eight_bit_of_torchao(params, **options):
@@ -74,7 +74,7 @@ def test_a_resumed_optimizer_goes_on_to_the_bit(make, tmp_path, eager):
     run = Run(make)
     torch.manual_seed(1)
     run.train(3)
-    gather(run.model, run.optimizer, run.schedule, {}).write(tmp_path / "resume", LLAMA2)
+    gather(run.model, run.optimizer, run.schedule, {}).write(tmp_path / "resume", LLAMA)
     weights = {name: value.clone() for name, value in run.model.state_dict().items()}
     state = rng_state()
     expected, rates = run.train(3)
@@ -113,7 +113,7 @@ def test_a_state_is_read_to_where_the_optimizer_keeps_it(name, method, key, tmp_
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
     run = Run(OPTIMIZERS[name])
     run.train(1)
-    gather(run.model, run.optimizer, None, {}).write(tmp_path / "resume", LLAMA2)
+    gather(run.model, run.optimizer, None, {}).write(tmp_path / "resume", LLAMA)
     make, made = getattr(run.optimizer, method), []
 
     def making(*args, **options):

@@ -4,27 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchtune_lite.checkpoint.torch_stream import read_torch, write_torch
-from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.checkpoint.torch_stream import read_torch
 from torchtune_lite.errors import CheckpointError
 
 TENSORS = {"a": torch.randn(3, 5), "b": torch.randn(7).bfloat16(), "c": torch.tensor(3), "view": torch.randn(4, 6).t()}
-
-
-@pytest.mark.parametrize("mmap", [False, True])
-def test_a_written_file_is_read_by_torch(tmp_path: Path, mmap: bool):
-    write_torch(tmp_path / "x.pth", {name: Weight.of(tensor) for name, tensor in TENSORS.items()})
-    read = torch.load(tmp_path / "x.pth", weights_only=True, mmap=mmap)
-    assert read.keys() == TENSORS.keys()
-    assert all(torch.equal(read[name], TENSORS[name]) and read[name].dtype == TENSORS[name].dtype for name in TENSORS)
-
-
-def test_its_space_is_taken_before_a_tensor_is_read(tmp_path: Path):
-    def read() -> torch.Tensor:
-        assert (tmp_path / "x.pth").stat().st_blocks * 512 >= 4_000_000
-        return torch.zeros(1_000_000)
-
-    write_torch(tmp_path / "x.pth", {"x": Weight(torch.float32, (1_000_000,), read)})
 
 
 def test_a_file_of_torch_is_read(tmp_path: Path):

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
-from torchtune_lite.models.convert import permute_to_meta
 
+from tests.checkpoint.test_meta import interleave
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, verification
 from torchtune_lite.checkpoint.model_weights import merged_weights
 from torchtune_lite.checkpoint.verification import compare
@@ -76,7 +76,7 @@ def one_value(weight: Tensor) -> Tensor:
 FAULTS = {
     "rows rolled": changed(Q, lambda weight: weight.roll(1, dims=0)),
     "transposed": changed(OUT, lambda weight: weight.t().contiguous()),
-    "permuted to Meta's layout": changed(Q, lambda weight: permute_to_meta(weight, 4)),
+    "permuted to Meta's layout": changed(Q, lambda weight: interleave(weight, 4)),
     "k and v exchanged": exchanged(K, V),
     "w1 and w3 exchanged": exchanged(W1, W3),
     "in another layer": lambda weights: {W1: weights[W1.replace("1", "0", 1)]},
@@ -213,9 +213,9 @@ def test_an_update_that_rounding_takes_away_is_explained(hf_base, build, dtype, 
 
 def test_what_is_merged_into_the_original_weights_is_compared_with_those(hf_base, build):
     checkpointer = FullModelHFCheckpointer(hf_base.dir)
-    originals = checkpointer._weights()
     adapters = {"lora_attn_modules": ["q_proj"], "quantize_base": True, "quantize_frozen": True}
     model = build(checkpointer, **adapters, quantize_unsupported="skip", lora_alpha=0.0)
+    originals = checkpointer._weights()
     weights = {name: Weight.of(weight.read()) for name, weight in merged_weights(model, originals).items()}
     comparison = compare(model, weights, originals)
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torchtune_lite.models.llama2 import LLAMA2
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from torchtune_lite.models.builders import decoder
+from torchtune_lite.models.llama import LLAMA
 from torchtune_lite.modules import DecoderConfig
 
 
@@ -35,8 +35,8 @@ def llama() -> Callable[..., SimpleNamespace]:
         for name, param in theirs.named_parameters():
             if "norm" in name:
                 torch.nn.init.uniform_(param, 0.5, 1.5)
-        ours = decoder(DecoderConfig(**LLAMA2.decoder_args(theirs.config.to_dict()))).eval()
-        ours.load_state_dict({LLAMA2.from_hf(name): value for name, value in theirs.state_dict().items()})
+        ours = decoder(DecoderConfig(**LLAMA.decoder_args(theirs.config.to_dict()))).eval()
+        ours.load_state_dict({LLAMA.from_hf(name): value for name, value in theirs.state_dict().items()})
         return SimpleNamespace(ours=ours, theirs=theirs, tokens=torch.randint(0, 96, (2, 24)))
 
     return build

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
-from torchtune_lite.models.llama2 import LLAMA2
 
 from torchtune_lite.models.builders import decoder, plain_linear
+from torchtune_lite.models.llama import LLAMA
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
 
 TINY = {"vocab_size": 96, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 32, "max_seq_len": 16}
@@ -36,9 +36,9 @@ def test_logits_and_hidden_states_are_those_of_transformers(llama, num_kv_heads)
 def test_gradients_are_those_of_transformers(llama):
     pair = llama()
     ours, theirs = gradients(pair.ours, pair.tokens), gradients(pair.theirs, pair.tokens)
-    assert {LLAMA2.to_hf(name) for name in ours} == set(theirs)
+    assert {LLAMA.to_hf(name) for name in ours} == set(theirs)
     for name, gradient in ours.items():
-        assert_close(gradient, theirs[LLAMA2.to_hf(name)], atol=1e-5, rtol=1e-4)
+        assert_close(gradient, theirs[LLAMA.to_hf(name)], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

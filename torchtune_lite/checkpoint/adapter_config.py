@@ -27,7 +27,7 @@ HARMLESS = {
 }
 ALLOWED = {
     "peft_type": ("LORA",),
-    "task_type": ("CAUSAL_LM", "SEQ_CLS"),
+    "task_type": ("CAUSAL_LM",),
     "bias": ("none",),
     "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
 }
@@ -122,6 +122,8 @@ def config_misfits(config: Mapping[str, Any], model: nn.Module, layout: HFLayout
         return ["the model has no adapter; use its lora_ builder"]
     if (kind := config.get("peft_type")) != "LORA":
         return [f"peft_type is {reprlib.repr(kind)}, the model's is 'LORA'"]
+    if layout.config.num_classes and config.get("task_type") == "SEQ_CLS":
+        config = {**config, "task_type": None}
     if problems := [*_unsupported(config), *_malformed(config)]:
         return problems
     use_dora = any(adapter.use_dora for each in adapted for adapter in each.adapters)

@@ -46,11 +46,11 @@ class Checkpointer(ABC):
 
     `checkpoint_files` are names in that folder or torchtune's `{filename_format, max_filename}`; by default, what it
     holds. `model_type` is a name of `models.find_family`, for files that do not tell. `adapter_checkpoint` is a folder
-    in PEFT's layout, loaded onto the base. `output_dir` and `recipe_checkpoint` are torchtune's; here the recipe's `output_dir` and
-    `resume_from_checkpoint` decide. `merge_into` says what a save puts in the place of NF4 weights: "quantized" their
-    own values, for exactly the function that was trained; "original" the full-precision ones of `checkpoint_dir`, read
-    again, for a function nearer to the base. `cache_quantized` keeps the NF4 weights beside the run's folder, at 0.52
-    bytes a weight, and starts the next run of the same base from them.
+    in PEFT's layout, loaded onto the base. `output_dir` and `recipe_checkpoint` are torchtune's; here the recipe's
+    `output_dir` and `resume_from_checkpoint` decide. `merge_into` says what a save puts in the place of NF4 weights:
+    "quantized" their own values, for exactly the function that was trained; "original" the full-precision ones of
+    `checkpoint_dir`, read again, for a function nearer to the base. `cache_quantized` keeps the NF4 weights beside the
+    run's folder, at 0.52 bytes a weight, and starts the next run of the same base from them.
 
     `decoder_args` has the sizes that the checkpoint gives, as arguments of `DecoderConfig`.
     """

@@ -1,5 +1,6 @@
 """Checkpoints in Meta's layout, params.json and consolidated.00.pth, which are read and not written."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,8 @@ from torchtune_lite.models import FAMILIES, Family
 from torchtune_lite.models.families import IGNORED, hf_config, rename
 from torchtune_lite.modules import RopeScaling
 
+log = logging.getLogger("torchtune_lite")
+
 
 class FullModelMetaCheckpointer(Checkpointer):
     """Read Meta's downloads of Llama; write the Hugging Face layout, which everything else reads.
@@ -33,6 +36,7 @@ class FullModelMetaCheckpointer(Checkpointer):
         self._params = read_json(self.checkpoint_dir / "params.json")
         self._file = self._find_file()
         self._files = [self._file]
+        log.info("checkpoints of %s are written in the Hugging Face layout", self.checkpoint_dir)
         shapes = {self._our_name(name): weight.shape for name, weight in read_torch(self._file).items()}
         try:
             vocab_size, intermediate_dim = shapes["tok_embeddings.weight"][0], shapes["layers.0.mlp.w1.weight"][0]

@@ -1,4 +1,4 @@
-"""PyTorch's own files (.pth, .bin), which are read one tensor at a time and without running the code that a pickle may hold."""
+"""PyTorch's own files (.pth, .bin): read one tensor at a time, without running the code that a pickle may hold."""
 
 import pickle
 from pathlib import Path

@@ -11,8 +11,8 @@
 | nf4.cpu, nf4.triton | the loops of nf4.codec | CPU with a compiler; GPU with Triton | TORCHTUNE_LITE_NATIVE=0 (CPU) |
 
 `TORCHTUNE_LITE_PLAIN=fused_mlp,rotary` switches paths off by name, `TORCHTUNE_LITE_PLAIN=all` all that stand above
-nf4's; so does `with plain("rotary")` in code. Each is tested for equality with the plain function, and is left out where
-that function was edited, so that an edit runs.
+nf4's; so does `with plain("rotary")` in code. Each is tested for equality with the plain function, and is left out
+where that function was edited, so that an edit runs.
 """
 
 import os

@@ -42,7 +42,7 @@ def gated_mlp(x: Tensor, w1: nn.Module, w2: nn.Module, w3: nn.Module, activation
     w1 and w3 once more, tile by tile: beside activation checkpointing, which would do so anyway, at no cost. Gradients
     of the factors are summed over tiles in float32.
 
-    Not for projections that are not all adapted, or have a bias, and not under autocast, which knows each product alone.
+    Only where all projections are adapted and none has a bias, and not under autocast, which knows each product alone.
     """
     projections = [low_rank(each) for each in (w1, w3, w2)]
     if not all(p is not None and p.is_adapted and p.bias is None for p in projections):

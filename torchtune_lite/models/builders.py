@@ -57,8 +57,7 @@ def lora_decoder(
 
     `fused_lora` False computes projection by projection, which is slower and keeps more for the backward pass; where
     there is dropout or DoRA that is done anyway. `mlp_tile` computes the feed-forward so many tokens at a time and
-    keeps only its input, for long sequences: with `enable_activation_checkpointing` at no cost; it needs `fused_lora`
-    and adapters on the MLP, without dropout and DoRA.
+    keeps only its input, for long sequences: with `enable_activation_checkpointing` at no cost.
     """
     unknown = sorted(set(lora_attn_modules) - set(ATTN_MODULES))
     if unknown:

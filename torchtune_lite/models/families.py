@@ -98,7 +98,7 @@ class Family:
         return rename(self.hf_keys, name) or name
 
     def parts(self, name: str) -> tuple[str, ...]:
-        """Return our names of the rows of the Hugging Face parameter `name`, from the first on; () unless it is fused."""
+        """Return our names of the parts of the Hugging Face parameter `name`, row below row; () unless it is fused."""
         number = LAYER.search(name)
         parts = self.fused.get(LAYER.sub("{}", name, count=1), ())
         return tuple(part.format(number.group() if number else "") for part in parts)

@@ -1,7 +1,7 @@
 """Qwen2 (arXiv 2407.10671), Qwen2.5 (2412.15115) and the dense Qwen3 (2505.09388).
 
-Qwen2 and 2.5 have biases on q, k and v; Qwen3 norms queries and keys per head instead. Under torchtune's names these are
-the modules qwen2, qwen2_5 and qwen3. The base and the instruct edition of a size differ in their positions alone.
+Qwen2 and 2.5 have biases on q, k and v; Qwen3 norms queries and keys per head instead. Under torchtune's names these
+are the modules qwen2, qwen2_5 and qwen3. The base and the instruct edition of a size differ in their positions alone.
 """
 
 from functools import partial

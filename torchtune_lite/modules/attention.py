@@ -97,7 +97,7 @@ def capped_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scale: float | None, softcap: float
 ) -> Tensor:
     """Compute attention with capped scores (Gemma 2, arXiv 2408.00118, section 2), a block of queries at a time."""
-    (b, h, s, e), t = q.shape, k.shape[2]
+    s, e, t = *q.shape[2:], k.shape[2]
     q = q.unflatten(1, (k.shape[1], -1)) * (e**-0.5 if scale is None else scale)  # [b, k, h/k, s, e]
     if mask is None:
         mask = torch.ones(s, t, dtype=torch.bool, device=q.device).tril(t - s)

@@ -14,7 +14,7 @@ from torchtune_lite.modules.replaceable import replaceable
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of each pair's angle, `[b or 1, 1, s, p]` each, and what queries are multiplied by, if anything."""
+    """Cosine and sine of each pair's angle, `[b or 1, 1, s, p]` each, and what queries are multiplied by."""
 
     cos: Tensor
     sin: Tensor
