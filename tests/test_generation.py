@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from torchtune_lite.models.llama2 import LLAMA2
+from torchtune_lite.models.llama import LLAMA
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from torchtune_lite.data import SentencePieceTokenizer
@@ -35,8 +35,8 @@ def theirs():
 
 @pytest.fixture(scope="module")
 def model(theirs):
-    ours = decoder(DecoderConfig(**LLAMA2.decoder_args(theirs.config.to_dict()))).eval()
-    ours.load_state_dict({LLAMA2.from_hf(name): value for name, value in theirs.state_dict().items()})
+    ours = decoder(DecoderConfig(**LLAMA.decoder_args(theirs.config.to_dict()))).eval()
+    ours.load_state_dict({LLAMA.from_hf(name): value for name, value in theirs.state_dict().items()})
     return ours
 
 

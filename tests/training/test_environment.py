@@ -127,9 +127,9 @@ def test_mixed_precision_computes_in_16_bits_what_float32_computes(
     model.activation_checkpointing = checkpointing
     attended = []
 
-    def attention(q, k, v, *args):
+    def attention(q, k, v, *args, **options):
         attended.extend((q.dtype, k.dtype, v.dtype))
-        return real(q, k, v, *args)
+        return real(q, k, v, *args, **options)
 
     real = transformer.attention
     monkeypatch.setattr(transformer, "attention", attention)

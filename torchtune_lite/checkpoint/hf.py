@@ -46,13 +46,14 @@ class FullModelHFCheckpointer(Checkpointer):
         self._shard_of: dict[str, str] = {}
 
     def _find_family(self, text: Mapping[str, Any], given: Family | None) -> Family:
-        kind, where = text.get("model_type"), f"{self.checkpoint_dir}/config.json"
+        kind, where = str(text.get("model_type")), f"{self.checkpoint_dir}/config.json"
         family = FAMILIES.get(kind)
         if family is None:
             why = f": {NOT_SERVED[kind]}" if kind in NOT_SERVED else ""
-            names = self._config.get("architectures") or ["a model"]
+            names = self._config.get("architectures")
+            name = names[0] if isinstance(names, list) and names else "a model"
             raise CheckpointError(
-                f"{where} is of {names[0]} (model_type {kind!r}), which is not served{why}; served are "
+                f"{where} is of {name} (model_type {kind!r}), which is not served{why}; served are "
                 f"{', '.join(sorted(FAMILIES))}"
             )
         if given is not None and given is not family:

@@ -15,6 +15,7 @@ from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import Family
 from torchtune_lite.modules import DecoderConfig
+from torchtune_lite.utils import counted
 
 WITHIN = re.compile(r"^language_model\.(?=model\.|lm_head\.)|(?<=^model\.)language_model\.")
 """What names of a text model have more within a larger one: of transformers up to 4.51, and from 4.52 on."""
@@ -99,7 +100,7 @@ class HFLayout:
 
 def _split(theirs: str, fused: Weight, parts: Mapping[str, int]) -> dict[str, Weight]:
     if fused.shape[0] != sum(parts.values()):
-        raise CheckpointError(f"{theirs} has {fused.shape[0]} rows; by config.json it has {sum(parts.values())}")
+        raise CheckpointError(f"{theirs} has the shape {list(fused.shape)}; by config.json it has {counted(sum(parts.values()), 'row')}")
     found, start = {}, 0
     for name, rows in parts.items():
         read = partial(_rows, fused, start, start + rows)

@@ -7,7 +7,7 @@
 | varlen_attention | attention.attention | packed sequences in 16 bits, Ampere or later, torch 2.10 or later | |
 | math_attention | attention.attention | 16 bits, short texts, CPU | |
 | rms_norm | norm.rms_norm | CPU; torch's kernel elsewhere | |
-| rotary | rope.rotate | everywhere | |
+| rotary | rope.rotate | everywhere but in torch.compile | |
 | nf4.cpu, nf4.triton | the loops of nf4.codec | CPU with a compiler; GPU with Triton | TORCHTUNE_LITE_NATIVE=0 (CPU) |
 
 `TORCHTUNE_LITE_PLAIN=fused_mlp,rotary` switches paths off by name, `TORCHTUNE_LITE_PLAIN=all` all that stand above
@@ -20,6 +20,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch.torch_version import TorchVersion
+
 from torchtune_lite.kernels import fused_lora, fused_mlp, math_attention, rms_norm, rotary, varlen_attention
 from torchtune_lite.modules import attention, norm, rope, transformer
 from torchtune_lite.modules.replaceable import digest
@@ -30,8 +33,8 @@ __all__ = ["FAST_PATHS", "plain"]
 FAST_PATHS: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
     "fused_lora": (transformer.project, fused_lora.project, "96cf5503a7a4"),
     "fused_mlp": (transformer.gated_mlp, fused_mlp.gated_mlp, "387885521ed4"),
-    "varlen_attention": (attention.attention, varlen_attention.attention, "b744fca3b977"),
-    "math_attention": (attention.attention, math_attention.attention, "b744fca3b977"),
+    "varlen_attention": (attention.attention, varlen_attention.attention, "8472784cf5fd"),
+    "math_attention": (attention.attention, math_attention.attention, "8472784cf5fd"),
     "rms_norm": (norm.rms_norm, rms_norm.rms_norm, "ab114459e2cc"),
     "rotary": (rope.rotate, rotary.rotate, "907bd725d38d"),
 }
@@ -39,6 +42,8 @@ FAST_PATHS: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
 
 VARIABLE = "TORCHTUNE_LITE_PLAIN"
 
+# before torch 2.13, its compiler loses the gradient of an output of an autograd function that was changed in place
+_off_in_compile = {"fused_lora", "fused_mlp", "rms_norm"} if torch.__version__ < TorchVersion("2.13") else set()
 _off = set(os.environ.get(VARIABLE, "").replace(",", " ").split())
 
 
@@ -58,7 +63,8 @@ def plain(*names: str) -> Iterator[None]:
 
 def _switched(name: str, compute: Callable[..., Any]) -> Callable[..., Any]:
     def path(*args: Any, **kwargs: Any) -> Any:
-        return NotImplemented if name in _off or "all" in _off else compute(*args, **kwargs)
+        is_off = name in _off or "all" in _off or (name in _off_in_compile and torch.compiler.is_compiling())
+        return NotImplemented if is_off else compute(*args, **kwargs)
 
     return path
 

@@ -50,7 +50,7 @@ def project(x: Tensor, *linears: nn.Module) -> Any:
     alone.
     """
     projections = [low_rank(each) for each in linears]
-    if None in projections or not any(p.is_adapted for p in projections) or autocast_dtype(x.device):
+    if any(p is None for p in projections) or not any(p.is_adapted for p in projections) or autocast_dtype(x.device):
         return NotImplemented
     outputs = _Products.apply(projections, x.flatten(0, -2), *factors(x, projections))
     return [y.view(*x.shape[:-1], -1) for y in outputs]

@@ -52,7 +52,7 @@ def gated_mlp(x: Tensor, w1: nn.Module, w2: nn.Module, w3: nn.Module, activation
     mlp = GatedMLP(*projections, ACTIVATIONS[activation], tile)
     factors, rows = fused_lora.factors(x, projections), x.flatten(0, -2)
     if tile:
-        return _InTiles.apply(_KeepInput.apply(rows, mlp, *factors), mlp, factors).view(x.shape)
+        return _InTiles.apply(_KeepInput.apply(rows, mlp, *factors), mlp, *factors).view(x.shape)
     hidden, update = _Hidden.apply(rows, mlp, *factors)
     return _AddProduct.apply(update, hidden, mlp.w2).view(x.shape)
 
@@ -160,7 +160,8 @@ class _InTiles(torch.autograd.Function):
     """The feed-forward of `x [T, d]`, whose gradient `_KeepInput` computes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mlp: GatedMLP, factors: Sequence[Tensor]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, mlp: GatedMLP, *factors: Tensor) -> Tensor:
+        ctx.num_factors = len(factors)
         y = torch.empty_like(x)
         for start in range(0, len(x), mlp.tile):
             rows = slice(start, start + mlp.tile)
@@ -170,4 +171,4 @@ class _InTiles(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad, None, None
+        return grad, None, *(None,) * ctx.num_factors

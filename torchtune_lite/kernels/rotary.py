@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 def rotate(x: Tensor, rotation: Any) -> Tensor:
-    """Turn the pairs of each head of `x [b, h, s, e]` by their angles."""
+    """Turn the pairs of each head of `x [b, h, s, e]` by their angles; torch.compile does so by itself."""
+    if torch.compiler.is_compiling():
+        return NotImplemented
     return _Rotate.apply(x, rotation.cos, rotation.sin)
 
 

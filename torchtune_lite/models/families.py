@@ -4,14 +4,14 @@ A `Family` is a table. The functions here read any of them: names between ours a
 transformers 4 or 5 as the fields of `DecoderConfig`.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from torchtune_lite.modules import DecoderConfig, RopeScaling
+from torchtune_lite.models.config_json import Fields, HFConfig, check_values, rope_fields
+from torchtune_lite.modules import DecoderConfig
 
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 IGNORED = ("rotary_emb.inv_freq", "rope.freqs", ".attention.bias", ".attention.masked_bias")
@@ -50,9 +50,6 @@ NOT_SERVED = {
     **dict.fromkeys(("gemma3n_text", "gemma4_text"), "it has embeddings in each layer"),
 }
 """Architectures by their `model_type` that need more than the layers of `modules`, and what that is."""
-
-Fields = dict[str, Any]
-HFConfig = Mapping[str, Any]
 
 SILU = {"hidden_act": "silu"}
 NO_BIAS = {"attention_bias": False, "mlp_bias": False}
@@ -109,14 +106,14 @@ class Family:
 
     def decoder_args(self, config: HFConfig) -> Fields:
         """Read a config.json as the fields of `DecoderConfig`; ValueError names what is not computed here."""
-        _check_bases(config)
+        check_values(config)
         config = {**self.defaults, **{key: value for key, value in config.items() if value is not None}}
         for key, allowed in self.fixed.items():
             allowed = allowed if isinstance(allowed, tuple) else (allowed,)
             if config.get(key, allowed[0]) not in allowed:
                 raise ValueError(f"config.json has {key} {config[key]!r}; {self.name} models here have {allowed[0]!r}")
         heads = config["num_attention_heads"]
-        fields: Fields = {
+        return {
             "vocab_size": config["vocab_size"],
             "num_layers": config["num_hidden_layers"],
             "num_heads": heads,
@@ -131,8 +128,6 @@ class Family:
             **self.fields,
             **self.read(config),
         }
-        _check_numbers(fields)
-        return fields
 
 
 def hf_config(family: Family, config: DecoderConfig) -> dict[str, Any]:
@@ -174,128 +169,3 @@ def rename(table: Mapping[str, str], name: str) -> str | None:
     number = LAYER.search(name)
     target = table.get(LAYER.sub("{}", name, count=1))
     return target and target.format(number.group() if number else "")
-
-
-NUMBERS = {"norm_eps": (int, float), "rope_base": (int, float)}
-
-
-def _check_numbers(fields: Fields) -> None:
-    sizes = (
-        "vocab_size",
-        "num_layers",
-        "num_heads",
-        "num_kv_heads",
-        "embed_dim",
-        "intermediate_dim",
-        "max_seq_len",
-        "head_dim",
-    )
-    for name in (*sizes, *NUMBERS):
-        value, kinds = fields[name], NUMBERS.get(name, (int,))
-        if not isinstance(value, kinds) or isinstance(value, bool) or not value > 0:
-            said = "number" if name in NUMBERS else "whole number"
-            raise ValueError(f"config.json gives {name} as {value!r}, not as a {said} above 0")
-
-
-def rope_fields(config: HFConfig) -> Fields:
-    """Read the rotation: base, share of the head, scaling.
-
-    transformers 4 writes rope_theta and rope_scaling, 5 rope_parameters; where a file has both, 5's count. A mapping by
-    kind of layer (Gemma 3, OLMo 3) gives the sliding layers a base of their own.
-    """
-    rope = rope_parameters(config)
-    by_kind = {kind: value for kind, value in rope.items() if isinstance(value, Mapping)}
-    local = {}
-    if "full_attention" in by_kind:
-        rope = by_kind["full_attention"]
-        sliding = by_kind.get("sliding_attention", {})
-        if (kind := sliding.get("rope_type", "default")) != "default":
-            raise ValueError(f"config.json scales the rotation of sliding layers ({kind}), which is not computed here")
-        local = {"local_rope_base": float(sliding.get("rope_theta", rope.get("rope_theta", 10_000.0)))}
-    base = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
-    share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
-    fields = {"rope_base": base, "rope_scaling": rope_scaling(rope, config), **local}
-    return fields | ({"rotary_dim": int(head_dim * share)} if share != 1 else {})
-
-
-def rope_parameters(config: HFConfig) -> dict[str, Any]:
-    """Merge the spellings of transformers 4 and 5."""
-    old, new = config.get("rope_scaling") or {}, config.get("rope_parameters") or {}
-    for rope in (old, new):
-        if not isinstance(rope, Mapping):
-            raise ValueError(f"config.json has rope parameters {rope!r}, not a mapping")
-    return {**old, **new}
-
-
-def _check_bases(config: HFConfig) -> None:
-    """Raise ValueError where a file has several bases of the rotation."""
-    ropes = (config, config.get("rope_scaling"), config.get("rope_parameters"))
-    bases = [rope["rope_theta"] for rope in ropes if isinstance(rope, Mapping) and rope.get("rope_theta") is not None]
-    if any(base != bases[0] for base in bases):
-        raise ValueError(
-            f"config.json has several rope bases, {', '.join(map(repr, bases))}, and transformers 4 and 5 read "
-            "different ones; leave the one that the model was trained with"
-        )
-
-
-def rope_scaling(rope: HFConfig, config: HFConfig) -> RopeScaling | None:
-    """Read the scaling of rope parameters; ValueError for a kind that is not computed here."""
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    kind = "longrope" if kind == "su" or (kind == "yarn" and "short_factor" in rope) else kind
-    if kind == "default":
-        return None
-    positions = config["max_position_embeddings"]
-    original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings", positions)
-    factor = rope.get("factor") or positions / original
-    if kind in ("linear", "dynamic"):
-        return RopeScaling(kind, float(factor))
-    if kind == "llama3":
-        return RopeScaling(
-            kind, float(factor), original, float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
-        )
-    if kind == "yarn":
-        return RopeScaling(
-            kind,
-            float(factor),
-            original,
-            beta_fast=float(rope.get("beta_fast") or 32),
-            beta_slow=float(rope.get("beta_slow") or 1),
-            truncate=rope.get("truncate", True),
-            amplitude=_yarn_amplitude(rope, factor),
-            query_beta=float(rope.get("llama_4_scaling_beta") or 0),
-        )
-    if kind == "longrope":
-        amplitude = rope.get("attention_factor") or (
-            math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-        )
-        short, long = (tuple(map(float, rope[f"{name}_factor"])) for name in ("short", "long"))
-        return RopeScaling(kind, float(factor), original, amplitude=amplitude, short_factors=short, long_factors=long)
-    raise ValueError(f"config.json has rope type {kind!r}; known are default, linear, dynamic, llama3, yarn, longrope")
-
-
-def _yarn_amplitude(rope: HFConfig, factor: float) -> float:
-    def m(scale: float) -> float:
-        return 0.1 * scale * math.log(factor) + 1 if factor > 1 else 1.0
-
-    if rope.get("attention_factor") is not None:
-        return float(rope["attention_factor"])
-    if rope.get("mscale") and rope.get("mscale_all_dim"):
-        return m(rope["mscale"]) / m(rope["mscale_all_dim"])
-    return m(1)
-
-
-def sliding_fields(config: HFConfig, kinds: tuple[str, ...] | None = None) -> Fields:
-    """Return the kinds of layers of a config.json, and the window of those that slide.
-
-    `kinds` are those of a file that does not list its layers.
-    """
-    listed = config.get("layer_types")
-    names = {"sliding_attention": "sliding", "full_attention": "full", "attention": "full"}
-    if listed is not None:
-        if unknown := sorted(set(listed) - set(names)):
-            raise ValueError(f"config.json has layers of the kinds {', '.join(unknown)}, which are not computed here")
-        kinds = tuple(names[each] for each in listed)
-    if kinds is None or "sliding" not in kinds:
-        return {} if kinds is None else {"layer_kinds": kinds}
-    return {"layer_kinds": kinds, "window": config["sliding_window"]}

@@ -8,7 +8,8 @@ import math
 from functools import partial
 
 from torchtune_lite.models.builders import builders, component_builders, size
-from torchtune_lite.models.families import POST_NORM_KEYS, QK_NORM_KEYS, Family, Fields, HFConfig, sliding_fields
+from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
+from torchtune_lite.models.families import POST_NORM_KEYS, QK_NORM_KEYS, Family
 from torchtune_lite.modules import DecoderConfig, RopeScaling
 
 DEFAULTS = {"tie_word_embeddings": True, "head_dim": 256, "rms_norm_eps": 1e-6}

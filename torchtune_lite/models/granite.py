@@ -6,7 +6,8 @@ Granite 4 shares its architecture with the hybrid models, which have state-space
 from functools import partial
 
 from torchtune_lite.models.builders import builders, component_builders, size
-from torchtune_lite.models.families import NO_BIAS, SILU, Family, Fields, HFConfig, sliding_fields
+from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
+from torchtune_lite.models.families import NO_BIAS, SILU, Family
 
 
 def _multipliers(config: HFConfig) -> Fields:

@@ -7,7 +7,8 @@ texts. From files of Ministral 3, which see images too, the text part is read.
 from functools import partial
 
 from torchtune_lite.models.builders import builders, component_builders, size
-from torchtune_lite.models.families import SILU, Family, Fields, HFConfig, sliding_fields
+from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
+from torchtune_lite.models.families import SILU, Family
 from torchtune_lite.modules import RopeScaling
 
 

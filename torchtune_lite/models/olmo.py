@@ -6,7 +6,8 @@ OLMo norms queries and keys over the whole width, EXAONE 4 per head. Most layers
 from functools import partial
 
 from torchtune_lite.models.builders import builders, component_builders, size
-from torchtune_lite.models.families import POST_NORM_KEYS, QK_NORM_KEYS, SILU, Family, Fields, HFConfig, sliding_fields
+from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
+from torchtune_lite.models.families import POST_NORM_KEYS, QK_NORM_KEYS, SILU, Family
 from torchtune_lite.modules import RopeScaling
 
 KEYS = POST_NORM_KEYS | QK_NORM_KEYS
@@ -16,6 +17,7 @@ FIELDS = {"pre_norm": False, "post_norm": True, "qk_norm": "width"}
 
 def _every_fourth_is_full(config: HFConfig) -> Fields:
     every = config.get("sliding_window_pattern", 4)
+    every = len(every) if isinstance(every, str) else every  # "LLLG"
     kinds = tuple("sliding" if (i + 1) % every else "full" for i in range(config["num_hidden_layers"]))
     return sliding_fields(config, kinds)
 

@@ -7,7 +7,8 @@ are the modules qwen2, qwen2_5 and qwen3. The base and the instruct edition of a
 from functools import partial
 
 from torchtune_lite.models.builders import builders, component_builders, size
-from torchtune_lite.models.families import BIAS_KEYS, QK_NORM_KEYS, SILU, Family, Fields, HFConfig, sliding_fields
+from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
+from torchtune_lite.models.families import BIAS_KEYS, QK_NORM_KEYS, SILU, Family
 
 QKV = ("q_proj", "k_proj", "v_proj")
 

@@ -1,7 +1,8 @@
 """SmolLM3: a Llama of which every fourth layer has no rotation (NoPE, arXiv 2501.18795)."""
 
 from torchtune_lite.models.builders import builders, component_builders, size
-from torchtune_lite.models.families import NO_BIAS, SILU, Family, Fields, HFConfig
+from torchtune_lite.models.config_json import Fields, HFConfig
+from torchtune_lite.models.families import NO_BIAS, SILU, Family
 
 
 def _layers(config: HFConfig) -> Fields:

@@ -62,13 +62,16 @@ def attention(
     mask = visible_keys(s, t, mask, window, q.device)
     if softcap is not None:
         return capped_attention(q, k, v, mask, dropout, scale, softcap)
+    is_causal = mask is None
+    if s == 1:  # sees all keys
+        is_causal = False
     return F.scaled_dot_product_attention(
         q,
         k,
         v,
         attn_mask=mask,
         dropout_p=dropout,
-        is_causal=mask is None and s > 1,
+        is_causal=is_causal,
         scale=scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )

@@ -12,13 +12,10 @@ from torch import Tensor, nn
 class Adapter(Protocol):
     """A module put on a projection, whose frozen `weight [out, in]`, plain or NF4, and `bias` it holds.
 
-    `enabled` False makes it compute the projection alone. A method of adaptation is a class with these members, and
-    `from_linear(linear, …)` to put it on a projection; a model of any adapters is trained, saved and merged by them.
+    Its attribute `enabled` False makes it compute the projection alone. A method of adaptation is a class with these
+    members, and `from_linear(linear, …)` to put it on a projection; a model of any adapters is trained, saved and merged
+    by them. It is known by its methods: from Python 3.12 on, `isinstance` does not find a module's parameters.
     """
-
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-    enabled: bool
 
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:
         """Make fresh trained parameters on the device of the weight, in its dtype unless another is given."""

@@ -28,8 +28,8 @@ def linear(x: Tensor, weight: Storage, out_dim: int) -> Tensor:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """Return the dtype in which autocast computes products on `device`; None where it is off or unavailable."""
-    is_on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    """Return the dtype in which autocast computes products on `device`; None where it is off."""
+    is_on = device.type != "meta" and torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if is_on else None
 
 
