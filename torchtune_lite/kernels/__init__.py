@@ -42,8 +42,8 @@ FAST_PATHS: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
 
 VARIABLE = "TORCHTUNE_LITE_PLAIN"
 
-# before torch 2.13, its compiler loses the gradient of an output of an autograd function that was changed in place
-_off_in_compile = {"fused_lora", "fused_mlp", "rms_norm"} if torch.__version__ < TorchVersion("2.13") else set()
+# before torch 2.12, its compiler loses the gradient of an output of an autograd function that was changed in place
+_off_in_compile = {"fused_lora", "fused_mlp", "rms_norm"} if torch.__version__ < TorchVersion("2.12") else set()
 _off = set(os.environ.get(VARIABLE, "").replace(",", " ").split())
 
 
