@@ -30,7 +30,8 @@ def compile_layers(model: nn.Module, device: torch.device) -> None:
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise ConfigError("compile: True needs Triton for a GPU; pip install triton, or set compile=False")
     os.environ.setdefault(CACHE, str(Path.home() / ".cache" / "torchtune_lite" / "inductor"))
-    find_kernel(device)
+    torch._dynamo.config.specialize_float = True  # alpha and eps would be tensors on the CPU, compiled by g++
+    find_kernel(torch.empty(0, device=device).device)  # "cuda" is none of a tensor's devices, "cuda:0" is
     attention.packed_attention = torch.compiler.disable(attention.packed_attention)
     for layer in model.layers:
         if layer.mlp.tile:
