@@ -28,8 +28,8 @@ from torchtune_lite.models.builders import lora_decoder
 from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 from torchtune_lite.peft import is_quantized, quantize
-from torchtune_lite.training.flops import peak_flops, step_flops
-from torchtune_lite.training.offloading import offload_activations
+from torchtune_lite.training.memory.offloading import offload_activations
+from torchtune_lite.training.metrics.flops import peak_flops, step_flops
 
 SIZES = {
     "7b": DecoderConfig(32_000, 32, 32, 32, 4096, 4096, intermediate_dim=11_008),

@@ -25,9 +25,9 @@ import torch
 from torch import nn
 
 from torchtune_lite import checkpoint, training
-from torchtune_lite.checkpoint.files import write_json
-from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
-from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.checkpoint.formats.files import write_json
+from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
+from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.models import FAMILIES, llama2
 from torchtune_lite.models.builders import decoder, lora_decoder
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder

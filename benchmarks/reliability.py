@@ -29,7 +29,7 @@ from tests.checkpoint import test_store_faults as faults
 from tests.checkpoint.test_store_power_loss import PowerLoss
 from tests.recipes.killed_runs import Run, kills
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, published
-from torchtune_lite.checkpoint.manifest import MANIFEST, read_manifest, write_manifest
+from torchtune_lite.checkpoint.store.manifest import MANIFEST, read_manifest, write_manifest
 from torchtune_lite.models import llama2
 
 NUM_LAYERS = 6  # of the base whose save is measured: 226 MB in bf16

@@ -66,7 +66,7 @@ def sample(module: str, tokens: str, labels: str) -> dict[str, str]:
 SYSTEM, ASKED, ANSWERED = ({"role": role, "content": "a"} for role in ("system", "user", "assistant"))
 KWARGS, CHAT = "tokenizer.chat_template_kwargs", "tokenizer.prompt_template=chat_template"
 THINKS = {"base/chat_template.jinja": "{{ strftime_now('%Y') if enable_thinking }}{{ messages[0].content }}"}
-DISK = "torchtune_lite.checkpoint.disk"
+DISK = "torchtune_lite.checkpoint.store.disk"
 LORA = "lora_llama2\n  lora_attn_modules: [q_proj]\n  lora_rank: 2"
 THEIR_MODEL = ".models.llama3_1.lora_llama3_1_8b"
 THEIRS = """import torchtune

@@ -43,7 +43,7 @@ def watched() -> Iterator[list[str]]:
         watchers.pop()
 
 
-REMOVE = {"_component_": "torchtune_lite.checkpoint.disk.remove", "path": "victim"}
+REMOVE = {"_component_": "torchtune_lite.checkpoint.store.disk.remove", "path": "victim"}
 NAMES = [
     *("os.system", "os.remove", "posix.system", "shutil.rmtree", "subprocess.run", "builtins.exec", "builtins.eval"),
     *("importlib.import_module", "runpy.run_path", "pickle.loads", "ctypes.CDLL", "webbrowser.open", "pathlib.Path"),
@@ -51,14 +51,30 @@ NAMES = [
     *("torch.load", "torch.save", "torch.hub.load", "torch.ops.load_library", "torch.utils.cpp_extension.load"),
     *("torch.nn.modules.module.torch.hub.load", "torch.nn.init.os.system", "torch.optim.optimizer.functools.partial"),
     *("torch.nn.Module.load_state_dict", "torch.nn.utils.rnn.os.system", "torchao.quantization.quant_api.os.system"),
-    *("torchtune_lite.checkpoint.disk.remove", "torchtune_lite.checkpoint.disk.rename", "torchtune_lite.os.system"),
-    *("torchtune_lite.checkpoint.publish", "torchtune_lite.checkpoint.retain", "torchtune_lite.checkpoint.store.Path"),
+    *(
+        "torchtune_lite.checkpoint.store.disk.remove",
+        "torchtune_lite.checkpoint.store.disk.rename",
+        "torchtune_lite.os.system",
+    ),
+    *(
+        "torchtune_lite.checkpoint.publish",
+        "torchtune_lite.checkpoint.retain",
+        "torchtune_lite.checkpoint.store.publishing.Path",
+    ),
     *("torchtune_lite.catalog.find_recipe", "torchtune_lite.catalog.Path", "torchtune_lite.cli.main.start"),
     *("torchtune_lite.config.load", "torchtune_lite.config.save", "torchtune_lite.config.settings_of"),
-    *("torchtune_lite.config.trusting", "torchtune_lite.config.trust.os.putenv", "torchtune_lite.config.instantiate"),
-    *("torchtune_lite.data.load_rows", "torchtune_lite.data.sources.DataFiles", "torchtune_lite.data.workers.os.kill"),
+    *(
+        "torchtune_lite.config.trusting",
+        "torchtune_lite.config.registry.trust.os.putenv",
+        "torchtune_lite.config.instantiate",
+    ),
+    *(
+        "torchtune_lite.data.load_rows",
+        "torchtune_lite.data.readers.sources.DataFiles",
+        "torchtune_lite.data.batching.workers.os.kill",
+    ),
     *("torchtune_lite.datasets.inspect_data", "torchtune_lite.errors.log_tracebacks", "torchtune_lite.utils.LogFile"),
-    *("torchtune_lite.training.plot_loss_curve", "torchtune_lite.training.metric_logging.within"),
+    *("torchtune_lite.training.plot_loss_curve", "torchtune_lite.training.metrics.loggers.within"),
     *("torchtune_lite.training.WandBLogger.__init__.__globals__", "torchtune_lite.training.DiskLogger.__class__"),
     *("torchtune_lite.assets.make_base.main", "torchtune_lite.recipes.generate.recipe_main", "tests.conftest.folder"),
     *("bitsandbytes.cextension.ct.CDLL", "wandb.login", "wandb.init"),

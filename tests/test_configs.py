@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from torchtune_lite import catalog, config
-from torchtune_lite.config import components, settings
-from torchtune_lite.config.document import Document
+from torchtune_lite.config.schema import components, settings
+from torchtune_lite.config.text.document import Document
 
 CONFIGS = catalog.configs()
 

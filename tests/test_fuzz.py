@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from torchtune_lite import catalog, config
-from torchtune_lite.checkpoint.files import hf_weight_files
-from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer
-from torchtune_lite.checkpoint.manifest import MANIFEST, read_manifest, seal, verify
-from torchtune_lite.checkpoint.safetensors_stream import read_safetensors
-from torchtune_lite.config.document import Document
-from torchtune_lite.config.overrides import apply
+from torchtune_lite.checkpoint.formats.files import hf_weight_files
+from torchtune_lite.checkpoint.formats.hf import FullModelHFCheckpointer
+from torchtune_lite.checkpoint.formats.safetensors_stream import read_safetensors
+from torchtune_lite.checkpoint.store.manifest import MANIFEST, read_manifest, seal, verify
+from torchtune_lite.config.text.document import Document
+from torchtune_lite.config.text.overrides import apply
 from torchtune_lite.data import SentencePieceTokenizer
 from torchtune_lite.datasets import chat_dataset, instruct_dataset
 from torchtune_lite.errors import TuneError

@@ -4,13 +4,13 @@ from collections import Counter
 
 import pytest
 import torch
-from torchtune_lite.models.llama import LLAMA
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from torchtune_lite.data import SentencePieceTokenizer
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.generation import encode_prompt, generate
 from torchtune_lite.models.builders import decoder
+from torchtune_lite.models.llama import LLAMA
 from torchtune_lite.modules import DecoderConfig
 
 PROMPTS = [[1, 5, 9, 40], [1, 7], [1, 33, 2, 8, 19, 60, 4]]

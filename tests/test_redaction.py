@@ -5,7 +5,7 @@ import pytest
 
 from tests.growth import growth
 from torchtune_lite import catalog
-from torchtune_lite.config import document
+from torchtune_lite.config.text import document
 from torchtune_lite.redaction import is_secret, redact
 
 WANDB = "0123456789abcdef0123456789abcdef01234567"
@@ -59,7 +59,7 @@ def test_names_of_what_is_no_secret(name):
 
 def test_every_key_of_our_configs_and_components_stays_readable():
     from torchtune_lite import config
-    from torchtune_lite.config import registry
+    from torchtune_lite.config.registry import offered as registry
 
     names = {
         name

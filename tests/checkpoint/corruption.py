@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from torchtune_lite.checkpoint import latest, resume_folder
-from torchtune_lite.checkpoint.manifest import MANIFEST
+from torchtune_lite.checkpoint.store.manifest import MANIFEST
 from torchtune_lite.errors import CheckpointError
 
 

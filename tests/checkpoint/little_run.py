@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 
-from torchtune_lite.checkpoint import claim, disk, latest, publish, published, retain, verify
-from torchtune_lite.checkpoint.claim import read_run_id
-from torchtune_lite.checkpoint.files import write_json
-from torchtune_lite.checkpoint.manifest import read_manifest
-from torchtune_lite.checkpoint.safetensors_stream import write_safetensors_files
-from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.checkpoint import latest, publish, published, retain, verify
+from torchtune_lite.checkpoint.formats.files import write_json
+from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors_files
+from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.store import claim, disk
+from torchtune_lite.checkpoint.store.claim import read_run_id
+from torchtune_lite.checkpoint.store.manifest import read_manifest
 
 STEPS = (9, 10, 11)  # in another order as numbers than as names
 KEEP = 2

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from torchtune_lite.checkpoint.safetensors_stream import write_safetensors
-from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
+from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.training import peak_memory, reset_peak_memory
 
 ADAPTERS = {"lora_attn_modules": ["q_proj"], "apply_lora_to_mlp": True}

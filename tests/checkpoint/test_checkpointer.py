@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.checkpoint.test_meta import interleave, write_meta
 from transformers import AutoModelForCausalLM
 
-from tests.checkpoint.test_meta import interleave, write_meta
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer, disk, gather, write_adapter
-from torchtune_lite.checkpoint.hf import write_hf_model
-from torchtune_lite.checkpoint.manifest import read_manifest
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer, gather, write_adapter
+from torchtune_lite.checkpoint.formats.hf import write_hf_model
+from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.model_weights import merged_weights
-from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.checkpoint.store import disk
+from torchtune_lite.checkpoint.store.manifest import read_manifest
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import llama2
 from torchtune_lite.peft import LoRALinear, adapter_state, dequantize, is_quantized

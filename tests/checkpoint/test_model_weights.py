@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from torchtune_lite.checkpoint.formats.safetensors_stream import read_safetensors, write_safetensors
+from torchtune_lite.checkpoint.formats.torch_stream import read_torch
+from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.model_weights import check_finite, check_weights, load_weights, merged_weights, some
-from torchtune_lite.checkpoint.safetensors_stream import read_safetensors, write_safetensors
-from torchtune_lite.checkpoint.torch_stream import read_torch
-from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.peft import LoRALinear, is_quantized, num_bytes
 

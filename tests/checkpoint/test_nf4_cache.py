@@ -11,8 +11,8 @@ import torch
 from torchtune_lite.models.llama2 import qlora_llama2
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, model_weights, nf4_cache
-from torchtune_lite.checkpoint.manifest import MANIFEST, write_manifest
 from torchtune_lite.checkpoint.nf4_cache import fingerprint
+from torchtune_lite.checkpoint.store.manifest import MANIFEST, write_manifest
 from torchtune_lite.peft import dequantize, is_quantized, nf4_parts
 
 ADAPTERS = {"lora_attn_modules": ["q_proj", "output_proj"], "apply_lora_to_mlp": True}

@@ -10,9 +10,9 @@ from torch import nn
 
 from torchtune_lite import optim
 from torchtune_lite.checkpoint import gather, rng_state
+from torchtune_lite.checkpoint.formats.safetensors_stream import read_safetensors
 from torchtune_lite.checkpoint.optimizer_state import restore_moments, restore_options
 from torchtune_lite.checkpoint.rng import set_rng_state
-from torchtune_lite.checkpoint.safetensors_stream import read_safetensors
 from torchtune_lite.models.llama import LLAMA
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoint.little_run import check, check_next_run, run
-from torchtune_lite.checkpoint import disk, store
-from torchtune_lite.checkpoint.manifest import write_manifest
+from torchtune_lite.checkpoint.store import disk
+from torchtune_lite.checkpoint.store import publishing as store
+from torchtune_lite.checkpoint.store.manifest import write_manifest
 from torchtune_lite.errors import ConfigError, SaveError
 
 OPERATIONS = [name for name, _ in inspect.getmembers(disk, inspect.isfunction) if name[0] != "_"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoint.little_run import check, check_next_run, run
-from torchtune_lite.checkpoint import disk
+from torchtune_lite.checkpoint.store import disk
 from torchtune_lite.errors import CheckpointError
 
 RUN = Path("runs/run")

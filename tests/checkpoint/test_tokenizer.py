@@ -16,7 +16,7 @@ from torchtune_lite.checkpoint import FullModelHFCheckpointer
 from torchtune_lite.checkpoint import tokenizer as tokenizer_module
 from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, save_tokenizer
 from torchtune_lite.data import ChatMLTemplate, Llama2ChatTemplate, Llama3Tokenizer, Message, load_tokenizer
-from torchtune_lite.data.sentencepiece_export import as_tokenizer_json
+from torchtune_lite.data.tokenizers.sentencepiece_export import as_tokenizer_json
 from torchtune_lite.errors import DataError
 
 CONVERSATION = [Message("user", "what is  it? "), Message("assistant", "42\nlines."), Message("user", "é市")]

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.checkpoint.test_meta import interleave
 from torch import Tensor, nn
 
-from tests.checkpoint.test_meta import interleave
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, verification
+from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.model_weights import merged_weights
 from torchtune_lite.checkpoint.verification import compare
-from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.peft import DoRALinear, LoRALinear, adapter_modules, dequantize
 

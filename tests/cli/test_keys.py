@@ -9,7 +9,7 @@ import pytest
 
 from torchtune_lite import catalog, config
 from torchtune_lite.cli import keys
-from torchtune_lite.config import hints
+from torchtune_lite.config.schema import hints
 
 OWN = '''
 """A recipe."""

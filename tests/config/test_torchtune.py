@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from torchtune_lite import config, training
-from torchtune_lite.config import settings, torchtune
-from torchtune_lite.config.document import Document
+from torchtune_lite.config import torchtune
+from torchtune_lite.config.schema import settings
+from torchtune_lite.config.text.document import Document
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 
 

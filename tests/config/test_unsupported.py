@@ -2,7 +2,7 @@ import pytest
 
 from torchtune_lite import config
 from torchtune_lite.config import unsupported
-from torchtune_lite.config.document import Document
+from torchtune_lite.config.text.document import Document
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.models import FAMILIES
 

@@ -3,8 +3,8 @@ import inspect
 import pytest
 
 from torchtune_lite import config, datasets
-from torchtune_lite.config.components import check
-from torchtune_lite.config.document import Document
+from torchtune_lite.config.schema.components import check
+from torchtune_lite.config.text.document import Document
 from torchtune_lite.data import ColumnText, Rows, TextTokens
 from torchtune_lite.datasets.builder import builder
 from torchtune_lite.errors import ConfigError
@@ -107,7 +107,7 @@ def test_hub_data_sets_are_asked_for_as_torchtune_asks_for_them(tokenizer, monke
         asked[source] = {key: value for key, value in options.items() if value is not None}
         return Rows(source, [{**texts, "instruction": "x", "conversations": turns, **pairs}], str)
 
-    monkeypatch.setattr("torchtune_lite.data.sources._hub_rows", hub_rows)
+    monkeypatch.setattr("torchtune_lite.data.readers.sources._hub_rows", hub_rows)
     for name in ELSEWHERE:
         assert len(getattr(datasets, name)(tokenizer)) == 1
     assert set(asked) == set(ELSEWHERE.values())

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.data.chats import write_folder
-from torchtune_lite.config.components import Component
+from torchtune_lite.config.schema.components import Component
 from torchtune_lite.data import load_tokenizer, sft
 from torchtune_lite.datasets import inspect_data, inspection
 from torchtune_lite.datasets.inspection import histogram, pieces, special_names

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from torchtune_lite import config
-from torchtune_lite.config.components import Component
+from torchtune_lite.config.schema.components import Component
 from torchtune_lite.data import InputOutputToMessages
 from torchtune_lite.datasets import sft_dataset
 from torchtune_lite.errors import ConfigError, DataError

@@ -9,7 +9,7 @@ from torchtune_lite.kernels import fused_mlp, plain
 from torchtune_lite.kernels.nf4 import linear as nf4_linear
 from torchtune_lite.modules import DecoderConfig, FeedForward
 from torchtune_lite.peft import DoRALinear, LoRALinear
-from torchtune_lite.training.step_memory import Allocations
+from torchtune_lite.training.memory.step_memory import Allocations
 
 SIZES = {"vocab_size": 8, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "embed_dim": 128, "max_seq_len": 8}
 RANKS = {"w1": 3, "w2": 4, "w3": 5}

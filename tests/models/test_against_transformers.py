@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.models import tiny
 from torchtune_lite import kernels
 from torchtune_lite.checkpoint import FullModelHFCheckpointer
-from torchtune_lite.checkpoint.adapter import write_adapter
+from torchtune_lite.checkpoint.formats.adapter import write_adapter
 from torchtune_lite.models import FAMILIES, from_checkpoint
 from torchtune_lite.models.builders import decoder
 from torchtune_lite.modules import DecoderConfig, transformer
@@ -148,7 +148,7 @@ def test_adapters_of_peft_compute_the_same_and_have_its_gradients(name, folder, 
 
 def _by_peft_name(model, layout):
     """Our gradients as PEFT has them: of a fused matrix, whose parts here got the same A, the sum of those of A."""
-    from torchtune_lite.checkpoint.adapter_config import projections
+    from torchtune_lite.checkpoint.formats.adapter_config import projections
 
     found = {}
     for each in projections(model, layout):

@@ -157,7 +157,7 @@ import resource
 import signal
 
 from torchtune_lite import checkpoint
-from torchtune_lite.checkpoint import disk
+from torchtune_lite.checkpoint.store import disk
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 
 

@@ -9,13 +9,13 @@ import pytest
 
 from tests.recipes.conftest import common_keys, metrics
 from torchtune_lite import catalog, config
-from torchtune_lite.training.metric_logging import WandBLogger
+from torchtune_lite.training.metrics.loggers import WandBLogger
 
 CONFIG = """
 model: {_component_: torchtune_lite.models.llama2.lora_llama2, lora_attn_modules: [q_proj], lora_rank: 2}
 optimizer: {_component_: torch.optim.AdamW, lr: 1.0e-2}
 """
-WANDB = "{_component_: torchtune_lite.training.metric_logging.WandBLogger}"
+WANDB = "{_component_: torchtune_lite.training.metrics.loggers.WandBLogger}"
 
 
 class FakeRun:

@@ -4,7 +4,7 @@ from tests.recipes.conftest import common_keys
 
 BUG = """
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
-from torchtune_lite.training.metric_logging import MetricLoggerInterface
+from torchtune_lite.training.metrics.loggers import MetricLoggerInterface
 from torchtune_lite.utils import get_logger
 
 

@@ -18,8 +18,8 @@ from torchtune_lite.models.builders import decoder, lora_decoder
 from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 from torchtune_lite.training import peak_memory, reset_peak_memory
-from torchtune_lite.training.memory import GIB
-from torchtune_lite.training.step_memory import step_memory
+from torchtune_lite.training.memory.step_memory import step_memory
+from torchtune_lite.training.memory.usage import GIB
 
 CPU = torch.device("cpu")
 LOSS = LinearCrossEntropyLoss()

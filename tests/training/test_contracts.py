@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from torchtune_lite import data, optim, training
-from torchtune_lite.config.contracts import built_misfit, misfit
+from torchtune_lite.config.schema.contracts import built_misfit, misfit
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.models.builders import decoder, lora_decoder
 from torchtune_lite.modules import DecoderConfig

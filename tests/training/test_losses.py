@@ -9,7 +9,7 @@ from torchtune_lite.datasets import concatenated
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 from torchtune_lite.training import summed_loss
 from torchtune_lite.training.losses import known_rows
-from torchtune_lite.training.step_memory import Allocations
+from torchtune_lite.training.memory.step_memory import Allocations
 
 D, V = 8, 300
 

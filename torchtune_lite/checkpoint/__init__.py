@@ -1,15 +1,15 @@
 """Checkpoints: a folder in, a folder out, and what a run needs to go on from one."""
 
-from torchtune_lite.checkpoint.adapter import load_adapter, write_adapter
-from torchtune_lite.checkpoint.claim import Claim, claim
-from torchtune_lite.checkpoint.discovery import latest, resume_folder
-from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer
-from torchtune_lite.checkpoint.manifest import verify
-from torchtune_lite.checkpoint.meta import FullModelMetaCheckpointer
+from torchtune_lite.checkpoint.formats.adapter import load_adapter, write_adapter
+from torchtune_lite.checkpoint.formats.hf import FullModelHFCheckpointer
+from torchtune_lite.checkpoint.formats.meta import FullModelMetaCheckpointer
 from torchtune_lite.checkpoint.resume import check_resumable, restore, run_facts, start_date
 from torchtune_lite.checkpoint.rng import rng_state, set_rng_state
-from torchtune_lite.checkpoint.store import check_space, publish, published, retain
-from torchtune_lite.checkpoint.training_state import TrainingState, gather
+from torchtune_lite.checkpoint.run_state import TrainingState, gather
+from torchtune_lite.checkpoint.store.claim import Claim, claim
+from torchtune_lite.checkpoint.store.discovery import latest, resume_folder
+from torchtune_lite.checkpoint.store.manifest import verify
+from torchtune_lite.checkpoint.store.publishing import check_space, publish, published, retain
 
 __all__ = [
     "Claim",

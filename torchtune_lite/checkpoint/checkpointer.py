@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchtune_lite.checkpoint.adapter import check_adapter, fitting_adapter, load_adapter, write_adapter
+from torchtune_lite.checkpoint.formats.adapter import check_adapter, fitting_adapter, load_adapter, write_adapter
+from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import (
     base_parameters,
@@ -21,11 +22,10 @@ from torchtune_lite.checkpoint.model_weights import (
     merged_weights,
 )
 from torchtune_lite.checkpoint.nf4_cache import NF4Cache
-from torchtune_lite.checkpoint.store import publish
+from torchtune_lite.checkpoint.run_state import TrainingState
+from torchtune_lite.checkpoint.store.publishing import publish
 from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, save_tokenizer
-from torchtune_lite.checkpoint.training_state import TrainingState
 from torchtune_lite.checkpoint.verification import compare
-from torchtune_lite.checkpoint.weights import Weight
 from torchtune_lite.config import unserved_family
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import Family
 from torchtune_lite.modules import DecoderConfig
@@ -100,7 +100,9 @@ class HFLayout:
 
 def _split(theirs: str, fused: Weight, parts: Mapping[str, int]) -> dict[str, Weight]:
     if fused.shape[0] != sum(parts.values()):
-        raise CheckpointError(f"{theirs} has the shape {list(fused.shape)}; by config.json it has {counted(sum(parts.values()), 'row')}")
+        raise CheckpointError(
+            f"{theirs} has the shape {list(fused.shape)}; by config.json it has {counted(sum(parts.values()), 'row')}"
+        )
     found, start = {}, 0
     for name, rows in parts.items():
         read = partial(_rows, fused, start, start + rows)

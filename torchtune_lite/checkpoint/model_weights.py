@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.peft import adapter_modules, adapter_state, dequantize, is_quantized, quantize
 from torchtune_lite.utils import counted

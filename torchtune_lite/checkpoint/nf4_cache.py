@@ -13,12 +13,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from torchtune_lite.checkpoint.files import sampled_sha256
-from torchtune_lite.checkpoint.manifest import verify
+from torchtune_lite.checkpoint.formats.files import sampled_sha256
+from torchtune_lite.checkpoint.formats.safetensors_stream import read_safetensors, write_safetensors
+from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.model_weights import base_parameters, set_parameter
-from torchtune_lite.checkpoint.safetensors_stream import read_safetensors, write_safetensors
-from torchtune_lite.checkpoint.store import publish
-from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.checkpoint.store.manifest import verify
+from torchtune_lite.checkpoint.store.publishing import publish
 from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.kernels.nf4.codec import NF4Weight
 from torchtune_lite.peft import blank_parts, from_nf4_parts, is_quantized, nf4_parts, num_bytes

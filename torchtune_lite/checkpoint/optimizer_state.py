@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from torchtune_lite.checkpoint.tensor_classes import put_together
-from torchtune_lite.checkpoint.training_state import options_of
-from torchtune_lite.checkpoint.weights import Weight
+from torchtune_lite.checkpoint.formats.tensor_classes import put_together
+from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.run_state import options_of
 
 
 def restore_options(optimizer: Optimizer, lr_scheduler: LRScheduler | None, trainer: dict[str, Any]) -> None:

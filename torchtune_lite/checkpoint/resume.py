@@ -10,15 +10,15 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from torchtune_lite.checkpoint.adapter import load_adapter
-from torchtune_lite.checkpoint.files import hf_weight_files, listed_files, read_json, sampled_sha256
-from torchtune_lite.checkpoint.hf import FullModelHFCheckpointer
+from torchtune_lite.checkpoint.formats.adapter import load_adapter
+from torchtune_lite.checkpoint.formats.files import hf_weight_files, listed_files, read_json, sampled_sha256
+from torchtune_lite.checkpoint.formats.hf import FullModelHFCheckpointer
+from torchtune_lite.checkpoint.formats.safetensors_stream import read_safetensors
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import some
 from torchtune_lite.checkpoint.optimizer_state import restore_moments, restore_options
 from torchtune_lite.checkpoint.rng import set_rng_state
-from torchtune_lite.checkpoint.safetensors_stream import read_safetensors
-from torchtune_lite.checkpoint.training_state import (
+from torchtune_lite.checkpoint.run_state import (
     FORMAT,
     OPTIMIZER,
     RNG,

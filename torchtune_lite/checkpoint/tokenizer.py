@@ -17,11 +17,11 @@ from torchtune_lite.data import (
     SentencePieceTokenizer,
     load_tokenizer,
 )
-from torchtune_lite.data.chat_template import CHAT_TEMPLATE, FILE, find_chat_template
-from torchtune_lite.data.sentencepiece_export import TOKENIZER_CLASS, as_tokenizer_json
-from torchtune_lite.data.template_export import as_chat_template
-from torchtune_lite.data.tokenizer_files import leads_out, read_json
-from torchtune_lite.data.tokenizer_loader import FILES
+from torchtune_lite.data.tokenizers.chat_template import CHAT_TEMPLATE, FILE, find_chat_template
+from torchtune_lite.data.tokenizers.files import leads_out, read_json
+from torchtune_lite.data.tokenizers.loader import FILES
+from torchtune_lite.data.tokenizers.sentencepiece_export import TOKENIZER_CLASS, as_tokenizer_json
+from torchtune_lite.data.tokenizers.template_export import as_chat_template
 from torchtune_lite.errors import ConfigError, TuneError
 
 TOKENIZER_FILES = (

@@ -13,7 +13,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def main(args: Namespace) -> None:
     """Prints the file as it is, or its keys in sorted order."""
-    from torchtune_lite.config.document import read, read_text
+    from torchtune_lite.config.text.document import read, read_text
 
     path = catalog.find_config(args.config)
     if not args.sort:

@@ -114,14 +114,14 @@ def options(verb: str) -> list[str]:
 
 def values_of(config: str) -> dict[str, Any]:
     """Returns the keys and values of a config."""
-    from torchtune_lite.config.document import read
+    from torchtune_lite.config.text.document import read
 
     return read(catalog.find_config(config)).values
 
 
 def overrides(values: dict[str, Any], recipe: str | None, word: str) -> Iterator[str]:
     """Yields `key=` for each key of the config, at any depth, and each top-level one of the recipe; or `~key`."""
-    from torchtune_lite.config import document
+    from torchtune_lite.config.text import document
 
     in_file = list(document.keys(values))
     if word.startswith("~"):

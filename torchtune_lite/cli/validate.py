@@ -39,7 +39,7 @@ def settings(args: Namespace) -> Iterator[Any]:
     A script that the config itself names is imported, so it must be the user's own, in the working directory.
     """
     from torchtune_lite import config
-    from torchtune_lite.config import trust
+    from torchtune_lite.config.registry import trust
 
     name = args.recipe or catalog.recipe_key(args.config)
     if not name:

@@ -1,10 +1,10 @@
 """From a YAML file and `key=value` words to a recipe's checked `Settings` and its components. Imports no torch."""
 
-from torchtune_lite.config.components import instantiate
-from torchtune_lite.config.dotted import DottedPath, find
 from torchtune_lite.config.parse import load, parse, settings_of
-from torchtune_lite.config.settings import component, key, save, to_dict
-from torchtune_lite.config.trust import trusting
+from torchtune_lite.config.registry.lookup import DottedPath, find
+from torchtune_lite.config.registry.trust import trusting
+from torchtune_lite.config.schema.components import instantiate
+from torchtune_lite.config.schema.settings import component, key, save, to_dict
 from torchtune_lite.config.unsupported import unserved_family
 
 __all__ = [

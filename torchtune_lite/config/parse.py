@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from torchtune_lite import catalog, errors
-from torchtune_lite.config import document, overrides, settings, torchtune, trust, unsupported
-from torchtune_lite.config.interpolation import referred, resolve
+from torchtune_lite.config import torchtune, unsupported
+from torchtune_lite.config.registry import trust
+from torchtune_lite.config.schema import settings
+from torchtune_lite.config.text import document, overrides
+from torchtune_lite.config.text.interpolation import referred, resolve
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.tracebacks import shown
 

@@ -4,8 +4,8 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from torchtune_lite.config.document import Document
-from torchtune_lite.config.dotted import find
+from torchtune_lite.config.registry.lookup import find
+from torchtune_lite.config.text.document import Document
 from torchtune_lite.config.unsupported import ANY, unserved_family
 from torchtune_lite.errors import ConfigError, warn
 

@@ -3,7 +3,7 @@
 from collections.abc import Container
 from typing import Any
 
-from torchtune_lite.config.document import Document
+from torchtune_lite.config.text.document import Document
 from torchtune_lite.errors import warn
 
 ANY = object()

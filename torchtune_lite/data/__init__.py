@@ -1,26 +1,9 @@
 """From rows to tensors: messages, prompt templates, tokenizers, samples, batches."""
 
-from torchtune_lite.data.batches import Batches, num_label_tokens, num_real_tokens, sample_lens, windows
-from torchtune_lite.data.chat_template import ChatTemplate
-from torchtune_lite.data.collate import COLLATES, Batch, padded_collate_sft, padding_free_collate_sft
-from torchtune_lite.data.conversations import OpenAIToMessages, ShareGPTToMessages
-from torchtune_lite.data.fitting import check_vocabulary, fix_date, limit_length
-from torchtune_lite.data.hf_tokenizer import HuggingFaceBaseTokenizer, HuggingFaceModelTokenizer
-from torchtune_lite.data.llama3_tokenizer import Llama3Tokenizer, TikTokenBaseTokenizer
-from torchtune_lite.data.messages import (
-    AlpacaToMessages,
-    InputOutputToMessages,
-    MaskingStrategy,
-    Message,
-    validate_messages,
-)
-from torchtune_lite.data.packed import PackedDataset
-from torchtune_lite.data.preference import ChosenRejectedToMessages, PairTokens, PreferenceDataset, padded_collate_dpo
-from torchtune_lite.data.rows import OnBadSample, Rows, find_part
-from torchtune_lite.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, OnLongSample, SFTDataset
-from torchtune_lite.data.sources import DataFiles, Filter, filtered, load_rows, open_stream
-from torchtune_lite.data.streams import (
+from torchtune_lite.data.batching.batches import Batches, num_label_tokens, num_real_tokens, sample_lens, windows
+from torchtune_lite.data.batching.collate import COLLATES, Batch, padded_collate_sft, padding_free_collate_sft
+from torchtune_lite.data.batching.packed import PackedDataset
+from torchtune_lite.data.batching.streams import (
     AnyBatches,
     StreamBatches,
     StreamDataset,
@@ -28,6 +11,19 @@ from torchtune_lite.data.streams import (
     report_read,
     steps_per_epoch,
 )
+from torchtune_lite.data.conversations import OpenAIToMessages, ShareGPTToMessages
+from torchtune_lite.data.fitting import check_vocabulary, fix_date, limit_length
+from torchtune_lite.data.messages import (
+    AlpacaToMessages,
+    InputOutputToMessages,
+    MaskingStrategy,
+    Message,
+    validate_messages,
+)
+from torchtune_lite.data.preference import ChosenRejectedToMessages, PairTokens, PreferenceDataset, padded_collate_dpo
+from torchtune_lite.data.readers.rows import OnBadSample, Rows, find_part
+from torchtune_lite.data.readers.sources import DataFiles, Filter, filtered, load_rows, open_stream
+from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, OnLongSample, SFTDataset
 from torchtune_lite.data.templates import (
     ChatMLTemplate,
     GrammarErrorCorrectionTemplate,
@@ -38,8 +34,12 @@ from torchtune_lite.data.templates import (
     SummarizeTemplate,
 )
 from torchtune_lite.data.text import ColumnText, TextTokens
-from torchtune_lite.data.tokenizer_loader import load_tokenizer
-from torchtune_lite.data.tokenizers import ModelTokenizer, PromptTemplateName
+from torchtune_lite.data.tokenizers.chat_template import ChatTemplate
+from torchtune_lite.data.tokenizers.hf_tokenizer import HuggingFaceBaseTokenizer, HuggingFaceModelTokenizer
+from torchtune_lite.data.tokenizers.llama3_tokenizer import Llama3Tokenizer, TikTokenBaseTokenizer
+from torchtune_lite.data.tokenizers.loader import load_tokenizer
+from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateName
+from torchtune_lite.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 
 __all__ = [
     "COLLATES",

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from torchtune_lite.data.chat_template import RESERVED, STRFTIME
 from torchtune_lite.data.columns import NOT_READ, Note, as_text, check_text, column_value, kind, unread
 from torchtune_lite.data.messages import (
     ROLES,
@@ -17,6 +16,7 @@ from torchtune_lite.data.messages import (
     system_prompt,
     validate_messages,
 )
+from torchtune_lite.data.tokenizers.chat_template import RESERVED, STRFTIME
 from torchtune_lite.errors import DataError
 
 Turn = dict[str, Any]

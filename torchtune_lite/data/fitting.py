@@ -5,8 +5,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from torchtune_lite.data.chat_template import ChatTemplate
-from torchtune_lite.data.tokenizer_files import ids, read_json
+from torchtune_lite.data.tokenizers.chat_template import ChatTemplate
+from torchtune_lite.data.tokenizers.files import ids, read_json
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import counted
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchtune_lite.data.collate import padded_collate_sft
+from torchtune_lite.data.batching.collate import padded_collate_sft
 from torchtune_lite.data.columns import Note, checked_column_map, column_value, has_column
 from torchtune_lite.data.conversations import OpenAIToMessages
 from torchtune_lite.data.messages import MaskingStrategy, Message, noted

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from torchtune_lite.data.columns import Note, summarized
-from torchtune_lite.data.rows import MarkedRows, OnBadSample, Row, raise_problems
+from torchtune_lite.data.readers.rows import MarkedRows, OnBadSample, Row, raise_problems
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import counted, get_logger
 

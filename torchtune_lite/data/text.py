@@ -6,7 +6,7 @@ from typing import Any
 
 from torchtune_lite.data.columns import column_text, unread
 from torchtune_lite.data.messages import noted
-from torchtune_lite.data.rows import Row
+from torchtune_lite.data.readers.rows import Row
 
 
 class ColumnText:

@@ -30,7 +30,7 @@ LISTS: dict[str, type | tuple[type, ...]] = {
     "short_factor": (int, float),
     "long_factor": (int, float),
 }
-"""Keys of a config.json and of its rope parameters that hold numbers above 0, and those that hold lists, and of what."""
+"""Keys of a config.json and of its rope parameters that hold numbers above 0, and those that hold lists, of what."""
 
 
 def check_values(config: HFConfig) -> None:

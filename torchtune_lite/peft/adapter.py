@@ -13,8 +13,8 @@ class Adapter(Protocol):
     """A module put on a projection, whose frozen `weight [out, in]`, plain or NF4, and `bias` it holds.
 
     Its attribute `enabled` False makes it compute the projection alone. A method of adaptation is a class with these
-    members, and `from_linear(linear, …)` to put it on a projection; a model of any adapters is trained, saved and merged
-    by them. It is known by its methods: from Python 3.12 on, `isinstance` does not find a module's parameters.
+    members, and `from_linear(linear, …)` to put it on a projection; a model of any adapters is trained, saved and
+    merged by them. It is known by its methods: from Python 3.12 on, `isinstance` does not find a module's parameters.
     """
 
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:

@@ -4,8 +4,12 @@ The checkpointers of `torchtune_lite.checkpoint` are here too, where torchtune's
 """
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer
-from torchtune_lite.training import lr_schedulers, metric_logging
-from torchtune_lite.training.activations import set_activations
+from torchtune_lite.optim import (
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+    get_wsd_schedule,
+)
 from torchtune_lite.training.checkpoints import Checkpoints
 from torchtune_lite.training.compiling import compile_layers
 from torchtune_lite.training.contracts import (
@@ -20,17 +24,10 @@ from torchtune_lite.training.contracts import (
 )
 from torchtune_lite.training.environment import choose_dtype, get_dtype, get_precision, set_seed
 from torchtune_lite.training.gradients import Gradients
-from torchtune_lite.training.loss_curve import plot_loss_curve
 from torchtune_lite.training.losses import summed_loss
-from torchtune_lite.training.lr_schedulers import (
-    get_constant_schedule_with_warmup,
-    get_cosine_schedule_with_warmup,
-    get_linear_schedule_with_warmup,
-    get_wsd_schedule,
-)
-from torchtune_lite.training.memory import parameter_summary, peak_memory, reset_peak_memory, storage_summary
-from torchtune_lite.training.meter import Meter
-from torchtune_lite.training.metric_logging import (
+from torchtune_lite.training.memory.activations import set_activations
+from torchtune_lite.training.memory.usage import parameter_summary, peak_memory, reset_peak_memory, storage_summary
+from torchtune_lite.training.metrics.loggers import (
     DiskLogger,
     MetricLoggerInterface,
     MetricLoggers,
@@ -38,9 +35,11 @@ from torchtune_lite.training.metric_logging import (
     TensorBoardLogger,
     WandBLogger,
 )
+from torchtune_lite.training.metrics.loss_curve import plot_loss_curve
+from torchtune_lite.training.metrics.meter import Meter
+from torchtune_lite.training.metrics.result_file import ResultFile
 from torchtune_lite.training.profiler import Profiler, setup_torch_profiler
 from torchtune_lite.training.progress import Progress, check_patience
-from torchtune_lite.training.results import ResultFile
 from torchtune_lite.training.signals import Signals, StopRequested
 from torchtune_lite.training.step import may_step
 from torchtune_lite.training.validation import mean_losses
@@ -79,10 +78,8 @@ __all__ = [
     "get_precision",
     "get_linear_schedule_with_warmup",
     "get_wsd_schedule",
-    "lr_schedulers",
     "may_step",
     "mean_losses",
-    "metric_logging",
     "parameter_summary",
     "peak_memory",
     "plot_loss_curve",

@@ -12,10 +12,10 @@ from typing import Any
 from torch import nn
 
 from torchtune_lite import checkpoint
-from torchtune_lite.checkpoint.claim import replace_json
+from torchtune_lite.checkpoint.store.claim import replace_json
 from torchtune_lite.errors import SaveError
+from torchtune_lite.training.memory.snapshot import snapshot_model, snapshot_state
 from torchtune_lite.training.progress import Progress
-from torchtune_lite.training.snapshot import snapshot_model, snapshot_state
 from torchtune_lite.utils import get_logger
 
 BEST = "best.json"

@@ -1,0 +1,205 @@
+"""LoRA and DoRA adapters in the layout of Hugging Face PEFT: adapter_config.json and adapter_model.safetensors.
+
+PEFT names a tensor `base_model.model.<HF module>.lora_A.weight`, where `<HF module>` is the projection's name in
+transformers. Where the head or the embedding is adapted or has another size, it writes their own weights beside that,
+as `<HF module>.base_layer.weight` or `<HF module>.weight`, and puts them into the base when it loads the adapter.
+
+A matrix that transformers has fused (q, k and v of Phi) has one adapter there. Those of its parts, of rank r each, are
+one with the A stacked and the B as blocks, of the sum of the ranks; an adapter of PEFT's own gives each part the same A
+and its rows of B. Both are exact.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from torchtune_lite.checkpoint.formats.adapter_config import (
+    CONFIG,
+    Projection,
+    adapter_config,
+    config_misfits,
+    projections,
+)
+from torchtune_lite.checkpoint.formats.files import read_files, read_json, write_json
+from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
+from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.layout import WITHIN, HFLayout
+from torchtune_lite.checkpoint.model_weights import FLOATS, base_parameters, check_weights, is_finite, some
+from torchtune_lite.errors import CheckpointError
+from torchtune_lite.peft import Adapter, dequantize, is_quantized, quantize
+
+WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
+PREFIX = "base_model.model."
+A, B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
+
+
+def adapter_tensors(model: nn.Module, layout: HFLayout) -> dict[str, Tensor]:
+    """Return the live adapter of `model` by PEFT's names."""
+    return {
+        f"{PREFIX}{each.path}.{name}": tensor
+        for each in projections(model, layout)
+        for name, tensor in _tensors(each).items()
+    }
+
+
+def _tensors(projection: Projection) -> dict[str, Tensor]:
+    adapters = projection.adapters
+    if len(projection.parts) == 1:
+        tensors = {A: adapters[0].lora_a.weight, B: adapters[0].lora_b.weight}
+        return tensors | ({MAGNITUDE: adapters[0].magnitude} if adapters[0].use_dora else {})
+    blocks = [
+        part.lora_b.weight if part in adapters else part.weight.new_zeros(part.weight.shape[0], 0)
+        for part in projection.parts
+    ]
+    tensors = {A: torch.cat([adapter.lora_a.weight for adapter in adapters]), B: torch.block_diag(*blocks)}
+    if adapters[0].use_dora:  # a part without an adapter keeps the norms of its rows
+        tensors[MAGNITUDE] = torch.cat(
+            [
+                part.magnitude if part in adapters else dequantize(part.weight).float().norm(dim=1).to(tensors[A].dtype)
+                for part in projection.parts
+            ]
+        )
+    return tensors
+
+
+def write_adapter(folder: Path, model: nn.Module, layout: HFLayout, base: Path | str) -> None:
+    """Write the adapter of `model` to a new folder, in its own dtype; `base` is the folder of its base model."""
+    folder.mkdir()
+    with torch.no_grad():
+        weights = {name: Weight.of(tensor) for name, tensor in adapter_tensors(model, layout).items()}
+    write_safetensors(folder / WEIGHTS, weights)
+    write_json(folder / CONFIG, adapter_config(model, layout, base))
+
+
+@torch.no_grad()
+def load_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
+    """Load a PEFT adapter, as `fitting_adapter` reads it, into the adapters of `model`, whose base is loaded.
+
+    CheckpointError lists whatever does not fit, in weights or in adapter_config.json; the model is then as it was.
+    """
+    weights = fitting_adapter(model, path, layout)
+    of_base = _base_weights(weights, model, layout)
+    if changed := [name for name, param in of_base.items() if not _is_same(param, weights[name])]:
+        raise CheckpointError(
+            f"adapter {path} does not fit: {some(changed)} in it is not the weight of this base (trained, or resized "
+            "for new tokens?); merge it in PEFT (merge_and_unload) and load the merged model"
+        )
+    values = {name: weight.read() for name, weight in weights.items() if name not in of_base}
+    if broken := [name for name, value in values.items() if not is_finite(value)]:
+        raise CheckpointError(f"adapter {path}: has NaN or infinity in {some(broken)}")
+    given = [
+        (param, value)
+        for each in projections(model, layout)
+        for param, value in _for_parts(each, values, f"adapter {path}")
+    ]
+    for param, value in given:
+        param.copy_(value)
+
+
+def _for_parts(projection: Projection, values: Mapping[str, Tensor], source: str) -> list[tuple[Tensor, Tensor]]:
+    """Return the parameters of a projection's parts, each with its value."""
+    a, b, magnitude = (values.get(f"{PREFIX}{projection.path}.{name}") for name in (A, B, MAGNITUDE))
+    rows = [part.weight.shape[0] for part in projection.parts]
+    magnitudes = [None] * len(rows) if magnitude is None else magnitude.split(rows)
+    given, first, rest = [], 0, b.clone()
+    for part, b_rows, rest_rows, norms in zip(
+        projection.parts, b.split(rows), rest.split(rows), magnitudes, strict=True
+    ):
+        if not isinstance(part, Adapter):
+            continue
+        own = slice(None) if len(a) == part.rank else slice(first, first + part.rank)
+        given += [(part.lora_a.weight, a[own]), (part.lora_b.weight, b_rows[:, own])]
+        given += [] if norms is None else [(part.magnitude, norms)]
+        rest_rows[:, own] = 0
+        first += part.rank
+    if rest.any():
+        raise CheckpointError(
+            f"{source} does not fit: that of {projection.path} changes more than its parts that carry an adapter here, "
+            "or couples them; adapt q_proj, k_proj and v_proj, or w1 and w3, together, with its rank"
+        )
+    return given
+
+
+@torch.no_grad()
+def check_adapter(folder: Path, model: nn.Module, layout: HFLayout) -> None:
+    """Raise CheckpointError where the adapter in `folder` is not, value by value, that of `model`."""
+    weights, tensors = fitting_adapter(model, folder, layout), adapter_tensors(model, layout)
+    if wrong := [name for name, tensor in tensors.items() if not torch.equal(weights[name].read(), tensor.cpu())]:
+        raise CheckpointError(f"adapter {folder}: has other values than the live one in {some(wrong)}")
+
+
+def fitting_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> dict[str, Weight]:
+    """List the weights of an adapter, with those of the base that it may hold, and read none of them.
+
+    `path` is its folder, a file in it, or a checkpoint folder of ours, which has it in `adapter/`. CheckpointError
+    where its config or its shapes are not those of `model`.
+    """
+    folder = Path(path).parent if Path(path).is_file() else Path(path)
+    if not (folder / CONFIG).exists() and (folder / "adapter" / CONFIG).exists():
+        folder = folder / "adapter"
+    config = read_json(folder / CONFIG)
+    if problems := config_misfits(config, model, layout):
+        raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
+    file = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(f"adapter {folder}: has no {WEIGHTS} or {OLD_WEIGHTS}")
+    weights = _by_live_name(_by_saved_name(read_files([file])[file.name], file), layout)
+    of_base = _base_weights(weights, model, layout)
+    own = {name: weight for name, weight in weights.items() if name not in of_base}
+    check_weights(_expected(model, layout, own), own, f"adapter {folder}")
+    return weights
+
+
+def _expected(model: nn.Module, layout: HFLayout, given: Mapping[str, Weight]) -> dict[str, Tensor]:
+    """Return tensors of the shapes that an adapter must have; of a fused matrix its rank may be that of one part."""
+    expected = adapter_tensors(model, layout)
+    for each in projections(model, layout):
+        a, b = (f"{PREFIX}{each.path}.{name}" for name in (A, B))
+        if len(each.parts) > 1 and a in given and given[a].shape[:1] == (each.adapters[0].rank,):
+            expected[a], expected[b] = expected[a][: given[a].shape[0]], expected[b][:, : given[a].shape[0]]
+    return expected
+
+
+def _by_live_name(weights: Mapping[str, Weight], layout: HFLayout) -> dict[str, Weight]:
+    """Rename what belongs to a text model, whether or not it was adapted within a larger one, as it is named here."""
+
+    def renamed(name: str) -> str:
+        path = WITHIN.sub("", name.removeprefix(PREFIX))
+        return f"{PREFIX}{path.replace('model.', 'model.language_model.', 1) if layout.within else path}"
+
+    return {renamed(name) if name.startswith(PREFIX) else name: weight for name, weight in weights.items()}
+
+
+def _by_saved_name(weights: Mapping[str, Weight], file: Path) -> dict[str, Weight]:
+    """Gives the weights by the names that `save_pretrained` writes: those of a state dict name the adapter, too."""
+    found: dict[str, Weight] = {}
+    for given, weight in weights.items():
+        name = re.sub(r"\.(lora_[AB]|lora_magnitude_vector)\.default\b", r".\1", given)
+        name = name.removesuffix(".weight") if name.endswith("lora_magnitude_vector.weight") else name
+        if name in found:
+            raise CheckpointError(f"{file}: holds {name} twice")
+        found[name] = weight
+    return found
+
+
+def _base_weights(weights: Mapping[str, Weight], model: nn.Module, layout: HFLayout) -> dict[str, Tensor]:
+    """Find the live parameters of the base whose weights are among those of an adapter, by the names there."""
+    params = base_parameters(model)
+    ours = {name: layout.our_name(name.removeprefix(PREFIX).replace(".base_layer.", ".")) for name in weights}
+    return {name: params[known] for name, known in ours.items() if name.startswith(PREFIX) and known in params}
+
+
+def _is_same(param: Tensor, weight: Weight) -> bool:
+    """Tells whether a weight is that of the base, to the precision of either; NF4 if it gives the same codes."""
+    if weight.shape != tuple(param.shape) or weight.dtype not in FLOATS:
+        return False
+    value, live = weight.read(), dequantize(param.detach())
+    if not is_finite(value):
+        return False
+    cast = value.to(device=param.device, dtype=param.dtype)
+    if is_quantized(param):
+        return torch.equal(dequantize(quantize(cast)), live)
+    return torch.equal(cast, live) or torch.equal(live.to(value.dtype), value.to(param.device))

@@ -1,0 +1,120 @@
+"""What a run needs to go on as if it had not stopped: trained weights, optimizer, schedule, progress, random numbers.
+
+In `resume/` of a checkpoint folder, without pickle: `optimizer.safetensors` has the optimizer's tensors as
+`<parameter>/<key>`, in their own dtype (what a tensor of a class of torchao is made of as `<parameter>/<key>/<part>`),
+`rng.json` the random states, `trainer.json` the rest. The trained weights are the folder's `adapter/`, or for a model
+without adapters the folder's own weights, both in the dtype of training.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from torchtune_lite.checkpoint.formats.files import write_json
+from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
+from torchtune_lite.checkpoint.formats.tensor_classes import take_apart
+from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.rng import as_json, rng_state
+from torchtune_lite.models import Family
+
+FORMAT = 1
+OPTIMIZER, TRAINER, RNG = "optimizer.safetensors", "trainer.json", "rng.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The state of a run between two optimizer steps; `tensors` are the optimizer's own, live ones."""
+
+    tensors: dict[str, Tensor]
+    trainer: dict[str, Any]
+    rng: dict[str, Any]
+
+    def write(self, folder: Path, family: Family) -> None:
+        """Write the state to a new folder, one tensor at a time; `family` is that of the weights that lie beside it."""
+        folder.mkdir()
+        write_safetensors(folder / OPTIMIZER, {name: Weight.of(tensor) for name, tensor in self.tensors.items()})
+        write_json(folder / TRAINER, {"format": FORMAT, "family": family.model_type, **self.trainer})
+        (folder / RNG).write_text(json.dumps(as_json(self.rng)))
+
+
+def gather(
+    model: nn.Module,
+    optimizer: Optimizer,
+    lr_scheduler: LRScheduler | None,
+    progress: dict[str, Any],
+    facts: dict[str, Any] | None = None,
+) -> TrainingState:
+    """Collects the state of a run.
+
+    `progress` is the recipe's, with `global_step`: the optimizer steps done, and `seed`. `facts` are `run_facts`, which
+    a run that goes on is compared with.
+    """
+    names = {param: name for name, param in model.named_parameters()}
+    entries = {
+        f"{names[param]}/{key}": value for param, state in optimizer.state.items() for key, value in state.items()
+    }
+    tensors, classes = {}, {}
+    for name, value in entries.items():
+        if isinstance(value, Tensor):
+            parts, about = take_apart(value)
+            tensors |= {f"{name}/{part}" if part else name: tensor for part, tensor in parts.items()}
+            if about is not None:
+                classes[name] = about
+    return TrainingState(
+        tensors=tensors,
+        trainer={
+            "progress": progress,
+            "facts": facts,
+            "trained": trained_parameters(model),
+            "optimizer": {
+                "class": class_name(optimizer),
+                "groups": [
+                    {**options_of(group), "params": [names[param] for param in group["params"]]}
+                    for group in optimizer.param_groups
+                ],
+                "tensors": dtypes_and_shapes(tensors),
+                "values": {name: value for name, value in entries.items() if not isinstance(value, Tensor)},
+                "classes": classes,
+            },
+            "lr_scheduler": {
+                "class": class_name(lr_scheduler),
+                "state": plain(lr_scheduler.state_dict()) if lr_scheduler is not None else None,
+            },
+        },
+        rng=rng_state(),
+    )
+
+
+def class_name(thing: object) -> str | None:
+    """Names the class of an optimizer or schedule; None stays."""
+    return None if thing is None else type(thing).__name__
+
+
+def trained_parameters(model: nn.Module) -> dict[str, list]:
+    """Says which parameters are trained, with dtype and shape."""
+    return dtypes_and_shapes({name: param for name, param in model.named_parameters() if param.requires_grad})
+
+
+def dtypes_and_shapes(tensors: Mapping[str, Tensor | Weight]) -> dict[str, list]:
+    """Describes tensors as JSON can."""
+    return {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
+
+
+def options_of(group: dict[str, Any]) -> dict[str, Any]:
+    """Gives the options of an optimizer's parameter group as plain values."""
+    return {key: plain(value) for key, value in group.items() if key != "params"}
+
+
+def plain(value: Any) -> Any:
+    """Gives a value, or what a list or dict holds, with each tensor of one element as its number."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return value.item() if isinstance(value, Tensor) else value

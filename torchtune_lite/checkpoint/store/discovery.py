@@ -1,0 +1,119 @@
+"""Which checkpoint a run goes on from: the newest one that is proved whole, or the one that is named.
+
+A checkpoint without a manifest, written by hand or by an older version, cannot be verified. It is used with a warning
+when it is named, and otherwise only where no checkpoint has a manifest.
+"""
+
+import logging
+import math
+from pathlib import Path
+
+from torchtune_lite.checkpoint.formats.files import read_json
+from torchtune_lite.checkpoint.model_weights import some
+from torchtune_lite.checkpoint.run_state import TRAINER
+from torchtune_lite.checkpoint.store.claim import check_output_dir
+from torchtune_lite.checkpoint.store.manifest import MANIFEST, has_manifest, read_manifest, verify
+from torchtune_lite.checkpoint.store.publishing import published
+from torchtune_lite.errors import CheckpointError, ConfigError
+
+AUTO = "auto"
+
+log = logging.getLogger("torchtune_lite")
+
+
+def resume_folder(output_dir: Path | str, resume_from_checkpoint: bool | str) -> Path | None:
+    """Chooses what to resume from; None for a new run.
+
+    False is a new run; True and "auto" are the newest checkpoint in `output_dir`, or a new run where there is none,
+    with True of which a warning tells; else the folder that is named. ConfigError for a run that would meet another's
+    checkpoints in `output_dir`, or its own later ones, which it must not overwrite, or that cannot write there.
+    """
+    check_output_dir(output_dir)
+    if isinstance(resume_from_checkpoint, str) and resume_from_checkpoint != AUTO:
+        return _named(Path(resume_from_checkpoint), Path(output_dir))
+    if not resume_from_checkpoint:
+        if found := [folder.name for folder in published(output_dir)]:
+            raise ConfigError(
+                f"output_dir {output_dir} holds another run ({some(found)}); set resume_from_checkpoint: True to go on "
+                "with it, or choose a new output_dir"
+            )
+        return None
+    newest = latest(output_dir)
+    if newest is None:
+        level = logging.INFO if resume_from_checkpoint == AUTO else logging.WARNING
+        log.log(level, "%s holds no checkpoint to resume from: a new run starts", output_dir)
+    return newest
+
+
+def _named(folder: Path, output_dir: Path) -> Path:
+    if has_manifest(folder):
+        try:
+            verify(folder)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"resume_from_checkpoint: {error} (if that was your own change: remove {MANIFEST} to do without)"
+            ) from error
+    if not _is_resumable(folder):
+        raise CheckpointError(f"resume_from_checkpoint {folder} is no checkpoint folder with a resume/ in it")
+    if not has_manifest(folder):
+        _warn_unverified(folder)
+    inside = folder.resolve().parent == output_dir.resolve()
+    later = [other.name for other in published(output_dir) if not inside or _steps(other) > _steps(folder)]
+    if later:
+        raise ConfigError(
+            f"resume_from_checkpoint is {folder}, but output_dir {output_dir} holds {some(later)}, which would be in "
+            "the way; move them, choose a new output_dir, or set resume_from_checkpoint: True"
+        )
+    return folder
+
+
+def latest(output_dir: Path | str) -> Path | None:
+    """Finds the checkpoint in `output_dir` with the most optimizer steps done that verifies and can be resumed from.
+
+    A warning for each newer one says why it is not taken. None where there is no checkpoint; CheckpointError, with the
+    reasons, where there are some and none will do.
+    """
+    unverified, passed_over = None, {}
+    for folder in sorted(published(output_dir), key=_steps, reverse=True):
+        try:
+            verify(folder)
+            if _is_resumable(folder):
+                break
+            passed_over[folder] = f"{folder} was saved without resume/"
+        except CheckpointError as error:
+            passed_over[folder] = str(error)
+            if unverified is None and not has_manifest(folder) and _is_resumable(folder):
+                unverified = folder
+    else:
+        folder = unverified
+    if folder is None and passed_over:
+        raise CheckpointError(f"no checkpoint in {output_dir} can be resumed from: {'; '.join(passed_over.values())}")
+    for newer, reason in passed_over.items():
+        if newer == folder:
+            _warn_unverified(folder)
+            break
+        log.warning("%s; resuming from %s instead", reason, folder)
+    return folder
+
+
+def _warn_unverified(folder: Path) -> None:
+    log.warning("%s has no %s, so whether it is whole is unknown; resuming from it all the same", folder, MANIFEST)
+
+
+def _is_resumable(folder: Path) -> bool:
+    return (folder / "resume" / TRAINER).is_file()
+
+
+def _steps(folder: Path) -> tuple[float, int]:
+    """Says after how many steps a folder was saved, and when, even of one that is damaged; unknown is newest."""
+    modified = folder.stat().st_mtime_ns
+    try:
+        if (step := read_manifest(folder).step) is not None:
+            return step, modified
+    except CheckpointError:
+        pass
+    try:
+        return read_json(folder / "resume" / TRAINER)["progress"]["global_step"], modified
+    except (CheckpointError, KeyError, TypeError):
+        name, _, number = folder.name.partition("_")
+        return (int(number) if name == "step" else math.inf), modified

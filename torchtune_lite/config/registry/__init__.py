@@ -1,0 +1,1 @@
+"""What a config may name: dotted paths, what they offer, and whom to trust."""

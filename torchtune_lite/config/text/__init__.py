@@ -1,0 +1,1 @@
+"""A config as text: YAML documents, `key=value` words, references between keys."""

@@ -1,0 +1,1 @@
+"""Samples to batches: plans, packing, streams, workers."""

@@ -1,0 +1,1 @@
+"""Tokenizers and chat templates, of torchtune's classes and of model folders."""

@@ -1,0 +1,46 @@
+"""Chooses a tokenizer's class by what its file holds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torchtune_lite.data.tokenizers.files import sniff
+from torchtune_lite.data.tokenizers.hf_tokenizer import HuggingFaceModelTokenizer
+from torchtune_lite.data.tokenizers.llama3_tokenizer import Llama3Tokenizer
+from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateArg
+from torchtune_lite.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from torchtune_lite.errors import ConfigError, DataError
+
+FILES = ("tokenizer.json", "tokenizer.model")
+"""Which file of a folder is read, the first that is there: as in transformers."""
+
+
+def load_tokenizer(
+    path: str | Path,
+    max_seq_len: int | None = None,
+    prompt_template: PromptTemplateArg = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    add_eos_when_cut: bool = False,
+) -> ModelTokenizer:
+    """Reads a tokenizer.json, a SentencePiece model or Llama 3's ranks, told apart by content, or that of a folder.
+
+    The other arguments are those of `ModelTokenizer`. Raises DataError for a file that is none of them, with what it
+    is.
+    """
+    file, options = Path(path).expanduser(), {"max_seq_len": max_seq_len, "prompt_template": prompt_template}
+    options["add_eos_when_cut"] = add_eos_when_cut
+    if file.is_dir():
+        found = [file / name for name in FILES if (file / name).is_file()]
+        if not found:
+            raise DataError(f"tokenizer.path {path} is a folder without {' or '.join(FILES)}; name the file")
+        file = found[0]
+    if file.is_file():
+        with file.open("rb") as opened:
+            found = sniff(opened.read(4096), file)
+        if found == "json":
+            return HuggingFaceModelTokenizer(file, chat_template_kwargs=chat_template_kwargs, **options)
+        if found == "ranks":
+            if chat_template_kwargs:
+                raise ConfigError("tokenizer.chat_template_kwargs: Llama3Tokenizer has no chat template; leave it out")
+            return Llama3Tokenizer(str(file), **options)
+    return SentencePieceTokenizer(str(file), chat_template_kwargs=chat_template_kwargs, **options)

@@ -1,0 +1,1 @@
+"""What a step takes, and the ways to take less."""
