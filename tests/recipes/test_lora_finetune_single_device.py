@@ -67,7 +67,7 @@ def test_merged_model_adapter_in_peft_and_live_model_agree(tiny, tune, config_fi
         expected = adapted(TOKENS).logits
         torch.testing.assert_close(merged(TOKENS).logits, expected, rtol=0, atol=1e-4)
         assert (live(TOKENS) - expected).abs().max() > 0.1, "training changed nothing: this test could not fail"
-        checkpoint.load_adapter(live, folder / "adapter", checkpointer.family)
+        checkpoint.load_adapter(live, folder / "adapter", checkpointer.layout)
         torch.testing.assert_close(live(TOKENS), expected, rtol=0, atol=1e-4)
     assert any("lora_B" in name for name in trained)
 
