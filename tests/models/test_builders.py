@@ -132,6 +132,14 @@ def test_arguments_that_cannot_work(arguments, message):
         lora_decoder(CONFIG, **arguments)
 
 
+@pytest.mark.parametrize("argument", ["apply_lora_to_output", "quantize_output"])
+def test_a_tied_output_carries_nothing_of_its_own(argument):
+    tied = DecoderConfig(**vars(CONFIG) | {"tie_word_embeddings": True})
+    with pytest.raises(ValueError, match=f"{argument} is for an output projection of its own"):
+        lora_decoder(tied, ["q_proj"], quantize_base=True, **{argument: True})
+    lora_decoder(tied, ["q_proj"], **{argument: False})
+
+
 def test_a_builder_from_sizes_takes_the_fields_of_the_config_and_its_own():
     build = from_sizes(lora_decoder)
     model = build(

@@ -3,6 +3,8 @@ import shutil
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 from torchtune_lite.models.llama2 import lora_llama2
 
 from torchtune_lite.errors import ConfigError
@@ -121,6 +123,28 @@ def test_with_a_kernel_for_documents_it_serves_any_number_of_them(
         with torch.no_grad():
             model.eval()(tokens, seq_lens=documents(count), skip_output=True)
     assert num_graphs() == KINDS
+
+
+def test_a_graph_for_a_gpu_holds_nothing_of_the_cpu(front_end, monkeypatch, default_dtype):
+    """Such as scaling and eps as tensors, for which torch's compiler calls a C++ compiler."""
+    monkeypatch.setattr(varlen_attention, "runs_flash", lambda device: device.type == "meta")
+    monkeypatch.setattr(varlen_attention, "_kernels", {})
+    devices = set()
+
+    def record(graph, inputs):
+        for node in graph.graph.nodes:
+            if isinstance(value := node.meta.get("val", node.meta.get("example_value")), torch.Tensor):
+                devices.add(value.device.type)
+        return make_boxed_func(graph.forward)
+
+    front_end(aot_autograd(fw_compiler=record, bw_compiler=record))
+    with torch.device("meta"), default_dtype(torch.bfloat16):
+        model = lora_llama2(**SIZES | {"embed_dim": 128, "intermediate_dim": 128}, **LORA, apply_lora_to_mlp=True)
+    model.activation_checkpointing = True
+    compile_layers(model, torch.device("meta"))
+    tokens = torch.zeros(1, 24, dtype=torch.int64, device="meta")
+    model.train()(tokens, seq_lens=[12, 12], skip_output=True).sum().backward()
+    assert devices == {"meta"}
 
 
 def test_without_one_the_graphs_around_attention_do(front_end):

@@ -66,6 +66,12 @@ def lora_decoder(
         raise ValueError(f"quantize_unsupported is {quantize_unsupported!r}; allowed are error, skip")
     if lora_rank < 1:
         raise ValueError(f"lora_rank {lora_rank} must be at least 1")
+    if config.tie_word_embeddings and (apply_lora_to_output or quantize_output):
+        argument = "apply_lora_to_output" if apply_lora_to_output else "quantize_output"
+        raise ValueError(
+            f"{argument} is for an output projection of its own; this model's is its embedding (tie_word_embeddings), "
+            "which stays as it is; leave the argument out"
+        )
     if not quantize_base and (quantize_frozen or quantize_output):
         raise ValueError("quantize_frozen and quantize_output extend quantize_base, which is off")
     mlp = MLP_MODULES if apply_lora_to_mlp else ()

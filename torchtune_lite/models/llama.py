@@ -5,6 +5,7 @@ modules llama2, code_llama2, llama3, llama3_1, llama3_2, llama3_3 and smol.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,9 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "smollm2_1_7b": _smol(24, 32, 32, 2048, 8192, rope_base=130_000.0),
 }
 BUILDERS = {
-    **builders(SIZES),
+    **builders(SIZES | {"llama2_reward_7b": replace(SIZES["llama2_7b"], num_classes=1)}),
     **component_builders("llama2"),
+    **component_builders("llama2_classifier"),
     **component_builders("llama3", **_3.keywords),
     **component_builders("llama3_1", **_3_1.keywords),
     **component_builders("llama3_2", **_3_2.keywords),

@@ -4,6 +4,7 @@ Version 0.1 of the 7B sees a window in every layer, later ones do not; Ministral
 texts. From files of Ministral 3, which see images too, the text part is read.
 """
 
+from dataclasses import replace
 from functools import partial
 
 from torchtune_lite.models.builders import builders, component_builders, size
@@ -57,8 +58,9 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "ministral3_14b": _ministral3(40, 32, 8, 5120, 16_384, rope_base=1e9),
 }
 BUILDERS = {
-    **builders(SIZES),
+    **builders(SIZES | {"mistral_reward_7b": replace(SIZES["mistral_7b"], num_classes=1)}),
     **component_builders("mistral"),
+    **component_builders("mistral_classifier"),
 }
 globals().update(BUILDERS)
 __all__ = [*BUILDERS]

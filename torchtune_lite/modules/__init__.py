@@ -1,6 +1,7 @@
 """The decoder and its loss, in plain torch; knows no model family, adapter or file format."""
 
 from torchtune_lite.modules.attention import PackedSequences
+from torchtune_lite.modules.classifier import sequence_values
 from torchtune_lite.modules.config import DecoderConfig, RopeScaling
 from torchtune_lite.modules.kv_cache import KVCache
 from torchtune_lite.modules.norm import RMSNorm
@@ -25,4 +26,5 @@ __all__ = [
     "TiedOutput",
     "TransformerDecoder",
     "TransformerSelfAttentionLayer",
+    "sequence_values",
 ]
