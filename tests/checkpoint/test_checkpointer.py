@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.checkpoint.test_meta import interleave, write_meta
 from transformers import AutoModelForCausalLM
 
+from tests.checkpoint.formats.test_meta import interleave, write_meta
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer, gather, write_adapter
 from torchtune_lite.checkpoint.formats.hf import write_hf_model
 from torchtune_lite.checkpoint.formats.weights import Weight
@@ -234,7 +234,7 @@ def test_a_folder_that_is_not_the_model_is_refused(
         write_hf_model(folder, weights, config, shard_of)
 
     for layout in ("hf", "meta"):
-        monkeypatch.setattr(f"torchtune_lite.checkpoint.{layout}.write_hf_model", spoilt)
+        monkeypatch.setattr(f"torchtune_lite.checkpoint.formats.{layout}.write_hf_model", spoilt)
     checkpointer = make_checkpointer()
     before = list(tmp_path.iterdir())
     with pytest.raises(SaveError, match="was written is not the model that was trained: ") as error:

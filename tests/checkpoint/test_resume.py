@@ -16,9 +16,9 @@ from torchtune_lite.checkpoint import (
     gather,
     restore,
     run_facts,
-    safetensors_stream,
     start_date,
 )
+from torchtune_lite.checkpoint.formats import safetensors_stream
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import llama2
 from torchtune_lite.optim.schedules import get_cosine_schedule_with_warmup

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.checkpoint.test_meta import interleave
 from torch import Tensor, nn
 
+from tests.checkpoint.formats.test_meta import interleave
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, verification
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.model_weights import merged_weights
