@@ -18,7 +18,7 @@ from tqdm import tqdm
 from torchtune_lite import config, data, errors, generation, training, utils
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Settings(training.RecipeSettings):
     """The keys of this recipe's YAML, beside those of every recipe (`training/settings.py`; `--help` lists all)."""
 

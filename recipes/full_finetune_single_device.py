@@ -19,7 +19,7 @@ import torch
 from torchtune_lite import config, training
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Settings(training.TrainingSettings):
     """The keys of this recipe's YAML: those of every training (`training/settings.py`)."""
 
@@ -52,7 +52,7 @@ class FullFinetuneRecipeSingleDevice:
         """
         run = self.run
         for window in run.windows():  # the micro-batches of one step
-            for batch in window:
+            for batch in window:  # forward and backward
                 run.backward(self.loss_sum(batch))  # divided by the label tokens of the window
             loss, grad_norm = run.clip()  # where the host waits for the device
             if run.may_step(loss, grad_norm):  # both finite, and there were labels

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torchtune_lite import config, generation, training, utils
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Settings(training.RecipeSettings):
     """The keys of this recipe's YAML, beside those of every recipe (`training/settings.py`; `--help` lists all)."""
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torchtune_lite import config, data, training
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Settings(training.TrainingSettings):
     """The keys of adapters, beside those of every training (`training/settings.py`; `--help` lists all)."""
 
@@ -70,7 +70,7 @@ class LoRAFinetuneRecipeSingleDevice:
                 run.backward(self.loss_sum(batch))
             loss, grad_norm = run.clip()
             if run.may_step(loss, grad_norm):
-                self.optimizer.step()
+                self.optimizer.step()  # of the adapters
             self.optimizer.zero_grad(set_to_none=True)
             run.lr_scheduler.step()
             run.end_step(loss, grad_norm)  # counts, logs, validates, saves

@@ -1,5 +1,6 @@
 """The keys of a recipe, read from its source."""
 
+import os
 import subprocess
 import sys
 from dataclasses import MISSING, fields
@@ -143,7 +144,8 @@ def test_help_lists_them_without_torch(name, folder):
         f"sys.argv = ['tune', 'run', {name!r}, '--help']\nmain()\n"
         "print(sorted({'torch', 'omegaconf', 'yaml'} & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stderr == "[]\n"
     assert "\n  batch_size                       int = 2, at least 1  # sequences in a micro-batch\n" in done.stdout
     words = "my own words" if name == "mine.py" else "null: as dtype; fp32 learns finer"

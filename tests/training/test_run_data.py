@@ -4,15 +4,22 @@ from types import SimpleNamespace
 
 import pytest
 
+from torchtune_lite.data import StreamDataset
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.training import run_data
 from torchtune_lite.training.run_data import RunData
 
 SAMPLES = [{"tokens": [n] * n, "labels": [n] * (n - 1) + [-100]} for n in range(2, 13)]  # 11
+
+
+class Dataset(tuple):
+    """Samples that are no list of data sets."""
+
+
 KEYS = {
-    "dataset": SAMPLES,
+    "dataset": Dataset(SAMPLES),
     "dataset_weights": None,
-    "dataset_val": {"few": SAMPLES[:3]},
+    "dataset_val": {"few": Dataset(SAMPLES[:3])},
     "batch_size": 2,
     "batch_size_val": None,
     "shuffle": False,
@@ -58,7 +65,15 @@ def test_validation_has_its_sets_by_name_in_their_order_and_a_batch_size(make):
     assert make(dataset_val=None).val == {}
 
 
-def test_an_id_beyond_the_model_is_refused_and_a_stream_needs_a_length(make):
-    assert make().train.vocab_size == 20
-    with pytest.raises(ConfigError, match="batch_size|group_by_length|collate"):
-        make(group_by_length=True, collate="padding_free")
+def test_an_epoch_of_a_stream_needs_an_end(make):
+    with pytest.raises(ConfigError, match="set max_steps_per_epoch"):
+        make(dataset=StreamDataset(None, None))
+
+
+def test_what_was_cut_or_left_out_is_reported_of_each_set(make):
+    told = []
+    data = make(dataset_val={"a": Dataset(SAMPLES[:3]), "b": Dataset(SAMPLES[:4])})
+    for name, batches in {"train": data.train, **data.val}.items():
+        batches.report_read = lambda name=name: told.append(name)
+    data.report_read()
+    assert told == ["train", "a", "b"] and data.train.vocab_size == 20

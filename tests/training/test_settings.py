@@ -27,7 +27,7 @@ def test_a_key_that_two_recipes_have_means_the_same_or_is_not_shared(recipe):
 
 def test_a_recipe_of_ones_own_may_require_a_key_and_give_a_shared_one_another_default(folder):
     (folder / "mine.py").write_text(
-        "from dataclasses import dataclass\nfrom torchtune_lite import config, training\n\n\n@dataclass\n"
+        "from dataclasses import dataclass\nfrom torchtune_lite import config, training\n\n\n@dataclass(kw_only=True)\n"
         "class Settings(training.RecipeSettings):\n    needed: int\n    device: str = 'cpu'\n"
     )
     cls = config.settings_of(folder / "mine.py")
