@@ -43,10 +43,10 @@ attempt() {
         echo "no time left" >"$work/output"
         return 1
     fi
-    timeout --kill-after=5 "$limit" "$@" >"$work/output" 2>&1
+    timeout --signal=INT --kill-after=10 "$limit" "$@" >"$work/output" 2>&1
     local code=$?
     cat "$work/output" >>"$log"
-    ((code == 124)) && echo "ended after $limit s" >>"$work/output"
+    ((code == 124 || code == 137)) && echo "ended after $limit s" >>"$work/output"
     return $code
 }
 
@@ -81,7 +81,7 @@ files=${GPU_SESSION_TESTS:-$(grep -rl --include='test_*.py' 'mark\.gpu' tests)}
 workers=()
 has xdist && workers=(-n 6)
 # shellcheck disable=SC2086
-attempt 200 "$python" -m pytest -m gpu -v -p no:cacheprovider -rfE ${workers[@]+"${workers[@]}"} $files
+attempt 200 "$python" -m pytest -m gpu -vv -p no:cacheprovider -rfE ${workers[@]+"${workers[@]}"} $files
 tests=$(tail -n 1 "$work/output" | sed 's/^=* *//; s/ *=*$//')
 say "$tests"
 {

@@ -14,7 +14,6 @@ from torchtune_lite.models.llama2 import lora_llama2
 
 from tests.recipes.conftest import Tiny, common_keys, metrics
 from torchtune_lite import checkpoint
-from torchtune_lite.checkpoint.layout import HFLayout
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def test_merged_model_adapter_in_peft_and_live_model_agree(tiny, tune, config_fi
         expected = adapted(TOKENS).logits
         torch.testing.assert_close(merged(TOKENS).logits, expected, rtol=0, atol=1e-4)
         assert (live(TOKENS) - expected).abs().max() > 0.1, "training changed nothing: this test could not fail"
-        checkpoint.load_adapter(live, folder / "adapter", HFLayout(checkpointer.family, live.config))
+        checkpoint.load_adapter(live, folder / "adapter", checkpointer.layout)
         torch.testing.assert_close(live(TOKENS), expected, rtol=0, atol=1e-4)
     assert any("lora_B" in name for name in trained)
 

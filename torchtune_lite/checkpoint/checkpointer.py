@@ -251,11 +251,11 @@ class Checkpointer(ABC):
         """Lists the weights of the checkpoint; CheckpointError where they are not those of `model`."""
         self._check_sizes(model)
         self.layout = HFLayout(self.family, model.config, self._is_within)
+        weights = self._weights()
         try:
-            weights = self._weights()
             self.layout.check_tied(weights)
-        except CheckpointError as error:
-            raise CheckpointError(f"{self.checkpoint_dir}: {error}") from error
+        except ValueError as error:
+            raise CheckpointError(f"{self.checkpoint_dir} {error}") from error
         check_weights(
             {self._their_name(name): param for name, param in base_parameters(model).items()},
             {self._their_name(name): weight for name, weight in weights.items()},

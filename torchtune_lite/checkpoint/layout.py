@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import Family
 from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.utils import counted
@@ -77,12 +76,12 @@ class HFLayout:
         return found
 
     def check_tied(self, weights: Mapping[str, Weight]) -> None:
-        """Raise CheckpointError where a file has an output projection beside the embedding that it is said to be."""
+        """Raise ValueError where a file has an output projection beside the embedding that it is said to be."""
         if self._tied_copy is None:
             return
         embedding = weights["tok_embeddings.weight"]
         if self._tied_copy.shape != embedding.shape or not torch.equal(self._tied_copy.read(), embedding.read()):
-            raise CheckpointError(
+            raise ValueError(
                 f"has {HEAD} with other values than the embedding, though config.json says that they are one "
                 "(tie_word_embeddings); set model.tie_word_embeddings: False to train with both"
             )
@@ -100,7 +99,7 @@ class HFLayout:
 
 def _split(theirs: str, fused: Weight, parts: Mapping[str, int]) -> dict[str, Weight]:
     if fused.shape[0] != sum(parts.values()):
-        raise CheckpointError(
+        raise ValueError(
             f"{theirs} has the shape {list(fused.shape)}; by config.json it has {counted(sum(parts.values()), 'row')}"
         )
     found, start = {}, 0

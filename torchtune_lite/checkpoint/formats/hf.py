@@ -72,7 +72,10 @@ class FullModelHFCheckpointer(Checkpointer):
     def _weights(self) -> dict[str, Weight]:
         files = read_files(self._files)
         self._shard_of = {name: file for file, weights in files.items() for name in weights}
-        return self.layout.ours({name: weight for weights in files.values() for name, weight in weights.items()})
+        try:
+            return self.layout.ours({name: weight for weights in files.values() for name, weight in weights.items()})
+        except ValueError as error:
+            raise CheckpointError(f"{self.checkpoint_dir}: {error}") from error
 
     def _their_name(self, name: str) -> str:
         return self.layout.their_name(name)
