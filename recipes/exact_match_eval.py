@@ -1,4 +1,4 @@
-"""Scores a model by exact match: the share of rows whose answer is exactly the expected text, on one device.
+"""Score a model by exact match: the share of rows whose answer is exactly the expected text, on one device.
 
     tune run exact_match_eval --config demo/address_eval checkpointer.checkpoint_dir=runs/demo/qlora/epoch_0
     tune cp exact_match_eval my_recipe.py     # then change it, and: tune run my_recipe.py --config ...
@@ -13,21 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from torchtune_lite import config, data, errors, generation, training, utils
 
 
-@dataclass
-class Settings:
-    """The top-level keys of this recipe's YAML; `Any` is a `_component_`, or a mapping where it says so."""
+@dataclass(kw_only=True)
+class Settings(training.RecipeSettings):
+    """The keys of this recipe's YAML, beside those of every recipe (`training/settings.py`; `--help` lists all)."""
 
     output_dir: str | Path  # for exact_match.json
-
-    model: Any = config.component()  # sizes left out come from the checkpoint
-    tokenizer: Any = config.component()  # with the prompt_template of the training
-    checkpointer: Any = config.component()  # reads the model
 
     source: str | Path = config.key()  # json, or the rows' file itself
     data_files: data.DataFiles = None  # the rows' file, or a list of them, where source is json
@@ -39,39 +34,28 @@ class Settings:
     max_new_tokens: int = config.key(64, minimum=1)  # longer answers are cut, and wrong
     num_examples: int = config.key(5, minimum=0)  # rows shown
 
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps; a device that is not there is an error
-    dtype: str = config.key("auto", choices=("auto", "fp32", "bf16"))  # auto: bf16 where it is native, else fp32
-    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))  # least that is said
-
 
 class ExactMatchEvalRecipe:
-    """Answers the rows of a file and counts the answers that equal the expected text, spaces around it aside."""
+    """A count of the answers to the rows of a file that equal the expected text, spaces around it aside."""
 
     def __init__(self, cfg: Settings) -> None:
-        self.cfg = cfg
-        self.log = utils.get_logger(cfg.log_level)
-        self.device = utils.get_device(cfg.device)
-        self.dtype = training.get_dtype(training.choose_dtype(cfg.dtype, self.device), self.device)
+        self.cfg, self.inference = cfg, training.Inference(cfg)
 
     def setup(self) -> None:
-        """Makes the result's folder, encodes every row's prompt, builds the model, and reads the checkpoint last."""
+        """Make the result's folder, build the model, encode every row's prompt, and read the checkpoint last."""
         cfg = self.cfg
         self.result = training.ResultFile(Path(cfg.output_dir) / "exact_match.json")
         rows = data.load_rows(cfg.source, data_files=cfg.data_files)
         self.to_messages = data.InputOutputToMessages(
             train_on_input=False, column_map=cfg.column_map, new_system_prompt=cfg.new_system_prompt
         )
-        checkpointer = config.instantiate(cfg.checkpointer)
-        self.tokenizer = config.instantiate(cfg.tokenizer)
-        with torch.device("meta"):
-            self.model = config.instantiate(cfg.model, defaults=checkpointer.decoder_args)
-        data.check_vocabulary(self.tokenizer, self.model.config.vocab_size)
+        self.tokenizer, self.model = self.inference.build()
         self.results = [self.prepare(rows, i) for i in range(min(len(rows), cfg.max_rows or len(rows)))]
         self.warn([result["problem"] for result in self.results if "problem" in result])
-        checkpointer.load(self.model, device=self.device, dtype=self.dtype)
+        self.inference.load()
 
     def prepare(self, rows: Any, row: int) -> dict[str, Any]:
-        """Starts a row's result: with the tokens of its prompt, as in training, or the problem that makes it wrong."""
+        """Start a row's result: with the tokens of its prompt, as in training, or the problem that makes it wrong."""
         result = {"row": row, "expected": None, "answer": None, "match": False}
         try:
             *prompt, expected = self.to_messages(rows[row])["messages"]
@@ -86,17 +70,17 @@ class ExactMatchEvalRecipe:
         return result | {"prompt": sample["tokens"]}
 
     def warn(self, problems: list[str]) -> None:
-        """Names the first rows that cannot be answered; DataError where none can."""
+        """Name the first rows that cannot be answered; DataError where none can."""
         if len(problems) == len(self.results):
             raise errors.DataError(f"none of {utils.counted(len(problems), 'row')} can be answered: {problems[0]}")
         for problem in problems[:3]:
-            self.log.warning("%s; it counts as wrong", problem)
+            self.inference.log.warning("%s; it counts as wrong", problem)
         if len(problems) > 3:
             more = utils.counted(len(problems) - 3, "more row")
-            self.log.warning("%s cannot be answered either; %s will name them", more, self.result.path)
+            self.inference.log.warning("%s cannot be answered either; %s will name them", more, self.result.path)
 
     def evaluate(self) -> None:
-        """Answers every row, in batches of prompts of like length, and reports."""
+        """Answer every row, in batches of prompts of like length, and report."""
         start = time.perf_counter()
         order = sorted((each for each in self.results if "prompt" in each), key=lambda each: len(each["prompt"]))
         for first in tqdm(range(0, len(order), self.cfg.batch_size), desc="exact match", unit="batch"):
@@ -106,7 +90,7 @@ class ExactMatchEvalRecipe:
         self.report(time.perf_counter() - start)
 
     def answer(self, prompts: list[list[int]]) -> list[str]:
-        """Continues the prompts greedily until EOS."""
+        """Continue the prompts greedily until EOS."""
         tokens = generation.generate(
             self.model,
             prompts,
@@ -116,7 +100,7 @@ class ExactMatchEvalRecipe:
         return [self.tokenizer.decode(ids).strip() for ids in tokens]
 
     def report(self, seconds: float) -> None:
-        """Prints examples and the score; writes `exact_match.json`."""
+        """Print examples and the score; write `exact_match.json`."""
         matches, count = sum(result["match"] for result in self.results), len(self.results)
         for result in self.results[: self.cfg.num_examples]:
             print(f"row {result['row']}: {'right' if result['match'] else 'WRONG'}")
@@ -128,7 +112,7 @@ class ExactMatchEvalRecipe:
 
 @config.parse(Settings)
 def recipe_main(cfg: Settings) -> None:
-    """Runs the recipe."""
+    """Run the recipe."""
     recipe = ExactMatchEvalRecipe(cfg)
     recipe.setup()
     recipe.evaluate()

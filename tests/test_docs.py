@@ -14,6 +14,7 @@ import transformers
 import yaml
 
 from torchtune_lite import catalog, config
+from torchtune_lite.cli.keys import names
 from torchtune_lite.cli.main import main
 from torchtune_lite.data import SentencePieceTokenizer
 
@@ -74,10 +75,7 @@ def test_the_commands_of_the_data_page(folder, monkeypatch, capsys):
 
 def settings_keys():
     """The keys of the LoRA recipe, of its model, tokenizer, checkpointer and data sets."""
-    recipe = catalog.find_recipe("lora_finetune_single_device").path
-    tree = ast.parse(recipe.read_text(encoding="utf-8"))
-    [settings] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings"]
-    keys = {node.target.id for node in settings.body if isinstance(node, ast.AnnAssign)}
+    keys = set(names(catalog.find_recipe("lora_finetune_single_device").path))
     for path in ("models.llama2.lora_llama2", "models.llama2.llama2_tokenizer", "datasets.chat_dataset"):
         keys |= set(inspect.signature(config.find(f"torchtune_lite.{path}")).parameters)
     return keys | set(inspect.signature(config.find("torchtune_lite.datasets.instruct_dataset")).parameters)

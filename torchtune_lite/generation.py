@@ -30,11 +30,11 @@ def generate(
     top_k: int | None = None,
     seed: int | None = None,
 ) -> list[list[int]]:
-    """Continues each of `prompts` (token ids, none empty); returns the new ids alone, cut before the first stop token.
+    """Continue each of `prompts` (token ids, none empty); return the new ids alone, cut before the first stop token.
 
     `temperature` 0.0 takes the likeliest token; above, tokens are drawn from the softmax, from the `top_k` likeliest
     (None: all). `seed` makes the draw repeatable and leaves the global generator alone. Prompts of different lengths
-    are padded on the left, which no token sees. Raises ConfigError when prompt and continuation exceed the model's
+    are padded on the left, which no token sees. Raise ConfigError when prompt and continuation exceed the model's
     max_seq_len.
     """
     device = model.tok_embeddings.weight.device
@@ -56,7 +56,7 @@ def generate(
             positions = (slots - padding[:, None]).clamp(min=0)  # [b, s or 1]
             mask = _mask(slots, padding) if padding.any() else None
             hidden = model(tokens, input_pos=positions, mask=mask, skip_output=True)[:, -1]
-            chosen = _choose(model.output(hidden).float(), temperature, top_k, sampler)  # [b]
+            chosen = _choose(model.logits(hidden).float(), temperature, top_k, sampler)  # [b]
             new.append(chosen)
             stopped |= torch.isin(chosen, stops)
             if stopped.all():
@@ -70,7 +70,7 @@ def generate(
 
 
 def check_length(prompt_len: int, max_new_tokens: int, max_seq_len: int) -> None:
-    """Raises ConfigError where a prompt and its continuation exceed the positions of a model."""
+    """Raise ConfigError where a prompt and its continuation exceed the positions of a model."""
     if prompt_len + max_new_tokens > max_seq_len:
         raise ConfigError(
             f"a prompt of {counted(prompt_len, 'token')} and max_new_tokens {max_new_tokens} exceed the model's "
@@ -79,9 +79,9 @@ def check_length(prompt_len: int, max_new_tokens: int, max_seq_len: int) -> None
 
 
 def encode_prompt(tokenizer: Any, prompt: str | Mapping[str, str | None]) -> list[int]:
-    """Encodes a text as it is, or a mapping role → text (None: left out) through the tokenizer's prompt template.
+    """Encode a text as it is, or a mapping role → text (None: left out) through the tokenizer's prompt template.
 
-    Raises ConfigError for a prompt without a text, one with a role that is not known, and one that would be cut.
+    Raise ConfigError for a prompt without a text, one with a role that is not known, and one that would be cut.
     """
     if isinstance(prompt, str):
         tokens = tokenizer.encode(prompt, add_bos=True, add_eos=False)
@@ -100,7 +100,7 @@ def encode_prompt(tokenizer: Any, prompt: str | Mapping[str, str | None]) -> lis
 
 
 def _mask(slots: Tensor, padding: Tensor) -> Tensor:
-    """Lets queries at `slots` see what came before and is no padding, bool `[b, 1, s, t]`; padding sees itself."""
+    """Let queries at `slots` see what came before and is no padding, bool `[b, 1, s, t]`; padding sees itself."""
     keys = torch.arange(int(slots[-1]) + 1, device=slots.device)
     causal = keys <= slots[:, None]  # [s, t]
     real = keys >= padding[:, None]  # [b, t]
@@ -108,7 +108,7 @@ def _mask(slots: Tensor, padding: Tensor) -> Tensor:
 
 
 def _choose(logits: Tensor, temperature: float, top_k: int | None, sampler: torch.Generator) -> Tensor:
-    """Picks one token id of each row of `logits [b, v]`."""
+    """Pick one token id of each row of `logits [b, v]`."""
     if temperature == 0.0:
         return logits.argmax(dim=-1)
     logits = logits / temperature

@@ -1,5 +1,6 @@
 """The keys of a recipe, read from its source."""
 
+import os
 import subprocess
 import sys
 from dataclasses import MISSING, fields
@@ -65,6 +66,57 @@ def test_a_script_without_settings_has_none_and_is_not_run(folder):
     assert keys.shown([]) == ""
 
 
+BASES = """
+from dataclasses import dataclass
+from torchtune_lite import config, training
+from torchtune_lite.training.settings import RecipeSettings as All
+
+@dataclass(kw_only=True)
+class Shared(All):
+    steps: int = 1  # many
+
+    size: int  # a number
+"""
+DERIVED = """
+from dataclasses import dataclass
+import bases as mine
+import elsewhere
+
+@dataclass
+class Settings(mine.Shared):
+    steps: int = 2  # a few
+    own: bool = False  # mine
+    more: int = 0  # too
+"""
+
+
+def test_keys_of_a_base_are_shown_where_it_declares_them_and_as_the_class_narrows_them(folder):
+    (folder / "bases.py").write_text(BASES)
+    (folder / "derived.py").write_text(DERIVED)
+    found = keys.read(folder / "derived.py")
+    names = ["model", "tokenizer", "checkpointer", "device", "dtype", "log_level", "steps", "size", "own", "more"]
+    assert [key.name for key in found] == keys.names(folder / "derived.py") == names
+    assert keys.shown(found[6:]) == (
+        "  steps  int = 2  # a few\n\n  size   int, required  # a number\n\n"
+        "  own    bool = False  # mine\n  more   int = 0  # too"
+    )
+    assert found[3].meaning.startswith("auto, cpu, cuda")
+
+
+@pytest.mark.parametrize("base", ["elsewhere.Base", "Unknown", "Settings", "training.Unknown", "datasets.Dataset"])
+def test_a_base_that_is_not_found_has_no_keys(folder, base):
+    (folder / "mine.py").write_text(
+        f"from torchtune_lite import training\nimport datasets\nclass Settings({base}):\n    own: int = 1\n"
+    )
+    assert keys.names(folder / "mine.py") == ["own"]
+
+
+def test_a_class_that_leads_back_to_itself_has_no_keys(folder):
+    (folder / "mine.py").write_text("from other import Settings\n")
+    (folder / "other.py").write_text("from mine import Settings\n")
+    assert keys.names(folder / "mine.py") == []
+
+
 @pytest.mark.parametrize("recipe", catalog.recipes(), ids=lambda recipe: recipe.name)
 def test_what_the_source_says_is_what_the_class_has(recipe):
     """Names, required keys, defaults and kinds, which the source is read for, are those of the imported class."""
@@ -86,14 +138,16 @@ def test_what_the_source_says_is_what_the_class_has(recipe):
 @pytest.mark.parametrize("name", ["lora_finetune_single_device", "mine.py"])
 def test_help_lists_them_without_torch(name, folder):
     recipe = catalog.find_recipe("lora_finetune_single_device").path
-    (folder / "mine.py").write_text(recipe.read_text().replace("# sequences in a micro-batch", "# my own words"))
+    (folder / "mine.py").write_text(recipe.read_text().replace("null: as dtype; fp32 learns finer", "my own words"))
     code = (
         "import sys; from torchtune_lite.cli.main import main\n"
         f"sys.argv = ['tune', 'run', {name!r}, '--help']\nmain()\n"
         "print(sorted({'torch', 'omegaconf', 'yaml'} & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stderr == "[]\n"
-    words = "my own words" if name == "mine.py" else "sequences in a micro-batch"
-    assert f"\n  batch_size                       int = 2, at least 1  # {words}\n" in done.stdout
+    assert "\n  batch_size                       int = 2, at least 1  # sequences in a micro-batch\n" in done.stdout
+    words = "my own words" if name == "mine.py" else "null: as dtype; fp32 learns finer"
+    assert f"\n  adapter_dtype                    fp32 or bf16 or null = null  # {words}\n" in done.stdout
     assert ("\nConfigs: " in done.stdout) == (name != "mine.py")

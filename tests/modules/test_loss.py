@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from torchtune_lite.modules import loss
-from torchtune_lite.modules.loss import CEWithChunkedOutputLoss, LinearCrossEntropyLoss
+from torchtune_lite.modules.loss import CEWithChunkedOutputLoss, LinearCrossEntropyLoss, token_log_probs
 from torchtune_lite.peft import LoRALinear
 
 B, S, D, V = 3, 10, 16, 50
@@ -178,3 +178,49 @@ def test_rows_that_are_known_are_not_looked_for():
     found = value_and_gradients(ours(output, hidden, labels, rows), output, hidden)
     for mine, wanted in zip(found, expected, strict=True):
         assert torch.equal(mine, wanted)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, None])
+def test_log_probabilities_and_their_gradients_are_those_of_all_logits(chunk_size):
+    output, hidden, labels = problem(keep=0.5)
+    weights = torch.randn(B, S)  # what a preference loss, or a ratio of policies, makes of each token
+    dense = -F.cross_entropy(output(hidden).flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
+    ours = token_log_probs(output, hidden, labels, chunk_size)
+    assert_close(ours, dense.view(B, S))
+    assert (ours != 0).equal(labels != -100)
+    expected = value_and_gradients((weights * dense.view(B, S)).sum().sigmoid(), output, hidden)
+    for found, wanted in zip(
+        value_and_gradients((weights * ours).sum().sigmoid(), output, hidden), expected, strict=True
+    ):
+        assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+    loss = LinearCrossEntropyLoss(chunk_size)(output, hidden, labels)
+    assert_close(-ours.sum(), loss)
+
+
+def test_log_probabilities_project_a_chunk_at_a_time_and_keep_no_logits():
+    output, hidden, labels = problem(keep=1.0)
+    rows, kept = [], []
+    output.register_forward_hook(lambda module, inputs, logits: rows.append(len(logits)))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        log_probs = token_log_probs(output, hidden, labels, 4)
+    assert max(rows) == 4 and sum(rows) == B * S
+    assert all(V not in shape or shape == output.weight.shape for shape in kept)
+    with torch.no_grad():
+        assert not token_log_probs(output, hidden, labels).requires_grad
+    log_probs.sum().backward()
+    assert sum(rows) == 3 * B * S and hidden.grad.abs().sum() > 0
+
+
+def test_of_an_adapter_on_the_output_only_what_is_trained_gets_a_gradient():
+    _, hidden, labels = problem(keep=0.6, dtype=torch.bfloat16)
+    output = LoRALinear(D, V, rank=4, alpha=8).to(torch.bfloat16)
+    nn.init.normal_(output.lora_b.weight)
+    token_log_probs(output, hidden, labels, 4).pow(2).sum().backward()
+    assert output.weight.grad is None and output.lora_a.weight.grad.dtype == torch.bfloat16
+
+
+def test_without_any_label_all_log_probabilities_are_zero():
+    output, hidden, labels = problem(keep=0.0)
+    log_probs = token_log_probs(output, hidden, labels)
+    log_probs.sum().backward()
+    assert not log_probs.any() and not hidden.grad.any() and not output.weight.grad.any()

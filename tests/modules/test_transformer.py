@@ -30,7 +30,9 @@ def test_logits_and_hidden_states_are_those_of_transformers(llama, num_kv_heads)
     theirs = pair.theirs(pair.tokens, output_hidden_states=True)
     assert theirs.logits.abs().max() > 1
     assert_close(pair.ours(pair.tokens), theirs.logits, atol=1e-5, rtol=1e-5)
-    assert_close(pair.ours(pair.tokens, skip_output=True), theirs.hidden_states[-1], atol=1e-5, rtol=1e-5)
+    hidden = pair.ours(pair.tokens, skip_output=True)
+    assert_close(hidden, theirs.hidden_states[-1], atol=1e-5, rtol=1e-5)
+    assert torch.equal(pair.ours.logits(hidden), pair.ours(pair.tokens))
 
 
 def test_gradients_are_those_of_transformers(llama):

@@ -86,15 +86,15 @@ def test_the_demo_runs(tune, tmp_path):
 def test_torch_counts_as_many_waits_in_a_step_as_the_meta_device(tiny, tmp_path, method, changes, waits):
     recipe = recipe_of(tiny, tmp_path, method, "device=cuda", *changes)
     recipe.setup()
-    recipe.train_epochs()  # the first steps compile and fill caches
-    recipe.total_steps *= 2
+    recipe.train()  # the first steps compile and fill caches
+    recipe.run.total_steps *= 2
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            recipe.train_epochs()
+            recipe.train()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    recipe.cleanup()
+    recipe.run.close()
     synchronising = [str(each.message) for each in seen if "synchroniz" in str(each.message)]
-    assert len(synchronising) == waits * recipe.steps_per_epoch, synchronising
+    assert len(synchronising) == waits * recipe.run.data.steps_per_epoch, synchronising

@@ -39,7 +39,7 @@ def recipe_of(tiny, folder, method, *changes):
     cls = settings_of(RECIPES / f"{method}_finetune_single_device.py")
     [recipe_class] = [each for name, each in vars(sys.modules[cls.__module__]).items() if "FinetuneRecipe" in name]
     recipe = recipe_class(load(path, [*changes], cls))
-    recipe.save_checkpoint = lambda name, final=False: None
+    recipe.run.save = lambda name, final=False: None
     return recipe
 
 
@@ -51,10 +51,10 @@ def walk(tiny, tmp_path, meta_gpu, waits):  # noqa: F811
         recipe = recipe_of(tiny, tmp_path, method, *changes)
         recipe.setup()
         with waits:
-            recipe.train_epochs()
-        assert recipe.progress.global_step == STEPS
-        recipe.metrics.close()
-        recipe.claim.release()
+            recipe.train()
+        assert recipe.run.progress.global_step == STEPS
+        recipe.run.metrics.close()
+        recipe.run.claim.release()
         return waits.seen
 
     return run

@@ -39,17 +39,16 @@ def problem(collate, sources=3):
 @pytest.mark.parametrize(("loss_fn", "factor"), [(LinearCrossEntropyLoss(4), 1), (OnesOwn(), 2)])
 def test_the_shares_are_those_of_each_data_set_and_add_up(collate, loss_fn, factor):
     output, hidden, batch, samples = problem(collate)
-    noted = []
-    loss = summed_loss(loss_fn, output, hidden, batch["labels"], batch, lambda *share: noted.append(share))
+    loss, shares = summed_loss(loss_fn, output, hidden, batch["labels"], batch)
     plain = nn.CrossEntropyLoss(reduction="none", ignore_index=-100)
     each = plain(output(hidden).flatten(0, 1), batch["labels"].flatten()).view(batch["labels"].shape) * factor
     assert loss.item() == pytest.approx(each.sum().item(), rel=1e-6)
     found, wanted = (torch.autograd.grad(x, [hidden, output.weight], retain_graph=True) for x in (loss, each.sum()))
     torch.testing.assert_close(found, wanted)
-    assert [source for source, _, _ in noted] == [0, 1, 2]
-    assert [count for _, _, count in noted] == [sum(len(s["tokens"]) - 1 for s in both) for both in samples]
+    assert [source for source, _, _ in shares] == [0, 1, 2]
+    assert [count for _, _, count in shares] == [sum(len(s["tokens"]) - 1 for s in both) for both in samples]
     of_tokens = iter(each[0].split(batch["seq_lens"]) if collate == "padding_free" else each)
-    for _, share, _ in noted:
+    for _, share, _ in shares:
         assert not share.requires_grad
         assert share.item() == pytest.approx(sum(next(of_tokens).sum().item() for _ in "ab"), rel=1e-6)
 
@@ -59,7 +58,7 @@ def test_one_gradient_of_the_output_projection_is_there_however_many_data_sets()
         output, hidden, batch, _ = problem("padding_free", sources)
         output.weight = nn.Parameter(torch.randn(20_000, D))  # far more than the rest
         with Allocations() as memory:
-            loss = summed_loss(loss_fn, output, hidden, batch["labels"], batch, lambda *share: None)
+            loss, _ = summed_loss(loss_fn, output, hidden, batch["labels"], batch)
             most = memory.most
         loss.backward()
         return most / (20_000 * D * 4)
@@ -68,15 +67,14 @@ def test_one_gradient_of_the_output_projection_is_there_however_many_data_sets()
     assert peak(4, OnesOwn(1)) > peak(2, OnesOwn(1)) + 1.9, "a loss of one's own is called for each"
 
 
-def test_a_loss_is_called_once_where_no_shares_are_asked_for():
+def test_a_loss_is_called_once_where_there_are_no_shares():
     output, hidden, batch, _ = problem("padded")
     OnesOwn.calls = 0
     with torch.no_grad():  # a validation
-        summed_loss(OnesOwn(), output, hidden, batch["labels"], batch, lambda *share: pytest.fail("noted"))
-    summed_loss(OnesOwn(), output, hidden, batch["labels"], batch)
+        assert summed_loss(OnesOwn(), output, hidden, batch["labels"], batch)[1] == []
     del batch["sources"]
-    summed_loss(OnesOwn(), output, hidden, batch["labels"], batch, lambda *share: pytest.fail("noted"))
-    assert OnesOwn.calls == 3
+    assert summed_loss(OnesOwn(), output, hidden, batch["labels"], batch)[1] == []
+    assert OnesOwn.calls == 2
 
 
 def test_the_rows_that_a_loss_is_told_are_those_of_its_own_ignore_index():

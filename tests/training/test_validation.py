@@ -1,10 +1,14 @@
-"""The means of a validation."""
+"""A validation and its means."""
 
 import math
 
 import pytest
+import torch
+from torch import nn
 
+from torchtune_lite.data import Batches
 from torchtune_lite.training import mean_losses
+from torchtune_lite.training.validation import validate
 
 
 def test_the_only_set_has_one_mean_over_its_label_tokens():
@@ -23,3 +27,18 @@ def test_without_a_label_token_there_is_no_mean(sums):
     assert math.isnan(mean_losses({"": sums})["val_loss"])
     losses = mean_losses({"none": sums, "some": [(2.0, 1)]})
     assert losses["val_loss"] == 2.0 and math.isnan(losses["val_loss/none"])
+
+
+def test_all_sets_are_gone_through_without_gradients_and_training_goes_on():
+    samples = [{"tokens": [n] * n, "labels": [1] * (n - 1) + [-100]} for n in (2, 3, 5)]
+    sets = {name: Batches(samples[:count], 2, seed=0, shuffle=False, pad_id=0) for name, count in (("a", 1), ("b", 3))}
+    model, modes = nn.Dropout().train(), []
+
+    def loss(batch):
+        modes.append((model.training, torch.is_grad_enabled()))
+        return torch.tensor(float(batch["tokens"].numel()))
+
+    losses = validate(model, sets, loss)
+    assert set(modes) == {(False, False)} and len(modes) == 3
+    assert model.training and torch.is_grad_enabled()
+    assert losses == {"val_loss": 12 / 8, "val_loss/a": 2 / 1, "val_loss/b": 10 / 7}

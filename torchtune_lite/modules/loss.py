@@ -1,8 +1,9 @@
-"""The language-modelling loss, without logits for tokens that carry no label.
+"""The language-modelling loss and the log-probabilities of tokens, without logits for tokens that carry no label.
 
 b batch, s sequence, d embed, n label tokens, v vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,16 +36,14 @@ class LinearCrossEntropyLoss(nn.Module):
         rows: Tensor | None = None,
         token_losses: Tensor | None = None,
     ) -> Tensor:
-        """Sums the loss of `output(hidden [b, s, d])` against `labels [b, s] int64`: float32, 0 without any label.
+        """Sum the loss of `output(hidden [b, s, d])` against `labels [b, s] int64`: float32, 0 without any label.
 
         `rows` are what `rows_of` finds; on a GPU that makes the host wait, who may know them from labels of its own.
         The loss of each token that has a label is written to `token_losses [b, s] float32`, if that is given.
         """
         rows = self.rows_of(labels) if rows is None else rows
         hidden, labels = hidden.flatten(0, 1)[rows], labels.flatten()[rows]  # [n, d], [n]
-        trained = [param for param in output.parameters() if param.requires_grad] if torch.is_grad_enabled() else []
-        logits = CHUNK_CPU if hidden.device.type == "cpu" else CHUNK
-        chunk_size = self.chunk_size or max(logits // output.weight.shape[0], 1)
+        chunk_size, trained = self.chunk_size or _chunk_size(output, hidden), _trained(output)
         losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)  # [n]
         loss = _SummedCrossEntropy.apply(output, labels, losses, chunk_size, hidden, *trained)
         if token_losses is not None:
@@ -52,8 +51,68 @@ class LinearCrossEntropyLoss(nn.Module):
         return loss
 
     def rows_of(self, labels: Tensor) -> Tensor:
-        """Finds which of all `b s` labels count: `[n] int64`."""
+        """Find which of all `b s` labels count: `[n] int64`."""
         return (labels != self.ignore_index).flatten().nonzero().squeeze(1)
+
+
+def token_log_probs(
+    output: nn.Module, hidden: Tensor, labels: Tensor, chunk_size: int | None = None, ignore_index: int = -100
+) -> Tensor:
+    """Return the log-probability of each label by `output(hidden [b, s, d])`: `[b, s] float32`, 0 without a label.
+
+    Logits exist for `chunk_size` tokens at a time, as in `LinearCrossEntropyLoss`, and are computed again for the
+    gradient, which weighs each token differently.
+    """
+    rows = (labels != ignore_index).flatten().nonzero().squeeze(1)
+    states, labels_of = hidden.flatten(0, 1)[rows], labels.flatten()[rows]  # [n, d], [n]
+    chunk_size = chunk_size or _chunk_size(output, hidden)
+    log_probs = _TokenLogProbs.apply(output, labels_of, chunk_size, states, *_trained(output))
+    return hidden.new_zeros(labels.numel(), dtype=torch.float32).index_put((rows,), log_probs).view(labels.shape)
+
+
+def _chunk_size(output: nn.Module, hidden: Tensor) -> int:
+    return max((CHUNK_CPU if hidden.device.type == "cpu" else CHUNK) // output.weight.shape[0], 1)
+
+
+def _trained(output: nn.Module) -> list[Tensor]:
+    return [param for param in output.parameters() if param.requires_grad] if torch.is_grad_enabled() else []
+
+
+def _chunked(
+    output: nn.Module,
+    hidden: Tensor,
+    labels: Tensor,
+    losses: Tensor,
+    chunk_size: int,
+    *,
+    needed: bool = False,
+    trained: Sequence[Tensor] = (),
+    weights: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Sum the losses of `output(hidden [n, d])` against `labels [n]`, each times its weight in `weights [n]`, if given.
+
+    The second result has the gradients of `hidden`, where `needed`, and of the parameters `trained` in float32. `losses
+    [n] float32` is filled with that of each token.
+    """
+    inputs = [*([hidden] if needed else []), *trained]
+    grads = [torch.zeros_like(hidden) if needed else None]
+    grads += [torch.zeros_like(param, dtype=torch.float32) for param in trained]
+    loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    for start in range(0, len(labels), chunk_size):
+        rows = slice(start, start + chunk_size)
+        h = hidden[rows].detach().requires_grad_(needed)
+        with torch.set_grad_enabled(bool(inputs)):
+            logits = output(h)  # [chunk_size, v]
+            weight = None if weights is None else weights[rows]
+            chunk_loss = _CrossEntropy.apply(logits, labels[rows], losses[rows], weight)
+        loss += chunk_loss.detach()
+        if inputs:
+            found = iter(torch.autograd.grad(chunk_loss, [*([h] if needed else []), *trained]))
+            if needed:
+                grads[0][rows] = next(found)
+            for total, grad in zip(grads[1:], found, strict=True):
+                total += grad
+    return loss, grads
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -67,23 +126,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         ctx: Any, output: nn.Module, labels: Tensor, losses: Tensor, chunk_size: int, hidden: Tensor, *trained: Tensor
     ) -> Tensor:
         needed = ctx.needs_input_grad[4]
-        inputs = [*([hidden] if needed else []), *trained]
-        ctx.grads = [torch.zeros_like(hidden) if needed else None]
-        ctx.grads += [torch.zeros_like(param, dtype=torch.float32) for param in trained]
-        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start in range(0, len(labels), chunk_size):
-            rows = slice(start, start + chunk_size)
-            h = hidden[rows].detach().requires_grad_(needed)
-            with torch.set_grad_enabled(bool(inputs)):
-                logits = output(h)  # [chunk_size, v]
-                chunk_loss = _CrossEntropy.apply(logits, labels[rows], losses[rows])
-            loss += chunk_loss.detach()
-            if inputs:
-                grads = iter(torch.autograd.grad(chunk_loss, [*([h] if needed else []), *trained]))
-                if needed:
-                    ctx.grads[0][rows] = next(grads)
-                for total, grad in zip(ctx.grads[1:], grads, strict=True):
-                    total += grad
+        loss, ctx.grads = _chunked(output, hidden, labels, losses, chunk_size, needed=needed, trained=trained)
         ctx.dtypes = [param.dtype for param in trained]
         return loss
 
@@ -96,31 +139,57 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return None, None, None, None, hidden if hidden is None else hidden.mul_(grad), *scaled
 
 
+class _TokenLogProbs(torch.autograd.Function):
+    """The log-probability of each of `labels [n]` by `output(hidden [n, d])`, `[n] float32`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: nn.Module, labels: Tensor, chunk_size: int, hidden: Tensor, *trained: Tensor
+    ) -> Tensor:
+        ctx.output, ctx.chunk_size = output, chunk_size
+        ctx.save_for_backward(labels, hidden, *trained)
+        losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
+        _chunked(output, hidden, labels, losses, chunk_size)
+        return losses.neg_()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        labels, hidden, *trained = ctx.saved_tensors
+        how = {"needed": ctx.needs_input_grad[3], "trained": trained, "weights": grad.neg()}
+        _, grads = _chunked(ctx.output, hidden, labels, torch.empty_like(grad), ctx.chunk_size, **how)
+        scaled = [total.to(param.dtype) for total, param in zip(grads[1:], trained, strict=True)]
+        return None, None, None, grads[0], *scaled
+
+
 class _CrossEntropy(torch.autograd.Function):
     """The loss of `logits [n, v]` against `labels [n]`; replaces the logits by its gradient, softmax - onehot.
 
-    `losses [n] float32` is filled with that of each token.
+    `losses [n] float32` is filled with that of each token, before it is multiplied by its weight in `weights [n]`.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, losses: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, losses: Tensor, weights: Tensor | None) -> Tensor:
         ctx.grad = logits.detach()
         loss = torch.zeros((), dtype=torch.float32, device=logits.device)
         rows = max((SLAB_CPU if logits.device.type == "cpu" else SLAB) // logits.shape[1], 1)
-        parts = ctx.grad.split(rows), labels[:, None].split(rows), losses[:, None].split(rows)
-        for slab, label, each in zip(*parts, strict=True):
+        columns = [labels, losses, *([] if weights is None else [weights])]
+        parts = ctx.grad.split(rows), *(each[:, None].split(rows) for each in columns)
+        for slab, label, each, *weight in zip(*parts, strict=True):
             values = slab.float()  # [rows, v]; of a float32 slab, itself
             values -= values.amax(1, keepdim=True)
             chosen = values.gather(1, label)
             total = values.exp_().sum(1, keepdim=True)
-            loss += each.copy_(total.log() - chosen).sum()
+            each.copy_(total.log() - chosen)
+            loss += (each * weight[0] if weight else each).sum()
             values.div_(total).scatter_add_(1, label, values.new_full(label.shape, -1.0))
+            if weight:
+                values *= weight[0]
             slab.copy_(values)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.grad, None, None  # of the sum itself: `grad` is 1
+        return ctx.grad, None, None, None  # of the sum itself: `grad` is 1
 
 
 CEWithChunkedOutputLoss = LinearCrossEntropyLoss

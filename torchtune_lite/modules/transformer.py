@@ -206,7 +206,11 @@ class TransformerDecoder(nn.Module):
         h = self.norm(h)
         if self.config.logit_scale != 1:
             h = h * self.config.logit_scale
-        return h if skip_output else self.output(h)
+        return h if skip_output else self.logits(h)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Project final states `[..., d]`, as `forward` returns them with `skip_output`, to logits `[..., v]`."""
+        return self.output(hidden)
 
     def rotations(
         self,

@@ -24,6 +24,7 @@ from torchtune_lite.training.contracts import (
 )
 from torchtune_lite.training.environment import choose_dtype, get_dtype, get_precision, set_seed
 from torchtune_lite.training.gradients import Gradients
+from torchtune_lite.training.inference import Inference, build_model
 from torchtune_lite.training.losses import summed_loss
 from torchtune_lite.training.memory.activations import set_activations
 from torchtune_lite.training.memory.usage import parameter_summary, peak_memory, reset_peak_memory, storage_summary
@@ -40,6 +41,8 @@ from torchtune_lite.training.metrics.meter import Meter
 from torchtune_lite.training.metrics.result_file import ResultFile
 from torchtune_lite.training.profiler import Profiler, setup_torch_profiler
 from torchtune_lite.training.progress import Progress, check_patience
+from torchtune_lite.training.run import Run
+from torchtune_lite.training.settings import RecipeSettings, TrainingSettings
 from torchtune_lite.training.signals import Signals, StopRequested
 from torchtune_lite.training.step import may_step
 from torchtune_lite.training.validation import mean_losses
@@ -51,6 +54,7 @@ __all__ = [
     "FullModelHFCheckpointer",
     "FullModelMetaCheckpointer",
     "Gradients",
+    "Inference",
     "Loss",
     "Meter",
     "MetricLoggerInterface",
@@ -59,15 +63,19 @@ __all__ = [
     "Optimizer",
     "Profiler",
     "Progress",
+    "RecipeSettings",
     "ResultFile",
+    "Run",
     "Schedule",
     "Signals",
     "StdoutLogger",
     "StopRequested",
     "TensorBoardLogger",
     "Tokenizer",
+    "TrainingSettings",
     "WandBLogger",
     "WholeModel",
+    "build_model",
     "check_patience",
     "checked_loss",
     "choose_dtype",
@@ -75,8 +83,8 @@ __all__ = [
     "get_constant_schedule_with_warmup",
     "get_cosine_schedule_with_warmup",
     "get_dtype",
-    "get_precision",
     "get_linear_schedule_with_warmup",
+    "get_precision",
     "get_wsd_schedule",
     "may_step",
     "mean_losses",

@@ -14,27 +14,22 @@ from torchtune_lite.data import Batch, num_label_tokens
 from torchtune_lite.training.contracts import checked_loss
 from torchtune_lite.utils import to_device
 
-Note = Callable[[int, Tensor, int], None]
-"""Takes the number of a data set, the sum of the loss over its label tokens, detached, and how many they are."""
+Share = tuple[int, Tensor, int]
+"""The number of a data set, the sum of the loss over its label tokens in a batch, detached, and how many they are."""
 
 
 def summed_loss(
-    loss_fn: Callable[..., Tensor],
-    output: nn.Module,
-    hidden: Tensor,
-    labels: Tensor,
-    batch: Batch,
-    note: Note | None = None,
-) -> Tensor:
-    """Sums the loss of `hidden [b, s, d]` over the `labels [b, s]`, which are those of the batch on the device.
+    loss_fn: Callable[..., Tensor], output: nn.Module, hidden: Tensor, labels: Tensor, batch: Batch
+) -> tuple[Tensor, list[Share]]:
+    """Sum the loss of `hidden [b, s, d]` over the `labels [b, s]`, which are those of the batch on the device.
 
-    Of a batch of several data sets, in training, `note` is told of each. A loss that takes `token_losses`, as
-    `modules.loss.LinearCrossEntropyLoss` does, is called once; another is called for each data set, and what it keeps
-    for the backward pass, a gradient of the output projection perhaps, is then there as often.
+    Of a batch of several data sets, in training, the second result is the share of each; else it is empty. A loss that
+    takes `token_losses`, as `modules.loss.LinearCrossEntropyLoss` does, is called once; another is called for each data
+    set, and what it keeps for the backward pass, a gradient of the output projection perhaps, is then there as often.
     """
     ours = batch["labels"]  # in host memory
-    if note is None or "sources" not in batch or not torch.is_grad_enabled():
-        return _called(loss_fn, output, hidden, labels, ours)
+    if "sources" not in batch or not torch.is_grad_enabled():
+        return _called(loss_fn, output, hidden, labels, ours), []
     places = list(parts(batch))
     if _takes(loss_fn, "token_losses"):
         token_losses = torch.zeros(labels.shape, device=hidden.device)
@@ -43,21 +38,21 @@ def summed_loss(
     else:
         losses = [_called(loss_fn, output, hidden[part], labels[part], ours[part]) for _, part in places]
         loss = sum(losses)
-    for (source, part), each in zip(places, losses, strict=True):
-        note(source, each.detach(), num_label_tokens([{"labels": ours[part]}]))
-    return loss
+    counts = [num_label_tokens([{"labels": ours[part]}]) for _, part in places]
+    sources = [source for source, _ in places]
+    return loss, list(zip(sources, [each.detach() for each in losses], counts, strict=True))
 
 
 def _called(
     loss_fn: Callable[..., Tensor], output: nn.Module, hidden: Tensor, labels: Tensor, ours: Tensor, **more: Tensor
 ) -> Tensor:
-    """Calls a loss on `labels`, which are `ours` in host memory, and checks what it returns."""
+    """Call a loss on `labels`, which are `ours` in host memory, and check what it returns."""
     loss = loss_fn(output, hidden, labels, **known_rows(loss_fn, ours, labels.device), **more)
     return checked_loss(loss, loss_fn)
 
 
 def known_rows(loss_fn: Callable[..., Tensor], labels: Tensor, device: torch.device) -> dict[str, Tensor]:
-    """Gives the argument `rows` for a loss that takes it: of `labels` in host memory, for a loss on `device`."""
+    """Give the argument `rows` for a loss that takes it: of `labels` in host memory, for a loss on `device`."""
     if not hasattr(loss_fn, "rows_of") or not _takes(loss_fn, "rows"):
         return {}
     return {"rows": to_device(loss_fn.rows_of(labels), device)}
@@ -68,7 +63,7 @@ def _takes(loss_fn: Callable[..., Tensor], name: str) -> bool:
 
 
 def parts(batch: Batch) -> Iterator[tuple[int, tuple[slice, ...]]]:
-    """Yields each data set of a batch and where its samples lie in tensors `[b, s, …]`."""
+    """Yield each data set of a batch and where its samples lie in tensors `[b, s, …]`."""
     rows = batch.get("seq_lens")  # samples of one row, or rows
     start = 0
     for source, each in groupby(range(len(batch["sources"])), key=batch["sources"].__getitem__):

@@ -1,14 +1,31 @@
-"""What the batches of a validation add up to."""
+"""A validation, and what its batches add up to."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from torchtune_lite.data import AnyBatches, Batch, num_label_tokens
 
 Sums = Sequence[tuple[float, int]]
 """Of each batch, the sum of the loss and the label tokens."""
 
 
+@torch.no_grad()
+def validate(model: nn.Module, sets: Mapping[str, AnyBatches], loss: Callable[[Batch], Tensor]) -> dict[str, float]:
+    """Return the `mean_losses` of data sets; `loss` sums that of a micro-batch. `model` is in training afterwards."""
+    model.eval()
+    sums = {
+        name: [(loss(batch).item(), num_label_tokens([batch])) for batch in batches.epoch(0)]
+        for name, batches in sets.items()
+    }
+    model.train()
+    return mean_losses(sums)
+
+
 def mean_losses(sums: Mapping[str, Sums]) -> dict[str, float]:
-    """Returns `val_loss`, the mean over the label tokens of all data sets, and `val_loss/NAME`, that over each one's.
+    """Return `val_loss`, the mean over the label tokens of all data sets, and `val_loss/NAME`, that over each one's.
 
     That of a data set whose name is empty is left out, the only one. Without a label token a mean is nan.
     """

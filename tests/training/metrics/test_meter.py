@@ -105,8 +105,8 @@ def test_gives_the_mean_loss_of_each_data_set(clock):
     batches = Batches(concatenated([SAMPLES, SAMPLES]), 4, seed=0, shuffle=False, pad_id=0)
     meter = training.Meter(nn.Module(), batches, torch.device("cpu"), memory=False)
     meter.start(list(batches.epoch(0)))
-    for source, loss, count in ((0, 3.0, 2), (0, 1.0, 3), (1, 0.0, 0)):
-        meter.note_loss(source, torch.tensor(loss), count)
+    meter.note([(0, torch.tensor(3.0), 2), (1, torch.tensor(0.0), 0)])
+    meter.note([(0, torch.tensor(1.0), 3)])
     clock[0] += 1.0
     meter.stop()
     losses = {name: value for name, value in meter.take().items() if name.startswith("loss")}

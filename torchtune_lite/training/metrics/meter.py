@@ -2,13 +2,14 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchtune_lite.data import Batch, Batches, num_label_tokens, sample_lens
+from torchtune_lite.training.losses import Share
 from torchtune_lite.training.memory.usage import peak_memory, reset_peak_memory
 from torchtune_lite.training.metrics.flops import peak_flops, step_flops
 from torchtune_lite.training.profiler import Profiler
@@ -18,7 +19,7 @@ COUNTED = ("steps", "seconds", "tokens", "label_tokens", "positions", "flops")
 
 
 class Meter:
-    """Counts the tokens, seconds, losses and, if `memory`, the peak memory of the steps since the last `take`.
+    """Count the tokens, seconds, losses and, if `memory`, the peak memory of the steps since the last `take`.
 
     The time of a step is that from its `start` to its `stop`: no validation, no saving, no waiting for data. A
     `profiler` is told of each step.
@@ -39,17 +40,18 @@ class Meter:
         self._first_step, self._peaks, self._since = 0.0, {}, time.perf_counter()
         self._clear()
 
-    def note_loss(self, source: int, loss: Tensor, num_label_tokens: int) -> None:
-        """Adds what a micro-batch has of the loss of the data set number `source`."""
-        self._losses[source] += loss
-        self._counts[source] += num_label_tokens
+    def note(self, shares: Iterable[Share]) -> None:
+        """Add the shares that data sets have in the loss of a micro-batch."""
+        for source, loss, num_tokens in shares:
+            self._losses[source] += loss
+            self._counts[source] += num_tokens
 
     def start(self, window: Sequence[Batch]) -> None:
-        """Begins a step of these micro-batches."""
+        """Begin a step of these micro-batches."""
         self._window, self._started = window, time.perf_counter()
 
     def stop(self) -> float:
-        """Ends the step; returns its tokens per second, padding left out."""
+        """End the step; return its tokens per second, padding left out."""
         seconds, window = time.perf_counter() - self._started, self._window
         lens = [n for batch in window for n in sample_lens(batch, self.batches.pad_id)]
         tokens, labels = sum(lens), num_label_tokens(window)
@@ -62,7 +64,7 @@ class Meter:
         return tokens / seconds
 
     def take(self) -> dict[str, float]:
-        """Returns the metrics of the steps since the last time, by name, and starts anew.
+        """Return the metrics of the steps since the last time, by name, and start anew.
 
         `tokens_per_second` leaves padding out, `label_tokens_per_second` counts those in the loss; `padding` is the
         share of positions that are padding, `data_wait` the share of time in which nothing was done but wait for data,
@@ -83,7 +85,7 @@ class Meter:
         return row
 
     def close(self) -> dict[str, Any]:
-        """Ends the profiler, logs a summary of all steps and returns it; without a step, nothing."""
+        """End the profiler, log a summary of all steps and return it; without a step, nothing."""
         self.profiler.stop()
         self._clear()
         total = self._total
@@ -110,7 +112,7 @@ class Meter:
         return rates | ({"mfu": counted["flops"] / seconds / self.peak_flops} if self.peak_flops else {})
 
     def _clear(self) -> None:
-        """Starts the numbers of a row anew, and adds them to those of the run."""
+        """Start the numbers of a row anew, and add them to those of the run."""
         for name, value in self._counted.items():
             self._total[name] += value
         self._counted = dict.fromkeys(COUNTED, 0.0)

@@ -1,0 +1,38 @@
+"""Model and tokenizer by a recipe's settings."""
+
+from typing import Any
+
+import torch
+
+from torchtune_lite import config
+from torchtune_lite.data import check_vocabulary
+from torchtune_lite.modules import TransformerDecoder
+from torchtune_lite.training.environment import choose_dtype, get_dtype
+from torchtune_lite.training.settings import RecipeSettings
+from torchtune_lite.utils import get_device, get_logger
+
+
+def build_model(cfg: RecipeSettings) -> tuple[Any, Any, TransformerDecoder]:
+    """Build checkpointer, tokenizer and model; of the weights only the shapes, which `checkpointer.load` fills."""
+    checkpointer, tokenizer = config.instantiate(cfg.checkpointer), config.instantiate(cfg.tokenizer)
+    with torch.device("meta"):
+        return checkpointer, tokenizer, config.instantiate(cfg.model, defaults=checkpointer.decoder_args)
+
+
+class Inference:
+    """What a recipe needs to ask a model: `build`, then the recipe checks its input, at last `load`."""
+
+    def __init__(self, cfg: RecipeSettings) -> None:
+        self.cfg, self.log = cfg, get_logger(cfg.log_level)
+        self.device = get_device(cfg.device)
+        self.dtype = get_dtype(choose_dtype(cfg.dtype, self.device), self.device)
+
+    def build(self) -> tuple[Any, TransformerDecoder]:
+        """Build tokenizer and model, without weights, and check that they fit."""
+        self.checkpointer, tokenizer, self.model = build_model(self.cfg)
+        check_vocabulary(tokenizer, self.model.config.vocab_size)
+        return tokenizer, self.model
+
+    def load(self) -> None:
+        """Read the weights."""
+        self.checkpointer.load(self.model, device=self.device, dtype=self.dtype)

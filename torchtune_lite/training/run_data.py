@@ -1,0 +1,40 @@
+"""What a run trains on and validates with: its data sets as micro-batches, and the steps they make."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from torchtune_lite import config, datasets
+from torchtune_lite.data import AnyBatches, Batch, make_batches, report_read, steps_per_epoch, windows
+from torchtune_lite.training.settings import TrainingSettings
+
+
+class RunData:
+    """The micro-batches of `dataset` and, by name, of `dataset_val`; `steps_per_epoch` counts optimizer steps."""
+
+    def __init__(self, cfg: TrainingSettings, tokenizer: Any, vocab_size: int, seed: int) -> None:
+        self.accumulation = cfg.gradient_accumulation_steps
+        how = {key: getattr(cfg, key) for key in ("collate", "group_by_length", "num_workers")}
+        how |= {"pad_id": tokenizer.pad_id, "vocab_size": vocab_size, "seed": seed}
+        dataset = datasets.concatenated(config.instantiate(cfg.dataset, tokenizer), cfg.dataset_weights)
+        self.train = make_batches(dataset, cfg.batch_size, shuffle=cfg.shuffle, **how)
+        sets = datasets.validation_sets(config.instantiate(cfg.dataset_val, tokenizer))
+        batch_size = cfg.batch_size_val or cfg.batch_size
+        self.val: dict[str, AnyBatches] = {
+            name: make_batches(each, batch_size, shuffle=False, **how) for name, each in sets.items()
+        }
+        self.steps_per_epoch = steps_per_epoch(self.train, self.accumulation, cfg.max_steps_per_epoch)
+
+    def windows(self, epoch: int, done: int = 0) -> Iterator[list[Batch]]:
+        """Yield the micro-batches of each step of an epoch after the first `done`; the last may have fewer."""
+        batches = self.train.epoch(epoch, start=done * self.accumulation)
+        return islice(windows(batches, self.accumulation), self.steps_per_epoch - done)
+
+    def where(self, step: int, num_batches: int) -> str:
+        """Say where the rows of a step stand; `step` is the number of steps before it, in all epochs."""
+        epoch, done = divmod(step, self.steps_per_epoch)
+        return self.train.where(epoch, done * self.accumulation, num_batches)
+
+    def report_read(self) -> None:
+        """Say of each large data set how many of the rows that were read were cut or left out."""
+        report_read(self.train, *self.val.values())
