@@ -42,7 +42,14 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     ),
     f"{PACKAGE}.datasets": (
         *("alpaca_cleaned_dataset", "alpaca_dataset", "chat_dataset", "cnn_dailymail_articles_dataset"),
-        *("grammar_dataset", "hh_rlhf_helpful_dataset", "instruct_dataset", "preference_dataset", "samsum_dataset"),
+        *(
+            "detected_dataset",
+            "grammar_dataset",
+            "hh_rlhf_helpful_dataset",
+            "instruct_dataset",
+            "preference_dataset",
+            "samsum_dataset",
+        ),
         *("sft_dataset", "slimorca_dataset", "stack_exchange_paired_dataset", "text_completion_dataset"),
         "wikitext_dataset",
     ),
