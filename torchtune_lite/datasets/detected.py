@@ -78,14 +78,14 @@ class Detected:
                 return (column,), ColumnText(column)
         pairs = ", ".join(f"{question} and {answer}" for question, answer in PAIRS)
         raise DataError(
-            f"the columns {', '.join(map(str, row)) or '(none)'} are of no known form: {' or '.join(CHATS)}; instruction "
-            f"and output; {pairs}; {' or '.join(TEXTS)}. Name them: dataset=torchtune_lite.datasets.instruct_dataset "
-            "dataset.column_map='{input: …, output: …}'"
+            f"the columns {', '.join(map(str, row)) or '(none)'} are of no known form ({', '.join(CHATS)}; instruction "
+            f"and output; {pairs}; {', '.join(TEXTS)}); name them with dataset: "
+            "{_component_: torchtune_lite.datasets.instruct_dataset, column_map: {input: …, output: …}}"
         )
 
 
 class Instructions(InputOutputToMessages):
-    """Makes a question and an answer from `instruction`, with `input` below it where there is one, and `output`."""
+    """Makes a question and an answer from `instruction`, with `input` below it if there is one, and `output`."""
 
     def __call__(self, row: Row) -> dict[str, Any]:
         notes: set[Note] = set()

@@ -40,7 +40,7 @@ def read(path: Path, name: str | None = None) -> Document:
 def chain(path: Path, name: str | None = None) -> Iterator[File]:
     """Read a config, the one that it includes, and so on; without their keys `include`.
 
-    Raises `ConfigError` with the line of the key for a file that is not there, may not be read, or comes back to itself.
+    Raises `ConfigError` with the line of the key for a file that is not there, may not be read, or includes itself.
     """
     seen: list[Path] = []
     root = path.resolve().parent
