@@ -31,8 +31,8 @@ UNSET = re.compile(r":\s+\?\?\?\s+#\s*(.+)")
 class Document:
     """A config on its way to the settings, with what messages say about a key.
 
-    `origins` has where a key path was written, `notes` the comment beside a key that has no value yet (`???`), `own` the
-    top-level keys that are the user's, for interpolations; `elsewhere` returns
+    `origins` has where a key path was written, `notes` the comment beside a key without a value so far (`???`), `own`
+    the top-level keys that are the user's, for interpolations; `elsewhere` returns
     `"; did you mean 'model.lora_rank'?"` for a key that is one in another place, or nothing.
     """
 
