@@ -130,12 +130,16 @@ def slips(key):
 
 
 def components_of(recipe):
-    """The components in the recipe's configs: the key that holds it, its path, the keys it has."""
+    """The components in the recipe's configs, one for each list of arguments: their key, their path, the keys given."""
+    found = {}
     for name in recipe.configs:
         for slot, value in vars(load(name)).items():
             for node in value if isinstance(value, list) else [value]:
                 if isinstance(node, dict) and "_component_" in node:
-                    yield slot, node["_component_"], tuple(key for key in node if key != "_component_")
+                    keys = tuple(key for key in node if key != "_component_")
+                    has = tuple(inspect.signature(config.find(node["_component_"])).parameters)
+                    found[slot, has, keys] = slot, node["_component_"], keys
+    return found.values()
 
 
 @pytest.mark.parametrize("recipe", catalog.recipes(), ids=lambda recipe: recipe.name)
@@ -152,7 +156,7 @@ def test_a_slip_in_any_key_is_refused_and_answered_with_the_key(recipe, folder):
     for key in given:
         for slip in set(slips(key)) - set(given):
             judge(key, slip, settings.build(cls, Document("my.yaml", {slip: None}, {}))[1])
-    for slot, path, keys in set(components_of(recipe)):
+    for slot, path, keys in components_of(recipe):
         has = inspect.signature(config.find(path)).parameters
         for key in keys:
             for slip in set(slips(key)) - set(has):
