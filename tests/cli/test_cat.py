@@ -26,7 +26,7 @@ def including(folder):
 
 def test_what_is_included_is_printed_with_it(tune, including):
     assert tune("cat", "my.yaml") == "# mine\nrecipe: full_finetune_single_device\nsteps: 5\nname: n\n"
-    assert tune("cat", "my.yaml", "--sort") == "name: n\nrecipe: full_finetune_single_device\nsteps: 5\n"
+    assert tune("cat", "my.yaml", "--sort") == "name: 'n'\nrecipe: full_finetune_single_device\nsteps: 5\n"
 
 
 def test_as_is_the_file_alone(tune, including):
