@@ -1,8 +1,8 @@
 import pytest
 
-from torchtune_lite.data import Batches, ColumnText, Rows, SFTDataset, load_rows, report_read, sft
+from torchtune_lite.data import Batches, ColumnText, Rows, SFTDataset, checked_rows, load_rows, report_read, sft
 from torchtune_lite.data.columns import NOT_READ, Note
-from torchtune_lite.data.sft import shifted_labels
+from torchtune_lite.data.labels import shifted_labels
 from torchtune_lite.datasets import ConcatDataset
 from torchtune_lite.errors import ConfigError, DataError
 
@@ -202,9 +202,9 @@ def test_broken_lines_and_bad_rows_are_named_together_or_left_out(folder, log_li
 @pytest.fixture
 def large(monkeypatch):
     """Makes a data set of which the first row and every third are checked at the start."""
-    monkeypatch.setattr(sft, "CHECKED_WHOLE", {"rows": 5, "bytes": 1000})
-    monkeypatch.setattr(sft, "CHECKED_FIRST", 1)
-    monkeypatch.setattr(sft, "CHECKED_SPREAD", 2)
+    monkeypatch.setattr(checked_rows, "CHECKED_WHOLE", {"rows": 5, "bytes": 1000})
+    monkeypatch.setattr(checked_rows, "CHECKED_FIRST", 1)
+    monkeypatch.setattr(checked_rows, "CHECKED_SPREAD", 2)
     return lambda *texts, **policies: SFTDataset(rows_of(*texts), ColumnText("text"), codes, **policies)
 
 

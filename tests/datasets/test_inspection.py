@@ -4,7 +4,7 @@ import pytest
 
 from tests.data.chats import write_folder
 from torchtune_lite.config.schema.components import Component
-from torchtune_lite.data import load_tokenizer, sft
+from torchtune_lite.data import checked_rows, load_tokenizer
 from torchtune_lite.datasets import inspect_data, inspection
 from torchtune_lite.datasets.inspection import histogram, pieces, special_names
 from torchtune_lite.errors import ConfigError, DataError
@@ -45,8 +45,8 @@ def test_counts_what_is_trained_on(cfg):
 
 
 def test_rows_that_a_large_data_set_leaves_out_when_they_are_read(cfg, monkeypatch):
-    monkeypatch.setattr(sft, "CHECKED_WHOLE", {"rows": 1, "bytes": 0})
-    monkeypatch.setattr(sft, "CHECKED_FIRST", 1)
+    monkeypatch.setattr(checked_rows, "CHECKED_WHOLE", {"rows": 1, "bytes": 0})
+    monkeypatch.setattr(checked_rows, "CHECKED_FIRST", 1)
     data = inspect_data(cfg([ROWS[0], ROWS[2], ROWS[0]]))["dataset"]
     assert (data["rows"], data["samples"], data["cut"], data["without_label"], data["bad"]) == (3, 2, 1, 1, 0)
     assert data["lengths"]["min"] == 8 and [sample["where"][-2:] for sample in data["shown"]] == [":1", ":3"]

@@ -13,6 +13,7 @@ from torchtune_lite.data.batching.streams import (
 )
 from torchtune_lite.data.conversations import OpenAIToMessages, ShareGPTToMessages
 from torchtune_lite.data.fitting import check_vocabulary, fix_date, limit_length
+from torchtune_lite.data.labels import CROSS_ENTROPY_IGNORE_IDX
 from torchtune_lite.data.messages import (
     AlpacaToMessages,
     InputOutputToMessages,
@@ -23,7 +24,7 @@ from torchtune_lite.data.messages import (
 from torchtune_lite.data.preference import ChosenRejectedToMessages, PairTokens, PreferenceDataset, padded_collate_dpo
 from torchtune_lite.data.readers.rows import OnBadSample, Rows, find_part
 from torchtune_lite.data.readers.sources import DataFiles, Filter, filtered, load_rows, open_stream
-from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, OnLongSample, SFTDataset
+from torchtune_lite.data.sft import OnLongSample, SFTDataset
 from torchtune_lite.data.templates import (
     ChatMLTemplate,
     GrammarErrorCorrectionTemplate,

@@ -21,7 +21,7 @@ from torchtune_lite.data.tokenizers.files import (
     read_tokenizer_file,
     special_tokens,
 )
-from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateArg
+from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateArg, TrainOn
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -102,10 +102,11 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         prompt_template: PromptTemplateArg = CHAT_TEMPLATE,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_eos_when_cut: bool = False,
+        train_on: TrainOn = "all",
     ) -> None:
         if truncation_type != "right":
             raise ConfigError(f"tokenizer.truncation_type={truncation_type!r} is not served; only 'right' is")
-        ModelTokenizer.__init__(self, tokenizer_json_path, max_seq_len, add_eos_when_cut)
+        ModelTokenizer.__init__(self, tokenizer_json_path, max_seq_len, add_eos_when_cut, train_on)
         HuggingFaceBaseTokenizer.__init__(
             self,
             tokenizer_json_path,
