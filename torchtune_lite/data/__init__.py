@@ -39,7 +39,7 @@ from torchtune_lite.data.tokenizers.chat_template import ChatTemplate
 from torchtune_lite.data.tokenizers.hf_tokenizer import HuggingFaceBaseTokenizer, HuggingFaceModelTokenizer
 from torchtune_lite.data.tokenizers.llama3_tokenizer import Llama3Tokenizer, TikTokenBaseTokenizer
 from torchtune_lite.data.tokenizers.loader import load_tokenizer
-from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateName
+from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateName, TrainOn
 from torchtune_lite.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 
 __all__ = [
@@ -83,6 +83,7 @@ __all__ = [
     "SummarizeTemplate",
     "TextTokens",
     "TikTokenBaseTokenizer",
+    "TrainOn",
     "check_vocabulary",
     "filtered",
     "find_part",

@@ -11,7 +11,7 @@ from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, Promp
 from torchtune_lite.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune_lite.errors import ConfigError, DataError
 
-FILES = ("tokenizer.json", "tokenizer.model")
+FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """Which file of a folder is read, the first that is there: as in transformers."""
 
 
@@ -33,7 +33,7 @@ def load_tokenizer(
     if file.is_dir():
         found = [file / name for name in FILES if (file / name).is_file()]
         if not found:
-            raise DataError(f"tokenizer.path {path} is a folder without {' or '.join(FILES)}; name the file")
+            raise DataError(f"tokenizer.path {path} is a folder without {' or '.join(FILES[:2])}; name the file")
         file = found[0]
     if file.is_file():
         with file.open("rb") as opened:
