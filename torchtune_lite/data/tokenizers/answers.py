@@ -108,7 +108,7 @@ class Answers:
             return self._start_of_content(index)
         start = self._length(self.messages[:index], prompt=True)
         if start is None:
-            raise self._rewritten(index)
+            raise self._unlike_prompt(index)
         return self._after_prompt(start)
 
     def _start_of_content(self, index: int) -> int:
@@ -140,6 +140,15 @@ class Answers:
         return DataError(
             f"{self.template.name} writes messages[{turn}] differently once more turns follow, so what has a loss is "
             "not known; mark the answers in it with {% generation %}, or set tokenizer.train_on: last"
+        )
+
+    def _unlike_prompt(self, index: int) -> DataError:
+        before, asked = (self._written(self.messages[:index], prompt) for prompt in (False, True))
+        if not self.text.startswith(before) or not asked.startswith(before):
+            return self._rewritten(index)
+        return DataError(
+            f"{self.template.name} asks for messages[{index}] with {asked.removeprefix(before)!r}, with which it does "
+            "not begin; change chat_template_kwargs, or those of the row (enable_thinking, for an answer with thoughts)"
         )
 
     def _with_other(self, messages: Sequence[Message], index: int) -> str:

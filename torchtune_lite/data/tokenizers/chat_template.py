@@ -16,7 +16,7 @@ from torchtune_lite.data.messages import Message, is_text_parts
 from torchtune_lite.data.tokenizers.answers import OTHER, Answers, Span
 from torchtune_lite.data.tokenizers.files import leads_out
 from torchtune_lite.data.tokenizers.template_compiler import MARKS, compile_template
-from torchtune_lite.errors import DataError
+from torchtune_lite.errors import ConfigError, DataError
 
 CHAT_TEMPLATE = "chat_template"
 """What a config's `prompt_template` says for the template that came with the tokenizer."""
@@ -262,3 +262,13 @@ def get_chat_template(folder: Path, tokenizer_config: Mapping[str, Any], variabl
     tools = find_chat_template(folder, tokenizer_config, TOOL_USE)
     tool_use = ChatTemplate(tools[0], variables, tools[1]) if tools else None
     return ChatTemplate(found[0], variables, found[1], tool_use)
+
+
+def parsed_date(text: str | None) -> date | None:
+    """Read the date that a config gives a template as today's."""
+    try:
+        return None if text is None else date.fromisoformat(str(text))
+    except ValueError:
+        raise ConfigError(
+            f"tokenizer.chat_template_kwargs.{STRFTIME}={text!r} is not a date such as 2025-01-31"
+        ) from None

@@ -6,7 +6,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import date
 from functools import partial
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -22,6 +21,7 @@ from torchtune_lite.data.tokenizers.chat_template import (
     ChatTemplate,
     Span,
     get_chat_template,
+    parsed_date,
 )
 from torchtune_lite.data.tokenizers.cuts import first_tokens
 from torchtune_lite.errors import ConfigError, DataError
@@ -118,6 +118,8 @@ class ModelTokenizer(ABC):
         A chat template is given the sample's `chat_template_kwargs`, among them its `tools`.
         """
         self._look_at(sample["messages"])
+        if self.train_on == "last" and not inference:
+            [sample] = self.expanded(sample)
         given = sample.get("chat_template_kwargs", {})
         tokens, mask, truncated = self._tokenize(sample["messages"], not inference, given)
         rest = {key: value for key, value in sample.items() if key != "messages"}
@@ -191,7 +193,7 @@ class ModelTokenizer(ABC):
             raise ConfigError(f"tokenizer.chat_template_kwargs: {name} takes no {', '.join(refused)}; leave it out")
         if isinstance(given, ChatTemplate):
             options = dict(options or {})
-            given.set_options(options, _date(options.pop(STRFTIME, None)))
+            given.set_options(options, parsed_date(options.pop(STRFTIME, None)))
             self._stop_at_turns_end(given)
 
     def _stop_at_turns_end(self, template: ChatTemplate) -> None:
@@ -288,12 +290,3 @@ class ModelTokenizer(ABC):
             if len(tokens) >= limit:
                 break
         return tokens, mask, message is not messages[-1]
-
-
-def _date(text: str | None) -> date | None:
-    try:
-        return None if text is None else date.fromisoformat(str(text))
-    except ValueError:
-        raise ConfigError(
-            f"tokenizer.chat_template_kwargs.{STRFTIME}={text!r} is not a date such as 2025-01-31"
-        ) from None
