@@ -2,7 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.data.chats import write_folder
+from tests.data.chats import plain, write_folder
+from tests.data.lookalikes import THINKS
 from torchtune_lite.config.schema.components import Component
 from torchtune_lite.data import checked_rows, load_tokenizer
 from torchtune_lite.datasets import inspect_data, inspection
@@ -92,6 +93,24 @@ def test_limits_are_the_models(cfg, folder, capsys):
         inspect_data(cfg(model=model | {"vocab_size": 3}))
     inspect_data(cfg(model=model, checkpointer={"_component_": "own_model.nothing"}))
     assert "without the model's limits: " in capsys.readouterr().err
+
+
+def test_an_answer_of_a_conversation_that_is_a_sample_of_its_own_is_shown(cfg, jsonl, tmp_path):
+    """The tokenizer is that of the checkpoint."""
+    turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(["a", "b", "c", "d"])]
+    data = {"_component_": "torchtune_lite.datasets.chat_dataset", "source": jsonl([{"messages": turns}], "chat.jsonl")}
+    data |= {"conversation_column": "messages", "conversation_style": "openai"}
+    write_folder(tmp_path / "base", "bytelevel", plain(THINKS))
+    (tmp_path / "own_checkpointer.py").write_text(
+        f"class Folder:\n    tokenizer_args = {{'path': {str(tmp_path / 'base')!r}}}\n    decoder_args = {{}}\n"
+    )
+    settings = cfg(dataset=data, checkpointer={"_component_": "own_checkpointer.Folder"})
+    for changes, places in ({}, ["1, sample 1", "1, sample 2"]), ({"train_on": "last"}, ["1"]):
+        settings.tokenizer = Component({"_component_": "torchtune_lite.models.tokenizer_of_checkpoint"} | changes, "")
+        shown = inspect_data(settings)["dataset"]["shown"]
+        assert [sample["where"].rpartition(":")[2] for sample in shown] == places
+        loss = ["".join(piece["text"] for piece in sample["pieces"] if piece["label"]) for sample in shown]
+        assert loss == [f"{answer}<|im_end|>\n" for answer in ("b", "d")[-len(places) :]]
 
 
 def test_a_config_that_trains_on_nothing():

@@ -103,10 +103,8 @@ class SFTDataset:
 
     def _find(self, index: int) -> tuple[int, int]:
         """Returns the row of a sample, and its number among those of the row."""
-        row = self._kept[index]
-        if isinstance(self._kept, range):
-            return row, 0
-        return row, index % len(self._kept) - bisect_left(self._kept, row)
+        row, alone = self._kept[index], isinstance(self._kept, range)
+        return row, 0 if alone else index % len(self._kept) - bisect_left(self._kept, row)
 
     def _rows_of_samples(self, left_out: Container[int]) -> Sequence[int]:
         """Lists the row of each sample."""
