@@ -62,7 +62,7 @@ class ExactMatchEvalRecipe:
             train_on_input=False, column_map=cfg.column_map, new_system_prompt=cfg.new_system_prompt
         )
         checkpointer = config.instantiate(cfg.checkpointer)
-        self.tokenizer = config.instantiate(cfg.tokenizer)
+        self.tokenizer = config.instantiate(cfg.tokenizer, defaults=checkpointer.tokenizer_args)
         with torch.device("meta"):
             self.model = config.instantiate(cfg.model, defaults=checkpointer.decoder_args)
         data.check_vocabulary(self.tokenizer, self.model.config.vocab_size)

@@ -99,7 +99,7 @@ class FullFinetuneRecipeSingleDevice:
         cfg = self.cfg
         resume_from = checkpoint.resume_folder(self.output_dir, cfg.resume_from_checkpoint)
         self.checkpointer = config.instantiate(cfg.checkpointer)
-        self.tokenizer = config.instantiate(cfg.tokenizer)
+        self.tokenizer = config.instantiate(cfg.tokenizer, defaults=self.checkpointer.tokenizer_args)
         with torch.device("meta"):  # shapes only: the weights come one by one from the checkpoint
             self.model = config.instantiate(cfg.model, defaults=self.checkpointer.decoder_args)
         self.checkpointer.use_tokenizer(self.tokenizer, self.model.config.vocab_size)

@@ -47,7 +47,7 @@ class GenerateRecipe:
     def setup(self) -> None:
         """Builds tokenizer and model, encodes the prompt, and reads the checkpoint last."""
         checkpointer = config.instantiate(self.cfg.checkpointer)
-        self.tokenizer = config.instantiate(self.cfg.tokenizer)
+        self.tokenizer = config.instantiate(self.cfg.tokenizer, defaults=checkpointer.tokenizer_args)
         with torch.device("meta"):
             self.model = config.instantiate(self.cfg.model, defaults=checkpointer.decoder_args)
         data.check_vocabulary(self.tokenizer, self.model.config.vocab_size)

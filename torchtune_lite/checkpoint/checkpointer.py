@@ -97,6 +97,11 @@ class Checkpointer(ABC):
         self.merge_into, self.cache_quantized = merge_into, cache_quantized
         self._open(family)
 
+    @property
+    def tokenizer_args(self) -> dict[str, Any]:
+        """Where the checkpoint's tokenizer is, as arguments of `models.tokenizer_of_checkpoint`."""
+        return {"path": self.checkpoint_dir}
+
     @abstractmethod
     def _open(self, family: Family | None) -> None:
         """Sets `family` (the one given, if any), `decoder_args` and the `_files` of weights; reads no weight."""

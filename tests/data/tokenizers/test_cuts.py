@@ -7,10 +7,10 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.data.test_llama3_tokenizer import ranks  # noqa: F401 (a fixture)
 from tokenizers import Tokenizer
 
 from tests.data.chats import FORMATS, TEMPLATES, TEXT, marked, plain, trained, write_folder
+from tests.data.tokenizers.test_llama3_tokenizer import ranks  # noqa: F401 (a fixture)
 from torchtune_lite.data import ChatTemplate, Message, TextTokens, load_tokenizer
 from torchtune_lite.data.tokenizers import cuts
 from torchtune_lite.errors import DataError

@@ -2,11 +2,11 @@ import base64
 import json
 
 import pytest
-from tests.data.test_chat_template import CHATS, by_transformers, dicts, messages
 from transformers import AutoTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tests.data.chats import TEMPLATES, marked, trained
+from tests.data.tokenizers.test_chat_template import CHATS, by_transformers, dicts, messages
 from torchtune_lite.data import Llama3Tokenizer, Message, PromptTemplate, TikTokenBaseTokenizer, load_tokenizer
 from torchtune_lite.data.tokenizers.llama3_tokenizer import LLAMA3_PATTERN, llama3_special_tokens
 from torchtune_lite.errors import ConfigError, DataError

@@ -1,9 +1,9 @@
 import jinja2
 import pytest
-from tests.data.test_chat_template import CHATS, dicts, messages
 from transformers import AutoTokenizer
 
 from tests.data.chats import write_folder
+from tests.data.tokenizers.test_chat_template import CHATS, dicts, messages
 from torchtune_lite.data import (
     ChatMLTemplate,
     Llama2ChatTemplate,

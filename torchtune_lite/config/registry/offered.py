@@ -46,7 +46,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
         *("samsum_dataset", "sft_dataset", "slimorca_dataset", "stack_exchange_paired_dataset"),
         *("text_completion_dataset", "wikitext_dataset"),
     ),
-    FAMILIES: ("from_checkpoint",),
+    FAMILIES: ("from_checkpoint", "tokenizer_of_checkpoint"),
     f"{PACKAGE}.modules.loss": ("CEWithChunkedOutputLoss", "LinearCrossEntropyLoss"),
     f"{PACKAGE}.optim": ("CPUOffloadAdamW", "MasterAdamW", "PagedAdamW", "StochasticAdamW", *_SCHEDULES),
     f"{PACKAGE}.training": (*_CHECKPOINTERS, *_LOGGERS, *_SCHEDULES, "Profiler", "setup_torch_profiler"),
