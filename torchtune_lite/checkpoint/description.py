@@ -29,7 +29,8 @@ def found(cfg: Any) -> str:
     model = getattr(cfg, "model", None)
     if not isinstance(model, dict) or config.find(model["_component_"]) is not from_checkpoint:
         return ""
-    checkpointer, tokenizer = config.instantiate(cfg.checkpointer), config.instantiate(cfg.tokenizer)
+    checkpointer = config.instantiate(cfg.checkpointer)
+    tokenizer = config.instantiate(cfg.tokenizer, defaults=checkpointer.tokenizer_args)
     with torch.device("meta"):
         built = config.instantiate(model, defaults=checkpointer.decoder_args)
     check_vocabulary(tokenizer, built.config.vocab_size, checkpointer.checkpoint_dir)
