@@ -1,5 +1,6 @@
 """Every config that is shipped: readable, accepted by its recipe, and of the model it names."""
 
+import functools
 import inspect
 import math
 import re
@@ -10,7 +11,9 @@ import torch
 
 from torchtune_lite import catalog, config
 from torchtune_lite.config.schema import components, settings
+from torchtune_lite.config.text import includes
 from torchtune_lite.config.text.document import Document
+from torchtune_lite.peft import is_quantized
 
 CONFIGS = catalog.configs()
 
@@ -23,8 +26,17 @@ PUBLISHED = {
 VOCABULARY = 32_000
 
 
+VALUES = {name: includes.read(path, name).values for name, path in CONFIGS.items()}
+NEEDED = {name: [f"{key}=x" for key, value in values.items() if value == "???"] for name, values in VALUES.items()}
+
+
+@functools.cache
+def settings_class(recipe):
+    return config.settings_of(catalog.find_recipe(recipe).path)
+
+
 def load(name):
-    return config.load(name, [], config.settings_of(catalog.find_recipe(catalog.recipe_key(CONFIGS[name])).path))
+    return config.load(name, NEEDED[name], settings_class(VALUES[name]["recipe"]))
 
 
 def adapter_size(model, sizes):
@@ -55,7 +67,7 @@ def test_it_says_what_it_is_what_it_needs_and_how_to_run_it(name):
 
 def published_size(name):
     """The builder's name without its method: a key of PUBLISHED, or of a builder whose sizes a checkpoint gives."""
-    return re.sub("^q?lora_", "", load(name).model["_component_"].rpartition(".")[2])
+    return re.sub("^q?lora_", "", VALUES[name]["model"]["_component_"].rpartition(".")[2])
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if published_size(name) in PUBLISHED])
@@ -68,6 +80,38 @@ def test_its_model_has_the_published_number_of_parameters(name, folder):
     assert sum(math.prod(p.shape) for p in parameters.values()) == published + adapters
     if adapters:
         assert sum(p.numel() for p in parameters.values() if p.requires_grad) == adapters
+
+
+ARITHMETIC = {name: re.search(r"Memory: ([\d.]+) GB .*\(arithmetic\)", CONFIGS[name].read_text()) for name in CONFIGS}
+
+
+@pytest.mark.parametrize("name", [name for name, found in ARITHMETIC.items() if found])
+def test_the_memory_that_it_names_is_that_of_its_model(name, folder):
+    """Bytes a weight: 2 in bf16, 0.52 in NF4; 16 of an adapter in fp32 (itself, its gradient, AdamW's state)."""
+    cfg = load(name)
+    with torch.device("meta"):
+        parameters = list(config.instantiate(cfg.model).parameters())
+    paged, in_bwd = "Paged" in cfg.optimizer["_component_"], cfg.optimizer_in_bwd
+    trained = 16 if "lora" in VALUES[name]["recipe"] else 2 + 2 * (not in_bwd) + 4 * (not paged)
+    frozen = sum(p.numel() * (0.52 if is_quantized(p) else 2) for p in parameters if not p.requires_grad)
+    total = frozen + trained * sum(p.numel() for p in parameters if p.requires_grad)
+    assert float(ARITHMETIC[name][1]) == round(total / 1e9, 1)
+
+
+def repeated(node, below):
+    """Keys of a node that say what the nearest one below it says."""
+    for key, value in node.items():
+        included = next((each[key] for each in below if key in each), ...)
+        if includes.merges(value, included):
+            yield from repeated(value, [each[key] for each in below if isinstance(each.get(key), dict)])
+        elif value == included and key not in ("recipe", "_component_"):
+            yield key
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_does_not_repeat_what_it_includes(name):
+    own, *below = (file.document.values for file in includes.chain(CONFIGS[name], name))
+    assert list(repeated(own, below)) == []
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -86,12 +130,16 @@ def slips(key):
 
 
 def components_of(recipe):
-    """The components in the recipe's configs: the key that holds it, its path, the keys it has."""
+    """The components in the recipe's configs, one for each list of arguments: their key, their path, the keys given."""
+    found = {}
     for name in recipe.configs:
         for slot, value in vars(load(name)).items():
             for node in value if isinstance(value, list) else [value]:
                 if isinstance(node, dict) and "_component_" in node:
-                    yield slot, node["_component_"], tuple(key for key in node if key != "_component_")
+                    keys = tuple(key for key in node if key != "_component_")
+                    has = tuple(inspect.signature(config.find(node["_component_"])).parameters)
+                    found[slot, has, keys] = slot, node["_component_"], keys
+    return found.values()
 
 
 @pytest.mark.parametrize("recipe", catalog.recipes(), ids=lambda recipe: recipe.name)
@@ -108,7 +156,7 @@ def test_a_slip_in_any_key_is_refused_and_answered_with_the_key(recipe, folder):
     for key in given:
         for slip in set(slips(key)) - set(given):
             judge(key, slip, settings.build(cls, Document("my.yaml", {slip: None}, {}))[1])
-    for slot, path, keys in set(components_of(recipe)):
+    for slot, path, keys in components_of(recipe):
         has = inspect.signature(config.find(path)).parameters
         for key in keys:
             for slip in set(slips(key)) - set(has):

@@ -34,7 +34,7 @@ def recipe_key(name_or_path: str | Path) -> str | None:
 
     Raises `ConfigError` for a config that is not there or cannot be read.
     """
-    from torchtune_lite.config.text.document import read
+    from torchtune_lite.config.text.includes import read
 
     recipe = read(find_config(name_or_path), str(name_or_path)).values.get("recipe")
     if recipe is not None and not isinstance(recipe, str):

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tests.data.chats import TEMPLATES, plain, write_folder
+from tests.data.lookalikes import THINKS
 from torchtune_lite.checkpoint import FullModelHFCheckpointer
 from torchtune_lite.checkpoint import tokenizer as tokenizer_module
 from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, save_tokenizer
@@ -56,6 +57,31 @@ def test_variables_and_the_date_of_the_run_make_no_difference(save, tmp_path, ca
     options = {"enable_thinking": True, "strftime_now": "2024-02-29"}
     live = load_tokenizer(base, prompt_template="chat_template", chat_template_kwargs=options)
     save(live, base)
+    assert not caplog.text
+
+
+def test_conversations_that_a_template_rewrites_are_compared_answer_by_answer(save, tmp_path, caplog):
+    base = write_folder(tmp_path / "base", "bytelevel", plain(THINKS))
+    live = load_tokenizer(base, prompt_template="chat_template")
+    save(live, base)
+    assert not caplog.text
+    earlier = plain(THINKS).replace("{%- else -%}{{- text", "{%- else -%}{{- '!' + text")
+    other = load_tokenizer(write_folder(tmp_path / "other", "bytelevel", earlier), prompt_template="chat_template")
+    assert "it gives" in tokenizer_module.compare(live, other)
+
+
+def test_a_vocabulary_and_merges_are_saved_as_they_are(save, tmp_path, caplog):
+    base = write_folder(tmp_path / "base", "bytelevel", plain(TEMPLATES["chatml"]), tokenizer_class="Qwen2Tokenizer")
+    content, config = (json.loads((base / name).read_text()) for name in ("tokenizer.json", "tokenizer_config.json"))
+    config["added_tokens_decoder"] = {each.pop("id"): each for each in content["added_tokens"]}
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    (base / "vocab.json").write_text(json.dumps(content["model"]["vocab"]))
+    (base / "merges.txt").write_text("\n".join(map(" ".join, content["model"]["merges"])))
+    (base / "tokenizer.json").unlink()
+    live = load_tokenizer(base, prompt_template="chat_template")
+    theirs = AutoTokenizer.from_pretrained(save(live, base))
+    prompt = theirs.apply_chat_template(DICTS, add_generation_prompt=True, return_dict=False)
+    assert prompt == live.tokenize_messages(CONVERSATION, add_eos=False)[0]
     assert not caplog.text
 
 

@@ -53,3 +53,12 @@ def test_an_existing_file_is_written_over_only_when_forced(tune, folder):
     assert (folder / "x.py").read_text() == "mine"
     tune("cp", "generate", "x", "--force")
     assert (folder / "x.py").read_text() == '"""Talks."""\n'
+
+
+def test_a_config_is_copied_with_what_it_includes(tune, folder, shipped):
+    text = "# small\nrecipe: full_finetune_single_device\ninclude: tiny/1M_full\nsteps: 5\n"
+    (shipped / "configs/tiny/small.yaml").write_text(text)
+    tune("cp", "tiny/small", "whole")
+    tune("cp", "tiny/small", "own", "--as-is")
+    assert (folder / "whole.yaml").read_text() == "# small\nrecipe: full_finetune_single_device\nsteps: 5\nname: n\n"
+    assert (folder / "own.yaml").read_text() == text

@@ -44,8 +44,6 @@ def test_version(monkeypatch, capsys):
             "there is no 'tune demo/base'; did you mean 'tune run full_finetune_single_device --config",
         ),
         (["my.yaml"], "there is no 'tune my.yaml'; did you mean 'tune run RECIPE --config my.yaml'? ("),
-        (["validate", "--config", "my.yaml", "a=1"], "leave --config out: tune validate my.yaml a=1"),
-        (["cat", "--config=my.yaml", "--sort"], "leave --config out: tune cat my.yaml --sort"),
         (["validate", "generate", "my.yaml"], "'generate' is a recipe, not a config ('tune ls' shows all)"),
         (
             ["validate", "my.yaml", "--recipe", "demo/base"],
@@ -111,3 +109,10 @@ def test_no_library_is_loaded_for_what_runs_no_model(words, folder):
 def test_the_module_is_the_command(folder):
     done = subprocess.run([sys.executable, "-m", "torchtune_lite", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"torchtune_lite {__version__}\n")
+
+
+@pytest.mark.parametrize("words", [["cat", "--config", "my.yaml", "--sort"], ["cat", "--sort", "--config=my.yaml"]])
+def test_a_config_may_be_named_as_tune_run_has_it(words, folder, capsys):
+    (folder / "my.yaml").write_text("b: 1\na: 2\n")
+    main.start(*words)
+    assert capsys.readouterr().out == "a: 2\nb: 1\n"

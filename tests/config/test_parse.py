@@ -121,3 +121,49 @@ def test_the_command_line_trusts_a_package_and_the_yaml_cannot(monkeypatch, fold
     with pytest.raises(SystemExit):
         run(monkeypatch, *words, "--allow-component", "json.JSONDecoder")
     assert "(json.JSONDecoder) has no argument 'params', which the recipe passes" in capsys.readouterr().err
+
+
+NEEDS = """\
+where: ???  # the folder to write to
+output_dir: ${where}/a
+optimizer: {_component_: torch.optim.AdamW, foreach: null, lr: "${rate}"}
+rate: 0.1
+"""
+
+
+def test_a_key_without_a_value_is_asked_for_once_with_the_comment_beside_it(folder):
+    (folder / "base.yaml").write_text(NEEDS)
+    (folder / "mine.yaml").write_text("include: base.yaml\n")
+    with pytest.raises(ConfigError) as error:
+        config.load("mine.yaml", [], Settings)
+    assert str(error.value) == "base.yaml:1: 'where' has no value yet; set where=... (the folder to write to)"
+    assert config.load("mine.yaml", ["where=/b"], Settings).output_dir == "/b/a"
+
+
+def test_a_key_that_nothing_refers_to_any_more_is_not_asked_for(folder):
+    (folder / "base.yaml").write_text(NEEDS)
+    (folder / "mine.yaml").write_text("include: base.yaml\noptimizer: {_component_: torch.optim.SGD, lr: 1}\n")
+    cfg = config.load("mine.yaml", ["output_dir=/c"], Settings)
+    assert config.to_dict(cfg) == {
+        "output_dir": "/c",
+        "optimizer": {"_component_": "torch.optim.SGD", "lr": 1},
+        "epochs": 1,
+    }
+
+
+def test_the_config_that_is_saved_is_whole(folder):
+    (folder / "base.yaml").write_text(NEEDS)
+    (folder / "mine.yaml").write_text("include: base.yaml\nepochs: 3\n")
+    saved = config.save(config.load("mine.yaml", ["where=/b"], Settings), folder / "run")
+    again = config.load(saved, [], Settings)
+    assert (again.output_dir, again.epochs, again.optimizer["lr"]) == ("/b/a", 3, 0.1)
+    assert "include" not in saved.read_text()
+
+
+def test_a_problem_is_placed_in_the_file_where_its_key_stands(folder):
+    (folder / "base.yaml").write_text("optimizer:\n  _component_: torch.optim.AdamW\n  leraning_rate: 1\nepochs: 0\n")
+    (folder / "mine.yaml").write_text("include: base.yaml\n\noutput_dri: x\noutput_dir: x\noptimizer:\n  lr: a\n")
+    with pytest.raises(ConfigError) as error:
+        config.load("mine.yaml", [], Settings)
+    places = [line.strip().partition(": ")[0] for line in str(error.value).splitlines()[1:]]
+    assert sorted(places) == ["base.yaml:3", "base.yaml:4", "mine.yaml:3", "mine.yaml:6"]

@@ -1,6 +1,7 @@
 import pytest
 
-from tests.data.chats import write_folder
+from tests.data.chats import plain, write_folder
+from tests.data.lookalikes import THINKS
 from torchtune_lite.data import (
     ChosenRejectedToMessages,
     PairTokens,
@@ -124,3 +125,13 @@ def test_a_chat_template_sees_the_tools_of_a_pair(tmp_path, log_lines):
     dataset = PreferenceDataset(Rows("x", [row], "x:{}".format), ChosenRejectedToMessages(), PairTokens(tokenizer))
     assert tokenizer.decode(dataset[0]["rejected_input_ids"]) == '[{"name": "add"}]systemSuserQassistantp'
     assert log_lines[-1] == "x: not read: column 'id' (1 row)"
+
+
+def test_a_pair_whose_template_rewrites_earlier_answers_has_its_loss_on_the_last(tmp_path):
+    tokenizer = load_tokenizer(write_folder(tmp_path, "bytelevel", plain(THINKS)), prompt_template="chat_template")
+    row = {"chosen": [USER, GOOD, USER, GOOD], "rejected": [USER, GOOD, USER, POOR]}
+    dataset = PreferenceDataset(Rows("x", [row], str), ChosenRejectedToMessages(), PairTokens(tokenizer))
+    assert len(dataset) == 1
+    for side, answer in (("chosen", "g"), ("rejected", "p")):
+        labels = [label for label in dataset[0][f"{side}_labels"] if label != -100]
+        assert tokenizer.tokenizer.decode(labels, False) == f"{answer}<|im_end|>\n"

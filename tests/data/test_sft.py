@@ -1,8 +1,7 @@
 import pytest
 
-from torchtune_lite.data import Batches, ColumnText, Rows, SFTDataset, load_rows, report_read, sft
+from torchtune_lite.data import Batches, ColumnText, Rows, SFTDataset, checked_rows, load_rows, report_read, sft
 from torchtune_lite.data.columns import NOT_READ, Note
-from torchtune_lite.data.sft import shifted_labels
 from torchtune_lite.datasets import ConcatDataset
 from torchtune_lite.errors import ConfigError, DataError
 
@@ -19,13 +18,6 @@ def codes(sample):
         "mask": [not letter.islower() for letter in text],
         "truncated": text.endswith("…"),
     }
-
-
-def test_labels_are_the_next_token_where_that_one_is_not_masked():
-    assert shifted_labels([5, 6, 7, 8], [True, False, True, False]) == [6, -100, 8, -100]
-    assert shifted_labels([5], [False]) == [-100]
-    with pytest.raises(DataError, match="the tokenizer gives 2 marks in mask for 1 token; give each token one"):
-        shifted_labels([5], [False, True])
 
 
 def test_what_is_noted_of_rows_is_said_once_for_all(log_lines):
@@ -202,9 +194,9 @@ def test_broken_lines_and_bad_rows_are_named_together_or_left_out(folder, log_li
 @pytest.fixture
 def large(monkeypatch):
     """Makes a data set of which the first row and every third are checked at the start."""
-    monkeypatch.setattr(sft, "CHECKED_WHOLE", {"rows": 5, "bytes": 1000})
-    monkeypatch.setattr(sft, "CHECKED_FIRST", 1)
-    monkeypatch.setattr(sft, "CHECKED_SPREAD", 2)
+    monkeypatch.setattr(checked_rows, "CHECKED_WHOLE", {"rows": 5, "bytes": 1000})
+    monkeypatch.setattr(checked_rows, "CHECKED_FIRST", 1)
+    monkeypatch.setattr(checked_rows, "CHECKED_SPREAD", 2)
     return lambda *texts, **policies: SFTDataset(rows_of(*texts), ColumnText("text"), codes, **policies)
 
 
@@ -299,3 +291,38 @@ def test_a_row_that_the_template_refuses_is_a_bad_one():
         SFTDataset(rows, ColumnText("text"), refusing)
     dataset = SFTDataset(rows, ColumnText("text"), refusing, on_bad_sample="skip")
     assert len(dataset) == 1 and list(dataset.bad) == [1, 2]
+
+
+class Thrice:
+    """`codes` of a text or, where it has commas, of each part of it."""
+
+    may_expand = True
+
+    def expanded(self, sample, number=None):
+        parts = [{"text": part} for part in sample["text"].split(",")]
+        return parts if number is None else [parts[number]]
+
+    def __call__(self, sample):
+        return codes(sample)
+
+
+def test_several_samples_of_a_row_follow_each_other(log_lines):
+    dataset = SFTDataset(rows_of("ab,cd,EF", "gh", "IJ", "kl,mn"), ColumnText("text"), Thrice())
+    assert ["".join(map(chr, dataset[i]["tokens"])) for i in range(len(dataset))] == ["ab", "cd", "gh", "kl", "mn"]
+    places = [dataset.where(i) for i in range(5)]
+    assert places == [f"x.jsonl:{place}" for place in ("1, sample 1", "1, sample 2", "2", "4, sample 1", "4, sample 2")]
+    assert dataset[-1] == dataset[4] and dataset.part(1, 1) == {"tokens": [100], "labels": [-100]}
+    assert "5 samples of 4 rows, one for each answer, since" in log_lines[-1]
+    with pytest.raises(IndexError):
+        dataset[5]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_of_many_rows_the_samples_are_counted_and_made_one_by_one(large, num_workers):
+    rows = rows_of("ab,cd,EF", "gh", "ij", None, "kl,mn", "op")
+    dataset = SFTDataset(rows, ColumnText("text"), Thrice(), on_bad_sample="skip")
+    assert not dataset.keeps_samples and len(dataset) == 9
+    batches = Batches(dataset, 2, seed=0, shuffle=True, pad_id=0, num_workers=num_workers)
+    made = "".join(chr(token) for batch in batches.epoch(0) for token in batch["tokens"][0] if token)
+    assert sorted(made) == sorted("abcdghijklmnop")
+    assert not dataset._samples and [*dataset.unlabelled] == [0] and dataset.where(7) == "x.jsonl:5, sample 2"

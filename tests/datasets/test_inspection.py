@@ -2,9 +2,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.data.chats import write_folder
+from tests.data.chats import plain, write_folder
+from tests.data.lookalikes import THINKS
 from torchtune_lite.config.schema.components import Component
-from torchtune_lite.data import load_tokenizer, sft
+from torchtune_lite.data import checked_rows, load_tokenizer
 from torchtune_lite.datasets import inspect_data, inspection
 from torchtune_lite.datasets.inspection import histogram, pieces, special_names
 from torchtune_lite.errors import ConfigError, DataError
@@ -45,8 +46,8 @@ def test_counts_what_is_trained_on(cfg):
 
 
 def test_rows_that_a_large_data_set_leaves_out_when_they_are_read(cfg, monkeypatch):
-    monkeypatch.setattr(sft, "CHECKED_WHOLE", {"rows": 1, "bytes": 0})
-    monkeypatch.setattr(sft, "CHECKED_FIRST", 1)
+    monkeypatch.setattr(checked_rows, "CHECKED_WHOLE", {"rows": 1, "bytes": 0})
+    monkeypatch.setattr(checked_rows, "CHECKED_FIRST", 1)
     data = inspect_data(cfg([ROWS[0], ROWS[2], ROWS[0]]))["dataset"]
     assert (data["rows"], data["samples"], data["cut"], data["without_label"], data["bad"]) == (3, 2, 1, 1, 0)
     assert data["lengths"]["min"] == 8 and [sample["where"][-2:] for sample in data["shown"]] == [":1", ":3"]
@@ -92,6 +93,24 @@ def test_limits_are_the_models(cfg, folder, capsys):
         inspect_data(cfg(model=model | {"vocab_size": 3}))
     inspect_data(cfg(model=model, checkpointer={"_component_": "own_model.nothing"}))
     assert "without the model's limits: " in capsys.readouterr().err
+
+
+def test_an_answer_of_a_conversation_that_is_a_sample_of_its_own_is_shown(cfg, jsonl, tmp_path):
+    """The tokenizer is that of the checkpoint."""
+    turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(["a", "b", "c", "d"])]
+    data = {"_component_": "torchtune_lite.datasets.chat_dataset", "source": jsonl([{"messages": turns}], "chat.jsonl")}
+    data |= {"conversation_column": "messages", "conversation_style": "openai"}
+    write_folder(tmp_path / "base", "bytelevel", plain(THINKS))
+    (tmp_path / "own_checkpointer.py").write_text(
+        f"class Folder:\n    tokenizer_args = {{'path': {str(tmp_path / 'base')!r}}}\n    decoder_args = {{}}\n"
+    )
+    settings = cfg(dataset=data, checkpointer={"_component_": "own_checkpointer.Folder"})
+    for changes, places in ({}, ["1, sample 1", "1, sample 2"]), ({"train_on": "last"}, ["1"]):
+        settings.tokenizer = Component({"_component_": "torchtune_lite.models.tokenizer_of_checkpoint"} | changes, "")
+        shown = inspect_data(settings)["dataset"]["shown"]
+        assert [sample["where"].rpartition(":")[2] for sample in shown] == places
+        loss = ["".join(piece["text"] for piece in sample["pieces"] if piece["label"]) for sample in shown]
+        assert loss == [f"{answer}<|im_end|>\n" for answer in ("b", "d")[-len(places) :]]
 
 
 def test_a_config_that_trains_on_nothing():

@@ -1,5 +1,6 @@
 """Checkpoints: a folder in, a folder out, and what a run needs to go on from one."""
 
+from torchtune_lite.checkpoint.description import found
 from torchtune_lite.checkpoint.formats.adapter import load_adapter, write_adapter
 from torchtune_lite.checkpoint.formats.hf import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.formats.meta import FullModelMetaCheckpointer
@@ -19,6 +20,7 @@ __all__ = [
     "check_resumable",
     "check_space",
     "claim",
+    "found",
     "gather",
     "latest",
     "load_adapter",

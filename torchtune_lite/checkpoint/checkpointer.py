@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchtune_lite.checkpoint.description import described
 from torchtune_lite.checkpoint.formats.adapter import check_adapter, fitting_adapter, load_adapter, write_adapter
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
@@ -96,6 +97,11 @@ class Checkpointer(ABC):
         self.merge_into, self.cache_quantized = merge_into, cache_quantized
         self._open(family)
 
+    @property
+    def tokenizer_args(self) -> dict[str, Any]:
+        """Where the checkpoint's tokenizer is, as arguments of `models.tokenizer_of_checkpoint`."""
+        return {"path": self.checkpoint_dir}
+
     @abstractmethod
     def _open(self, family: Family | None) -> None:
         """Sets `family` (the one given, if any), `decoder_args` and the `_files` of weights; reads no weight."""
@@ -163,6 +169,7 @@ class Checkpointer(ABC):
         Its files and its template take the place of the base's, and are compared with it on a chat.
         """
         check_vocabulary(tokenizer, vocab_size, self.checkpoint_dir)
+        log.info(described(self.family.name, self.decoder_args, tokenizer))
         self._tokenizer, self._small_files = tokenizer, None
 
     def _nf4_cache(

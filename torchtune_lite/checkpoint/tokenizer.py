@@ -198,14 +198,16 @@ def compare(live: ModelTokenizer, saved: ModelTokenizer) -> str | None:
     for chat in CHATS:
         conversation = [Message(role, text, role != "assistant") for role, text in chat]
         try:
-            ours = live.tokenize_messages(conversation)
+            parts = [part["messages"] for part in live.expanded({"messages": conversation})]
+            ours = [live.tokenize_messages(part) for part in parts]
         except TuneError:  # without a place for a system prompt, say
             continue
-        accepted, theirs = True, saved.tokenize_messages(conversation)
-        if ours[0] != theirs[0]:
-            return _difference(live, ours[0], theirs[0])
-        if isinstance(live.prompt_template, ChatTemplate) and ours != theirs:
-            return "other labels"
+        accepted, theirs = True, [saved.tokenize_messages(part) for part in parts]
+        for (tokens, mask), (saved_tokens, saved_mask) in zip(ours, theirs, strict=True):
+            if tokens != saved_tokens:
+                return _difference(live, tokens, saved_tokens)
+            if isinstance(live.prompt_template, ChatTemplate) and mask != saved_mask:
+                return "other labels"
     for text in TEXTS if live.prompt_template is None else ():
         if (ours := live.encode(text)) != (theirs := saved.encode(text)):
             return _difference(live, ours, theirs)

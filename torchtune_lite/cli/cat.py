@@ -9,16 +9,19 @@ def configure(parser: ArgumentParser) -> None:
     """Declares the arguments of `tune cat`."""
     parser.add_argument("config", help="name of a config ('tune ls' shows all) or path of a YAML file")
     parser.add_argument("--sort", action="store_true", help="sort the keys; leaves the comments out")
+    parser.add_argument("--as-is", action="store_true", help="leave 'include' as it stands; only the file's own keys")
 
 
 def main(args: Namespace) -> None:
-    """Prints the file as it is, or its keys in sorted order."""
-    from torchtune_lite.config.text.document import read, read_text
+    """Prints the file with what it includes, or its keys in sorted order."""
+    from torchtune_lite.config.text import completion, document, includes
 
     path = catalog.find_config(args.config)
     if not args.sort:
-        print(read_text(path, args.config), end="")
+        text = (document.read_text if args.as_is else completion.complete)(path, args.config)
+        print(text, end="")
         return
     from omegaconf import OmegaConf
 
+    read = document.read if args.as_is else includes.read
     print(OmegaConf.to_yaml(read(path, args.config).values, sort_keys=True), end="")

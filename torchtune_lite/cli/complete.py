@@ -114,7 +114,7 @@ def options(verb: str) -> list[str]:
 
 def values_of(config: str) -> dict[str, Any]:
     """Returns the keys and values of a config."""
-    from torchtune_lite.config.text.document import read
+    from torchtune_lite.config.text.includes import read
 
     return read(catalog.find_config(config)).values
 

@@ -3,11 +3,10 @@
   tune cp llama2/7B_qlora_single_device my.yaml
   tune cp lora_finetune_single_device .
 
-In a folder the copy keeps its name; a missing suffix is added.
+In a folder the copy keeps its name; a missing suffix is added. A config is copied with what it includes, whole.
 """
 
 import os
-import shutil
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("destination", nargs="?", default=".", help="file or folder (default: the working directory)")
     parser.add_argument("--type", choices=tuple(SUFFIXES), help="which one, where a recipe and a config share the name")
     parser.add_argument("--make-parents", action="store_true", help="make the folders that are missing")
+    parser.add_argument("--as-is", action="store_true", help="leave 'include' as it stands; only the file's own keys")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--force", action="store_true", help="write over an existing file")
     existing.add_argument("-n", "--no-clobber", action="store_true", help="leave an existing file without an error")
@@ -39,12 +39,20 @@ def main(args: Namespace) -> None:
         raise ConfigError(f"{target} exists; choose another name, or write over it with --force")
     if not target.parent.is_dir() and not args.make_parents:
         raise ConfigError(f"there is no folder {target.parent}; make it with --make-parents")
+    content = source.read_bytes() if args.as_is or kind == "recipe" else whole(source, args.name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        target.write_bytes(content)
     except OSError as error:
         raise ConfigError(f"cannot write {target}: {error.strerror}") from error
     print(f"Copied to {target}")
+
+
+def whole(source: Path, name: str) -> bytes:
+    """Returns a config with what it includes."""
+    from torchtune_lite.config.text.completion import complete
+
+    return complete(source, name).encode()
 
 
 def find(name: str, kind: str | None) -> tuple[str, Path]:

@@ -81,7 +81,7 @@ def start(verb: str, *words: str, debug: bool = False) -> None:
         from torchtune_lite.config.parse import read_words
 
         config, others = read_words(words)
-        raise errors.ConfigError(f"leave --config out: {shlex.join(['tune', verb, config, *others])}")
+        words = (config, *others)  # as 'tune run' has it
     module = importlib.import_module(f"torchtune_lite.cli.{verb}")
     parser = Parser(
         prog=f"tune {verb}",

@@ -6,12 +6,14 @@ A config may name the builders of torchtune_lite, the losses of torch.nn, the op
 the optimizers of torchao and bitsandbytes, and what modules in the working directory define; what else it names must
 be trusted with --allow-component, or in TORCHTUNE_LITE_ALLOW_COMPONENT.
 
-Whether files and checkpoints exist, only a run finds out.
+Whether files and checkpoints exist, only a run finds out; but of a model that comes from its checkpoint
+(models.from_checkpoint) that is looked at, and a line says which family, size and template were found.
 """
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from torchtune_lite import catalog
@@ -27,9 +29,11 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def main(args: Namespace) -> None:
-    """Prints one line when the recipe would accept the config."""
-    with settings(args):
-        print("Config is well-formed.")
+    """Prints one line when the recipe would accept the config, and one on the model that a checkpoint gives."""
+    with settings(args) as cfg:
+        # by its name: what reads checkpoints stands above this package, and imports torch
+        found = import_module("torchtune_lite.checkpoint").found(cfg)
+    print("Config is well-formed.", *filter(None, [found]), sep="\n")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torchtune_lite import catalog, errors
 from torchtune_lite.config import torchtune, unsupported
 from torchtune_lite.config.registry import trust
 from torchtune_lite.config.schema import settings
-from torchtune_lite.config.text import document, overrides
+from torchtune_lite.config.text import includes, overrides
 from torchtune_lite.config.text.interpolation import referred, resolve
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.tracebacks import shown
@@ -108,14 +108,18 @@ def load(config: str | Path, changes: Sequence[str], cls: type[S]) -> S:
     Every component is imported and its arguments are checked, but none is built. Raises one `ConfigError` that lists
     all problems, each with its file and line or the override it came from.
     """
-    doc = document.read(catalog.find_config(config), str(config))
+    doc = includes.read(catalog.find_config(config), str(config))
     problems = overrides.apply(doc, changes)
-    own = set(referred(doc.values))
+    needed = set(referred(doc.values))
+    doc.own |= needed
+    known = settings.names(cls)
+    for key in [key for key in doc.own - needed if doc.values.get(key) == "???" and key not in known]:
+        del doc.values[key]  # nothing refers to it any more
     problems += resolve(doc)
     doc.values.pop("recipe", None)
-    problems += unsupported.drop(doc, settings.names(cls))
+    problems += unsupported.drop(doc, known)
     problems += torchtune.translate(doc, settings.losses(cls))
-    made, found = settings.build(cls, doc, own)
+    made, found = settings.build(cls, doc)
     problems += found
     if made is None or problems:
         raise ConfigError(*problems)

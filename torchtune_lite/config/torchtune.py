@@ -56,12 +56,21 @@ def translate(document: Document, losses: list[str]) -> list[str]:
                 )
     for node in components_in(document.values):
         _quantize_frozen(node)
+    _keep_last(document)
     for key, node in document.values.items():
         if isinstance(node, dict) and (problem := unserved_family(str(node.get("model_type")))):
             problems.append(f"{document.place((key, 'model_type'))}: '{key}.model_type': {problem}")
     if without_effect:
         warn(f"{document.name}: without effect here: {', '.join(without_effect)}")
     return problems
+
+
+def _keep_last(document: Document) -> None:
+    """Moves `keep_last_n_checkpoints`, an argument of torchtune's checkpointers, to the recipe's keys."""
+    key, node = "keep_last_n_checkpoints", document.values.get("checkpointer")
+    if isinstance(node, dict) and str(node.get("_component_")).startswith("torchtune.") and key in node:
+        document.origins.setdefault((key,), document.place(("checkpointer", key)))
+        document.values.setdefault(key, node.pop(key))
 
 
 def components_in(value: Any) -> Iterator[dict[str, Any]]:

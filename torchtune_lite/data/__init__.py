@@ -13,6 +13,7 @@ from torchtune_lite.data.batching.streams import (
 )
 from torchtune_lite.data.conversations import OpenAIToMessages, ShareGPTToMessages
 from torchtune_lite.data.fitting import check_vocabulary, fix_date, limit_length
+from torchtune_lite.data.labels import CROSS_ENTROPY_IGNORE_IDX
 from torchtune_lite.data.messages import (
     AlpacaToMessages,
     InputOutputToMessages,
@@ -23,7 +24,7 @@ from torchtune_lite.data.messages import (
 from torchtune_lite.data.preference import ChosenRejectedToMessages, PairTokens, PreferenceDataset, padded_collate_dpo
 from torchtune_lite.data.readers.rows import OnBadSample, Rows, find_part
 from torchtune_lite.data.readers.sources import DataFiles, Filter, filtered, load_rows, open_stream
-from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, OnLongSample, SFTDataset
+from torchtune_lite.data.sft import OnLongSample, SFTDataset
 from torchtune_lite.data.templates import (
     ChatMLTemplate,
     GrammarErrorCorrectionTemplate,
@@ -38,7 +39,7 @@ from torchtune_lite.data.tokenizers.chat_template import ChatTemplate
 from torchtune_lite.data.tokenizers.hf_tokenizer import HuggingFaceBaseTokenizer, HuggingFaceModelTokenizer
 from torchtune_lite.data.tokenizers.llama3_tokenizer import Llama3Tokenizer, TikTokenBaseTokenizer
 from torchtune_lite.data.tokenizers.loader import load_tokenizer
-from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateName
+from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateName, TrainOn
 from torchtune_lite.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "SummarizeTemplate",
     "TextTokens",
     "TikTokenBaseTokenizer",
+    "TrainOn",
     "check_vocabulary",
     "filtered",
     "find_part",

@@ -190,3 +190,9 @@ def system_prompt(prompt: str | None) -> list[Message]:
 def noted(sample: dict[str, Any], notes: set[Note]) -> dict[str, Any]:
     """Adds the notes of a row to its sample, if there are any."""
     return {**sample, "notes": notes} if notes else sample
+
+
+def texts(sample: Mapping[str, Any]) -> list[str]:
+    """Lists the texts of a sample: of its messages, or of both sides of a pair, or its `text`."""
+    messages = [message for name in ("messages", "chosen", "rejected") for message in sample.get(name, ())]
+    return [message.text_content for message in messages] + ([sample["text"]] if "text" in sample else [])

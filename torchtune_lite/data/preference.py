@@ -9,8 +9,9 @@ from torch import Tensor
 from torchtune_lite.data.batching.collate import padded_collate_sft
 from torchtune_lite.data.columns import Note, checked_column_map, column_value, has_column
 from torchtune_lite.data.conversations import OpenAIToMessages
+from torchtune_lite.data.labels import CROSS_ENTROPY_IGNORE_IDX
 from torchtune_lite.data.messages import MaskingStrategy, Message, noted
-from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX, SFTDataset
+from torchtune_lite.data.sft import SFTDataset
 from torchtune_lite.errors import DataError
 
 SIDES = ("chosen", "rejected")
@@ -61,7 +62,10 @@ class ChosenRejectedToMessages:
 
 
 class PairTokens:
-    """Tokenises both conversations of a pair with a tokenizer of messages."""
+    """Tokenises both conversations of a pair with a tokenizer of messages.
+
+    One that the tokenizer makes several samples of is the last of them, whose loss is on its last answer alone.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -77,7 +81,8 @@ class PairTokens:
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         rest = {name: value for name, value in sample.items() if name not in SIDES}
-        pair = {side: self.tokenizer({**rest, "messages": sample[side]}) for side in SIDES}
+        expanded = getattr(self.tokenizer, "expanded", lambda sample: [sample])
+        pair = {side: self.tokenizer(expanded({**rest, "messages": sample[side]})[-1]) for side in SIDES}
         return {**pair, "truncated": any(each.get("truncated", False) for each in pair.values())}
 
 

@@ -1,23 +1,18 @@
 """Supervised fine-tuning samples: rows → messages → tokens and labels."""
 
 from array import array
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from torchtune_lite.data.checked_rows import is_small, some_rows
 from torchtune_lite.data.columns import Note, summarized
+from torchtune_lite.data.labels import has_label, shifted_labels
+from torchtune_lite.data.messages import texts
 from torchtune_lite.data.readers.rows import MarkedRows, OnBadSample, Row, raise_problems
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import counted, get_logger
-
-CROSS_ENTROPY_IGNORE_IDX = -100
-"""The label of a position without a loss."""
-
-CHECKED_WHOLE = {"rows": 200_000, "bytes": 64 * 2**20}
-"""The most a data set may have of each for all of its rows to be checked at the start."""
-
-CHECKED_FIRST, CHECKED_SPREAD = 100, 10_000
-"""How many rows of a larger one are checked at the start: the first ones, and at most so many evenly spread."""
 
 MOST_WAITING = 2**24
 """How many characters of prepared samples wait to be tokenised, until it is known that no row is bad."""
@@ -38,15 +33,17 @@ class SFTDataset:
     `prepare` maps a row to a sample with `messages` or `text`; it is tried on every row at once, so that a bad one is
     found before any weight is read. `tokenize` maps that sample to `tokens`, `mask` (True: no loss) and, optionally,
     `truncated`; the rows for which its `surely_whole` is not true (all, where it has none) are tokenised at once, and
-    all that are kept with `tokenize_all`, for a use that needs their lengths.
+    all that are kept with `tokenize_all`, for a use that needs their lengths. Its `expanded`, if it has one, makes
+    several samples of one before, as `ModelTokenizer.expanded` does: they come one after the other.
 
     So the length is right from the start. Left out are samples without a label token, bad rows with
     `on_bad_sample="skip"`, and with `on_long_sample="skip"` samples that `tokenize` cuts; one line says how many. That
     nothing is left is an error. Another line says what the samples have in their `notes`.
 
-    Of more rows or bytes than `CHECKED_WHOLE` only some rows are checked at the start and no samples are kept; the
-    length is the number of rows, and a row that is left out gives a sample of empty lists. What is wrong with a row is
-    noted in `bad` (with its place, in the process that reads it), `long` and `unlabelled`, by the number of the row, as
+    Of more rows or bytes than `checked_rows.CHECKED_WHOLE` only some rows are checked at the start and no samples are
+    kept; the length is the number of rows (where `tokenize` says that it `may_expand` samples, all rows are read to
+    count those of each), and a row that is left out gives a sample of empty lists. What is wrong with a row is noted,
+    by its number, in `bad` (with its place, in the process that reads it), `long` and `unlabelled`, as
     soon as it is known; `report_read` says how many in the end.
     """
 
@@ -67,20 +64,18 @@ class SFTDataset:
         self.rows = rows
         self._prepare, self._tokenize = prepare, tokenize
         self._on_bad, self._on_long = on_bad_sample, on_long_sample
-        self._samples: dict[int, dict[str, array]] = {}  # by row
+        self._samples: dict[int, list[dict[str, array]]] = {}  # by row
         self.bad: dict[int, str] = {}
         self._bad = MarkedRows(len(rows))  # those that worker processes found, too
         self.long = MarkedRows(len(rows))  # cut, or left out for it
         self.unlabelled = MarkedRows(len(rows))  # left out since they have no label, even if cutting took it
         self._notes: Counter[Note] = Counter()
-        self.keeps_samples = _is_small(rows)
+        self.keeps_samples = is_small(rows)
         at_once = tokenize_all and self.keeps_samples
         self._surely_whole = None if at_once else getattr(tokenize, "surely_whole", None)
-        self.checked = range(len(rows)) if self.keeps_samples else _some_rows(rows)
+        self.checked = range(len(rows)) if self.keeps_samples else some_rows(rows)
         left_out = self._check()
-        self._kept: Sequence[int] = range(len(rows))
-        if left_out and self.keeps_samples:
-            self._kept = array("q", (row for row in self._kept if row not in left_out))
+        self._kept = self._rows_of_samples(left_out)
         self._report(left=len(self.checked) - len(left_out))
 
     def __len__(self) -> int:
@@ -91,18 +86,51 @@ class SFTDataset:
 
     def part(self, index: int, start: int = 0, stop: int | None = None) -> dict[str, list[int]]:
         """Returns tokens and labels of a sample from `start` to `stop`; of one that is kept, at their cost alone."""
-        row = self._kept[index]
+        row, number = self._find(index)
         if not self.keeps_samples:
-            sample = self._checked_now(row)
-        elif row in self._samples:
-            sample = self._samples[row]
+            sample = self._checked_now(row, number)
         else:
-            sample = self._samples[row] = self._make(row, self._prepared(row))[0]
+            if row not in self._samples:
+                self._samples[row] = [self._make(row, each)[0] for each in self._expanded(row, self._prepared(row))]
+            sample = self._samples[row][number]
         return {name: sample[name][start:stop].tolist() if sample else [] for name in self.names}
 
     def where(self, index: int) -> str:
-        """Says where the row of a sample stands."""
-        return self.rows.where(self._kept[index])
+        """Says where the row of a sample stands, and which of its samples it is."""
+        row, number = self._find(index)
+        several = number or self._kept[index + 1 : index + 2] == self._kept[index : index + 1]
+        return self.rows.where(row) + (f", sample {number + 1}" if several else "")
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """Returns the row of a sample, and its number among those of the row."""
+        row, alone = self._kept[index], isinstance(self._kept, range)
+        return row, 0 if alone else index % len(self._kept) - bisect_left(self._kept, row)
+
+    def _rows_of_samples(self, left_out: Container[int]) -> Sequence[int]:
+        """Lists the row of each sample."""
+        rows = range(len(self.rows))
+        if self.keeps_samples:
+            counts = {row: len(samples) for row, samples in self._samples.items() if len(samples) != 1}
+            counts |= dict.fromkeys(left_out, 0)
+        else:
+            may_expand = getattr(self._tokenize, "may_expand", False)
+            counts = {row: count for row in rows if (count := self._count(row)) != 1} if may_expand else {}
+        return array("q", (row for row in rows for _ in range(counts.get(row, 1)))) if counts else rows
+
+    def _count(self, row: int) -> int:
+        """Counts the samples of a row; 1 for a bad one, of which reading it will tell."""
+        try:
+            return len(self._expanded(row, self._prepared(row)))
+        except DataError:
+            return 1
+
+    def _expanded(self, row: int, prepared: Mapping[str, Any], number: int | None = None) -> list[Mapping[str, Any]]:
+        """Returns the samples, not tokenised yet, that are made of a row that is prepared."""
+        expanded = getattr(self._tokenize, "expanded", None)
+        try:
+            return [prepared] if expanded is None else expanded(prepared, number)
+        except DataError as error:
+            raise DataError(f"{self.rows.where(row)}: {error}") from None
 
     def _arrays(self, tokenized: Mapping[str, Any]) -> dict[str, array]:
         labels = shifted_labels(tokenized["tokens"], tokenized["mask"])
@@ -130,15 +158,16 @@ class SFTDataset:
             self.long.add(row)
         if cut and self._on_long != "truncate":
             return None
-        if not all(_has_label(sample[name]) for name in self.names if name.endswith("labels")):
+        if not all(has_label(sample[name]) for name in self.names if name.endswith("labels")):
             self.unlabelled.add(row)
             return None
         return sample
 
-    def _checked_now(self, row: int) -> dict[str, array] | None:
-        """Does for one row what `_check` does for all."""
+    def _checked_now(self, row: int, number: int) -> dict[str, array] | None:
+        """Does for one sample of a row what `_check` does for all."""
         try:
-            sample = self._usable(row, self._prepared(row))
+            [prepared] = self._expanded(row, self._prepared(row), number)
+            sample = self._usable(row, prepared)
         except DataError as error:
             if self._on_bad == "error":
                 raise
@@ -165,14 +194,14 @@ class SFTDataset:
                 self.bad[row] = str(error)
                 continue
             self._notes.update(sample.get("notes", ()))
-            texts = _texts(sample)
-            if not all(text.strip() for text in texts):
+            written = texts(sample)
+            if not all(text.strip() for text in written):
                 empty.append(row)
             refused = self.bad and self._on_bad == "error"
             if refused or (self._surely_whole is not None and self._surely_whole(sample)):
                 continue
             waiting.append((row, sample))
-            size += sum(map(len, texts))
+            size += sum(map(len, written))
             if size > MOST_WAITING:
                 left_out |= self._tokenize_all(waiting)
                 waiting, size = [], 0
@@ -190,13 +219,14 @@ class SFTDataset:
         left_out = set()
         for row, each in prepared:
             try:
-                sample = self._usable(row, each)
+                samples = [self._usable(row, part) for part in self._expanded(row, each)]
             except DataError as error:
-                sample, self.bad[row] = None, str(error)
-            if sample is None:
+                samples, self.bad[row] = [], str(error)
+            kept = [sample for sample in samples if sample is not None]
+            if not kept:
                 left_out.add(row)
             elif self.keeps_samples:
-                self._samples[row] = sample
+                self._samples[row] = kept
         return left_out
 
     def _refuse_bad(self) -> None:
@@ -213,8 +243,10 @@ class SFTDataset:
                 "tokenizer.max_seq_len if it cuts the answers off, or set train_on_input=True"
             )
         summary = f"{counted(len(self), 'sample')} of {counted(total, 'row')}"
+        if len(self) > total >= left:
+            summary += ", one for each answer, since the chat template writes earlier answers otherwise"
         if not self.keeps_samples:
-            summary = f"{counted(len(self), 'row')}, of which only {total:,} are checked before they are read"
+            summary = f"{counted(len(self.rows), 'row')}, of which only {total:,} are checked before they are read"
         report = log.warning if said else log.info
         report(f"{self.rows.name}: {summary}; {said or 'none cut or left out'}")
         if notes := summarized(self._notes, getattr(self._tokenize, "reads", lambda field: False)):
@@ -265,34 +297,3 @@ class SFTDataset:
 def _check_policy(name: str, given: str, policies: Any) -> None:
     if given not in get_args(policies):
         raise ConfigError(f"{name}={given!r} is not one of {', '.join(get_args(policies))}")
-
-
-def _is_small(rows: Any) -> bool:
-    return len(rows) <= CHECKED_WHOLE["rows"] and rows.num_bytes <= CHECKED_WHOLE["bytes"]
-
-
-def _some_rows(rows: Any) -> Sequence[int]:
-    """Chooses the rows of a large data set to check, of fewer bytes than those of a small one but for the first."""
-    count = len(rows)
-    spread = min(CHECKED_SPREAD, count * CHECKED_WHOLE["bytes"] // max(rows.num_bytes, 1))
-    return sorted({*range(min(CHECKED_FIRST, count)), *(k * count // spread for k in range(spread))})
-
-
-def shifted_labels(tokens: Sequence[int], mask: Sequence[bool]) -> list[int]:
-    """Labels each position with the token that follows it, or -100 where that one is masked or there is none."""
-    if len(tokens) != len(mask):
-        raise DataError(
-            f"the tokenizer gives {counted(len(mask), 'mark')} in mask for {counted(len(tokens), 'token')}; "
-            "give each token one"
-        )
-    ignore = CROSS_ENTROPY_IGNORE_IDX
-    return [ignore if masked else token for token, masked in zip(tokens[1:], mask[1:], strict=True)] + [ignore]
-
-
-def _has_label(labels: Sequence[int]) -> bool:
-    return any(label != CROSS_ENTROPY_IGNORE_IDX for label in labels)
-
-
-def _texts(sample: Mapping[str, Any]) -> list[str]:
-    messages = [message for name in ("messages", "chosen", "rejected") for message in sample.get(name, ())]
-    return [message.text_content for message in messages] + ([sample["text"]] if "text" in sample else [])

@@ -33,8 +33,12 @@ def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
     """
     if getattr(cfg, "dataset", None) is None:
         raise ConfigError("the recipe of this config has no key 'dataset', so it trains on nothing")
-    tokenizer = config.instantiate(cfg.tokenizer)
-    _apply_limits(cfg, tokenizer)
+    checkpointer, problem = _checkpointer(cfg)
+    tokenizer = config.instantiate(cfg.tokenizer, defaults=getattr(checkpointer, "tokenizer_args", {}))
+    if problem:
+        warn(f"without the model's limits: {problem}")
+    elif cfg.model is not None:
+        _apply_limits(cfg, tokenizer, checkpointer)
     report: dict[str, Any] = {"max_seq_len": tokenizer.max_seq_len}
     data = {"dataset": concatenated(config.instantiate(cfg.dataset, tokenizer), getattr(cfg, "dataset_weights", None))}
     sets = validation_sets(config.instantiate(getattr(cfg, "dataset_val", None), tokenizer))
@@ -49,12 +53,17 @@ def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
     return report
 
 
-def _apply_limits(cfg: Any, tokenizer: Any) -> None:
-    """Limits the tokenizer to the model's positions as a recipe does, where the checkpoint tells them."""
-    if cfg.model is None:
-        return
+def _checkpointer(cfg: Any) -> tuple[Any, str]:
+    """Opens the checkpoint, and says why it cannot be."""
     try:
-        checkpointer = config.instantiate(getattr(cfg, "checkpointer", None))
+        return config.instantiate(getattr(cfg, "checkpointer", None)), ""
+    except TuneError as error:
+        return None, str(error)
+
+
+def _apply_limits(cfg: Any, tokenizer: Any, checkpointer: Any) -> None:
+    """Limits the tokenizer to the model's positions as a recipe does, where the checkpoint tells them."""
+    try:
         with torch.device("meta"):
             model = config.instantiate(cfg.model, defaults=getattr(checkpointer, "decoder_args", {}))
     except TuneError as error:

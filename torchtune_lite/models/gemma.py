@@ -10,6 +10,7 @@ from functools import partial
 from torchtune_lite.models.builders import builders, component_builders, size
 from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
 from torchtune_lite.models.families import POST_NORM_KEYS, QK_NORM_KEYS, Family
+from torchtune_lite.models.tokenizers import tokenizer_builder
 from torchtune_lite.modules import DecoderConfig, RopeScaling
 
 DEFAULTS = {"tie_word_embeddings": True, "head_dim": 256, "rms_norm_eps": 1e-6}
@@ -116,4 +117,17 @@ BUILDERS = {
     **component_builders("gemma3", **_3.keywords, **FIELDS, tie_word_embeddings=True),
 }
 globals().update(BUILDERS)
-__all__ = [*BUILDERS]
+
+GEMMA_CHAT = r"""
+{{- '<bos>' }}
+{%- set system = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}
+{%- for message in messages if message.role != 'system' %}
+    {{- '<start_of_turn>' + ('model' if message.role == 'assistant' else message.role) + '\n' }}
+    {{- (system if loop.first else '') + message.content | trim + '<end_of_turn>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<start_of_turn>model\n' }}{% endif %}"""
+"""Gemma 3's form, in which a system prompt opens the first question; torchtune writes no turns at all."""
+
+gemma_tokenizer = gemma2_tokenizer = tokenizer_builder(GEMMA_CHAT, "path")
+
+__all__ = [*BUILDERS, "gemma2_tokenizer", "gemma_tokenizer"]

@@ -4,15 +4,13 @@ One architecture: the sizes differ, and from Llama 3.1 on the rotation is scaled
 modules llama2, code_llama2, llama3, llama3_1, llama3_2, llama3_3 and smol.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from torchtune_lite.data import Llama2ChatTemplate, ModelTokenizer, PromptTemplateName, load_tokenizer
+from torchtune_lite.data import Llama2ChatTemplate
 from torchtune_lite.models.builders import builders, component_builders, size
 from torchtune_lite.models.families import NO_BIAS, SILU, Family
+from torchtune_lite.models.tokenizers import tokenizer_builder
 from torchtune_lite.modules import RopeScaling
 
 LLAMA = Family(
@@ -76,19 +74,17 @@ BUILDERS = {
 globals().update(BUILDERS)
 
 
-def llama2_tokenizer(
-    path: str | Path,
-    max_seq_len: int | None = None,
-    prompt_template: PromptTemplateName = "torchtune_lite.models.llama2.Llama2ChatTemplate",
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-    add_eos_when_cut: bool = False,
-) -> ModelTokenizer:
-    """Read tokenizer.model or tokenizer.json, or a folder with one; the messages are put in Llama 2's `[INST]` form.
+LLAMA3_CHAT = r"""
+{{- '<|begin_of_text|>' }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message.role + '<|end_header_id|>\n\n' + message.content | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"""
+"""Llama 3's form; from 3.1 on the models' own templates begin it with a system turn that tells the date."""
 
-    `prompt_template`: another form, "chat_template" for the checkpoint's own, null for the bare messages. The other
-    arguments are those of `ModelTokenizer`.
-    """
-    return load_tokenizer(path, max_seq_len, prompt_template, chat_template_kwargs, add_eos_when_cut)
+llama2_tokenizer = tokenizer_builder(
+    Llama2ChatTemplate, "path", prompt_template="torchtune_lite.models.llama2.Llama2ChatTemplate"
+)
+llama3_tokenizer = tokenizer_builder(LLAMA3_CHAT, "path", "special_tokens_path")
 
-
-__all__ = [*BUILDERS, "Llama2ChatTemplate", "llama2_tokenizer"]
+__all__ = [*BUILDERS, "Llama2ChatTemplate", "llama2_tokenizer", "llama3_tokenizer"]

@@ -7,9 +7,11 @@ texts. From files of Ministral 3, which see images too, the text part is read.
 from dataclasses import replace
 from functools import partial
 
+from torchtune_lite.data import MistralChatTemplate
 from torchtune_lite.models.builders import builders, component_builders, size
 from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
 from torchtune_lite.models.families import SILU, Family
+from torchtune_lite.models.tokenizers import tokenizer_builder
 from torchtune_lite.modules import RopeScaling
 
 
@@ -63,4 +65,7 @@ BUILDERS = {
     **component_builders("mistral_classifier"),
 }
 globals().update(BUILDERS)
-__all__ = [*BUILDERS]
+
+mistral_tokenizer = tokenizer_builder(MistralChatTemplate, "path")
+
+__all__ = [*BUILDERS, "MistralChatTemplate", "mistral_tokenizer"]

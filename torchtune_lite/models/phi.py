@@ -7,6 +7,7 @@ modules phi3 and phi4.
 from torchtune_lite.models.builders import builders, component_builders, size
 from torchtune_lite.models.families import SILU, Family
 from torchtune_lite.models.mistral import all_sliding
+from torchtune_lite.models.tokenizers import tokenizer_builder
 
 PHI3 = Family(
     name="phi3",
@@ -42,4 +43,20 @@ BUILDERS = {
     ),
 }
 globals().update(BUILDERS)
-__all__ = [*BUILDERS]
+
+PHI3_CHAT = r"""
+{%- for message in messages %}
+    {{- '<|' + message.role + '|>\n' + message.content + '<|end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|assistant|>\n' }}{% else %}{{- '<|endoftext|>' }}{% endif %}"""
+PHI4_CHAT = r"""
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '<|im_sep|>' + message.content + '<|im_end|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant<|im_sep|>' }}{% endif %}"""
+"""The forms of a chat; torchtune begins Phi 3's with BOS, and leaves Phi 4's last end out."""
+
+phi3_mini_tokenizer = tokenizer_builder(PHI3_CHAT, "path", "special_tokens_path")
+phi4_tokenizer = tokenizer_builder(PHI4_CHAT, "vocab_path", "merges_path", "special_tokens_path")
+
+__all__ = [*BUILDERS, "phi3_mini_tokenizer", "phi4_tokenizer"]

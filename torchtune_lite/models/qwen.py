@@ -9,6 +9,7 @@ from functools import partial
 from torchtune_lite.models.builders import builders, component_builders, size
 from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
 from torchtune_lite.models.families import BIAS_KEYS, QK_NORM_KEYS, SILU, Family
+from torchtune_lite.models.tokenizers import tokenizer_builder
 
 QKV = ("q_proj", "k_proj", "v_proj")
 
@@ -84,4 +85,17 @@ BUILDERS = {
     **component_builders("qwen3", **_3.keywords),
 }
 globals().update(BUILDERS)
-__all__ = [*BUILDERS]
+
+CHATML = r"""
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{% endif %}"""
+"""ChatML without the system turn of Qwen 2's and 2.5's own templates, and without Qwen 3's thoughts."""
+
+TOKENIZERS = dict.fromkeys(
+    ("qwen2_tokenizer", "qwen2_5_tokenizer", "qwen3_tokenizer"),
+    tokenizer_builder(CHATML, "path", "merges_file", "special_tokens_path"),
+)
+globals().update(TOKENIZERS)
+__all__ = [*BUILDERS, *TOKENIZERS]

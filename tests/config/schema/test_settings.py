@@ -104,7 +104,9 @@ def test_a_number_for_a_text_is_told_how_to_be_one(folder):
 
 def test_a_key_of_the_users_own_needs_a_use(folder):
     (folder / "my.yaml").write_text(f"output_dir: x\n{OPTIMIZER}mine: 3\nother: 4\n")
-    made, [problem] = settings.build(Settings, document.read(folder / "my.yaml", "my.yaml"), own={"mine"})
+    doc = document.read(folder / "my.yaml", "my.yaml")
+    doc.own = {"mine"}
+    made, [problem] = settings.build(Settings, doc)
     assert made is None and problem.startswith("my.yaml:4: unknown key 'other'")
 
 

@@ -16,6 +16,7 @@ from torchtune_lite.data import (
     fix_date,
     load_tokenizer,
 )
+from torchtune_lite.data.tokenizers.answers import Answers
 from torchtune_lite.errors import ConfigError, DataError
 
 CHATS = {
@@ -119,28 +120,19 @@ FORGETS = (
 """A template that leaves out earlier thoughts."""
 
 
-@pytest.mark.parametrize("mark", [plain, marked])
-def test_answers_are_found_also_where_earlier_turns_change(mark, tmp_path):
-    folder = write_folder(tmp_path, "bytelevel", mark(FORGETS))
+def test_marked_answers_are_found_also_where_earlier_turns_change(tmp_path):
+    folder = write_folder(tmp_path, "bytelevel", marked(FORGETS))
     ours = load_tokenizer(folder, prompt_template="chat_template")
     expected = by_transformers(AutoTokenizer.from_pretrained(folder), dicts(messages("turns")), marked(FORGETS))
     assert ours.tokenize_messages(messages("turns")) == expected
     assert shown(ours, messages("one turn")) == "[thought]the answer is 42.<|im_end|>"
 
 
-@pytest.mark.parametrize(
-    "source, answer",
-    [
-        (plain(FORGETS), "42<|im_end|>!"),  # which of them closes the answer?
-        (plain(FORGETS).replace(" + '<|im_end|>'", ""), "42"),  # nothing does
-        (plain(FORGETS).replace("{% for", "{{ messages | length }}{% for"), "42"),
-    ],
-)
-def test_an_answer_whose_place_is_not_known_is_refused(source, answer, tmp_path):
-    folder = write_folder(tmp_path, "bytelevel", source)
-    ours, (ask, _, *rest) = load_tokenizer(folder, prompt_template="chat_template"), messages("turns")
+@pytest.mark.parametrize("source", [plain(FORGETS), plain(FORGETS).replace("{% for", "{{ messages | length }}{% for")])
+def test_answers_that_change_are_refused_in_one_sample(source, tmp_path):
+    ours = load_tokenizer(write_folder(tmp_path, "bytelevel", source), prompt_template="chat_template")
     with pytest.raises(DataError, match=r"writes messages\[1\] differently once more turns follow.*generation"):
-        ours.tokenize_messages([ask, Message("assistant", answer), *rest])
+        ours.tokenize_messages(messages("turns"))
 
 
 @pytest.mark.parametrize("mark", [plain, marked])
@@ -165,9 +157,9 @@ def test_a_message_has_a_loss_unless_it_is_masked(mark, unmasked, expected, tmp_
 def test_turns_that_are_cut_off_are_not_written_again(mark, tmp_path, monkeypatch):
     """Each answer takes a rendering of all turns before it: of a long conversation, only those that are kept."""
     tokenizer = load_tokenizer(write_folder(tmp_path, "bytelevel", mark(TEMPLATES["chatml"])), 60, "chat_template")
-    rendered, render = [], ChatTemplate._render
+    rendered, render = [], ChatTemplate.write
     monkeypatch.setattr(
-        ChatTemplate, "_render", lambda self, turns, *rest: rendered.append(len(turns)) or render(self, turns, *rest)
+        ChatTemplate, "write", lambda self, turns, *rest: rendered.append(len(turns)) or render(self, turns, *rest)
     )
     samples, again = [], []
     for count in (20, 40):
@@ -189,9 +181,10 @@ def test_the_search_for_marks_ends_when_two_are_found():
 
     template = ChatTemplate(marked(TEMPLATES["chatml"]), {})
     turns = [Message("user", "a", masked=True), Message("assistant", "\ue000")]
-    text = Text(template.render(turns))
-    [(start, end)] = template._marked(turns, {}, text, [True])
-    assert (text[start:end], Text.looks) == ("\ue000<|im_end|>\n", 3)
+    answers = Answers(template, turns, {})
+    answers.text = Text(answers.text)
+    [(start, end)] = answers.blocks()
+    assert (answers.text[start:end], Text.looks) == ("\ue000<|im_end|>\n", 3)
 
 
 def test_an_answer_that_the_prompt_begins_is_gone_on_with(tmp_path):

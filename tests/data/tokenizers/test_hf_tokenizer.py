@@ -16,7 +16,7 @@ from torchtune_lite.data import (
     SentencePieceTokenizer,
     padded_collate_sft,
 )
-from torchtune_lite.data.sft import shifted_labels
+from torchtune_lite.data.labels import shifted_labels
 from torchtune_lite.errors import ConfigError, DataError
 
 TEXTS = ["the quick brown fox", "  two  spaces\n\nand\tlines ", "é市𝄞", "", " ", "</s>"]

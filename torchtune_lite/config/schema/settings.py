@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -63,10 +63,10 @@ def _contracts(cls: type) -> dict[str, Any]:
     return {name: None if hint is Any else hints.without_none(hint) for name, hint in named.items()}
 
 
-def build(cls: type[S], document: Document, own: Container[str] = ()) -> tuple[S | None, list[str]]:
+def build(cls: type[S], document: Document) -> tuple[S | None, list[str]]:
     """Makes the settings from a document; returns None with one line per problem where there is any.
 
-    `own` keys, and those that start with `x_`, are the user's, for interpolations.
+    Its `own` keys, and those that start with `x_`, are the user's, for interpolations.
     """
     values, known = document.values, names(cls)
     defaults = {field.name: _default(field) for field in dataclasses.fields(cls)}
@@ -76,7 +76,7 @@ def build(cls: type[S], document: Document, own: Container[str] = ()) -> tuple[S
         f"{document.place((name,))}: unknown key '{name}'"
         f"{places.exactly(name) or did_you_mean(name, known) or places.nearly(name)}"
         for name in map(str, values)
-        if name not in known and name not in own and not name.startswith("x_")
+        if name not in known and name not in document.own and not name.startswith("x_")
     ]
     types, contracts_of, made = get_type_hints(cls), _contracts(cls), {}
     for field in dataclasses.fields(cls):

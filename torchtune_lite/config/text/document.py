@@ -3,7 +3,7 @@
 import codecs
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,25 @@ MARKS = (
 )
 """How files in other encodings start; the marks of UTF-16 are starts of those of UTF-32."""
 
+UNSET = re.compile(r":\s+\?\?\?\s+#\s*(.+)")
+"""A key that is still to be given a value, and the comment beside it."""
+
 
 @dataclass
 class Document:
     """A config on its way to the settings, with what messages say about a key.
 
-    `origins` has where a key path was written; `elsewhere` returns `"; did you mean 'model.lora_rank'?"` for a key that
-    is one in another place, or nothing.
+    `origins` has where a key path was written, `notes` the comment beside a key without a value so far (`???`), `own`
+    the top-level keys that are the user's, for interpolations; `elsewhere` returns
+    `"; did you mean 'model.lora_rank'?"` for a key that is one in another place, or nothing.
     """
 
     name: str
     values: dict[str, Any]
     origins: dict[KeyPath, str]
     elsewhere: Callable[[str], str] = lambda key: ""
+    notes: dict[KeyPath, str] = field(default_factory=dict)
+    own: set[str] = field(default_factory=set)
 
     def place(self, path: KeyPath) -> str:
         """Returns `my.yaml:41` or `override 'lr=1'`, of the key itself or of the nearest key above it."""
@@ -57,11 +63,13 @@ def read(path: Path, name: str | None = None) -> Document:
         if not isinstance(root, yaml.MappingNode):
             found = "the file is empty" if root is None else f"found a {root.id}"
             raise ConfigError(f"{name}: {found}; a config is a mapping of key: value")
-        origins, problems = {}, []
+        lines, origins, notes, problems = text.splitlines(), {}, {}, []
         for key_path, line, problem in _walk(root, (), set()):
             if problem:
                 problems.append(f"{name}:{line}: {problem}")
             origins[key_path] = f"{name}:{line}"
+            if key_path and (note := UNSET.search(lines[line - 1])):
+                notes[key_path] = note[1]
         if problems:
             raise ConfigError(*problems)
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
@@ -71,7 +79,7 @@ def read(path: Path, name: str | None = None) -> Document:
         raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from error
     except RecursionError as error:
         raise ConfigError(f"{name}: nested too deeply to be a config") from error
-    return Document(name, values, origins)
+    return Document(name, values, origins, notes=notes)
 
 
 def read_text(path: Path, name: str) -> str:

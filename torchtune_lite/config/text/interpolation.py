@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationToMissingValueError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 from omegaconf.resolvers import oc
 
 from torchtune_lite.config.text.document import Document, KeyPath, keys
@@ -71,8 +76,10 @@ def resolve(document: Document) -> list[str]:
     def value(node: Any, key: Any, path: KeyPath) -> Any:
         try:
             return plain(node[key], path)
+        except InterpolationToMissingValueError:  # which is said of the key without a value
+            return Unresolved()
         except OmegaConfBaseException as error:
-            problems.append(f"{document.place(path)}: {_explain(error, '.'.join(path), document)}")
+            problems.append(f"{document.place(path)}: {_explain(error, path, document)}")
             return Unresolved()
 
     try:
@@ -83,9 +90,11 @@ def resolve(document: Document) -> list[str]:
     return problems
 
 
-def _explain(error: OmegaConfBaseException, key: str, document: Document) -> str:
+def _explain(error: OmegaConfBaseException, path: KeyPath, document: Document) -> str:
+    key = ".".join(path)
     if isinstance(error, MissingMandatoryValue):
-        return f"'{key}' has no value yet; set {key}=..."
+        note = f" ({document.notes[path]})" if path in document.notes else ""
+        return f"'{key}' has no value yet; set {key}=...{note}"
     if isinstance(error, InterpolationKeyError) and (name := re.search(r"'(.+)' not found", str(error))):
         return f"'{key}' refers to '${{{name[1]}}}', which is no key{did_you_mean(name[1], keys(document.values))}"
     if "Recursive interpolation" in str(error):

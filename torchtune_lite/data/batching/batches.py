@@ -11,7 +11,7 @@ from torchtune_lite.data.batching import plan
 from torchtune_lite.data.batching.collate import COLLATES, Batch
 from torchtune_lite.data.batching.fingerprints import Fingerprint, row_hashes, samples_line
 from torchtune_lite.data.batching.workers import made_ahead
-from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX
+from torchtune_lite.data.labels import CROSS_ENTROPY_IGNORE_IDX
 from torchtune_lite.errors import ConfigError, DataError
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from torchtune_lite.data.sft import CROSS_ENTROPY_IGNORE_IDX
+from torchtune_lite.data.labels import CROSS_ENTROPY_IGNORE_IDX
 from torchtune_lite.errors import DataError
 from torchtune_lite.utils import counted
 

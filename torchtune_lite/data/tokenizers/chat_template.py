@@ -8,18 +8,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from functools import cached_property
-from itertools import islice
-from os.path import commonprefix
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from torchtune_lite.data.messages import Message, is_text_parts
+from torchtune_lite.data.tokenizers.answers import OTHER, Answers, Span
 from torchtune_lite.data.tokenizers.files import leads_out
 from torchtune_lite.data.tokenizers.template_compiler import MARKS, compile_template
-from torchtune_lite.errors import DataError
-from torchtune_lite.utils import counted
-
-Span = tuple[int, int]
+from torchtune_lite.errors import ConfigError, DataError
 
 CHAT_TEMPLATE = "chat_template"
 """What a config's `prompt_template` says for the template that came with the tokenizer."""
@@ -38,7 +35,16 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 MORE_TEMPLATES = "additional_chat_templates"
 """The folder beside `FILE` that has the others."""
 
-OTHER = "\ue000"  # private use: in no template or conversation
+THINKING = "enable_thinking"
+"""The variable by which templates of models that think are told not to."""
+
+TRIED_ANSWERS = (
+    {"content": "b"},
+    {"content": "b", "reasoning_content": "c"},
+    {"content": "<think>\nc\n</think>\n\nb"},
+)
+TRIED_TOOLS = [{"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}]
+"""An earlier answer and tools, with which it is tried whether later turns change what was written."""
 
 
 class ChatTemplate:
@@ -61,7 +67,7 @@ class ChatTemplate:
         self.options: dict[str, Any] = {}
         self.today: date | None = None
         self._template = compile_template(source, name, self._strftime_now)
-        self._marks_answers = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
+        self.marks_answers = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_template": None}
@@ -82,7 +88,7 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **given: Any) -> str:
         """Writes a conversation as text; with `add_generation_prompt` up to where an answer starts."""
-        return self._render(messages, given, add_generation_prompt)
+        return self.write(messages, given, add_generation_prompt)
 
     def prompt(self, messages: Sequence[Message], **given: Any) -> str:
         """Writes a conversation whose last turn stays open: an answer that the model starts, or goes on with."""
@@ -99,14 +105,57 @@ class ChatTemplate:
         with its content. These parts are looked for when they are asked for: each takes renderings of the turns before
         it, which those that will be cut off need not have.
         """
+        answers = Answers(self._chosen(given), messages, given)
+        return answers.text, answers.spans()
+
+    def rewrites(self, messages: Sequence[Message], **given: Any) -> bool:
+        """Tell whether an answer that has a loss reads otherwise in the conversation than as its last turn."""
         template = self._chosen(given)
-        text = template.render(messages, **given)
-        unmasked = [not message.masked for message in messages]
-        is_answer = [message.role == "assistant" for message in messages]
-        if template._marks_answers and not any(u and not a for u, a in zip(unmasked, is_answer, strict=True)):
-            wanted = [u for u, a in zip(unmasked, is_answer, strict=True) if a]
-            return text, template._marked(messages, given, text, wanted)
-        return text, (template._turns(messages, given, text, first, last) for first, last in _runs(unmasked))
+        return template.may_rewrite and Answers(template, messages, given).change()
+
+    @cached_property
+    def may_rewrite(self) -> bool:
+        """Tell whether later turns change what the template wrote, as tried on a few short conversations."""
+        tools = [{}, {"tools": TRIED_TOOLS}] if self.reads("tools") else [{}]
+        systems = [[], [Message("system", "s")]]
+        for answer, system, given in product(TRIED_ANSWERS, systems, tools):
+            first = Message("assistant", "b", original={"role": "assistant", **answer})
+            turns = [*system, Message("user", "a"), first, Message("user", "d"), Message("assistant", "e")]
+            try:
+                if Answers(self, turns, given).change():
+                    return True
+            except DataError:  # it wants another form of conversation
+                continue
+        return False
+
+    @cached_property
+    def no_thoughts(self) -> str:
+        """What the prompt has more of where the model shall not think, and an answer without thoughts begins with."""
+        try:
+            on, off = (self.render([Message("user", "a")], True, **{THINKING: flag}) for flag in (True, False))
+        except DataError:
+            return ""
+        return off.removeprefix(on) if off.startswith(on) else ""
+
+    @cached_property
+    def closing(self) -> str:
+        """What the template ends every conversation with: Llama 3's first one with the prompt of a next answer."""
+        turns = [Message("user", "a"), Message("assistant", "b")]
+        try:
+            closing, *others = (self.render(turns[:count]) for count in range(3))
+        except DataError:
+            return ""
+        return closing if all(text.endswith(closing) for text in others) else ""
+
+    @cached_property
+    def marks_prompt(self) -> bool:
+        """Tell whether the template's blocks hold the prompt of an answer, too."""
+        turns = [Message("user", "a"), Message("assistant", "b")]
+        try:
+            first, *_ = Answers(self, turns, {}).blocks()
+            return first[0] < len(self.prompt(turns[:1]))
+        except (DataError, ValueError):
+            return False
 
     @cached_property
     def _takes_parts(self) -> bool:
@@ -121,15 +170,16 @@ class ChatTemplate:
     def _chosen(self, given: Mapping[str, Any]) -> "ChatTemplate":
         return self.tool_use if self.tool_use is not None and given.get("tools") is not None else self
 
-    def _render(
+    def write(
         self,
         messages: Sequence[Message],
         given: Mapping[str, Any],
         add_generation_prompt: bool,
         marks: tuple[str, str] = ("", ""),
     ) -> str:
+        """Write a conversation as `render` does, with the two `marks` around each `{% generation %}` block."""
         template = self._chosen(given)
-        turns = [template._turn(message) for message in messages]
+        turns = [template.turn(message) for message in messages]
         values = {**given, "messages": turns, "add_generation_prompt": add_generation_prompt}
         text = template._fill(values, marks)
         template._check_calls(turns, text)
@@ -144,7 +194,7 @@ class ChatTemplate:
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
             raise DataError(f"{self.name}: {' '.join(str(error).split()) or type(error).__name__}") from None
 
-    def _turn(self, message: Message) -> dict[str, Any]:
+    def turn(self, message: Message) -> dict[str, Any]:
         """Gives a message as the template sees it."""
         if message.original is None:
             return {"role": message.role, "content": message.text_content}
@@ -175,75 +225,6 @@ class ChatTemplate:
 
     def _strftime_now(self, form: str) -> str:
         return (self.today or datetime.now()).strftime(form)
-
-    def _marked(
-        self, messages: Sequence[Message], given: Mapping[str, Any], text: str, wanted: Sequence[bool]
-    ) -> list[Span]:
-        """Finds the `{% generation %}` blocks of the answers that are `wanted`."""
-        private_use = map(chr, range(0xE000, 0xF8FF))  # no template's own
-        start, end = islice((character for character in private_use if character not in text), 2)
-        pieces = re.split(f"([{start}{end}])", self._render(messages, given, False, (start, end)))
-        spans: list[Span] = []
-        at = 0
-        for piece in pieces:
-            if piece == start:
-                spans.append((at, at))
-            elif piece == end:
-                spans[-1] = (spans[-1][0], at)
-            else:
-                at += len(piece)
-        if len(spans) != len(wanted) and not all(wanted):
-            raise DataError(
-                f"{self.name} has {counted(len(spans), 'generation block')} for {counted(len(wanted), 'answer')}, so "
-                "one of them cannot be left out of the loss alone"
-            )
-        return [span for span, is_wanted in zip(spans, wanted, strict=True) if is_wanted] if not all(wanted) else spans
-
-    def _turns(self, messages: Sequence[Message], given: Mapping[str, Any], text: str, first: int, last: int) -> Span:
-        """Finds the text of the messages from `first` to `last`."""
-        is_answer = messages[first].role == "assistant"
-        if first:
-            start = self._length(messages[:first], given, text, add_generation_prompt=is_answer)
-        else:
-            start = len(commonprefix([text, self._with_other(messages, 0, given)])) if is_answer else 0
-        if start is None:
-            raise self._rewritten(first if is_answer else first - 1)
-        if last + 1 == len(messages):
-            return start, len(text)
-        end = self._length(messages[: last + 1], given, text)
-        if end is None and messages[last].role == "assistant":
-            end = self._end_of_answer(messages, given, text, start, last)
-        if end is None:
-            raise self._rewritten(last)
-        return start, end
-
-    def _length(
-        self, messages: Sequence[Message], given: Mapping[str, Any], text: str, add_generation_prompt: bool = False
-    ) -> int | None:
-        """Measures a part of a conversation; None where it reads otherwise than the `text` of the whole starts."""
-        before = self.render(messages, add_generation_prompt, **given)
-        return len(before) if text.startswith(before) else None
-
-    def _rewritten(self, turn: int) -> DataError:
-        return DataError(
-            f"{self.name} writes messages[{turn}] differently once more turns follow, so what has a loss is not "
-            "known; mark the answers in it with {% generation %}, or train on the last answer of each row alone"
-        )
-
-    def _end_of_answer(
-        self, messages: Sequence[Message], given: Mapping[str, Any], text: str, start: int, last: int
-    ) -> int | None:
-        """Finds the end of an answer that reads differently as the last turn: what closes it, once before the next."""
-        close = self._with_other(messages[: last + 1], last, given).rpartition(OTHER)[2]
-        following = len(commonprefix([text, self._with_other(messages, last + 1, given)]))
-        once = close.strip() != "" and text.count(close, start, following) == 1
-        return text.index(close, start) + len(close) if once else None
-
-    def _with_other(self, messages: Sequence[Message], index: int, given: Mapping[str, Any]) -> str:
-        """Writes a conversation with another text in the place of one message."""
-        turn = {name: value for name, value in self._turn(messages[index]).items() if name != "tool_calls"}
-        other = Message(messages[index].role, OTHER, original=turn | {"content": OTHER})
-        return self.render([*messages[:index], other, *messages[index + 1 :]], **given)
 
 
 def find_chat_template(
@@ -283,8 +264,11 @@ def get_chat_template(folder: Path, tokenizer_config: Mapping[str, Any], variabl
     return ChatTemplate(found[0], variables, found[1], tool_use)
 
 
-def _runs(flags: Sequence[bool]) -> list[tuple[int, int]]:
-    """Lists the first and last index of each run of true flags."""
-    starts = [i for i, flag in enumerate(flags) if flag and (i == 0 or not flags[i - 1])]
-    ends = [i for i, flag in enumerate(flags) if flag and (i + 1 == len(flags) or not flags[i + 1])]
-    return list(zip(starts, ends, strict=True))
+def parsed_date(text: str | None) -> date | None:
+    """Read the date that a config gives a template as today's."""
+    try:
+        return None if text is None else date.fromisoformat(str(text))
+    except ValueError:
+        raise ConfigError(
+            f"tokenizer.chat_template_kwargs.{STRFTIME}={text!r} is not a date such as 2025-01-31"
+        ) from None

@@ -21,7 +21,8 @@ from torchtune_lite.data.tokenizers.files import (
     read_tokenizer_file,
     special_tokens,
 )
-from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateArg
+from torchtune_lite.data.tokenizers.merges import MERGES, from_vocabulary
+from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateArg, TrainOn
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -102,10 +103,11 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         prompt_template: PromptTemplateArg = CHAT_TEMPLATE,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_eos_when_cut: bool = False,
+        train_on: TrainOn = "all",
     ) -> None:
         if truncation_type != "right":
             raise ConfigError(f"tokenizer.truncation_type={truncation_type!r} is not served; only 'right' is")
-        ModelTokenizer.__init__(self, tokenizer_json_path, max_seq_len, add_eos_when_cut)
+        ModelTokenizer.__init__(self, tokenizer_json_path, max_seq_len, add_eos_when_cut, train_on)
         HuggingFaceBaseTokenizer.__init__(
             self,
             tokenizer_json_path,
@@ -174,6 +176,9 @@ def _load(path: Path, config: Mapping[str, Any]) -> Any:
         content = json.loads(data)
     except ValueError as error:
         raise not_readable(path, data, "json", error) from None
+    if all(isinstance(each, int) for each in content.values()) and (path.parent / MERGES).is_file():
+        content = from_vocabulary(content, path.parent / MERGES, config)
+        data = json.dumps(content).encode()
     if not isinstance(content.get("model"), dict):
         raise DataError(
             f"tokenizer.path {path} is a JSON file with the keys {', '.join(list(content)[:4])}…, no tokenizer.json; "

@@ -16,7 +16,7 @@ from torchtune_lite.data.templates import Template
 from torchtune_lite.data.tokenizers.chat_template import CHAT_TEMPLATE, Span
 from torchtune_lite.data.tokenizers.cuts import LLAMA3_PATTERN, before_spaces
 from torchtune_lite.data.tokenizers.files import not_readable, read_tokenizer_file
-from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer
+from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, TrainOn
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import counted
 
@@ -97,8 +97,9 @@ class Llama3Tokenizer(ModelTokenizer):
         max_seq_len: int | None = None,
         prompt_template: DottedPath | Mapping[str, Sequence[str]] | Template | None = None,
         add_eos_when_cut: bool = False,
+        train_on: TrainOn = "all",
     ) -> None:
-        super().__init__(path, max_seq_len, add_eos_when_cut)
+        super().__init__(path, max_seq_len, add_eos_when_cut, train_on)
         if prompt_template == CHAT_TEMPLATE:
             raise ConfigError(
                 "tokenizer.prompt_template: Llama3Tokenizer writes Llama 3's form itself; set it to null, or give the "

@@ -7,11 +7,11 @@ from typing import Any
 from torchtune_lite.data.tokenizers.files import sniff
 from torchtune_lite.data.tokenizers.hf_tokenizer import HuggingFaceModelTokenizer
 from torchtune_lite.data.tokenizers.llama3_tokenizer import Llama3Tokenizer
-from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateArg
+from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateArg, TrainOn
 from torchtune_lite.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune_lite.errors import ConfigError, DataError
 
-FILES = ("tokenizer.json", "tokenizer.model")
+FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """Which file of a folder is read, the first that is there: as in transformers."""
 
 
@@ -21,6 +21,7 @@ def load_tokenizer(
     prompt_template: PromptTemplateArg = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     add_eos_when_cut: bool = False,
+    train_on: TrainOn = "all",
 ) -> ModelTokenizer:
     """Reads a tokenizer.json, a SentencePiece model or Llama 3's ranks, told apart by content, or that of a folder.
 
@@ -28,11 +29,11 @@ def load_tokenizer(
     is.
     """
     file, options = Path(path).expanduser(), {"max_seq_len": max_seq_len, "prompt_template": prompt_template}
-    options["add_eos_when_cut"] = add_eos_when_cut
+    options |= {"add_eos_when_cut": add_eos_when_cut, "train_on": train_on}
     if file.is_dir():
         found = [file / name for name in FILES if (file / name).is_file()]
         if not found:
-            raise DataError(f"tokenizer.path {path} is a folder without {' or '.join(FILES)}; name the file")
+            raise DataError(f"tokenizer.path {path} is a folder without {' or '.join(FILES[:2])}; name the file")
         file = found[0]
     if file.is_file():
         with file.open("rb") as opened:

@@ -5,14 +5,14 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date
+from dataclasses import replace
 from functools import partial
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from torchtune_lite.config import DottedPath
-from torchtune_lite.data.messages import Message
+from torchtune_lite.data.messages import Masking, Message
 from torchtune_lite.data.templates import Template, find_glued, get_prompt_template, written
 from torchtune_lite.data.tokenizers.chat_template import (
     CHAT_TEMPLATE,
@@ -21,6 +21,7 @@ from torchtune_lite.data.tokenizers.chat_template import (
     ChatTemplate,
     Span,
     get_chat_template,
+    parsed_date,
 )
 from torchtune_lite.data.tokenizers.cuts import first_tokens
 from torchtune_lite.errors import ConfigError, DataError
@@ -29,6 +30,9 @@ T = TypeVar("T")
 
 PromptTemplateName = Literal["chat_template"] | DottedPath | Mapping[str, Sequence[str]] | None
 """What a YAML says for a prompt template: the one of the checkpoint, a dotted path, a mapping, null for none."""
+
+TrainOn = Literal["all", "last"]
+"""Which answers of a conversation have a loss: each that the data set does not mask, or the last one alone."""
 
 PromptTemplateArg = PromptTemplateName | Template | ChatTemplate
 
@@ -45,7 +49,10 @@ class ModelTokenizer(ABC):
     `add_eos_when_cut` EOS then stands in the place of the last token, as in torchtune, which teaches to stop anywhere.
     `prompt_template`: "chat_template" for the one beside the tokenizer, a dotted path, a mapping role → [prefix,
     suffix], a template object, or None for the bare messages. `chat_template_kwargs` are variables of the chat
-    template, such as `enable_thinking`; `strftime_now` is the date that it writes as today's.
+    template, such as `enable_thinking`; `strftime_now` is the date that it writes as today's. `train_on`: "last" leaves
+    the loss on the last answer of each conversation alone. With "all", a conversation whose earlier answers the chat
+    template writes otherwise once more turns follow, as Qwen 3's without their thoughts, becomes a sample for each
+    answer, which ends with it and reads as what the model is asked with.
 
     A format sets `vocab_size`, `bos_id` and `eos_id` (None: it has none), `pad_id`, `stop_tokens` and `added`, the ids
     of the tokens that stand outside its ordinary text.
@@ -62,10 +69,15 @@ class ModelTokenizer(ABC):
     cuts: re.Pattern | None = None
     """Where a text can be cut so that its start keeps its tokens; None: not known, a long text is encoded whole."""
 
-    def __init__(self, path: str | Path, max_seq_len: int | None, add_eos_when_cut: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, max_seq_len: int | None, add_eos_when_cut: bool = False, train_on: TrainOn = "all"
+    ) -> None:
+        if train_on not in get_args(TrainOn):
+            raise ConfigError(f"tokenizer.train_on={train_on!r} is not one of {', '.join(get_args(TrainOn))}")
         if max_seq_len is not None and max_seq_len < 2:
             raise ConfigError(f"tokenizer.max_seq_len={max_seq_len} must be at least 2: a token and its label")
         self.path, self.max_seq_len, self.add_eos_when_cut = str(path), max_seq_len, add_eos_when_cut
+        self.train_on: TrainOn = train_on
         self.prompt_template: Template | ChatTemplate | None = None
         self._to_look_at = 0 if self.marks_roles else LOOKED_AT
 
@@ -106,10 +118,39 @@ class ModelTokenizer(ABC):
         A chat template is given the sample's `chat_template_kwargs`, among them its `tools`.
         """
         self._look_at(sample["messages"])
+        if self.train_on == "last" and not inference:
+            [sample] = self.expanded(sample)
         given = sample.get("chat_template_kwargs", {})
         tokens, mask, truncated = self._tokenize(sample["messages"], not inference, given)
         rest = {key: value for key, value in sample.items() if key != "messages"}
         return {**rest, "tokens": tokens, "mask": mask, "truncated": truncated}
+
+    @property
+    def may_expand(self) -> bool:
+        """Tells whether `expanded` may give several samples for one."""
+        template = self.prompt_template
+        return self.train_on == "all" and isinstance(template, ChatTemplate) and template.may_rewrite
+
+    def expanded(self, sample: Mapping[str, Any], number: int | None = None) -> list[Mapping[str, Any]]:
+        """Gives the samples with `messages` that are made of one, each to be tokenised: one, or one for each answer.
+
+        With `number` only that one of them. Each has a loss on the turns after the answer before it. What it takes to
+        make and tokenise them is linear in the text that they have together.
+        """
+        messages = sample["messages"]
+        answers = [i for i, message in enumerate(messages) if message.role == "assistant" and not message.masked]
+        if self.train_on == "last":
+            turns = messages[: answers[-1] + 1] if answers else messages
+            return [{**sample, "messages": Masking(False, "train_on_last")([replace(turn) for turn in turns])}]
+        given = sample.get("chat_template_kwargs", {})
+        if not self.may_expand or not self.prompt_template.rewrites(messages, **given):
+            return [sample]
+        spans = list(pairwise([-1, *answers]))
+        samples = []
+        for done, end in spans if number is None else [spans[number]]:
+            turns = [replace(turn, masked=turn.masked or i <= done) for i, turn in enumerate(messages[: end + 1])]
+            samples.append({**sample, "messages": turns})
+        return samples
 
     def surely_whole(self, sample: Mapping[str, Any]) -> bool:
         """Tells without encoding it that a sample will not be cut and has a label; False where only encoding tells."""
@@ -152,7 +193,7 @@ class ModelTokenizer(ABC):
             raise ConfigError(f"tokenizer.chat_template_kwargs: {name} takes no {', '.join(refused)}; leave it out")
         if isinstance(given, ChatTemplate):
             options = dict(options or {})
-            given.set_options(options, _date(options.pop(STRFTIME, None)))
+            given.set_options(options, parsed_date(options.pop(STRFTIME, None)))
             self._stop_at_turns_end(given)
 
     def _stop_at_turns_end(self, template: ChatTemplate) -> None:
@@ -249,12 +290,3 @@ class ModelTokenizer(ABC):
             if len(tokens) >= limit:
                 break
         return tokens, mask, message is not messages[-1]
-
-
-def _date(text: str | None) -> date | None:
-    try:
-        return None if text is None else date.fromisoformat(str(text))
-    except ValueError:
-        raise ConfigError(
-            f"tokenizer.chat_template_kwargs.{STRFTIME}={text!r} is not a date such as 2025-01-31"
-        ) from None

@@ -20,7 +20,7 @@ from torchtune_lite.data.tokenizers.files import (
     read_tokenizer_file,
     special_tokens,
 )
-from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateArg
+from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateArg, TrainOn
 from torchtune_lite.errors import DataError
 
 BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -42,8 +42,9 @@ class SentencePieceTokenizer(ModelTokenizer):
         prompt_template: PromptTemplateArg = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_eos_when_cut: bool = False,
+        train_on: TrainOn = "all",
     ) -> None:
-        super().__init__(path, max_seq_len, add_eos_when_cut)
+        super().__init__(path, max_seq_len, add_eos_when_cut, train_on)
         file = Path(path).expanduser()
         self._model = _load(file)
         self.vocab_size = self._model.vocab_size()

@@ -1,0 +1,98 @@
+import json
+import logging
+import pickle
+
+import pytest
+
+from torchtune_lite.data import ChatMLTemplate, SentencePieceTokenizer
+from torchtune_lite.datasets import (
+    alpaca_dataset,
+    chat_dataset,
+    detected_dataset,
+    instruct_dataset,
+    text_completion_dataset,
+)
+from torchtune_lite.errors import DataError
+
+TURNS = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}]
+SHAREGPT = [{"from": "human", "value": "ab"}, {"from": "gpt", "value": "cd"}]
+CHAT = {"conversation_style": "openai"}
+
+FORMS = [
+    ({"messages": TURNS}, chat_dataset, {"conversation_column": "messages", **CHAT}),
+    ({"conversations": TURNS}, chat_dataset, {"conversation_column": "conversations", **CHAT}),
+    (
+        {"conversations": SHAREGPT},
+        chat_dataset,
+        {"conversation_column": "conversations", "conversation_style": "sharegpt"},
+    ),
+    ({"messages": json.dumps(TURNS)}, chat_dataset, {"conversation_column": "messages", **CHAT}),
+    ({"instruction": "ab", "output": "cd"}, alpaca_dataset, {"train_on_input": False}),
+    ({"instruction": "ab", "input": "x", "output": "cd"}, alpaca_dataset, {"train_on_input": False}),
+    *(
+        ({question: "ab", answer: "cd"}, instruct_dataset, {"column_map": {"input": question, "output": answer}})
+        for question, answer in (
+            ("prompt", "completion"),
+            ("prompt", "response"),
+            ("question", "answer"),
+            ("input", "output"),
+        )
+    ),
+    ({"text": "ab cd"}, text_completion_dataset, {"column": "text"}),
+    ({"messages": None, "text": "ab cd"}, text_completion_dataset, {"column": "text"}),
+]
+
+
+@pytest.fixture
+def tokenizer(char_model):
+    return SentencePieceTokenizer(str(char_model), max_seq_len=512)
+
+
+def write(folder, *rows):
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return "rows.jsonl"
+
+
+@pytest.mark.parametrize(("row", "builder", "arguments"), FORMS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows_are_read_as_the_builder_for_their_columns_reads_them(row, builder, arguments, packed, folder, tokenizer):
+    source = write(folder, row, row)
+    found, named = (
+        detected_dataset(tokenizer, source, packed=packed),
+        builder(tokenizer, source, packed=packed, **arguments),
+    )
+    assert [found[i] for i in range(len(found))] == [named[i] for i in range(len(named))]
+
+
+def test_an_instruction_is_a_plain_question_where_the_tokenizer_has_a_template(folder, tokenizer):
+    tokenizer.prompt_template = ChatMLTemplate()
+    rows = [{"instruction": "ab", "input": "x", "output": "cd"}, {"instruction": "ab", "input": "", "output": "cd"}]
+    found = detected_dataset(tokenizer, write(folder, *rows))
+    found = [found[0], found[1]]
+    pairs = [{"input": "ab\n\nx", "output": "cd"}, {"input": "ab", "output": "cd"}]
+    named = instruct_dataset(tokenizer, write(folder, *pairs))
+    assert found == [named[0], named[1]]
+
+
+def test_one_line_says_what_was_found(folder, tokenizer, caplog):
+    caplog.set_level(logging.INFO)
+    row = {"prompt": "ab", "completion": "cd"}
+    detected_dataset(tokenizer, write(folder, row, row))
+    assert [each for each in caplog.messages if each.startswith("data:")] == ["data: the columns prompt, completion"]
+
+
+def test_columns_of_no_known_form_are_named_with_what_to_do(folder, tokenizer):
+    message = r"rows.jsonl:1: the columns a, b are of no known form \(messages, .*\); name them with dataset:"
+    with pytest.raises(DataError, match=message):
+        detected_dataset(tokenizer, write(folder, {"a": 1, "b": 2}))
+
+
+def test_a_later_row_without_these_columns_is_an_error(folder, tokenizer):
+    with pytest.raises(DataError, match="rows.jsonl:2: missing column 'prompt'"):
+        detected_dataset(tokenizer, write(folder, {"prompt": "ab", "completion": "cd"}, {"text": "ab"}))
+
+
+def test_it_goes_to_worker_processes(folder, tokenizer):
+    tokenizer.prompt_template = ChatMLTemplate()
+    found = detected_dataset(tokenizer, write(folder, {"instruction": "ab", "output": "cd"}))
+    assert pickle.loads(pickle.dumps(found))[0] == found[0]

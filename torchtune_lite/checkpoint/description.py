@@ -1,0 +1,37 @@
+"""One line on what a checkpoint and a tokenizer turned out to be: family, size, template."""
+
+from typing import Any
+
+import torch
+
+from torchtune_lite import config
+from torchtune_lite.data import check_vocabulary
+from torchtune_lite.models import from_checkpoint
+
+
+def described(family: str, decoder_args: dict[str, Any], tokenizer: Any) -> str:
+    """Say which model and which template were found, as `llama, 134.5M parameters (30 layers of 576); template …`."""
+    with torch.device("meta"):
+        model = from_checkpoint(**decoder_args)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    size = f"{count / 1e9:.2f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"
+    layers = f"{model.config.num_layers} layers of {model.config.embed_dim}"
+    template = getattr(tokenizer, "prompt_template", None)
+    name = getattr(template, "name", type(template).__name__) if template is not None else "none"
+    return f"model: {family}, {size} parameters ({layers}); template: {name}"
+
+
+def found(cfg: Any) -> str:
+    """Return that line for settings whose model comes from the checkpoint; "" for those that name one.
+
+    Builds the checkpointer and the tokenizer, and the model's shapes; reads no weight. Raises as a run would.
+    """
+    model = getattr(cfg, "model", None)
+    if not isinstance(model, dict) or config.find(model["_component_"]) is not from_checkpoint:
+        return ""
+    checkpointer = config.instantiate(cfg.checkpointer)
+    tokenizer = config.instantiate(cfg.tokenizer, defaults=checkpointer.tokenizer_args)
+    with torch.device("meta"):
+        built = config.instantiate(model, defaults=checkpointer.decoder_args)
+    check_vocabulary(tokenizer, built.config.vocab_size, checkpointer.checkpoint_dir)
+    return described(checkpointer.family.name, checkpointer.decoder_args, tokenizer)
