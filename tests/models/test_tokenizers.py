@@ -140,7 +140,7 @@ def test_the_checkpoints_tokenizer_is_that_of_its_folder(kind, tmp_path):
 
 
 def test_without_a_checkpoint_its_tokenizer_needs_a_path():
-    with pytest.raises(ConfigError, match="tokenizer.path is not set, and there is no checkpointer whose folder"):
+    with pytest.raises(ConfigError, match="tokenizer.path is null; name a folder, or leave it out where"):
         config.instantiate(COMPONENT)
 
 

@@ -24,6 +24,14 @@ def test_greedy_continuation_is_that_of_transformers(tiny, tune):
     assert result.stdout.rstrip("\n") == tokenizer.decode(output)
 
 
+def test_the_tokenizer_of_the_checkpoint_is_found_without_its_path(tiny, tune):
+    words = ["run", "generate", "--config", "generation", f"checkpointer.checkpoint_dir={tiny.checkpoint}"]
+    words += ["prompt=red green", "max_new_tokens=4", "temperature=0", "device=cpu", "dtype=fp32"]
+    component = "torchtune_lite.models.tokenizer_of_checkpoint"
+    found = tune(*words, f"tokenizer={{_component_: {component}, prompt_template: null}}")
+    assert found.stdout == tune(*words, "tokenizer.prompt_template=null").stdout != "\n"
+
+
 @pytest.mark.parametrize(
     ("word", "problem"),
     [

@@ -44,7 +44,7 @@ def tokenizer_of_checkpoint(
     that has none. The other arguments are those of `ModelTokenizer`.
     """
     if path is None:
-        raise ConfigError("tokenizer.path is not set, and there is no checkpointer whose folder it could be")
+        raise ConfigError("tokenizer.path is null; name a folder, or leave it out where a checkpointer has one")
     return load_tokenizer(path, max_seq_len, prompt_template, chat_template_kwargs, add_eos_when_cut, train_on)
 
 
