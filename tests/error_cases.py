@@ -68,7 +68,7 @@ KWARGS, CHAT = "tokenizer.chat_template_kwargs", "tokenizer.prompt_template=chat
 THINKS = {"base/chat_template.jinja": "{{ strftime_now('%Y') if enable_thinking }}{{ messages[0].content }}"}
 DISK = "torchtune_lite.checkpoint.store.disk"
 LORA = "lora_llama2\n  lora_attn_modules: [q_proj]\n  lora_rank: 2"
-THEIR_MODEL = ".models.llama3_1.lora_llama3_1_8b"
+THEIR_MODEL = ".models.llama3_2_vision.lora_llama3_2_vision_11b"
 THEIRS = """import torchtune
 from torchtune import config
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from torchtune_lite.checkpoint import latest, publish, published, retain, verify
+from torchtune_lite.checkpoint import claim, latest, publish, published, retain, verify
 from torchtune_lite.checkpoint.formats.files import write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors_files
 from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.store import claim, disk
+from torchtune_lite.checkpoint.store import disk
 from torchtune_lite.checkpoint.store.claim import read_run_id
 from torchtune_lite.checkpoint.store.manifest import read_manifest
 

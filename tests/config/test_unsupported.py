@@ -1,10 +1,10 @@
 import pytest
 
-from torchtune_lite import config
+from torchtune_lite import config, models
 from torchtune_lite.config import unsupported
 from torchtune_lite.config.text.document import Document
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.models import FAMILIES
+from torchtune_lite.models import find_family
 
 
 def drop(values, served=()):
@@ -46,23 +46,18 @@ def test_a_recipe_that_serves_a_key_keeps_it():
     assert drop({"compile": True}, served=["compile"]) == ([], {"compile": True})
 
 
-@pytest.mark.parametrize("name", [*unsupported.FAMILIES, "LLAMA3", "QWEN2", "LLAMA2", "no_such"])
+@pytest.mark.parametrize("name", [*unsupported.FAMILIES, "LLAMA3_VISION", "QWEN2", "LLAMA2", "llama3_1", "no_such"])
 def test_a_family_of_torchtune_that_is_not_here_is_named(name):
-    served = {family.lower() for family in FAMILIES}
-    problem = unsupported.unserved_family(name)
-    if name.lower() in served or name == "no_such":
-        assert problem == ""
-    else:
-        there = "LLAMA2" if name.isupper() else "llama2"
-        assert problem.startswith(f"{name} is a family that is not served; served: ") and there in problem
-    assert served <= set(unsupported.FAMILIES)
+    why = unsupported.FAMILIES.get(name.lower())
+    assert unsupported.unserved_family(name) == (f"{name} is a family that is not served: {why}" if why else "")
+    assert bool(why) == (find_family(name) is None and not hasattr(models, name)) or name == "no_such"
 
 
 @pytest.mark.parametrize("kind", ["lora_{}_8b", "{}_tokenizer", "{}"])
 @pytest.mark.parametrize("prefix", ["torchtune", "torchtune_lite"])
 def test_whatever_a_config_names_of_it(prefix, kind):
-    path = f"{prefix}.models.llama3_1.{kind.format('llama3_1')}"
-    with pytest.raises(ConfigError, match=f"^'{path}': llama3_1 is a family that is not served; served: llama2"):
+    path = f"{prefix}.models.llama3_2_vision.{kind.format('llama3_2_vision')}"
+    with pytest.raises(ConfigError, match=f"^'{path}': llama3_2_vision is a family that is not served: it sees "):
         config.find(path)
 
 

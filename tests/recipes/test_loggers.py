@@ -15,7 +15,7 @@ CONFIG = """
 model: {_component_: torchtune_lite.models.llama2.lora_llama2, lora_attn_modules: [q_proj], lora_rank: 2}
 optimizer: {_component_: torch.optim.AdamW, lr: 1.0e-2}
 """
-WANDB = "{_component_: torchtune_lite.training.metrics.loggers.WandBLogger}"
+WANDB = "{_component_: torchtune_lite.training.WandBLogger}"
 
 
 class FakeRun:

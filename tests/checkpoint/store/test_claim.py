@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from torchtune_lite import errors
-from torchtune_lite.checkpoint.store import claim, disk
+from torchtune_lite.checkpoint import claim
+from torchtune_lite.checkpoint.store import disk
 from torchtune_lite.checkpoint.store.claim import check_output_dir, read_run_id
 from torchtune_lite.errors import ConfigError
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoint.little_run import run
-from torchtune_lite.checkpoint import latest, publish, resume_folder, verify
-from torchtune_lite.checkpoint.store import claim
+from torchtune_lite.checkpoint import claim, latest, publish, resume_folder, verify
 from torchtune_lite.errors import CheckpointError, ConfigError
 
 

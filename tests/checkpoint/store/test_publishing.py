@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchtune_lite.checkpoint import publish, published, retain, verify
+from torchtune_lite.checkpoint import claim, publish, published, retain, verify
 from torchtune_lite.checkpoint.formats.files import write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.store import claim, disk
+from torchtune_lite.checkpoint.store import disk
 from torchtune_lite.errors import CheckpointError, SaveError
 
 

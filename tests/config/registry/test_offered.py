@@ -27,7 +27,7 @@ from torchtune_lite.errors import ConfigError
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PREFIXES = ("torchtune_lite", "torch.nn", "torch.optim", "torch.hub", "torch.serialization", "torchao", "bitsandbytes")
 MADE = (
     *(TransformerDecoder, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torch.nn.modules.loss._Loss),
@@ -88,9 +88,10 @@ def test_nothing_but_builders_can_be_reached_below_the_packages_that_are_known(f
 
 def test_what_is_reached_is_what_the_registry_offers(found):
     offered = {f"{module}.{name}" for module, names in registry.COMPONENTS.items() for name in names}
-    families = {path for path in found if path.startswith("torchtune_lite.models.llama2.")}
+    modules = {name: module for name, module in sys.modules.items() if name.startswith("torchtune_lite.models.")}
+    families = {f"{name}.{each}" for name, module in modules.items() for each in registry.offered(module)}
     assert {path for path in found if path.startswith("torchtune_lite.")} == offered | families
-    assert len(families) == 14 and all("llama2" in path.rpartition(".")[2].lower() for path in families)
+    assert {"torchtune_lite.models.llama2.qlora_llama2_7b", "torchtune_lite.models.qwen3.lora_qwen3"} <= families
 
 
 def test_the_check_knows_what_is_no_builder():
@@ -167,8 +168,9 @@ def test_what_configs_docs_and_tests_name_is_found():
         ("torch.optim", r"^'torch.optim' is a module; name a class or function of it \(it has: ASGD, "),
         ("torch.optim.adamw.AdamW", r"; did you mean 'torch.optim.AdamW'\?$"),
         ("torchtune.dataset.chat_dataset", r"; did you mean 'torchtune_lite.datasets.chat_dataset'\?$"),
-        ("torchtune.models.llama2_7b", r"; did you mean 'torchtune_lite.models.llama2.llama2_7b'\?$"),
-        ("torchtune.models.llama3_1.llama3_1_8b", "llama3_1 is a family that is not served; served: llama2$"),
+        ("torchtune.models.llama2_7b", r"; did you mean 'torchtune_lite.models.llama2?.llama2_7b'\?$"),
+        ("torchtune.models.llama3_1.llama3_1_8", r"; did you mean 'llama3_1_8b'\?$"),
+        ("torchtune.models.flux.flux_1_dev", "flux is a family that is not served: it sees or makes images$"),
     ],
 )
 def test_a_slip_is_answered_with_what_is_offered(path, message):

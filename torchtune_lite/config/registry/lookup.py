@@ -70,6 +70,8 @@ def _offered(path: str, module: str, name: str) -> Any:
     problem = f"'{name}' of {module} is not an allowed component"
     if not hasattr(found, name):
         problem = f"cannot find '{name}' in {module}"
+        if not did_you_mean(name, names) and (nearest := did_you_mean(path, registry.elsewhere(path))):
+            raise ConfigError(f"{problem}{nearest}")
     raise ConfigError(f"{problem}{_listed(name, names)}")
 
 

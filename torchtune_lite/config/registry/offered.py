@@ -118,4 +118,6 @@ def elsewhere(path: str) -> list[str]:
     if top == PACKAGE:
         importlib.import_module(FAMILIES)
     names = {module: offered(each) for module, each in _loaded().items()} | COMPONENTS
-    return [f"{module}.{last}" for module in names if module.startswith(f"{top}.") and last in names[module]]
+    modules = [module for module in names if module.startswith(f"{top}.") and last in names[module]]
+    alike = [module for module in modules if module.rpartition(".")[2] in last]  # of the names of a family's module
+    return [f"{module}.{last}" for module in alike or modules]

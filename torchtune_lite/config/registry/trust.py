@@ -20,7 +20,7 @@ from torchtune_lite.tracebacks import INSTALLED
 OPTION = "--allow-component"
 VARIABLE = "TORCHTUNE_LITE_ALLOW_COMPONENT"
 
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent.parent.parent
 LIBRARY = (PACKAGE, *(PACKAGE.parent / name for name in ("benchmarks", "recipes", "tests")))
 """Where this library lies, and what lies beside it in a clone of its repository."""
 ENVIRONMENT = ("pyvenv.cfg", "conda-meta")  # in the top folder of a Python environment

@@ -17,7 +17,7 @@ from torchtune_lite.redaction import is_secret, redact
 REFERENCE = re.compile(r"\$\{(?!\s*[\w.]+:)\s*([^\s.:{}\[\]]+)")
 """`${key}`, `${key.below}` or `${key[0]}`, but no `${resolver:…}`."""
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
 
 
 class Unresolved:
