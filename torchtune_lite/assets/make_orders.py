@@ -2,9 +2,9 @@
 
     python -m torchtune_lite.assets.make_orders --out torchtune_lite/assets
 
-A row is `{"input": order, "output": JSON}`. The JSON has `items`, each with `count`, `item` in the singular, and where
-they are said `size` and `with`; and `to_go`, false unless the order says so. An order that takes something back counts
-as corrected: "a tea, no, make that two".
+A row is `{"input": order, "output": JSON}`. The JSON has `items`, each with `count`, `size` (null where nobody says it),
+`item` in the singular and `with`, a list; and `to_go`, false unless the order says so. An order that takes something
+back counts as corrected: "a tea, no, make that two".
 
 A drink and an extra that are paired in the test rows are never paired in the training rows: which are, is decided by a
 hash of their names, whatever the seeds and the numbers of rows.
@@ -52,8 +52,7 @@ class Item(NamedTuple):
     @property
     def answer(self) -> dict[str, object]:
         """What the till needs of it."""
-        said = {"size": self.size, "with": list(self.extras)}
-        return {"count": self.count, "item": self.item} | {key: value for key, value in said.items() if value}
+        return {"count": self.count, "size": self.size or None, "item": self.item, "with": list(self.extras)}
 
 
 def held_out(item: str, extra: str) -> bool:
@@ -126,7 +125,7 @@ def main() -> None:
     """Write both files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for orders_{train,test}.jsonl")
-    parser.add_argument("--train", type=int, default=1000, help="rows to train on")
+    parser.add_argument("--train", type=int, default=600, help="rows to train on")
     parser.add_argument("--test", type=int, default=100, help="rows to test on")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
