@@ -70,10 +70,11 @@ CASES = {
     "LoRA, bf16, 32,000 words, 30 % labels": Case("lora", "bfloat16", 0.3, words=32_000),
     "LoRA, fp32": Case("lora", "float32"),
     "LoRA, fp32, 32,000 words, 30 % labels": Case("lora", "float32", 0.3, words=32_000),
-    "Qwen3's shape: QLoRA, bf16, 32,000 words": Case("qlora", "bfloat16", words=32_000, shape="qwen3"),
-    "Qwen3's shape: LoRA, bf16, 32,000 words": Case("lora", "bfloat16", words=32_000, shape="qwen3"),
-    "Gemma 3's shape: QLoRA, bf16, 32,000 words": Case("qlora", "bfloat16", words=32_000, shape="gemma3_text"),
-    "Gemma 3's shape: LoRA, bf16, 32,000 words": Case("lora", "bfloat16", words=32_000, shape="gemma3_text"),
+    **{
+        f"{name}, {method}, bf16, 32,000 words": Case(method.lower(), "bfloat16", words=32_000, shape=shape)
+        for name, shape in (("Qwen3's shape", "qwen3"), ("Gemma 3's shape", "gemma3_text"))
+        for method in ("QLoRA", "LoRA")
+    },
 }
 COLUMNS = {"seconds": "{:.2f} s", "peak": "{:,.0f} MiB", "first": "{:.1f} s", "save": "{:.2f} s"}
 
@@ -267,6 +268,21 @@ def child(who: str, case: str, path: str) -> None:
     print(json.dumps(found))
 
 
+def measure(python: str, who: str, case: str, path: Path) -> dict[str, Any]:
+    """Run the steps of one of them in a process of its own."""
+    env = os.environ | {"STARTED": str(time.time())}
+    command = [python, __file__, "--child", who, case, str(path)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(f"{who}, {case}:\n{result.stderr}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def best(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the least of each number of some runs, and the losses of the last."""
+    return runs[-1] | {key: min(run[key] for run in runs) for key in COLUMNS}
+
+
 def main() -> None:
     """Prints a row for each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -292,19 +308,9 @@ def main() -> None:
             path = Path(folder) / f"{row.shape}_{row.words}.pt"
             if not path.exists():
                 problem(path, row.words, row.shape)
-            found: dict[str, dict] = {}
-            for _ in range(args.rounds):
-                for who, python in pythons.items():
-                    if who == "torchtune" and row.shape != "llama":
-                        continue
-                    command = [python, __file__, "--child", who, case, str(path)]
-                    os.environ["STARTED"] = str(time.time())
-                    result = subprocess.run(command, capture_output=True, text=True)
-                    if result.returncode:
-                        sys.exit(f"{who}, {case}:\n{result.stderr}")
-                    new = json.loads(result.stdout.splitlines()[-1])
-                    old = found.get(who, new)
-                    found[who] = {**new, **{key: min(old[key], new[key]) for key in COLUMNS}}
+            shown = [who for who in pythons if who != "torchtune" or row.shape == "llama"]
+            runs = [(who, measure(pythons[who], who, case, path)) for _ in range(args.rounds) for who in shown]
+            found = {who: best([run for by, run in runs if by == who]) for who in shown}
             reference = found["ours"]
             cells = []
             for who in pythons:
