@@ -2,9 +2,9 @@
 
     python -m torchtune_lite.assets.make_orders --out torchtune_lite/assets
 
-A row is `{"input": order, "output": JSON}`. The JSON has `items`, each with `count`, `size` (null where nobody says it),
-`item` in the singular and `with`, a list; and `to_go`, false unless the order says so. An order that takes something
-back counts as corrected: "a tea, no, make that two".
+A row is `{"input": order, "output": JSON}`. The JSON has `items`, each with `count`, `size` (null where nobody says
+it), `item` in the singular and `with`, a list; and `to_go`, false unless the order says so. An order that takes
+something back counts as corrected: "a tea, no, make that two".
 
 A drink and an extra that are paired in the test rows are never paired in the training rows: which are, is decided by a
 hash of their names, whatever the seeds and the numbers of rows.
