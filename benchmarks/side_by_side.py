@@ -27,19 +27,12 @@ from typing import Any, NamedTuple
 STEPS = 6
 SIZES = dict(num_hidden_layers=8, num_attention_heads=16, num_key_value_heads=16, hidden_size=1024)
 SIZES |= dict(intermediate_size=2816, max_position_embeddings=512)
+GEMMA3 = dict(num_attention_heads=4, num_key_value_heads=1, head_dim=256, query_pre_attn_scalar=256, sliding_window=64)
+GEMMA3 |= dict(rope_theta=1e6, rope_local_base_freq=1e4, tie_word_embeddings=True)
 SHAPES: dict[str, dict[str, Any]] = {  # by model_type, what is not `SIZES`
     "llama": {},
-    "qwen3": {"num_key_value_heads": 8, "head_dim": 128, "rope_theta": 1e6},
-    "gemma3_text": {
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "head_dim": 256,
-        "query_pre_attn_scalar": 256,
-        "sliding_window": 64,
-        "rope_theta": 1e6,
-        "rope_local_base_freq": 1e4,
-        "tie_word_embeddings": True,
-    },
+    "qwen3": dict(num_key_value_heads=8, head_dim=128, rope_theta=1e6),
+    "gemma3_text": GEMMA3,
 }
 TORCHTUNE = dict(num_hidden_layers="num_layers", num_attention_heads="num_heads", num_key_value_heads="num_kv_heads")
 TORCHTUNE |= dict(hidden_size="embed_dim", intermediate_size="intermediate_dim", max_position_embeddings="max_seq_len")
@@ -141,13 +134,8 @@ def torchtune(given: dict, method: str, dtype: object, checkpointing: bool) -> C
     from torchtune import training
     from torchtune.models.llama2 import lora_llama2
     from torchtune.modules import TransformerSelfAttentionLayer
+    from torchtune.modules import peft as adapters
     from torchtune.modules.loss import CEWithChunkedOutputLoss
-    from torchtune.modules.peft import (
-        get_adapter_params,
-        get_adapter_state_dict,
-        get_merged_lora_ckpt,
-        set_trainable_params,
-    )
 
     checkpointer = training.FullModelHFCheckpointer(
         str(given["base"]), ["model.safetensors"], "LLAMA2", str(given["base"].with_suffix(".torchtune"))
@@ -159,7 +147,7 @@ def torchtune(given: dict, method: str, dtype: object, checkpointing: bool) -> C
     model = lora_llama2(**sizes, **ADAPTERS, lora_alpha=16, quantize_base=method == "qlora")
     model.load_state_dict(state, strict=False)
     model.load_state_dict(given["adapters"], strict=False)
-    set_trainable_params(model, get_adapter_params(model))
+    adapters.set_trainable_params(model, adapters.get_adapter_params(model))
     if checkpointing:
         training.set_activation_checkpointing(model, auto_wrap_policy={TransformerSelfAttentionLayer})
     loss = CEWithChunkedOutputLoss()
@@ -170,8 +158,8 @@ def torchtune(given: dict, method: str, dtype: object, checkpointing: bool) -> C
         state = model.state_dict()
         targets = [*ADAPTERS["lora_attn_modules"], "w1", "w2", "w3"]
         found = {
-            training.ADAPTER_KEY: get_adapter_state_dict(state),
-            training.MODEL_KEY: get_merged_lora_ckpt({k: v.cpu() for k, v in state.items()}, rank=8, alpha=16),
+            training.ADAPTER_KEY: adapters.get_adapter_state_dict(state),
+            training.MODEL_KEY: adapters.get_merged_lora_ckpt({k: v.cpu() for k, v in state.items()}, rank=8, alpha=16),
             training.ADAPTER_CONFIG: {"r": 8, "lora_alpha": 16, "target_modules": targets, "peft_type": "LORA"},
         }
         checkpointer.save_checkpoint(found, epoch=0)
