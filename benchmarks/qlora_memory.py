@@ -28,29 +28,26 @@ from torchtune_lite import checkpoint, training
 from torchtune_lite.checkpoint.formats.files import write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.models import FAMILIES, llama2
+from torchtune_lite.models import FAMILIES, SIZES
 from torchtune_lite.models.builders import decoder, lora_decoder
+from torchtune_lite.models.families import hf_config
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 from torchtune_lite.peft import adapter_state, is_quantized, num_bytes
 
 MB = 1e6
-SMALL = DecoderConfig(
-    vocab_size=8000, num_layers=8, num_heads=16, num_kv_heads=16, embed_dim=1024, max_seq_len=4096,
-    intermediate_dim=2816,
-)  # fmt: skip
-
-
-def sizes() -> dict[str, DecoderConfig]:
-    """Returns the sizes by name."""
-    with torch.device("meta"):
-        builders = {"7b": llama2.llama2_7b, "13b": llama2.llama2_13b, "70b": llama2.llama2_70b}
-        return {"119m": SMALL} | {name: build().config for name, build in builders.items()}
+SHAPES = {
+    "119m": DecoderConfig(
+        vocab_size=8000, num_layers=8, num_heads=16, num_kv_heads=16, embed_dim=1024, max_seq_len=4096,
+        intermediate_dim=2816,
+    ),
+    **{size: SIZES[f"llama2_{size}"] for size in ("7b", "13b", "70b")},
+}  # fmt: skip
 
 
 def write_base(folder: Path, config: DecoderConfig) -> None:
     """Writes a checkpoint of random weights, a file for each layer."""
-    family = FAMILIES["LLAMA2"]
+    family = FAMILIES["llama"]
     with torch.device("meta"):
         params = dict(decoder(config).named_parameters())
     files: dict[str, dict[str, Weight]] = {}
@@ -63,7 +60,7 @@ def write_base(folder: Path, config: DecoderConfig) -> None:
         )
     for file, weights in files.items():
         write_safetensors(folder / file, weights)
-    write_json(folder / "config.json", family.hf_config(config))
+    write_json(folder / "config.json", hf_config(family, config))
     weight_map = {name: file for file, weights in files.items() for name in weights}
     write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
 
@@ -120,7 +117,7 @@ class Peaks:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="119m", choices=("119m", "7b", "13b", "70b"))
+    parser.add_argument("--size", default="119m", choices=SHAPES)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--frozen", action="store_true", help="quantize_frozen: NF4 for k_proj too")
     parser.add_argument("--output", action="store_true", help="quantize_output: NF4 for the output projection too")
@@ -133,7 +130,7 @@ def main() -> None:
     args = parser.parse_args()
     if platform.system() == "Linux":
         ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: larger blocks are mapped, and unmapped when freed
-    config, device = sizes()[args.size], torch.device(args.device)
+    config, device = SHAPES[args.size], torch.device(args.device)
     model = build(config, args)
     floor = unavoidable(model, args)
     quantised = [p for p in model.parameters() if is_quantized(p)]

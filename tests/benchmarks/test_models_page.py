@@ -1,0 +1,47 @@
+"""docs/models.md is what its script writes, and a layer counts for all of its model."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from torchtune_lite.models import FAMILIES, SIZES
+from torchtune_lite.modules.loss import LinearCrossEntropyLoss
+from torchtune_lite.training.memory.step_memory import step_memory
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "models_page.py"
+SPEC = importlib.util.spec_from_file_location("models_page", SCRIPT)
+page = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(page)
+
+
+def test_the_page_is_up_to_date():
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert text == page.render(), "the tables have changed: run python benchmarks/models_page.py, and read its diff"
+    assert all(f"| `{size}` |" in text for size in SIZES)
+
+
+@pytest.mark.parametrize("method", page.METHODS)
+@pytest.mark.parametrize("size", ["smollm2_135m", "gemma3_270m"])
+def test_one_layer_tells_the_memory_of_the_whole_model(size, method):
+    config = SIZES[size]
+    whole = page.build(config, method)
+    counted = page.count(config, page.build(page.replace(config, num_layers=1), method))
+    assert counted == step_memory(whole, LinearCrossEntropyLoss(), page.batch())
+
+
+def test_the_memory_grows_with_what_a_method_holds():
+    config = SIZES["llama3_2_1b"]
+    full, lora, qlora = (page.count(config, page.build(page.replace(config, num_layers=1), m)) for m in page.METHODS)
+    num = page.num_parameters(config)
+    assert (full.weights, full.gradients) == (2 * num, 2 * num)
+    assert lora.gradients == lora.weights - 2 * num  # adapters, in fp32
+    in_layers = 2 * (num - config.vocab_size * config.embed_dim)
+    assert qlora.weights == pytest.approx(lora.weights - in_layers * (1 - 4.127 / 16), rel=0.001)
+
+
+def test_every_architecture_is_described_and_every_size_has_its_own():
+    assert set(page.ARCHITECTURES) == set(FAMILIES)
+    for size, config in page.configs().items():
+        shared = FAMILIES[page.architecture_of(size)].fields
+        assert {name: getattr(config, name) for name in shared} == shared, size
