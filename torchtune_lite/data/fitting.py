@@ -14,12 +14,13 @@ log = logging.getLogger("torchtune_lite")
 
 
 def check_vocabulary(tokenizer: Any, vocab_size: int, checkpoint_dir: Path | str | None = None) -> None:
-    """Raises DataError where the tokenizer can give an id that the model has no embedding for.
+    """Raise DataError where the tokenizer can give an id that the model has no embedding for.
 
-    With `checkpoint_dir` a warning tells of a BOS or EOS that is not the one of its config.json.
+    Added tokens that the model does not embed, and the chat template does not write, become ordinary text. With
+    `checkpoint_dir` a warning tells of a BOS or EOS that is not the one of its config.json.
     """
     name = getattr(tokenizer, "path", "")
-    if tokenizer.vocab_size > vocab_size:
+    if tokenizer.vocab_size > vocab_size and not _leave_out(tokenizer, vocab_size):
         raise DataError(
             f"tokenizer {name} has {counted(tokenizer.vocab_size, 'token')} but the model embeds "
             f"{vocab_size:,}; use the tokenizer that came with the checkpoint"
@@ -42,6 +43,19 @@ def check_vocabulary(tokenizer: Any, vocab_size: int, checkpoint_dir: Path | str
                 "tokenizer %s has %s %d, but the checkpoint's config.json has %s; is it another model's?",
                 *(name, special.upper(), ours, " or ".join(map(str, theirs))),
             )
+
+
+def _leave_out(tokenizer: Any, vocab_size: int) -> bool:
+    if not hasattr(tokenizer, "leave_out"):
+        return False
+    template = getattr(tokenizer, "prompt_template", None)
+    names = [name for name, i in tokenizer.special_tokens.items() if i >= vocab_size]
+    if isinstance(template, ChatTemplate) and any(name in template.source for name in names):
+        return False
+    names = tokenizer.leave_out(vocab_size)
+    if names:
+        log.info("the model does not embed %s, which are taken for text", ", ".join(names))
+    return bool(names)
 
 
 def limit_length(tokenizer: Any, max_seq_len: int) -> None:

@@ -71,6 +71,21 @@ class HuggingFaceBaseTokenizer:
         """Gives the text of token ids, without special tokens and ids beyond the vocabulary."""
         return self.tokenizer.decode([token for token in token_ids if token < self.vocab_size])
 
+    def leave_out(self, first_id: int) -> list[str]:
+        """Take the added tokens from the id `first_id` on for ordinary text; return them, none where others are there.
+
+        Such as the one that stands for an image in a model that reads texts alone.
+        """
+        names = [name for name, i in self.special_tokens.items() if i >= first_id]
+        if len(names) != self.vocab_size - first_id or {self.bos_id, self.eos_id, self.pad_id} - set(range(first_id)):
+            return []
+        settings = json.loads(self.tokenizer.to_str())
+        settings["added_tokens"] = [token for token in settings["added_tokens"] if token["id"] < first_id]
+        self.tokenizer = self.tokenizer.from_str(json.dumps(settings))
+        self.special_tokens = {name: i for name, i in self.special_tokens.items() if i < first_id}
+        self.added, self.vocab_size = set(self.special_tokens.values()), first_id
+        return names
+
     def _find(self, name: str, generation_config: Mapping[str, Any]) -> int | None:
         text = self.template_variables.get(f"{name}_token")
         if text is None:
