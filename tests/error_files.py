@@ -37,7 +37,7 @@ seed: 0
 """
 ROW = {"input": "a question", "output": "an answer"}
 CHECK = "validate my.yaml"
-GENERATE = "run generate --config generation checkpointer.checkpoint_dir=base device=cpu"
+GENERATE = "run generate --config generation model_dir=base device=cpu tokenizer.prompt_template=null"
 EVALUATE = "run exact_match_eval --config demo/address_eval source=train.jsonl output_dir=new device=cpu"
 RUN = "run lora_finetune_single_device --config my.yaml"
 

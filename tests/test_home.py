@@ -61,8 +61,8 @@ def test_nothing_lies_in_a_folder_called_tilde(home, monkeypatch, capsys):
     assert (home / "runs/a/epoch_1").is_dir()
     adapter = "checkpointer.adapter_checkpoint=~/runs/a/epoch_1/adapter"
     tune(monkeypatch, *run, "output_dir=~/runs/b", adapter, "save_adapter_weights_only=true", "~profiler")
-    words = ["run", "generate", "--config", "generation", "checkpointer.checkpoint_dir=~/runs/a/epoch_1", "prompt=a"]
-    tune(monkeypatch, *words, "max_new_tokens=1", "device=cpu")
+    words = ["run", "generate", "--config", "generation", "model_dir=~/runs/a/epoch_1", "prompt=a"]
+    tune(monkeypatch, *words, "max_new_tokens=1", "device=cpu", "tokenizer.prompt_template=null")
     words = ["run", "exact_match_eval", "--config", "demo/address_eval", "source=~/rows.jsonl", "output_dir=~/eval"]
     tune(monkeypatch, *words, "checkpointer.checkpoint_dir=~/base", "max_new_tokens=1", "device=cpu")
     assert (home / "eval/exact_match.json").is_file()

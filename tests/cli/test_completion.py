@@ -56,7 +56,7 @@ def test_the_script_is_printed(shell, tune):
         ("tune run lora", ["lora_finetune_distributed", "lora_finetune_single_device"]),
         ("tune validate demo/address_q", ["demo/address_qlora"]),
         ("tune run lora_finetune_single_device --config demo/address_qlora optimizer.l", ["optimizer.lr="]),
-        ("tune cat m", ["my config.yaml"]),
+        ("tune cat my", ["my config.yaml"]),
         ("tune nonsense ", []),
     ],
 )

@@ -13,8 +13,9 @@ from torchtune_lite.errors import ConfigError
 
 
 def test_greedy_continuation_is_that_of_transformers(tiny, tune):
-    result = tune("run", "generate", "--config", "generation", f"checkpointer.checkpoint_dir={tiny.checkpoint}",
-                  "prompt=red green", "max_new_tokens=12", "temperature=0", "device=cpu", "dtype=fp32")  # fmt: skip
+    result = tune("run", "generate", "--config", "generation", f"model_dir={tiny.checkpoint}",
+                  "prompt=red green", "max_new_tokens=12", "temperature=0", "device=cpu", "dtype=fp32",
+                  "tokenizer.prompt_template=null")  # fmt: skip
     tokenizer = llama2_tokenizer(str(tiny.checkpoint / "tokenizer.model"), prompt_template=None)
     prompt = tokenizer.encode("red green", add_bos=True, add_eos=False)
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny.checkpoint, dtype=torch.float32)
@@ -25,7 +26,7 @@ def test_greedy_continuation_is_that_of_transformers(tiny, tune):
 
 
 def test_the_tokenizer_of_the_checkpoint_is_found_without_its_path(tiny, tune):
-    words = ["run", "generate", "--config", "generation", f"checkpointer.checkpoint_dir={tiny.checkpoint}"]
+    words = ["run", "generate", "--config", "generation", f"model_dir={tiny.checkpoint}"]
     words += ["prompt=red green", "max_new_tokens=4", "temperature=0", "device=cpu", "dtype=fp32"]
     component = "torchtune_lite.models.tokenizer_of_checkpoint"
     found = tune(*words, f"tokenizer={{_component_: {component}, prompt_template: null}}")
@@ -53,7 +54,7 @@ def test_the_tokenizer_of_the_checkpoint_is_found_without_its_path(tiny, tune):
 def test_a_prompt_that_cannot_be_continued_is_one_line_before_any_weight_is_read(word, problem, tiny, folder):
     shutil.copytree(tiny.checkpoint, folder / "base")
     (folder / "base/model.safetensors").write_bytes(b"no weights")
-    words = ["checkpointer.checkpoint_dir=base", "device=cpu", "prompt=red", word]
+    words = ["model_dir=base", "tokenizer.prompt_template=null", "device=cpu", "prompt=red", word]
     settings = config.settings_of(catalog.find_recipe("generate").path)
     with pytest.raises(ConfigError) as error:
         sys.modules[settings.__module__].GenerateRecipe(config.load("generation", words, settings)).setup()

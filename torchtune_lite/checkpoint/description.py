@@ -7,6 +7,7 @@ import torch
 from torchtune_lite import config
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.models import from_checkpoint
+from torchtune_lite.utils import counted
 
 
 def described(family: str, decoder_args: dict[str, Any], tokenizer: Any) -> str:
@@ -14,11 +15,11 @@ def described(family: str, decoder_args: dict[str, Any], tokenizer: Any) -> str:
     with torch.device("meta"):
         model = from_checkpoint(**decoder_args)
     count = sum(parameter.numel() for parameter in model.parameters())
-    size = f"{count / 1e9:.2f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"
-    layers = f"{model.config.num_layers} layers of {model.config.embed_dim}"
+    size = f"{count / 1e9:.2f}B parameters" if count >= 1e9 else f"{count / 1e6:.1f}M parameters"
+    layers = f"{counted(model.config.num_layers, 'layer')} of {model.config.embed_dim}"
     template = getattr(tokenizer, "prompt_template", None)
     name = getattr(template, "name", type(template).__name__) if template is not None else "none"
-    return f"model: {family}, {size} parameters ({layers}); template: {name}"
+    return f"model: {family}, {size} ({layers}); template: {name}"
 
 
 def found(cfg: Any) -> str:

@@ -71,10 +71,11 @@ def tokenizer_builder(
 
     def builder(*args: Any, **kwargs: Any) -> ModelTokenizer:
         given = signature.bind(*args, **kwargs)
+        may_stand_in = "prompt_template" not in given.arguments
         given.apply_defaults()
         options = dict(given.arguments)
         path, *more = (options.pop(name) for name in files)
-        return _read(form, path, dict(zip(files[1:], more, strict=True)), options)
+        return _read(form, path, dict(zip(files[1:], more, strict=True)), options, may_stand_in)
 
     builder.__signature__ = signature
     builder.__doc__ = (
@@ -84,7 +85,10 @@ def tokenizer_builder(
     return builder
 
 
-def _read(form: Form, path: str | Path, others: Mapping[str, Any], options: dict[str, Any]) -> ModelTokenizer:
+def _read(
+    form: Form, path: str | Path, others: Mapping[str, Any], options: dict[str, Any], may_stand_in: bool
+) -> ModelTokenizer:
+    """Read a tokenizer; `may_stand_in`: the family's form may, for a chat template that nobody asked for by name."""
     if (cut := options.pop("truncation_type")) != "right":
         raise ConfigError(f"tokenizer.truncation_type={cut!r} is not served; only 'right' is")
     file = Path(path).expanduser()
@@ -100,7 +104,7 @@ def _read(form: Form, path: str | Path, others: Mapping[str, Any], options: dict
             )
         listed = read_json(Path(special).expanduser()).get("added_tokens", [])
         options["special_tokens"] = {token["content"]: token["id"] for token in listed} or None
-    if options["prompt_template"] == CHAT_TEMPLATE:
+    if options["prompt_template"] == CHAT_TEMPLATE and (may_stand_in or ranks):
         options["prompt_template"] = None if ranks else _template(form, file if file.is_dir() else file.parent)
     if not ranks:
         return load_tokenizer(file, **options)

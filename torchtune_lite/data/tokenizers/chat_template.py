@@ -257,7 +257,8 @@ def get_chat_template(folder: Path, tokenizer_config: Mapping[str, Any], variabl
     if found is None:
         raise DataError(
             f"tokenizer.prompt_template is {CHAT_TEMPLATE}, but {folder} has none: no {FILE}, nor one in "
-            "tokenizer_config.json; put one there, or name a template such as torchtune_lite.data.ChatMLTemplate"
+            "tokenizer_config.json; put one there, or name a template such as torchtune_lite.data.ChatMLTemplate, "
+            "or null for the bare messages"
         )
     tools = find_chat_template(folder, tokenizer_config, TOOL_USE)
     tool_use = ChatTemplate(tools[0], variables, tools[1]) if tools else None
