@@ -72,7 +72,7 @@ def test_each_key_of_a_recipe_that_is_called_like_a_path_starts_at_home(recipe, 
     named = [name for name in settings.names(cls) if NAMES.fullmatch(name)]
     made, problems = settings.build(cls, Document("my.yaml", dict.fromkeys(named, "~/a"), {}))
     assert made is None and not any(f"'{name}':" in line for name in named for line in problems)
-    loaded = config.load(recipe.configs[0], [f"{name}=~/a" for name in named], cls)
+    loaded = config.load(recipe.configs[-1], [f"{name}=~/a" for name in named], cls)
     assert {name: getattr(loaded, name) for name in named} == dict.fromkeys(named, f"{home}/a")
 
 
