@@ -1,4 +1,4 @@
-"""Prints the CPU time that `tune --help` and `tune ls` need beyond Python's own start, beside torchtune's, and what an
+"""Print the CPU time that `tune --help` and `tune ls` need beyond Python's own start, beside torchtune's, and what an
 optimizer's first step costs with torch's compiler, which torch loads for it, and without, as under `tune run`.
 
     python benchmarks/cli_start.py [--peer /path/to/python-with-torchtune] [--runs 7]
@@ -28,7 +28,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"""
 
 
 def cpu_seconds(python: str, code: str, runs: int) -> float:
-    """Returns the least CPU time that `python -c code` takes, in seconds."""
+    """Return the least CPU time that `python -c code` takes, in seconds."""
     times = []
     for _ in range(runs):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -39,7 +39,7 @@ def cpu_seconds(python: str, code: str, runs: int) -> float:
 
 
 def main() -> None:
-    """Measures and prints one row per command."""
+    """Measure and print one row per command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", metavar="PYTHON", help="a Python that can import torchtune")
     parser.add_argument("--runs", type=int, default=7, help="runs of each, of which the fastest counts")

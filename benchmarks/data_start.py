@@ -1,4 +1,4 @@
-"""Measures the start of a run on a large JSONL file, ours beside the package `datasets`: first batch and memory.
+"""Measure the start of a run on a large JSONL file, ours beside the package `datasets`: first batch and memory.
 
     python benchmarks/data_start.py --peer PYTHON [--mb 256]
 
@@ -26,7 +26,7 @@ ASSETS = Path(__file__).resolve().parent.parent / "torchtune_lite" / "assets"
 
 
 def write_rows(path: Path, num_bytes: int) -> int:
-    """Writes rows of about 800 bytes; returns how many."""
+    """Write rows of about 800 bytes; return how many."""
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(5000)]
     rows = written = 0
@@ -39,7 +39,7 @@ def write_rows(path: Path, num_bytes: int) -> int:
 
 
 def ours(path: str, tokenizer: str) -> Iterator[object]:
-    """Imports, gives a first batch, then row after row, by torchtune_lite."""
+    """Import, return a first batch, then row after row, by torchtune_lite."""
     from torchtune_lite.data import Batches, SentencePieceTokenizer
     from torchtune_lite.datasets import instruct_dataset
 
@@ -50,7 +50,7 @@ def ours(path: str, tokenizer: str) -> Iterator[object]:
 
 
 def peer(path: str, tokenizer: str) -> Iterator[object]:
-    """Does the same by `datasets`; its batch is lists."""
+    """Do the same by `datasets`; its batch is lists."""
     from datasets import load_dataset
     from sentencepiece import SentencePieceProcessor
 
@@ -63,7 +63,7 @@ def peer(path: str, tokenizer: str) -> Iterator[object]:
 
 
 def memory() -> dict[str, float]:
-    """Reads the process's memory in MB: VmRSS now, VmHWM at its peak, RssAnon of it no file."""
+    """Read the process's memory in MB: VmRSS now, VmHWM at its peak, RssAnon of it no file."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return {
         name: int(value.split()[0]) / 1024
@@ -73,7 +73,7 @@ def memory() -> dict[str, float]:
 
 
 def measure(steps: Iterator[object]) -> dict[str, float]:
-    """Runs one and returns its figures."""
+    """Run one and return its figures."""
     next(steps)  # the imports
     before, start = memory(), time.perf_counter()
     next(steps)
@@ -90,7 +90,7 @@ def measure(steps: Iterator[object]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints one row for each way."""
+    """Print one row for each way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", metavar="PYTHON", help="a Python that can import datasets and sentencepiece")
     parser.add_argument("--mb", type=int, default=256, help="size of the file")

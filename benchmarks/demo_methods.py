@@ -24,7 +24,7 @@ METHODS = {
 
 
 def tune(*words: str) -> tuple[str, float]:
-    """Runs `tune run`; returns what it printed and its seconds."""
+    """Run `tune run`; return what it printed and its seconds."""
     start = time.perf_counter()
     result = subprocess.run([sys.executable, "-m", "torchtune_lite", "run", *words], capture_output=True, text=True)
     if result.returncode:
@@ -33,14 +33,14 @@ def tune(*words: str) -> tuple[str, float]:
 
 
 def score(checkpoint: str, folder: Path) -> float:
-    """Returns the share of the held-out addresses that a checkpoint answers exactly."""
+    """Return the share of the held-out addresses that a checkpoint answers exactly."""
     tune("exact_match_eval", "--config", "demo/address_eval", f"checkpointer.checkpoint_dir={checkpoint}",
          f"output_dir={folder}")  # fmt: skip
     return json.loads((folder / "exact_match.json").read_text())["exact_match"]
 
 
 def main() -> None:
-    """Runs the methods and prints the table."""
+    """Run the methods and print the table."""
     work = Path(tempfile.mkdtemp(prefix="demo_methods_"))
     rows = [f"| base, before | {score('${asset:base}', work / 'base_eval'):.1%} | | | |"]
     for name, (recipe, config, *overrides) in METHODS.items():

@@ -76,7 +76,7 @@ Contender = tuple[nn.Module, Callable[[torch.Tensor], torch.Tensor]]
 
 
 def ours(row: Row, device: torch.device, compiled: bool) -> Contender:
-    """Builds our model; a batch is one row, as the default collate joins it."""
+    """Build our model; a batch is one row, as the default collate joins it."""
     model = build(sizes(row), row.options, device)
     model.activation_checkpointing = row.checkpointing
     if row.offloading and device.type == "cuda":
@@ -93,7 +93,7 @@ def ours(row: Row, device: torch.device, compiled: bool) -> Contender:
 
 
 def peft(row: Row, device: torch.device, compiled: bool) -> Contender:
-    """Builds transformers' model with PEFT's adapters, in bitsandbytes' NF4 where the row is QLoRA."""
+    """Build transformers' model with PEFT's adapters, in bitsandbytes' NF4 where the row is QLoRA."""
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -137,18 +137,18 @@ BY = {"ours": (ours, "torchtune_lite"), "peft": (peft, "transformers + PEFT")}
 
 
 def sizes(row: Row) -> DecoderConfig:
-    """Gives the sizes of a row's model, with room for its samples."""
+    """Return the sizes of a row's model, with room for its samples."""
     return replace(SIZES[row.size], max_seq_len=max(SIZES[row.size].max_seq_len, row.length))
 
 
 def random_weight(shape: torch.Size, device: torch.device) -> torch.Tensor:
-    """Makes a weight in bf16; that of a norm is 1."""
+    """Make a weight in bf16; that of a norm is 1."""
     value = torch.empty(shape, dtype=torch.bfloat16, device=device)
     return value.normal_(std=0.02) if value.dim() == 2 else value.fill_(1)
 
 
 def build(config: DecoderConfig, options: dict, device: torch.device) -> nn.Module:
-    """Makes the model on the device, quantising one tensor after the other."""
+    """Make the model on the device, quantising one tensor after the other."""
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("meta"):
         model = lora_decoder(config, ADAPTED, apply_lora_to_mlp=True, lora_rank=8, **options)
@@ -162,13 +162,13 @@ def build(config: DecoderConfig, options: dict, device: torch.device) -> nn.Modu
 
 
 def measured_peak(device: torch.device, size: int) -> float:
-    """Returns the FLOP/s of the best of some products of square bf16 matrices."""
+    """Return the FLOP/s of the best of some products of square bf16 matrices."""
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     return 2 * size**3 / min(seconds(lambda: a @ b, device, 8))
 
 
 def seconds(run: object, device: torch.device, times: int) -> list[float]:
-    """Times several calls, each to its end."""
+    """Time several calls, each to its end."""
     found = []
     for _ in range(times):
         synchronize(device)
@@ -180,19 +180,19 @@ def seconds(run: object, device: torch.device, times: int) -> list[float]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for the GPU."""
+    """Wait for the GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak(device: torch.device) -> float:
-    """Returns the peak of the allocator, or of the process, in GiB."""
+    """Return the peak of the allocator, or of the process, in GiB."""
     found = training.peak_memory(device)
     return found.get("peak_memory_alloc", found.get("peak_memory_resident"))
 
 
 def measure(row: Row, by: str, device: torch.device, steps: int, compiled: bool) -> dict[str, float]:
-    """Takes the steps of one row."""
+    """Take the steps of one row."""
     training.reset_peak_memory(device)
     model, loss = BY[by][0](row, device, compiled)
     if device.type == "cuda":
@@ -225,7 +225,7 @@ def measure(row: Row, by: str, device: torch.device, steps: int, compiled: bool)
 
 
 def recomputed_flops(model: nn.Module, lens: list[int]) -> float:
-    """Counts the FLOPs of the layers' forward pass, less the last product of each, which is not computed again."""
+    """Count the FLOPs of the layers' forward pass, less the last product of each, which is not computed again."""
     weights = [p for layer in model.layers for name, p in layer.named_parameters() if name != "mlp.w2.weight"]
     config = model.config
     attention = 2 * config.num_layers * config.num_heads * config.head_dim * sum(n * n for n in lens)
@@ -233,7 +233,7 @@ def recomputed_flops(model: nn.Module, lens: list[int]) -> float:
 
 
 def rows(names: list[str], size: str | None) -> Iterator[tuple[str, Row]]:
-    """Yields the rows that are asked for; of another size, a sixteenth as long."""
+    """Yield the rows that are asked for; of another size, a sixteenth as long."""
     for name, row in ROWS.items():
         if not names or name in names:
             yield name, row if size is None else row._replace(size=size, length=row.length // 16)
@@ -253,7 +253,7 @@ HEAD = (
 
 
 def main() -> None:
-    """Prints a row for each."""
+    """Print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", default=[], choices=list(ROWS))
     parser.add_argument("--by", choices=list(BY), default="ours")

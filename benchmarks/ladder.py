@@ -45,7 +45,7 @@ QLORA = {
 
 
 def rungs() -> dict[str, dict[str, Any]]:
-    """Gives the settings of each rung: those of the one before, and its own."""
+    """Return the settings of each rung: those of the one before, and its own."""
     settings, found = OFF, {}
     for name, changed in (LORA | QLORA).items():
         settings = settings | changed
@@ -54,7 +54,7 @@ def rungs() -> dict[str, dict[str, Any]]:
 
 
 def make_samples(count: int) -> list[dict[str, list[int]]]:
-    """Gives samples of random tokens, each labelled with the next."""
+    """Return samples of random tokens, each labelled with the next."""
     rng = random.Random(0)
     lengths = [max(8, min(PACK, round(rng.lognormvariate(4.75, 0.6)))) for _ in range(count)]
     rows = [[rng.randrange(3, VOCAB) for _ in range(length)] for length in lengths]
@@ -62,7 +62,7 @@ def make_samples(count: int) -> list[dict[str, list[int]]]:
 
 
 def build(settings: dict[str, Any]) -> Any:
-    """Builds the model of a rung."""
+    """Build the model of a rung."""
     import torch
     from torch import nn
     from torchtune_lite.models.llama2 import lora_llama2
@@ -87,7 +87,7 @@ def build(settings: dict[str, Any]) -> Any:
 
 
 def child(name: str, count: int) -> dict[str, Any]:
-    """Trains an epoch on one rung; returns its seconds and real tokens by step, and its peak in MiB."""
+    """Train an epoch on one rung; return its seconds and real tokens by step, and its peak in MiB."""
     settings = rungs()[name]
     os.environ["TORCHTUNE_LITE_NATIVE"] = str(int(settings["native"]))
     import torch
@@ -127,7 +127,7 @@ def child(name: str, count: int) -> dict[str, Any]:
 
 
 def climb(rounds: int, samples: int) -> dict[str, dict[str, float]]:
-    """Gives the speed in real tokens a second, and the least peak, in MiB, of each rung."""
+    """Return the speed in real tokens a second, and the least peak, in MiB, of each rung."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in rungs()}
     for name in list(runs) * rounds:
         words = [sys.executable, __file__, "--child", name, "--samples", str(samples)]
@@ -144,7 +144,7 @@ def climb(rounds: int, samples: int) -> dict[str, dict[str, float]]:
 
 
 def plot(found: dict[str, dict[str, float]], path: Path) -> None:
-    """Draws speed and memory of each rung."""
+    """Draw speed and memory of each rung."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -163,7 +163,7 @@ def plot(found: dict[str, dict[str, float]], path: Path) -> None:
 
 
 def main() -> None:
-    """Prints a row for each rung."""
+    """Print a row for each rung."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2)

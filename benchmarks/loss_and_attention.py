@@ -26,12 +26,12 @@ SHAPES = ((4, 16, 64, 64), (4, 16, 170, 64), (2, 16, 512, 64), (1, 32, 512, 128)
 
 
 def all_logits(output: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
-    """Sums the loss the plain way."""
+    """Sum the loss the plain way."""
     return F.cross_entropy(output(hidden).flatten(0, 1).float(), labels.flatten(), reduction="sum")
 
 
 def in_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Returns the least seconds of each, and the least of the peaks of memory that it adds, in MiB."""
+    """Return the least seconds of each, and the least of the peaks of memory that it adds, in MiB."""
     least = dict.fromkeys(runs, (float("inf"), float("inf")))
     for _ in range(rounds + 1):  # the first warms up
         for name, run in runs.items():
@@ -46,7 +46,7 @@ def in_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, tu
 
 
 def losses(rounds: int) -> None:
-    """Prints the table of the loss: 2048 tokens of width 1024, 32,000 words, a frozen output projection."""
+    """Print the table of the loss: 2048 tokens of width 1024, 32,000 words, a frozen output projection."""
     print("\n| loss | labels | all logits | ours | times as fast | of its memory |\n|---|---|---|---|---|---|")
     for name, dtype in DTYPES.items():
         for share in (1.0, 0.3):
@@ -67,7 +67,7 @@ def losses(rounds: int) -> None:
 
 
 def attentions(rounds: int) -> None:
-    """Prints the table of attention in bf16."""
+    """Print the table of attention in bf16."""
     print("| attention, bf16: b, h, s, e | fused | ours | times as fast |\n|---|---|---|---|")
     for b, h, s, e in SHAPES:
         torch.manual_seed(0)
@@ -85,7 +85,7 @@ def attentions(rounds: int) -> None:
 
 
 def main() -> None:
-    """Prints both tables."""
+    """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=4, help="runs of each, of which the fastest counts")

@@ -25,7 +25,7 @@ OPERATIONS = ("quantise", "dequantise", "linear")
 
 
 def operation(name: str, who: str, size: tuple[int, int], tokens: int, device: str) -> Callable[[], object]:
-    """Prepares an operation on a random weight; what is returned runs it once."""
+    """Prepare an operation on a random weight; what is returned runs it once."""
     import torch
     import torch.nn.functional as F
 
@@ -64,7 +64,7 @@ def operation(name: str, who: str, size: tuple[int, int], tokens: int, device: s
 
 
 def seconds(runs: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Returns the least time of each, run in turns."""
+    """Return the least time of each, run in turns."""
     import torch
 
     least = dict.fromkeys(runs, float("inf"))
@@ -79,7 +79,7 @@ def seconds(runs: dict[str, Callable[[], object]], rounds: int, device: str) -> 
 
 
 def peak_bytes(device: str, run: Callable[[], object]) -> int:
-    """Returns what the first run of an operation adds to the memory in use, at its peak."""
+    """Return what the first run of an operation adds to the memory in use, at its peak."""
     import torch
 
     from torchtune_lite.training import peak_memory, reset_peak_memory
@@ -94,7 +94,7 @@ def peak_bytes(device: str, run: Callable[[], object]) -> int:
 
 
 def measured_apart(name: str, who: str, size: tuple[int, int], args: argparse.Namespace) -> int:
-    """Returns `peak_bytes` of a process of its own."""
+    """Return `peak_bytes` of a process of its own."""
     words = ["--peak", name, who, *map(str, size), "--tokens", str(args.tokens), "--device", args.device]
     result = subprocess.run(
         [sys.executable, __file__, *words, "--threads", str(args.threads)], capture_output=True, text=True, check=True
@@ -103,7 +103,7 @@ def measured_apart(name: str, who: str, size: tuple[int, int], args: argparse.Na
 
 
 def main() -> None:
-    """Prints a table for each operation."""
+    """Print a table for each operation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--tokens", type=int, default=512, help="tokens through the linear")

@@ -33,7 +33,7 @@ ADAPTERS = [
 
 
 def made(shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[nn.Parameter]:
-    """Makes parameters with gradients."""
+    """Make parameters with gradients."""
     torch.manual_seed(0)
     params = [nn.Parameter(torch.randn(shape).to(dtype)) for shape in shapes]
     for param in params:
@@ -42,7 +42,7 @@ def made(shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[nn.Parameter
 
 
 def least_ms(run: Callable[[], object]) -> float:
-    """Returns the least milliseconds of 7 runs after one that warms up."""
+    """Return the least milliseconds of 7 runs after one that warms up."""
     seconds = []
     for _ in range(8):
         start = time.perf_counter()
@@ -52,13 +52,13 @@ def least_ms(run: Callable[[], object]) -> float:
 
 
 def bytes_per_weight(optimizer: torch.optim.Optimizer, params: list[nn.Parameter]) -> float:
-    """Counts weight, gradient and state."""
+    """Count weight, gradient and state."""
     kept = [each for param in params for each in (param, param.grad, *optimizer.state[param].values())]
     return sum(each.nbytes for each in kept if isinstance(each, Tensor)) / sum(param.numel() for param in params)
 
 
 def peak_mib(in_backward: bool) -> float:
-    """Returns what a step of SGD on 32 layers of 16 MiB adds to the memory at its peak."""
+    """Return what a step of SGD on 32 layers of 16 MiB adds to the memory at its peak."""
     model = nn.Sequential(*(nn.Linear(2048, 2048, bias=False) for _ in range(32)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     if in_backward:
@@ -73,7 +73,7 @@ def peak_mib(in_backward: bool) -> float:
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--threads", type=int, default=1)
     torch.set_num_threads(parser.parse_args().threads)

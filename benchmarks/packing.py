@@ -38,14 +38,14 @@ Sample = dict[str, list[int]]
 
 
 def make_samples(count: int) -> list[list[int]]:
-    """Gives the tokens of each sample."""
+    """Return the tokens of each sample."""
     rng = random.Random(0)
     lengths = [max(8, min(PACK, round(rng.lognormvariate(4.75, 0.6)))) for _ in range(count)]
     return [[rng.randrange(3, SIZES["vocab_size"]) for _ in range(n)] for n in lengths]
 
 
 def timed(batches: Iterable, step: Callable[[object], tuple[int, int]]) -> dict:
-    """Runs a step on each batch, which returns its real tokens and positions."""
+    """Run a step on each batch, which returns its real tokens and positions."""
     seconds, counts = [], []
     for batch in batches:
         start = time.perf_counter()
@@ -57,7 +57,7 @@ def timed(batches: Iterable, step: Callable[[object], tuple[int, int]]) -> dict:
 
 
 def stepper(model: object, loss_mean: Callable[[object], object]) -> Callable[[object], None]:
-    """Gives what takes an optimizer step on a batch."""
+    """Return what takes an optimizer step on a batch."""
     import torch
 
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
@@ -71,7 +71,7 @@ def stepper(model: object, loss_mean: Callable[[object], object]) -> Callable[[o
 
 
 def ours(samples: list[list[int]], packed: bool = False, **how: str) -> dict:
-    """Trains our model on our batches, started as by `tune run`."""
+    """Train our model on our batches, started as by `tune run`."""
     from torchtune_lite.cli.postponed import postpone_compiler
 
     postpone_compiler()
@@ -104,7 +104,7 @@ def ours(samples: list[list[int]], packed: bool = False, **how: str) -> dict:
 
 
 def torchtune(samples: list[list[int]], packed: bool) -> dict:
-    """Trains torchtune's model on its batches."""
+    """Train torchtune's model on its batches."""
     import torch
     from torch.utils.data import DataLoader, Dataset
     from torchtune.data import padded_collate_packed, padded_collate_sft
@@ -149,7 +149,7 @@ def torchtune(samples: list[list[int]], packed: bool) -> dict:
 
 
 def trl(samples: list[list[int]], packed: bool) -> dict:
-    """Trains transformers' model with TRL's SFTTrainer."""
+    """Train transformers' model with TRL's SFTTrainer."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -199,13 +199,13 @@ def trl(samples: list[list[int]], packed: bool) -> dict:
 
 
 def resident() -> int:
-    """Returns the process's peak of resident bytes (Linux)."""
+    """Return the process's peak of resident bytes (Linux)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
 def child(way: str, path: str) -> None:
-    """Runs one way and prints a line of JSON."""
+    """Run one way and print a line of JSON."""
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -214,7 +214,7 @@ def child(way: str, path: str) -> None:
 
 
 def rounds(pythons: dict[str, str], count: int, path: Path) -> Iterator[tuple[str, dict]]:
-    """Yields the results of each way, in turns."""
+    """Yield the results of each way, in turns."""
     for _ in range(count):
         for way, (who, _) in WAYS.items():
             if who in pythons:
@@ -227,7 +227,7 @@ def rounds(pythons: dict[str, str], count: int, path: Path) -> Iterator[tuple[st
 
 
 def main() -> None:
-    """Prints a row for each way."""
+    """Print a row for each way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torchtune", metavar="PYTHON")
     parser.add_argument("--trl", metavar="PYTHON")

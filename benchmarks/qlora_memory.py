@@ -46,7 +46,7 @@ SHAPES = {
 
 
 def write_base(folder: Path, config: DecoderConfig) -> None:
-    """Writes a checkpoint of random weights, a file for each layer."""
+    """Write a checkpoint of random weights, a file for each layer."""
     family = FAMILIES["llama"]
     with torch.device("meta"):
         params = dict(decoder(config).named_parameters())
@@ -67,7 +67,7 @@ def write_base(folder: Path, config: DecoderConfig) -> None:
 
 @contextmanager
 def training_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Makes `dtype` the one of new parameters."""
+    """Make `dtype` the one of new parameters."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     yield
@@ -75,7 +75,7 @@ def training_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def build(config: DecoderConfig, args: argparse.Namespace) -> TransformerDecoder:
-    """Builds the model with adapters, in bf16 and without weights."""
+    """Build the model with adapters, in bf16 and without weights."""
     attn = ["q_proj", "v_proj", "output_proj"]
     with torch.device("meta"), training_dtype(torch.bfloat16):
         return lora_decoder(config, attn, apply_lora_to_mlp=True, lora_rank=args.rank, quantize_base=True,
@@ -83,7 +83,7 @@ def build(config: DecoderConfig, args: argparse.Namespace) -> TransformerDecoder
 
 
 def unavoidable(model: TransformerDecoder, args: argparse.Namespace) -> dict[str, float]:
-    """Returns the bytes that each phase has to hold: weights; adapters four times; each layer's input; one tensor."""
+    """Return the bytes that each phase has to hold: weights; adapters four times; each layer's input; one tensor."""
     adapters = adapter_state(model).values()
     base = sum(num_bytes(p) for p in model.parameters()) - sum(num_bytes(p) for p in adapters)
     size = torch.finfo(training.get_dtype(args.adapter_dtype, torch.device("cpu"))).bits // 8
@@ -107,7 +107,7 @@ class Peaks:
         ] * 1024**3  # fmt: skip
 
     def of(self, phase: Callable[[], object]) -> float:
-        """Returns the peak while `phase` runs."""
+        """Return the peak while `phase` runs."""
         gc.collect()
         training.reset_peak_memory(self.device)
         phase()
@@ -115,7 +115,7 @@ class Peaks:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="119m", choices=SHAPES)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -148,7 +148,7 @@ def main() -> None:
 
 
 def warm_up() -> None:
-    """Takes a step of a tiny model, so that code and tables are in memory."""
+    """Take a step of a tiny model, so that code and tables are in memory."""
     config = DecoderConfig(128, num_layers=1, num_heads=1, num_kv_heads=1, embed_dim=128, max_seq_len=8)
     model = lora_decoder(config, ["q_proj"], quantize_base=True).bfloat16()
     model.activation_checkpointing = True
@@ -160,7 +160,7 @@ def warm_up() -> None:
 def measure(
     model: nn.Module, config: DecoderConfig, device: torch.device, args: argparse.Namespace
 ) -> dict[str, float]:
-    """Returns the peaks of the phases, in bytes."""
+    """Return the peaks of the phases, in bytes."""
     work = Path(tempfile.mkdtemp(prefix="qlora_memory_"))
     try:
         base = work / "base"

@@ -1,4 +1,4 @@
-"""Takes a real model from loading to saving, and compares each step with transformers: what `make test-real` runs.
+"""Take a real model from loading to saving, and compares each step with transformers: what `make test-real` runs.
 
     python benchmarks/real_model.py FOLDER
 

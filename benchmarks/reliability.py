@@ -62,7 +62,7 @@ CONTROLS = {
 
 
 def controls(work: Path, whole: Run) -> list[str]:
-    """Resumes LoRA from step 4 with one part of its state spoiled; lists the parts of which the digest took note."""
+    """Resume LoRA from step 4 with one part of its state spoiled; lists the parts of which the digest took note."""
     expected = whole.digest()
     noticed = []
     for name, spoil in CONTROLS.items():
@@ -83,7 +83,7 @@ def controls(work: Path, whole: Run) -> list[str]:
 
 
 def sweeps(work: Path) -> list[tuple[str, str]]:
-    """Does what the tests do, and counts: an AssertionError ends it."""
+    """Do what the tests do, and counts: an AssertionError ends it."""
     operations = faults.num_operations(work / "count")
     for name, how in {
         "ENOSPC": lambda folder, at: faults.run_and_fail(folder, at, 28),
@@ -100,7 +100,7 @@ def sweeps(work: Path) -> list[tuple[str, str]]:
 
 
 def damages(whole: Run) -> tuple[str, str]:
-    """Damages each file of the last checkpoint of a run: an AssertionError where that goes unnoticed."""
+    """Damage each file of the last checkpoint of a run: an AssertionError where that goes unnoticed."""
     older, newer = sorted(published(whole.output_dir), key=lambda folder: read_manifest(folder).step)[-2:]
     names = corruption.files(newer)
     count = sum(corruption.sweep(newer, older, name) for name in names)
@@ -108,7 +108,7 @@ def damages(whole: Run) -> tuple[str, str]:
 
 
 def save_memory(folder: Path, kind: str) -> tuple[str, str]:
-    """Measures what a save takes beside the model, compared with the live one, in a process of its own."""
+    """Measure what a save takes beside the model, compared with the live one, in a process of its own."""
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         os.write(write, json.dumps(save_peak(folder, kind)).encode())
@@ -122,7 +122,7 @@ def save_memory(folder: Path, kind: str) -> tuple[str, str]:
 
 
 def save_peak(folder: Path, kind: str) -> tuple[int, int]:
-    """Gives the peak of a save and the size of its model, in bytes."""
+    """Return the peak of a save and the size of its model, in bytes."""
     memory.give_back_freed()
     checkpointer = FullModelHFCheckpointer(memory.write_base(folder, torch.bfloat16, NUM_LAYERS))
     with torch.device("meta"):
@@ -135,7 +135,7 @@ def save_peak(folder: Path, kind: str) -> tuple[int, int]:
 
 
 def faults_handled() -> list[tuple[str, str]]:
-    """Runs the tests that docs/reliability.md names."""
+    """Run the tests that docs/reliability.md names."""
     rows = fault_table.rows()
     shown = fault_table.shown(rows)
     missing = [code for code, _ in rows if code not in shown]
@@ -148,7 +148,7 @@ def faults_handled() -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Measures what a save costs: writing it, comparing it with the live model, and doing both beside the training.
+"""Measure what a save costs: writing it, comparing it with the live model, and doing both beside the training.
 
     python benchmarks/save.py [--layers 6] [--threads 1]
 
@@ -31,7 +31,7 @@ REPEATS = 5
 
 
 def build(checkpointer: checkpoint.FullModelHFCheckpointer, adapters: dict | None) -> nn.Module:
-    """Builds the model of a kind, with adapters that are not zero."""
+    """Build the model of a kind, with adapters that are not zero."""
     with torch.device("meta"):
         args = checkpointer.decoder_args
         model = llama2.lora_llama2(**args, **adapters) if adapters else llama2.llama2(**args)
@@ -43,7 +43,7 @@ def build(checkpointer: checkpoint.FullModelHFCheckpointer, adapters: dict | Non
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Returns how long a call takes."""
+    """Return how long a call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
@@ -62,11 +62,11 @@ class Saves:
         return f"step_{self.count}"
 
     def in_the_foreground(self, verify: bool) -> float:
-        """Returns the seconds of a save."""
+        """Return the seconds of a save."""
         return seconds(lambda: self.checkpointer.save(self.folder / self.name(), self.model, verify=verify))
 
     def step(self) -> float:
-        """Returns the seconds of a training step."""
+        """Return the seconds of a training step."""
 
         def run() -> None:
             self.model(self.tokens, skip_output=True).float().square().mean().backward()
@@ -76,7 +76,7 @@ class Saves:
         return seconds(run)
 
     def in_the_background(self, verify: str | None) -> tuple[list[float], float]:
-        """Returns the seconds of each step while a save runs, and those until it is done."""
+        """Return the seconds of each step while a save runs, and those until it is done."""
         checkpoints = Checkpoints(self.folder, background=True, verify=verify)
         name, start, steps = self.name(), time.perf_counter(), []
         progress = Progress(seed=0, global_step=self.count)
@@ -89,7 +89,7 @@ class Saves:
 
 
 def row(saves: Saves) -> list[str]:
-    """Measures one kind."""
+    """Measure one kind."""
     saves.in_the_foreground(True)  # imports, tables
     saves.step()
     pairs = [(saves.in_the_foreground(False), saves.in_the_foreground(True)) for _ in range(REPEATS)]
@@ -102,7 +102,7 @@ def row(saves: Saves) -> list[str]:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)

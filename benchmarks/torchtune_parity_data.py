@@ -45,7 +45,7 @@ LENGTHS = (None, 24, 60)
 
 
 def datasets(files: dict[str, str]) -> list[tuple[str, dict[str, Any]]]:
-    """Lists dataset builders with their arguments."""
+    """List dataset builders with their arguments."""
     found = []
     for train_on_input in (True, False):
         found.append(("alpaca_dataset", {"data_files": files["alpaca"], "train_on_input": train_on_input}))
@@ -64,7 +64,7 @@ def datasets(files: dict[str, str]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def samples(library: str, tokenizer: str, files: dict[str, str]) -> list[tuple[str, list]]:
-    """Gives each case's builder and its samples as [tokens, labels shifted by one], in one of the two libraries."""
+    """Return each case's builder and its samples as [tokens, labels shifted by one], in one of the two libraries."""
     builders = importlib.import_module(f"{library}.datasets")
     make_tokenizer = importlib.import_module(f"{library}.models.llama2").llama2_tokenizer
     found, cut = [], {"add_eos_when_cut": True} if library == "torchtune_lite" else {}

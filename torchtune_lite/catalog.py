@@ -24,15 +24,15 @@ class Recipe(NamedTuple):
 
 
 def folder(name: str) -> Path:
-    """Returns `recipes` or `configs`: inside the installed package, or at the top of the repository."""
+    """Return `recipes` or `configs`: inside the installed package, or at the top of the repository."""
     package = Path(__file__).resolve().parent
     return package / name if (package / name).is_dir() else package.parent / name
 
 
 def recipe_key(name_or_path: str | Path) -> str | None:
-    """Returns the recipe that a config says it is for; None when it does not have the key `recipe`.
+    """Return the recipe that a config says it is for; None when it does not have the key `recipe`.
 
-    Raises `ConfigError` for a config that is not there or cannot be read.
+    Raise `ConfigError` for a config that is not there or cannot be read.
     """
     from torchtune_lite.config.text.includes import read
 
@@ -43,13 +43,13 @@ def recipe_key(name_or_path: str | Path) -> str | None:
 
 
 def configs() -> dict[str, Path]:
-    """Returns every config by name, such as `llama2/7B_qlora_single_device`."""
+    """Return every config by name, such as `llama2/7B_qlora_single_device`."""
     root = folder("configs")
     return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
 
 
 def recipes() -> list[Recipe]:
-    """Returns every recipe with its configs, both sorted by name."""
+    """Return every recipe with its configs, both sorted by name."""
     served = {name: _shipped_for(path) for name, path in configs().items()}
     return [
         Recipe(
@@ -63,20 +63,20 @@ def recipes() -> list[Recipe]:
 
 
 def _shipped_for(config: Path) -> str | None:
-    """Reads the key `recipe` of a shipped config as plain text: loading YAML would double the time of `tune ls`."""
+    """Read the key `recipe` of a shipped config as plain text: loading YAML would double the time of `tune ls`."""
     found = re.search(r"^recipe: (\S+)", config.read_text(encoding="utf-8"), re.MULTILINE)
     return found and found[1]
 
 
 def recipes_by_name() -> dict[str, Recipe]:
-    """Returns every recipe by its name and by each alias."""
+    """Return every recipe by its name and by each alias."""
     return {name: recipe for recipe in recipes() for name in (recipe.name, *recipe.aliases)}
 
 
 def find_recipe(name_or_path: str | Path) -> Recipe:
-    """Returns the recipe of that name or alias, or the user's own script at that path.
+    """Return the recipe of that name or alias, or the user's own script at that path.
 
-    Raises `ConfigError` with the nearest names when there is neither.
+    Raise `ConfigError` with the nearest names when there is neither.
     """
     known = recipes_by_name()
     if str(name_or_path) in known:
@@ -88,9 +88,9 @@ def find_recipe(name_or_path: str | Path) -> Recipe:
 
 
 def find_config(name_or_path: str | Path) -> Path:
-    """Returns the path of the config of that name, or the user's own file at that path.
+    """Return the path of the config of that name, or the user's own file at that path.
 
-    Raises `ConfigError` with the nearest names when there is neither.
+    Raise `ConfigError` with the nearest names when there is neither.
     """
     known = configs()
     if str(name_or_path) in known:

@@ -99,13 +99,13 @@ LONGEST_NAME, MOST_NAMES = 100, 2000
 
 
 def meant(given: object, known: Iterable[str]) -> str:
-    """Returns `"; did you mean 'bf16'?"` where what was given is another word for a known value, or nothing."""
+    """Return `"; did you mean 'bf16'?"` where what was given is another word for a known value, or nothing."""
     word = SYNONYMS.get(str(given).lower().removeprefix("torch."))
     return f"; did you mean '{word}'?" if word in set(known) else ""
 
 
 def nearest(given: object, known: Iterable[str]) -> str | None:
-    """Returns the nearest of the known names, or None when none is near.
+    """Return the nearest of the known names, or None when none is near.
 
     Of `MOST_NAMES` at most; names beyond `LONGEST_NAME` are passed over, as each character is compared with each.
     """
@@ -117,18 +117,18 @@ def nearest(given: object, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for the nearest of the known names, or nothing when none is near."""
+    """Return `"; did you mean 'x'?"` for the nearest of the known names, or nothing when none is near."""
     found = nearest(given, known)
     return f"; did you mean '{found}'?" if found else ""
 
 
 def warn(message: str) -> None:
-    """Prints one line on stderr about something that does not stop the run."""
+    """Print one line on stderr about something that does not stop the run."""
     say(f"warning: {message}")
 
 
 def say(message: str) -> None:
-    """Prints a line of `tune` on stderr, its secrets blanked."""
+    """Print a line of `tune` on stderr, its secrets blanked."""
     line = f"tune: {redact(message)}"
     print(line, file=sys.stderr)
     if _log is None:
@@ -149,18 +149,18 @@ _said: list[str] | None = None  # what `reporting` has heard before that
 
 
 def keeps_lines() -> bool:
-    """Tells whether `keep` does: within `reporting`, as long as there is no log."""
+    """Return whether `keep` does: within `reporting`, as long as there is no log."""
     return _said is not None
 
 
 def keep(line: str) -> None:
-    """Keeps a line that was said for the log that the program may come to have."""
+    """Keep a line that was said for the log that the program may come to have."""
     if keeps_lines():
         _said.append(line)
 
 
 def log_to(path: Path) -> list[str]:
-    """Has what `say` says, and the traceback of what ends the program, written to this file too.
+    """Have what `say` says, and the traceback of what ends the program, written to this file too.
 
     Returns the lines that were said before, which it does not write.
     """
@@ -171,7 +171,7 @@ def log_to(path: Path) -> list[str]:
 
 @contextmanager
 def reporting(debug: bool = False) -> Iterator[None]:
-    """Turns whatever ends the program into one line on stderr and an exit code; `debug` shows the traceback before it.
+    """Turn whatever ends the program into one line on stderr and an exit code; `debug` shows the traceback before it.
 
     The traceback goes to the log of the run, if it got that far; what is said before that is kept for it. Anything but
     a `TuneError`, a stop, Ctrl-C, too little memory or a pipe that nobody reads is a bug: the user's where it comes
@@ -199,7 +199,7 @@ def reporting(debug: bool = False) -> Iterator[None]:
 
 
 def _report(error: BaseException, debug: bool) -> int:
-    """Says why the program ends; returns the exit code."""
+    """Say why the program ends; return the exit code."""
     from traceback import format_exception  # not needed by a command that succeeds
 
     from torchtune_lite.tracebacks import described, users_place, users_traceback
@@ -233,7 +233,7 @@ def _report(error: BaseException, debug: bool) -> int:
 
 
 def _ported(error: BaseException) -> str:
-    """Says what to do with a script of torchtune's."""
+    """Say what to do with a script of torchtune's."""
     if not isinstance(error, ImportError) or (error.name or "").partition(".")[0] != "torchtune":
         return ""
     return f"; {PORTING}"
@@ -269,7 +269,7 @@ def _explain_memory(error: BaseException) -> str:
 
 
 def _drop_closed_pipes() -> bool:
-    """Tells whether stdout or stderr is a pipe that nobody reads any more, and sends what is left for it nowhere."""
+    """Return whether stdout or stderr is a pipe that nobody reads any more, and sends what is left for it nowhere."""
     closed = False
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -286,7 +286,7 @@ def _drop_closed_pipes() -> bool:
 
 
 def _has_no_reader(file: int) -> bool:
-    """Tells by a look at a pipe that its other end is closed; an unbuffered stream keeps nothing whose flush would."""
+    """Tell by a look at a pipe that its other end is closed; an unbuffered stream keeps nothing whose flush would."""
     if not hasattr(select, "poll"):  # Windows
         return False
     poll = select.poll()

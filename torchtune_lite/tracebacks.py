@@ -14,13 +14,13 @@ _is_named: Callable[[str], bool] | None = None
 
 
 def count_as_users(is_named: Callable[[str], bool]) -> None:
-    """Has modules for whose names `is_named` is true count as the user's from here on, though they are installed."""
+    """Let modules for whose names `is_named` is true count as the user's from here on, though they are installed."""
     global _is_named
     _is_named = is_named
 
 
 def users_place(error: BaseException) -> str | None:
-    """Returns `my_loss.py:12`, the line of the user's that an error comes from; None where it comes from this package.
+    """Return `my_loss.py:12`, the line of the user's that an error comes from; None where it comes from this package.
 
     That is the innermost frame that is neither the standard library's nor an installed package's, which do as they are
     told; of a file that is no Python, the line that says so.
@@ -35,7 +35,7 @@ def users_place(error: BaseException) -> str | None:
 
 
 def users_traceback(error: BaseException) -> str:
-    """Returns the traceback from the first frame of the user's on."""
+    """Return the traceback from the first frame of the user's on."""
     trace = error.__traceback__
     while trace is not None and _whose(trace.tb_frame.f_code.co_filename, _module(trace)) != "users":
         trace = trace.tb_next
@@ -43,7 +43,7 @@ def users_traceback(error: BaseException) -> str:
 
 
 def described(error: BaseException) -> str:
-    """Returns the kind of an error and what it says, in one line."""
+    """Return the kind of an error and what it says, in one line."""
     text = str(error).rstrip().rpartition("\n")[2] if IN_WORKER in str(error) else str(error)
     name = type(error).__name__
     if isinstance(error, SyntaxError):
@@ -52,7 +52,7 @@ def described(error: BaseException) -> str:
 
 
 def _frames(error: BaseException) -> Iterator[tuple[str, int, str]]:
-    """Yields file, line and module of each frame, those of another process last."""
+    """Yield file, line and module of each frame, those of another process last."""
     trace = error.__traceback__
     while trace is not None:
         yield trace.tb_frame.f_code.co_filename, trace.tb_lineno, _module(trace)
@@ -67,7 +67,7 @@ def _module(trace: TracebackType) -> str:
 
 
 def _whose(file: str, module: str) -> str:
-    """Returns "ours", "users", or "others" for the standard library, installed packages and code without a file."""
+    """Return "ours", "users", or "others" for the standard library, installed packages and code without a file."""
     path = Path(file)
     if any(path.is_relative_to(folder) for folder in _our_folders()):
         return "ours"
@@ -85,6 +85,6 @@ def _our_folders() -> list[Path]:
 
 
 def shown(file: str | Path) -> str:
-    """Returns a path as its reader would write it: from the working directory, where it lies below that."""
+    """Return a path as its reader would write it: from the working directory, where it lies below that."""
     path = Path(file).absolute()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

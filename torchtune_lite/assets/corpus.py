@@ -27,12 +27,12 @@ QA = tuple[str, str]
 
 
 def question(rng: Random) -> QA:
-    """Draws one question and its answer."""
+    """Draw one question and its answer."""
     return rng.choices([address_part, record, copying, numeral, translation], [64, 18, 10, 6, 2])[0](rng)
 
 
 def address_part(rng: Random) -> QA:
-    """Asks for one part of an address, in words."""
+    """Ask for one part of an address, in words."""
     place = draw(rng, held_out=False)
     part = rng.choice(["city", "town", "road", "road"])
     form = rng.choice(["{0}的{1}？", "{1}：{0}", "{0}，{1}是", "{1}？{0}"])
@@ -40,7 +40,7 @@ def address_part(rng: Random) -> QA:
 
 
 def record(rng: Random) -> QA:
-    """Turns a key-value list into JSON or back, or asks for some of its values."""
+    """Turn a key-value list into JSON or back, or asks for some of its values."""
     fields = {key: value(key, rng) for key in rng.sample(list(KEYS), rng.randint(1, 3))}
     kept = {key: fields[key] for key in rng.sample(list(fields), rng.randint(1, len(fields)))}
     in_json = json.dumps(fields, ensure_ascii=False)
@@ -55,7 +55,7 @@ def record(rng: Random) -> QA:
 
 
 def value(key: str, rng: Random) -> str:
-    """Makes up a value for one of `KEYS`."""
+    """Make up a value for one of `KEYS`."""
     match key:
         case "name" | "team":
             return rng.choice(WORDS["surnames"]) + "".join(rng.choices(WORDS["given_names"], k=2))
@@ -74,13 +74,13 @@ def value(key: str, rng: Random) -> str:
 
 
 def copying(rng: Random) -> QA:
-    """Asks for a span again."""
+    """Ask for a span again."""
     text = "".join(rng.choices(HAN if rng.random() < 0.8 else ASCII, k=rng.randint(2, 8)))
     return rng.choice(["重複：{}", "「{}」再寫一次"]).format(text), text
 
 
 def numeral(rng: Random) -> QA:
-    """Asks for a number in other digits."""
+    """Ask for a number in other digits."""
     number = rng.randint(1, 9) if rng.random() < 0.5 else rng.randint(10, 999)
     unit = rng.choice(["", "段", "路", "街", "巷", "號", "樓", "月", "個"])
     forms = {
@@ -93,13 +93,13 @@ def numeral(rng: Random) -> QA:
 
 
 def translation(rng: Random) -> QA:
-    """Asks for the name of a field in the other language."""
+    """Ask for the name of a field in the other language."""
     english, mandarin = rng.choice(list(DICTIONARY.items()))
     return rng.choice([(f"{english} 的中文", mandarin), (f"{mandarin}的英文", english)])
 
 
 def text(rng: Random) -> str:
-    """Says where a town lies, what its postcode is, or what a city consists of; or gives an address."""
+    """Say where a town lies, what its postcode is, or what a city consists of; or gives an address."""
     city, town = rng.choice(TOWNS)
     code = GAZETTEER[city][town]
     return rng.choice([

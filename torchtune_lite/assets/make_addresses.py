@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 
 def read(name: str) -> Any:
-    """Reads a JSON file of this folder."""
+    """Read a JSON file of this folder."""
     return json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
@@ -47,7 +47,7 @@ class Address(NamedTuple):
     section: int
 
     def road(self, numeral: Callable[[int], str]) -> str:
-        """Writes road and section with the given numerals."""
+        """Write road and section with the given numerals."""
         ordinal = numeral(self.ordinal) if self.ordinal else ""
         section = f"{numeral(self.section)}段" if self.section else ""
         return f"{self.name}{ordinal}{self.kind}{section}"
@@ -64,7 +64,7 @@ class Address(NamedTuple):
 
 
 def chinese(number: int) -> str:
-    """Spells 1 to 999 as it is spoken: 12 → 十二, 120 → 一百二十, 305 → 三百零五."""
+    """Spell 1 to 999 as it is spoken: 12 → 十二, 120 → 一百二十, 305 → 三百零五."""
     hundreds, rest = divmod(number, 100)
     tens, ones = divmod(rest, 10)
     head = f"{DIGITS[hundreds]}百" + ("零" if rest and not tens else "") if hundreds else ""
@@ -73,7 +73,7 @@ def chinese(number: int) -> str:
 
 
 def draw(rng: Random, held_out: bool) -> Address:
-    """Draws one address of the test side (`held_out`) or of the train side."""
+    """Draw one address of the test side (`held_out`) or of the train side."""
     while True:
         city, town = rng.choice(TOWNS)
         if rng.random() < 0.5:
@@ -94,7 +94,7 @@ def draw(rng: Random, held_out: bool) -> Address:
 
 
 def write(address: Address, rng: Random) -> str:
-    """Writes an address as one person might: with what they leave out, add, and write another way."""
+    """Write an address as one person might: with what they leave out, add, and write another way."""
     numeral = chinese if rng.random() < 0.1 else str
     road = address.road(rng.choices([chinese, str], [55, 45])[0])
 
@@ -130,7 +130,7 @@ def write(address: Address, rng: Random) -> str:
 
 
 def rows(count: int, rng: Random, held_out: bool) -> list[dict[str, str]]:
-    """Makes `count` rows, no (city, town, road) twice."""
+    """Make `count` rows, no (city, town, road) twice."""
     drawn: dict[tuple[str, ...], Address] = {}
     while len(drawn) < count:
         address = draw(rng, held_out)

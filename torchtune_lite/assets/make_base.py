@@ -30,7 +30,7 @@ SIZES = dict(num_layers=4, num_heads=4, num_kv_heads=4, embed_dim=128, intermedi
 
 
 def write_corpus(folder: Path, count: int, rng: Random) -> None:
-    """Writes `questions.jsonl`, `count` rows of `input` and `output`, and `texts.jsonl`, a sixth as many of `text`."""
+    """Write `questions.jsonl`, `count` rows of `input` and `output`, and `texts.jsonl`, a sixth as many of `text`."""
     folder.mkdir(parents=True, exist_ok=True)
     questions = (dict(zip(("input", "output"), question(rng), strict=True)) for _ in range(count))
     texts = ({"text": "\n".join(text(rng) for _ in range(3))} for _ in range(count // 6))
@@ -40,7 +40,7 @@ def write_corpus(folder: Path, count: int, rng: Random) -> None:
 
 
 def write_start(folder: Path, tokenizer: SentencePieceProcessor, seed: int) -> None:
-    """Writes a checkpoint of random weights: deviation 0.06, less before each residual sum as in GPT-2."""
+    """Write a checkpoint of random weights: deviation 0.06, less before each residual sum as in GPT-2."""
     family = FAMILIES["llama"]
     config = DecoderConfig(vocab_size=tokenizer.vocab_size(), **SIZES)
     model = llama2(**vars(config))
@@ -62,7 +62,7 @@ def write_start(folder: Path, tokenizer: SentencePieceProcessor, seed: int) -> N
 
 
 def keep(trained: Path, folder: Path) -> None:
-    """Copies config, tokenizer and weights of `trained`, the weights in bfloat16."""
+    """Copy config, tokenizer and weights of `trained`, the weights in bfloat16."""
     config = json.loads((trained / "config.json").read_text()) | {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     shutil.copy(trained / "tokenizer_config.json", folder)

@@ -1,4 +1,4 @@
-"""Trains the embedded model's SentencePiece tokenizer (`tokenizer.model`, Llama's special tokens: unk 0, BOS 1, EOS 2).
+"""Train the embedded model's SentencePiece tokenizer (`tokenizer.model`, Llama's special tokens: unk 0, BOS 1, EOS 2).
 
     python -m torchtune_lite.assets.make_tokenizer --out torchtune_lite/assets/base
 

@@ -104,7 +104,7 @@ class Checkpointer(ABC):
 
     @abstractmethod
     def _open(self, family: Family | None) -> None:
-        """Sets `family` (the one given, if any), `decoder_args` and the `_files` of weights; reads no weight."""
+        """Set `family` (the one given, if any), `decoder_args` and the `_files` of weights; reads no weight."""
 
     @abstractmethod
     def _weights(self) -> dict[str, Weight]:
@@ -112,11 +112,11 @@ class Checkpointer(ABC):
 
     @abstractmethod
     def _their_name(self, name: str) -> str:
-        """Gives the checkpoint's name of our parameter `name`."""
+        """Return the checkpoint's name of our parameter `name`."""
 
     @abstractmethod
     def _write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
-        """Writes the merged model and what a reader of the layout needs besides the files in `COPIED`."""
+        """Write the merged model and what a reader of the layout needs besides the files in `COPIED`."""
 
     @abstractmethod
     def _readers(self, folder: Path) -> "list[Checkpointer]":
@@ -132,7 +132,7 @@ class Checkpointer(ABC):
         cache_dir: Path | str | None = None,
         resume_from: Path | str | None = None,
     ) -> None:
-        """Fills `model`, usually built on the meta device, one tensor at a time, and makes its adapters.
+        """Fill `model`, usually built on the meta device, one tensor at a time, and make its adapters.
 
         Adapters start fresh, in `adapter_dtype` (None: `dtype`), or from `adapter_checkpoint`. Names, shapes and dtypes
         are checked before the first value is read: CheckpointError lists what does not fit, and the model is then as it
@@ -164,7 +164,7 @@ class Checkpointer(ABC):
             load_adapter(model, adapter, self.layout)
 
     def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:
-        """Checks, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.
+        """Check, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.
 
         Its files and its template take the place of the base's, and are compared with it on a chat.
         """
@@ -192,7 +192,7 @@ class Checkpointer(ABC):
         state: TrainingState | None = None,
         verify: bool = False,
     ) -> None:
-        """Publishes `folder`, which must not exist: the merged model, the adapter in `adapter/`, `state` in `resume/`.
+        """Publish `folder`, which must not exist: the merged model, the adapter in `adapter/`, `state` in `resume/`.
 
         `adapter_only` leaves out the merged model and its config.json. Weights are merged in the dtype of the model, as
         `merge_into` says. `verify` reads back what was written and compares it with the live model (`verification`).
@@ -219,7 +219,7 @@ class Checkpointer(ABC):
                 state.write(draft / "resume", self.family)
 
     def _write_small_files(self, draft: Path) -> None:
-        """Writes the base's small files and those of the tokenizer, which are made and compared at the first save."""
+        """Write the base's small files and those of the tokenizer, which are made and compared at the first save."""
         if self._small_files is None:
             copy_files(self.checkpoint_dir, draft, COPIED)
             if self._tokenizer is not None:
@@ -230,7 +230,7 @@ class Checkpointer(ABC):
             (draft / name).write_bytes(content)
 
     def _num_bytes(self, model: nn.Module, adapter_only: bool, state: TrainingState | None) -> int:
-        """Says how many bytes of tensors a save writes."""
+        """Say how many bytes of tensors a save writes."""
         merged = [] if adapter_only else merged_weights(model).values()
         tensors = [*adapter_state(model).values(), *(state.tensors.values() if state is not None else ())]
         written = [*merged, *(() if adapter_only else self.layout.carried.values())]
@@ -239,7 +239,7 @@ class Checkpointer(ABC):
     def _verify(
         self, draft: Path, folder: Path, model: nn.Module, originals: Mapping[str, Weight] | None, adapter_only: bool
     ) -> None:
-        """Compares what was written to `draft`, to become `folder`, with the live model."""
+        """Compare what was written to `draft`, to become `folder`, with the live model."""
         start, found = time.perf_counter(), "the adapter is as it was trained"
         try:
             if adapter_modules(model):
@@ -255,7 +255,7 @@ class Checkpointer(ABC):
         log.info("verified %s in %.1f s: %s", folder.name, time.perf_counter() - start, found)
 
     def _checked_weights(self, model: nn.Module) -> dict[str, Weight]:
-        """Lists the weights of the checkpoint; CheckpointError where they are not those of `model`."""
+        """List the weights of the checkpoint; CheckpointError where they are not those of `model`."""
         self._check_sizes(model)
         self.layout = HFLayout(self.family, model.config, self._is_within)
         weights = self._weights()

@@ -16,13 +16,13 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def some(names: Iterable[str], limit: int = 3) -> str:
-    """Shortens a list for a message: `a, b, c and 9 more`."""
+    """Shorten a list for a message: `a, b, c and 9 more`."""
     names = list(names)
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Weight], source: object) -> None:
-    """Raises CheckpointError with every weight of `given` that is missing, too much, of another shape, or quantised."""
+    """Raise CheckpointError with every weight of `given` that is missing, too much, of another shape, or quantised."""
     problems = []
     if missing := [name for name in expected if name not in given]:
         problems.append(f"{counted(len(missing), 'weight is', 'weights are')} missing ({some(missing)})")
@@ -44,7 +44,7 @@ def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Weight], s
 
 
 def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Gives the parameters of `model` that are no adapter's, by name."""
+    """Return the parameters of `model` that are no adapter's, by name."""
     adapters = adapter_state(model)
     return {name: param for name, param in model.named_parameters() if name not in adapters}
 
@@ -52,7 +52,7 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def load_weights(
     model: nn.Module, weights: Mapping[str, Weight], *, device: torch.device | str, dtype: torch.dtype, source: object
 ) -> None:
-    """Fills base parameters of `model` with checked `weights`: each read, cast, moved, quantised and dropped.
+    """Fill base parameters of `model` with checked `weights`: each read, cast, moved, quantised and dropped.
 
     Those are quantised that the model has in NF4. A parameter on the meta device is replaced, `requires_grad` kept;
     one that exists is overwritten in place. At most two full tensors are held beside what is mapped and the model.
@@ -73,7 +73,7 @@ def load_weights(
 
 
 def fill_with_zeros(model: nn.Module, *, device: torch.device | str, dtype: torch.dtype) -> None:
-    """Gives the base parameters of `model` their memory, for weights that are read later."""
+    """Return the base parameters of `model` their memory, for weights that are read later."""
     for name, param in base_parameters(model).items():
         set_parameter(model, name, torch.zeros(param.shape, device=device, dtype=dtype))
 
@@ -84,12 +84,12 @@ def _refuse_nonfinite(value: Tensor) -> None:
 
 
 def is_finite(value: Tensor) -> bool:
-    """Tells whether no value is NaN or infinite."""
+    """Return whether no value is NaN or infinite."""
     return bool(torch.stack(value.aminmax()).isfinite().all())  # makes no tensor of that size
 
 
 def set_parameter(model: nn.Module, name: str, value: Tensor) -> None:
-    """Gives the parameter `name` its value: in place where it exists, as itself where it is on the meta device."""
+    """Return the parameter `name` its value: in place where it exists, as itself where it is on the meta device."""
     param = model.get_parameter(name)
     if not param.is_meta:
         param.data.copy_(value)
@@ -99,7 +99,7 @@ def set_parameter(model: nn.Module, name: str, value: Tensor) -> None:
 
 
 def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = None) -> dict[str, Weight]:
-    """Gives the weights with the adapters merged in and NF4 dequantised, each computed when it is read.
+    """Return the weights with the adapters merged in and NF4 dequantised, each computed when it is read.
 
     `originals` by our names take the place of the weights that the model has in NF4.
     """
@@ -120,7 +120,7 @@ def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = No
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raises SaveError when a trained parameter holds NaN or infinity."""
+    """Raise SaveError when a trained parameter holds NaN or infinity."""
     trained = {name: param.detach() for name, param in model.named_parameters() if param.requires_grad}
     broken = [name for name, param in trained.items() if not is_finite(param)]
     if broken:

@@ -32,7 +32,7 @@ WEIGHTS = "nf4.safetensors"
 
 
 def fingerprint(files: Sequence[Path]) -> list[tuple[str, int, int, str]]:
-    """Gives name, size, mtime_ns and the `sampled_sha256` of each file.
+    """Return name, size, mtime_ns and the `sampled_sha256` of each file.
 
     A file that is replaced, downloaded again or written to has another fingerprint; one that was changed in place
     between the samples, its mtime then set back, has not. Nor is a folder that moved known as another: paths do not
@@ -78,7 +78,7 @@ class NF4Cache:
         }
 
     def fill(self) -> set[str]:
-        """Gives the model its NF4 weights and returns their names; without a cache, or with a damaged one, none.
+        """Give the model its NF4 weights and return their names; without a cache, or with a damaged one, none.
 
         The file is hashed and compared with its manifest first; a damaged one is a warning.
         """
@@ -100,7 +100,7 @@ class NF4Cache:
         return set(self._shapes)
 
     def write(self) -> None:
-        """Publishes the weights that the model has now, in place of what was there; one warning where it cannot."""
+        """Publish the weights that the model has now, in place of what was there; one warning where it cannot."""
         start = time.perf_counter()
         shutil.rmtree(self.folder, ignore_errors=True)
         try:

@@ -14,7 +14,7 @@ from torchtune_lite.checkpoint.run_state import options_of
 
 
 def restore_options(optimizer: Optimizer, lr_scheduler: LRScheduler | None, trainer: dict[str, Any]) -> None:
-    """Sets the options of the parameter groups and the schedule: of a schedule that is a function of the step, its own.
+    """Set the options of the parameter groups and the schedule: of a schedule that is a function of the step, its own.
 
     With any other schedule, or none, they are the saved ones.
     """
@@ -37,7 +37,7 @@ def restore_options(optimizer: Optimizer, lr_scheduler: LRScheduler | None, trai
 
 
 def _set(group: dict[str, Any], key: str, value: Any) -> None:
-    """Sets an option; one that is a tensor, as torchao's optimizers have it, stays that tensor."""
+    """Set an option; one that is a tensor, as torchao's optimizers have it, stays that tensor."""
     if isinstance(group.get(key), Tensor):
         group[key].fill_(value)
     else:
@@ -47,7 +47,7 @@ def _set(group: dict[str, Any], key: str, value: Any) -> None:
 def restore_moments(
     optimizer: Optimizer, params: dict[str, nn.Parameter], tensors: Mapping[str, Weight], saved: dict[str, Any]
 ) -> None:
-    """Sets the state of each parameter from `tensors` and the `saved` entry about the optimizer.
+    """Set the state of each parameter from `tensors` and the `saved` entry about the optimizer.
 
     Directly: `Optimizer.load_state_dict` would cast moments to the parameters' dtype.
     """
@@ -70,7 +70,7 @@ def restore_moments(
 
 
 def _placed(optimizer: Optimizer, options: dict[str, Any], param: nn.Parameter, key: str, weight: Weight) -> Tensor:
-    """Reads a tensor of a parameter's state to where the optimizer keeps it."""
+    """Read a tensor of a parameter's state to where the optimizer keeps it."""
     if hasattr(optimizer, "new_state"):  # of torchtune_lite.optim
         state = optimizer.state[param] or optimizer.new_state(param)
         optimizer.state[param] = state

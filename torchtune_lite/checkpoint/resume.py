@@ -71,7 +71,7 @@ log = logging.getLogger("torchtune_lite")
 
 
 def run_facts(config: Mapping[str, Any], dataset: Mapping[str, Any] | str, steps_per_epoch: int) -> dict[str, Any]:
-    """Says what a run that goes on is compared with: of `config` what `ON_CHANGE` judges, the data, when it ends."""
+    """Say what a run that goes on is compared with: of `config` what `ON_CHANGE` judges, the data, when it ends."""
     return {
         "config": {key: value for key, value in _flat(config).items() if _on_change(key)},
         "base": _base_fingerprint(config),
@@ -83,7 +83,7 @@ def run_facts(config: Mapping[str, Any], dataset: Mapping[str, Any] | str, steps
 
 
 def _base_fingerprint(config: Mapping[str, Any]) -> str | None:
-    """Hashes samples of the base model's weights; None where a checkpointer of the user's own keeps them elsewhere."""
+    """Hash samples of the base model's weights; None where a checkpointer of the user's own keeps them elsewhere."""
     try:
         checkpointer = config["checkpointer"]
         folder, names = Path(checkpointer["checkpoint_dir"]), checkpointer.get("checkpoint_files")
@@ -95,7 +95,7 @@ def _base_fingerprint(config: Mapping[str, Any]) -> str | None:
 
 
 def check_resumable(folder: Path | str | None, facts: Mapping[str, Any]) -> None:
-    """Compares the `run_facts` of the run that is to go on with those saved in `folder`, before a weight is read.
+    """Compare the `run_facts` of the run that is to go on with those saved in `folder`, before a weight is read.
 
     By `ON_CHANGE`, what changed is a CheckpointError or one warning. A `seed` of None stands for the saved one. A
     checkpoint that was saved without facts passes, and so does None, a new run.
@@ -133,7 +133,7 @@ def check_resumable(folder: Path | str | None, facts: Mapping[str, Any]) -> None
 
 
 def _tell_of_the_end(progress: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Says that a run is finished, and which key makes it longer."""
+    """Say that a run is finished, and which key makes it longer."""
     step, total, patience = progress["global_step"], facts["total_steps"], facts["patience"]
     if step >= total:
         epochs = step // facts["steps_per_epoch"] + 1
@@ -143,7 +143,7 @@ def _tell_of_the_end(progress: Mapping[str, Any], facts: Mapping[str, Any]) -> N
 
 
 def _flat(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Gives the values of nested mappings by their dotted keys."""
+    """Return the values of nested mappings by their dotted keys."""
     flat: dict[str, Any] = {}
     for name, value in node.items():
         flat |= _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
@@ -151,20 +151,20 @@ def _flat(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _on_change(key: str) -> str | None:
-    """Looks up a dotted key in `ON_CHANGE`, or else the nearest key above it."""
+    """Look up a dotted key in `ON_CHANGE`, or else the nearest key above it."""
     while key not in ON_CHANGE and key:
         key = key.rpartition(".")[0]
     return ON_CHANGE.get(key)
 
 
 def start_date(folder: Path | str | None, today: str) -> str:
-    """Returns the day on which the run saved in `folder` began; `today` where there is none, or none is noted."""
+    """Return the day on which the run saved in `folder` began; `today` where there is none, or none is noted."""
     progress = {} if folder is None else read_json(Path(folder) / "resume" / TRAINER)["progress"]
     return progress.get("start_date", today)
 
 
 def _data_changes(saved: Mapping[str, Any] | str, ours: Mapping[str, Any] | str) -> list[str]:
-    """Says in what the data's fingerprints differ; an older version saved no more than the line of the samples."""
+    """Say in what the data's fingerprints differ; an older version saved no more than the line of the samples."""
     old, new = ({"samples": each, "rows": []} if isinstance(each, str) else each for each in (saved, ours))
     pairs = [(name, before, now) for (_, before), (name, now) in zip(old["rows"], new["rows"], strict=False)]
     changes = [
@@ -186,7 +186,7 @@ def restore(
     lr_scheduler: LRScheduler | None,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Puts a run back to where it was saved in `folder` and returns its progress.
+    """Put a run back to where it was saved in `folder` and returns its progress.
 
     `model` has been given to `Checkpointer.load`, optimizer and schedule are new. All is checked before anything is
     changed: CheckpointError lists what differs. The random states are set last; draw nothing between this call and the
@@ -225,7 +225,7 @@ def restore(
 
 
 def _tell_of_another_schedule(trainer: dict[str, Any], facts: Mapping[str, Any], lr_scheduler: LRScheduler) -> None:
-    """Warns where the run has another number of steps than it had, if its learning rate follows a schedule."""
+    """Warn where the run has another number of steps than it had, if its learning rate follows a schedule."""
     before, now = (trainer.get("facts") or {}).get("total_steps"), facts["total_steps"]
     if before in (None, now) or facts["config"].get("lr_scheduler", "") is None:
         return

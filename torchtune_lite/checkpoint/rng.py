@@ -13,7 +13,7 @@ log = logging.getLogger("torchtune_lite")
 
 
 def rng_state() -> dict[str, Any]:
-    """Reads the states of Python, numpy, torch on the CPU, each CUDA device and Apple's GPU, to be kept for a step."""
+    """Read the states of Python, numpy, torch on the CPU, each CUDA device and Apple's GPU, to be kept for a step."""
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),
@@ -24,7 +24,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def as_json(state: dict[str, Any]) -> dict[str, Any]:
-    """Turns what `rng_state` read into what JSON can hold, for a save."""
+    """Turn what `rng_state` read into what JSON can hold, for a save."""
     numpy_state = state["numpy"]["state"]
     return {
         "python": state["python"],
@@ -36,7 +36,7 @@ def as_json(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Sets what `rng_state` read, as it is or from JSON; one log line where the CUDA devices are not as many."""
+    """Set what `rng_state` read, as it is or from JSON; one log line where the CUDA devices are not as many."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(state["numpy"])

@@ -50,7 +50,7 @@ def gather(
     progress: dict[str, Any],
     facts: dict[str, Any] | None = None,
 ) -> TrainingState:
-    """Collects the state of a run.
+    """Collect the state of a run.
 
     `progress` is the recipe's, with `global_step`: the optimizer steps done, and `seed`. `facts` are `run_facts`, which
     a run that goes on is compared with.
@@ -92,27 +92,27 @@ def gather(
 
 
 def class_name(thing: object) -> str | None:
-    """Names the class of an optimizer or schedule; None stays."""
+    """Name the class of an optimizer or schedule; None stays."""
     return None if thing is None else type(thing).__name__
 
 
 def trained_parameters(model: nn.Module) -> dict[str, list]:
-    """Says which parameters are trained, with dtype and shape."""
+    """Say which parameters are trained, with dtype and shape."""
     return dtypes_and_shapes({name: param for name, param in model.named_parameters() if param.requires_grad})
 
 
 def dtypes_and_shapes(tensors: Mapping[str, Tensor | Weight]) -> dict[str, list]:
-    """Describes tensors as JSON can."""
+    """Describe tensors as JSON can."""
     return {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
 
 
 def options_of(group: dict[str, Any]) -> dict[str, Any]:
-    """Gives the options of an optimizer's parameter group as plain values."""
+    """Return the options of an optimizer's parameter group as plain values."""
     return {key: plain(value) for key, value in group.items() if key != "params"}
 
 
 def plain(value: Any) -> Any:
-    """Gives a value, or what a list or dict holds, with each tensor of one element as its number."""
+    """Return a value, or what a list or dict holds, with each tensor of one element as its number."""
     if isinstance(value, dict):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list):

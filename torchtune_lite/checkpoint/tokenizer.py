@@ -83,7 +83,7 @@ def _why_not_copied(file: Path) -> str | None:
 
 
 def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
-    """Puts the files of the tokenizer that was trained with into `folder`, which has those of `checkpoint_dir`.
+    """Put the files of the tokenizer that was trained with into `folder`, which has those of `checkpoint_dir`.
 
     The base's files stay where they are the run's, or their tokenizer.json gives the same tokens. A text template is
     written as chat_template.jinja, in the place of the base's. Then chats, and texts where there is no template, are
@@ -125,14 +125,14 @@ def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
 
 
 def _is_a_copy(path: Path, checkpoint_dir: Path) -> bool:
-    """Tells whether a tokenizer's file is, byte for byte, one of the base's, with nothing beside it to read as well."""
+    """Return whether a tokenizer's file is, byte for byte, one of the base's, with nothing beside it to read as well."""
     beside = {file for pattern in TOKENIZER_FILES for file in path.parent.glob(pattern)} - {path}
     copies = [checkpoint_dir / name for name in {path.name, *FILES} if (checkpoint_dir / name).is_file()]
     return not beside and any(filecmp.cmp(path, file, shallow=False) for file in copies)
 
 
 def _encodes_alike(folder: Path, tokenizer: ModelTokenizer) -> bool:
-    """Tells whether the base's tokenizer.json gives the tokens of the run's, which stand elsewhere: Llama 3's ranks."""
+    """Return whether the base's tokenizer.json gives the tokens of the run's own file: Llama 3's ranks."""
     if not (folder / "tokenizer.json").exists():
         return False
     try:
@@ -144,7 +144,7 @@ def _encodes_alike(folder: Path, tokenizer: ModelTokenizer) -> bool:
 
 
 def _convert(folder: Path, tokenizer: SentencePieceTokenizer) -> bool:
-    """Writes a SentencePiece model as tokenizer.json, too, which transformers would convert with other tokens.
+    """Write a SentencePiece model as tokenizer.json, too, which transformers would convert with other tokens.
 
     A warning, and False, where it cannot.
     """
@@ -162,7 +162,7 @@ def _convert(folder: Path, tokenizer: SentencePieceTokenizer) -> bool:
 
 
 def _write_template(folder: Path, tokenizer: ModelTokenizer) -> bool:
-    """Writes the template of the run, if it has one; a warning, and False, where it cannot be written."""
+    """Write the template of the run, if it has one; a warning, and False, where it cannot be written."""
     template = tokenizer.prompt_template
     if template is None:
         return True
@@ -181,7 +181,7 @@ def _write_template(folder: Path, tokenizer: ModelTokenizer) -> bool:
 
 
 def _problem(folder: Path, tokenizer: ModelTokenizer) -> str | None:
-    """Says where what was saved encodes otherwise than `tokenizer`, read as transformers reads it."""
+    """Say where what was saved encodes otherwise than `tokenizer`, read as transformers reads it."""
     template = tokenizer.prompt_template
     saved = load_tokenizer(folder, tokenizer.max_seq_len, None if template is None else CHAT_TEMPLATE)
     if isinstance(template, ChatTemplate):
@@ -190,7 +190,7 @@ def _problem(folder: Path, tokenizer: ModelTokenizer) -> str | None:
 
 
 def compare(live: ModelTokenizer, saved: ModelTokenizer) -> str | None:
-    """Encodes chats both ways, and texts where there is no template; None if nowhere there is a difference.
+    """Encode chats both ways, and texts where there is no template; None if nowhere there is a difference.
 
     Else it says where the tokens part, or, with a chat template, that the masks do.
     """

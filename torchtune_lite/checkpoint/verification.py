@@ -62,7 +62,7 @@ class Comparison:
 def compare(
     model: nn.Module, weights: Mapping[str, Weight], originals: Mapping[str, Weight] | None = None
 ) -> Comparison:
-    """Compares the live weights of `model` with the written `weights`, by our names; CheckpointError says what differs.
+    """Compare the live weights of `model` with the written `weights`, by our names; CheckpointError says what differs.
 
     `originals` are those that were written in the place of NF4 weights, as in `merged_weights`. Leaves `model` as it
     was and draws no random number.
@@ -92,12 +92,12 @@ def compare(
 
 
 def _tiles(weight: Tensor) -> Tiles:
-    """Yields slices of the rows of a weight, plain or NF4, with their values."""
+    """Yield slices of the rows of a weight, plain or NF4, with their values."""
     return row_tiles(storage(weight), len(weight)) if weight.dim() > 1 else [(slice(None), weight)]
 
 
 def _wrong_values(written: Tensor, dtype: torch.dtype, tiles: Tiles, slack: float) -> str | None:
-    """Says how many values of `written` are not the nearest to `tiles` in `dtype`, and by how much the worst is not."""
+    """Say how many values of `written` are not the nearest to `tiles` in `dtype`, and by how much the worst is not."""
     if written.dtype != dtype:
         return f"is {_name(written.dtype)}, not {_name(dtype)}"
     count, worst, bits = 0, torch.zeros(()), BITS[dtype.itemsize]
@@ -130,13 +130,13 @@ class _Merge:
         self._products: list[Tensor] = []
 
     def tiles(self) -> Tiles:
-        """Yields the module's `merged_tiles`, each multiplied on the way."""
+        """Yield the module's `merged_tiles`, each multiplied on the way."""
         for rows, values in self._module.merged_tiles():
             self._products.append(self._probes @ values.t())
             yield rows, values
 
     def problem(self) -> str | None:
-        """Says how far the two are apart, once all tiles have been taken."""
+        """Say how far the two are apart, once all tiles have been taken."""
         merged, live = torch.cat(self._products, dim=1), self._live()
         off, size = (y.square().mean().sqrt().item() for y in (merged - live, live))
         if off <= size * (COMPUTED if _is_exact(live.device) else COMPUTED_FAST):
@@ -156,7 +156,7 @@ class _Merge:
 
 
 def _is_exact(device: torch.device) -> bool:
-    """Tells whether products of float32 are computed in float32."""
+    """Return whether products of float32 are computed in float32."""
     backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
     return backend.matmul.fp32_precision in ("ieee", "none")
 

@@ -6,14 +6,14 @@ from torchtune_lite import catalog
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Declares the arguments of `tune cat`."""
+    """Declare the arguments of `tune cat`."""
     parser.add_argument("config", help="name of a config ('tune ls' shows all) or path of a YAML file")
     parser.add_argument("--sort", action="store_true", help="sort the keys; leaves the comments out")
     parser.add_argument("--as-is", action="store_true", help="leave 'include' as it stands; only the file's own keys")
 
 
 def main(args: Namespace) -> None:
-    """Prints the file with what it includes, or its keys in sorted order."""
+    """Print the file with what it includes, or its keys in sorted order."""
     from torchtune_lite.config.text import completion, document, includes
 
     path = catalog.find_config(args.config)

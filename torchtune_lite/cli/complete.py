@@ -17,12 +17,12 @@ RECIPE, YAML, ANY = (".py",), (".yaml", ".yml"), ("",)
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Declares the argument of `tune complete`."""
+    """Declare the argument of `tune complete`."""
     parser.add_argument("line", help="the command line up to the cursor")
 
 
 def main(args: Namespace) -> None:
-    """Prints the words that the last one of the line can become, one a line."""
+    """Print the words that the last one of the line can become, one a line."""
     try:
         found = sorted(set(words(args.line)))
     except Exception:  # a config that is being written may be anything; a shell's prompt is no place for errors
@@ -31,7 +31,7 @@ def main(args: Namespace) -> None:
 
 
 def words(line: str) -> Iterator[str]:
-    """Yields what the last word of the line can become; it is empty after a space."""
+    """Yield what the last word of the line can become; it is empty after a space."""
     _, *before, word = re.split(r"\s+", line.lstrip())
     return (each for each in _candidates([each for each in before if each != "--debug"], word) if each.startswith(word))
 
@@ -80,20 +80,20 @@ def _positional(verb: str, rest: list[str], word: str) -> Iterator[str]:
 
 
 def recipes(word: str) -> Iterator[str]:
-    """Yields the recipes and the user's own scripts."""
+    """Yield the recipes and the user's own scripts."""
     for recipe in catalog.recipes():
         yield from (recipe.name, *recipe.aliases)
     yield from files(word, RECIPE)
 
 
 def configs(word: str) -> Iterator[str]:
-    """Yields the configs and the user's own YAML files."""
+    """Yield the configs and the user's own YAML files."""
     yield from catalog.configs()
     yield from files(word, YAML)
 
 
 def files(word: str, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """Yields the files with one of the suffixes, and the folders with a slash, that start with `word`."""
+    """Yield the files with one of the suffixes, and the folders with a slash, that start with `word`."""
     head, slash, tail = word.rpartition("/")
     for path in Path(head + slash or ".").glob("*"):
         if not path.name.startswith(tail) or (path.name.startswith(".") and not tail):
@@ -105,7 +105,7 @@ def files(word: str, suffixes: tuple[str, ...]) -> Iterator[str]:
 
 
 def options(verb: str) -> list[str]:
-    """Returns the options of a verb."""
+    """Return the options of a verb."""
     parser = argparse.ArgumentParser()
     importlib.import_module(f"torchtune_lite.cli.{verb}").configure(parser)
     more = ["--config", "--allow-component"] if verb == "run" else []
@@ -113,14 +113,14 @@ def options(verb: str) -> list[str]:
 
 
 def values_of(config: str) -> dict[str, Any]:
-    """Returns the keys and values of a config."""
+    """Return the keys and values of a config."""
     from torchtune_lite.config.text.includes import read
 
     return read(catalog.find_config(config)).values
 
 
 def overrides(values: dict[str, Any], recipe: str | None, word: str) -> Iterator[str]:
-    """Yields `key=` for each key of the config, at any depth, and each top-level one of the recipe; or `~key`."""
+    """Yield `key=` for each key of the config, at any depth, and each top-level one of the recipe; or `~key`."""
     from torchtune_lite.config.text import document
 
     in_file = list(document.keys(values))

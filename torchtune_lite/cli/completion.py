@@ -36,10 +36,10 @@ compdef _tune tune
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Declares the argument of `tune completion`."""
+    """Declare the argument of `tune completion`."""
     parser.add_argument("shell", choices=tuple(SCRIPTS), help="the shell that reads the script")
 
 
 def main(args: Namespace) -> None:
-    """Prints the script."""
+    """Print the script."""
     print(SCRIPTS[args.shell], end="")

@@ -17,7 +17,7 @@ SUFFIXES = {"recipe": (".py",), "config": (".yaml", ".yml")}
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Declares the arguments of `tune cp`."""
+    """Declare the arguments of `tune cp`."""
     parser.add_argument("name", help="name of a recipe or config ('tune ls' shows all)")
     parser.add_argument("destination", nargs="?", default=".", help="file or folder (default: the working directory)")
     parser.add_argument("--type", choices=tuple(SUFFIXES), help="which one, where a recipe and a config share the name")
@@ -29,7 +29,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def main(args: Namespace) -> None:
-    """Copies the file and prints where it lies."""
+    """Copy the file and print where it lies."""
     kind, source = find(args.name, args.type)
     target = destination(args.destination, args.name, SUFFIXES[kind])
     if target.exists() and args.no_clobber:
@@ -49,14 +49,14 @@ def main(args: Namespace) -> None:
 
 
 def whole(source: Path, name: str) -> bytes:
-    """Returns a config with what it includes."""
+    """Return a config with what it includes."""
     from torchtune_lite.config.text.completion import complete
 
     return complete(source, name).encode()
 
 
 def find(name: str, kind: str | None) -> tuple[str, Path]:
-    """Returns the kind and the file of what is called `name`; `kind` decides where a recipe and a config share it."""
+    """Return the kind and the file of what is called `name`; `kind` decides where a recipe and a config share it."""
     recipes = {known: recipe.path for known, recipe in catalog.recipes_by_name().items()}
     found = {"recipe": recipes, "config": catalog.configs()}
     if kind:
@@ -73,7 +73,7 @@ def find(name: str, kind: str | None) -> tuple[str, Path]:
 
 
 def destination(given: str, name: str, suffixes: tuple[str, ...]) -> Path:
-    """Returns the file to write: inside a folder it keeps the name, and a missing suffix is added."""
+    """Return the file to write: inside a folder it keeps the name, and a missing suffix is added."""
     target = Path(given).expanduser()
     if target.is_dir() or given.endswith(("/", os.sep)):
         target = target / Path(name).name

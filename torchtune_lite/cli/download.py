@@ -26,7 +26,7 @@ OTHER_FORMATS = ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.h5", "*.msgpack", "*.onn
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Declares the arguments of `tune download`."""
+    """Declare the arguments of `tune download`."""
     parser.add_argument("repo", metavar="OWNER/NAME", help="the repository")
     parser.add_argument("--output-dir", type=Path, metavar="FOLDER", help="where to put it (default: /tmp/NAME)")
     parser.add_argument("--include", nargs="+", metavar="PATTERN", help="take these files only")
@@ -38,7 +38,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def main(args: Namespace) -> None:
-    """Downloads the files that are not there yet, checks them and prints where they lie."""
+    """Download the files that are not there yet, checks them and prints where they lie."""
     if args.hf_token is not None:
         raise ConfigError("a token on the command line is seen by every user of the machine; set HF_TOKEN instead")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", args.repo):
@@ -71,7 +71,7 @@ def main(args: Namespace) -> None:
 
 
 def fetch(url: str, folder: Path, file: Any, token: str | bool) -> None:
-    """Downloads a file under another name, on from where the last attempt stopped, and renames it when it is whole.
+    """Download a file under another name, on from where the last attempt stopped, and renames it when it is whole.
 
     huggingface_hub starts each file afresh since its version 2, so only its transfer is used. The partial file's name
     stands for the content, so that parts of two versions do not mix.
@@ -99,7 +99,7 @@ def fetch(url: str, folder: Path, file: Any, token: str | bool) -> None:
 
 
 def is_whole(path: Path, file: Any, thorough: bool = False) -> bool:
-    """Tells whether a file is what the hub lists: by its size, and small ones, or all if `thorough`, by their hash."""
+    """Return whether a file is what the hub lists: by its size, and small ones, or all if `thorough`, by their hash."""
     if not path.is_file() or (file.size is not None and path.stat().st_size != file.size):
         return False
     if file.lfs is not None:
@@ -116,7 +116,7 @@ def _hash(path: Path, start: Any) -> str:
 
 
 def choose(repo: str, names: Iterable[str], include: Sequence[str] | None, ignore: Sequence[str]) -> list[str]:
-    """Returns the files to take; raises where there is none, or one that would lie outside the folder."""
+    """Return the files to take; raise where there is none, or one that would lie outside the folder."""
     names = sorted(names)
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
@@ -137,7 +137,7 @@ def choose(repo: str, names: Iterable[str], include: Sequence[str] | None, ignor
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raises ConfigError where the disk cannot hold what is needed, in bytes."""
+    """Raise ConfigError where the disk cannot hold what is needed, in bytes."""
     existing = next(each for each in (folder, *folder.parents, Path(".")) if each.exists())
     if not existing.is_dir():
         raise ConfigError(f"--output-dir {folder}: {existing} is a file")
@@ -147,7 +147,7 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 def explain(repo: str, revision: str, error: Any) -> str:
-    """Says in one line why a download failed and what to do."""
+    """Say in one line why a download failed and what to do."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds:
         return f"{repo} is gated: accept its terms on its page, and set HF_TOKEN to a token of that account"

@@ -9,12 +9,12 @@ from torchtune_lite.utils.machine import describe_machine
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Declares the arguments of `tune env`."""
+    """Declare the arguments of `tune env`."""
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
 
 
 def main(args: Namespace) -> None:
-    """Prints a section of lines for each part of the report."""
+    """Print a section of lines for each part of the report."""
     report = redact(describe_machine())
     if args.json:
         print(json.dumps(report))
@@ -26,7 +26,7 @@ def main(args: Namespace) -> None:
 
 
 def written(value: Any) -> str:
-    """Writes a value in one line."""
+    """Write a value in one line."""
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_gib', '')} {_unit(name, each)}" for name, each in value.items())
     return "not installed" if value is None else str(value)

@@ -22,14 +22,14 @@ BAR = 40  # characters of the longest
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Declares the arguments of `tune inspect`."""
+    """Declare the arguments of `tune inspect`."""
     validate.configure(parser)
     parser.add_argument("--rows", type=int, default=3, metavar="N", help="samples to write out (default: 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
 
 
 def main(args: Namespace) -> None:
-    """Prints the report."""
+    """Print the report."""
     with validate.settings(args) as cfg:
         # by its name: what reads data stands above this package, and imports torch
         report = import_module("torchtune_lite.datasets").inspect_data(cfg, max(args.rows, 0))
@@ -45,7 +45,7 @@ def main(args: Namespace) -> None:
 
 
 def render(data: dict[str, Any], max_seq_len: int | None, coloured: bool) -> str:
-    """Writes one data set's part of the report."""
+    """Write one data set's part of the report."""
     lengths = data["lengths"]
     lines = [
         f"  {counted(data['samples'], 'sample')} of {counted(data['rows'], 'row')}",
@@ -69,7 +69,7 @@ def _count(number: int | None) -> str:
 
 
 def written(pieces: list[dict[str, Any]], coloured: bool) -> str:
-    """Writes a sample out; what is no printable character, which could steer a terminal, as its escape."""
+    """Write a sample out; what is no printable character, which could steer a terminal, as its escape."""
     text = ""
     for label, run in groupby(pieces, key=lambda piece: piece["label"]):
         parts = []

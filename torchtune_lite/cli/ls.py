@@ -10,7 +10,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def main(args: Namespace) -> None:
-    """Prints one row per config; `<>` stands for a recipe that has none."""
+    """Print one row per config; `<>` stands for a recipe that has none."""
     print(f"{'RECIPE':<40} CONFIG")
     for recipe in catalog.recipes():
         for name, config in zip([recipe.name] + [""] * len(recipe.configs), recipe.configs or ("<>",), strict=False):

@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
-    """Runs `tune` with the arguments of this process."""
+    """Run `tune` with the arguments of this process."""
     words = sys.argv[1:]
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def run_meant(verb: str, words: tuple[str, ...]) -> str:
-    """Returns the command that is meant where the verb is a recipe or a config, or nothing."""
+    """Return the command that is meant where the verb is a recipe or a config, or nothing."""
     from torchtune_lite import catalog
     from torchtune_lite.cli.run import command_meant, is_config
 
@@ -70,9 +70,9 @@ def run_meant(verb: str, words: tuple[str, ...]) -> str:
 
 
 def start(verb: str, *words: str, debug: bool = False) -> None:
-    """Runs one verb with the words that follow it.
+    """Run one verb with the words that follow it.
 
-    Raises `ConfigError` when the verb or its arguments cannot be understood.
+    Raise `ConfigError` when the verb or its arguments cannot be understood.
     """
     if verb not in (*VERBS, *HIDDEN):
         nearest = errors.did_you_mean(verb, VERBS) or run_meant(verb, words)

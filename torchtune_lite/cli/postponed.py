@@ -20,7 +20,7 @@ class PostponedCompiler(ModuleType):
     """`torch._dynamo` before its `__init__` has run, which any other attribute and any import of a part makes run."""
 
     def disable(self, fn: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Leaves a function of torch's own as it is: nothing is being compiled yet. Any other is a user's wish."""
+        """Leave a function of torch's own as it is: nothing is being compiled yet. Any other is a user's wish."""
         if (getattr(fn, "__module__", None) or "").startswith("torch."):
             return fn
         load(self)
@@ -28,7 +28,7 @@ class PostponedCompiler(ModuleType):
 
     @staticmethod
     def graph_break(*args: Any, **kwargs: Any) -> None:
-        """Does nothing: there is no graph yet."""
+        """Do nothing: there is no graph yet."""
 
     def __getattr__(self, name: str) -> Any:
         if name == "config":
@@ -43,20 +43,20 @@ class Parts(MetaPathFinder):
     """Sees each import before all others, to have `__init__` run before a part's; finds nothing itself."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        """Gives None."""
+        """Return None."""
         if name.startswith(PARTS) and name != CONFIG:
             load(sys.modules[COMPILER])
 
 
 def load(module: ModuleType) -> None:
-    """Makes the stand-in the package itself."""
+    """Make the stand-in the package itself."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Parts)]
     module.__class__ = ModuleType
     module.__spec__.loader.exec_module(module)
 
 
 def postpone_compiler() -> None:
-    """Puts the stand-in where `import torch._dynamo` looks first, unless that has happened already."""
+    """Put the stand-in where `import torch._dynamo` looks first, unless that has happened already."""
     importlib.import_module("torch")  # which looks at all its packages
     if COMPILER not in sys.modules:
         module = module_from_spec(find_spec(COMPILER))

@@ -30,12 +30,12 @@ TORCHRUN = re.compile(
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Declares the arguments of `tune run`; the recipe reads what follows its name."""
+    """Declare the arguments of `tune run`; the recipe reads what follows its name."""
     parser.add_argument("words", nargs="*", metavar="RECIPE --config CONFIG key=value ...")
 
 
 def main(args: Namespace) -> None:
-    """Runs the recipe's script as `__main__`, as `python recipe.py --config …` would."""
+    """Run the recipe's script as `__main__`, as `python recipe.py --config …` would."""
     for word in args.words:
         if TORCHRUN.match(word):
             raise ConfigError(f"'{word}': a run uses one device; leave the arguments of torchrun out")
@@ -61,7 +61,7 @@ def main(args: Namespace) -> None:
 
 
 def help_of(name: str, recipe: catalog.Recipe) -> str:
-    """Returns a recipe's docstring and its keys, with their defaults and what they mean."""
+    """Return a recipe's docstring and its keys, with their defaults and what they mean."""
     parts = [ast.get_docstring(keys.parsed(recipe.path)) or f"{name} has no docstring"]
     if table := keys.shown(keys.read(recipe.path)):
         parts.append(
@@ -73,7 +73,7 @@ def help_of(name: str, recipe: catalog.Recipe) -> str:
 
 
 def set_environment() -> None:
-    """Sets what libraries read when they are imported; a user's own setting stays."""
+    """Set what libraries read when they are imported; a user's own setting stays."""
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # else OpenMP's idle threads burn the cores that others wait for
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # a Mac's CPU does what its GPU lacks, torch warns of it
     if not sys.stderr.isatty():
@@ -81,13 +81,13 @@ def set_environment() -> None:
 
 
 def is_config(word: str) -> bool:
-    """Tells a config from the name of a recipe."""
+    """Tell a config from the name of a recipe."""
     is_shipped = word in catalog.configs() and word not in catalog.recipes_by_name()
     return is_shipped or word.endswith((".yaml", ".yml"))
 
 
 def command_meant(words: list[str]) -> str:
-    """Returns the whole command for words that leave the recipe out, or the config's option too."""
+    """Return the whole command for words that leave the recipe out, or the config's option too."""
     words = [word for word in words if word != "--config"]
     config = next((word for word in words if is_config(word)), None)
     if config is None:
@@ -100,12 +100,12 @@ def command_meant(words: list[str]) -> str:
 
 
 def is_own_script(name: str) -> bool:
-    """Tells a user's script, given by its path, from a recipe of the catalogue."""
+    """Tell a user's script, given by its path, from a recipe of the catalogue."""
     return name.endswith(".py")
 
 
 def check_config(name: str, recipe: catalog.Recipe, words: list[str]) -> None:
-    """Raises `ConfigError` when no config is given, or one that says it is for another recipe.
+    """Raise `ConfigError` when no config is given, or one that says it is for another recipe.
 
     A user's own script takes any config.
     """

@@ -21,7 +21,7 @@ from torchtune_lite.errors import ConfigError
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Declares the arguments of `tune validate`."""
+    """Declare the arguments of `tune validate`."""
     parser.add_argument("config", help="name of a config ('tune ls' shows all) or path of a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="what 'tune run' would change")
     parser.add_argument("--recipe", help="name or path of the recipe (default: what the config's key 'recipe' says)")
@@ -29,7 +29,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def main(args: Namespace) -> None:
-    """Prints one line when the recipe would accept the config, and one on the model that a checkpoint gives."""
+    """Print one line when the recipe would accept the config, and one on the model that a checkpoint gives."""
     with settings(args) as cfg:
         # by its name: what reads checkpoints stands above this package, and imports torch
         found = import_module("torchtune_lite.checkpoint").found(cfg)

@@ -27,7 +27,7 @@ OTHER_OPTION = re.compile(r"(?:--?(?:c|cfg|conf|config[-_](?:file|path|name))|-c
 
 
 def parse(cls: type[S]) -> Callable[[Callable[[S], Any]], Callable[[], Any]]:
-    """Makes `recipe_main(cfg)` a command that reads `--config NAME_OR_PATH key=value ...` into a `cls`.
+    """Make `recipe_main(cfg)` a command that reads `--config NAME_OR_PATH key=value ...` into a `cls`.
 
     `--allow-component 'pkg.*'` trusts a package besides. A mistake of the user ends the program with one line on stderr
     and the exit code of its error; `--debug` shows the traceback.
@@ -54,7 +54,7 @@ def parse(cls: type[S]) -> Callable[[Callable[[S], Any]], Callable[[], Any]]:
 
 
 def check_ported(script: Path) -> None:
-    """Raises `ConfigError` for a script of torchtune's, known by `@config.parse` without a class of settings."""
+    """Raise `ConfigError` for a script of torchtune's, known by `@config.parse` without a class of settings."""
     for node in ast.walk(ast.parse(script.read_bytes(), str(script))):
         for decorator in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
             if ast.unparse(decorator) == "config.parse":
@@ -67,9 +67,9 @@ def _unported(script: str | Path, line: int) -> str:
 
 
 def read_words(words: Sequence[str], command: str = "") -> tuple[str, list[str]]:
-    """Splits a command line into the config after `--config`, empty where there is none, and the overrides.
+    """Split a command line into the config after `--config`, empty where there is none, and the overrides.
 
-    Raises `ConfigError` for two configs, and for one that is named in another way, with the command that is meant.
+    Raise `ConfigError` for two configs, and for one that is named in another way, with the command that is meant.
     """
     found, changes, rest = [], [], iter(words)
     for word in rest:
@@ -90,7 +90,7 @@ def read_words(words: Sequence[str], command: str = "") -> tuple[str, list[str]]
 
 
 def _config_meant(words: list[str]) -> tuple[str, list[str]] | None:
-    """Finds a config named as `-c x`, `--cfg=x`, `config=x` or by itself; returns it and the other words."""
+    """Find a config named as `-c x`, `--cfg=x`, `config=x` or by itself; return it and the other words."""
     for i, word in enumerate(words):
         option = OTHER_OPTION.fullmatch(word)
         if option and option[1] is not None:
@@ -103,9 +103,9 @@ def _config_meant(words: list[str]) -> tuple[str, list[str]] | None:
 
 
 def load(config: str | Path, changes: Sequence[str], cls: type[S]) -> S:
-    """Returns the settings `cls` that a config and the overrides on top of it describe.
+    """Return the settings `cls` that a config and the overrides on top of it describe.
 
-    Every component is imported and its arguments are checked, but none is built. Raises one `ConfigError` that lists
+    Every component is imported and its arguments are checked, but none is built. Raise one `ConfigError` that lists
     all problems, each with its file and line or the override it came from.
     """
     doc = includes.read(catalog.find_config(config), str(config))
@@ -127,7 +127,7 @@ def load(config: str | Path, changes: Sequence[str], cls: type[S]) -> S:
 
 
 def settings_of(recipe: Path) -> type:
-    """Returns the class `Settings` of a recipe's script, which is imported but not run."""
+    """Return the class `Settings` of a recipe's script, which is imported but not run."""
     check_ported(recipe)
     spec = importlib.util.spec_from_file_location(f"recipe_{recipe.stem}", recipe)
     module = importlib.util.module_from_spec(spec)

@@ -32,7 +32,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 
 def translate(document: Document, losses: list[str]) -> list[str]:
-    """Puts our objects and arguments in the place of torchtune's; returns one line for each that has none.
+    """Put our objects and arguments in the place of torchtune's; return one line for each that has none.
 
     `losses` are the keys that hold a loss which the recipe calls with hidden states.
     """
@@ -66,7 +66,7 @@ def translate(document: Document, losses: list[str]) -> list[str]:
 
 
 def _keep_last(document: Document) -> None:
-    """Moves `keep_last_n_checkpoints`, an argument of torchtune's checkpointers, to the recipe's keys."""
+    """Move `keep_last_n_checkpoints`, an argument of torchtune's checkpointers, to the recipe's keys."""
     key, node = "keep_last_n_checkpoints", document.values.get("checkpointer")
     if isinstance(node, dict) and str(node.get("_component_")).startswith("torchtune.") and key in node:
         document.origins.setdefault((key,), document.place(("checkpointer", key)))
@@ -74,7 +74,7 @@ def _keep_last(document: Document) -> None:
 
 
 def components_in(value: Any) -> Iterator[dict[str, Any]]:
-    """Yields the components in a value, those in components too."""
+    """Yield the components in a value, those in components too."""
     if isinstance(value, dict) and "_component_" in value:
         yield value
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -83,7 +83,7 @@ def components_in(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _quantize_frozen(node: dict[str, Any]) -> None:
-    """Sets `quantize_frozen` as torchtune has it: `quantize_base` puts projections without an adapter in NF4 too."""
+    """Set `quantize_frozen` as torchtune has it: `quantize_base` puts projections without an adapter in NF4 too."""
     path = node["_component_"]
     if not isinstance(path, str) or not path.startswith("torchtune.models."):
         return

@@ -50,7 +50,7 @@ RENAMED = {"verify_rows": "verify_saves: first_and_last, all or null"}
 
 
 def drop(document: Document, served: Container[str]) -> list[str]:
-    """Takes out the keys of the table that the recipe does not serve: those that are off with one warning for all.
+    """Take out the keys of the table that the recipe does not serve: those that are off with one warning for all.
 
     Returns one line for each that is on, and for each of our own that has another name now.
     """

@@ -11,12 +11,12 @@ CHECKED_FIRST, CHECKED_SPREAD = 100, 10_000
 
 
 def is_small(rows: Any) -> bool:
-    """Tell whether all rows of a data set are checked, and its samples kept."""
+    """Return whether all rows of a data set are checked, and its samples kept."""
     return len(rows) <= CHECKED_WHOLE["rows"] and rows.num_bytes <= CHECKED_WHOLE["bytes"]
 
 
 def some_rows(rows: Any) -> Sequence[int]:
-    """Chooses the rows of a large data set to check, of fewer bytes than those of a small one but for the first."""
+    """Choose the rows of a large data set to check, of fewer bytes than those of a small one but for the first."""
     count = len(rows)
     spread = min(CHECKED_SPREAD, count * CHECKED_WHOLE["bytes"] // max(rows.num_bytes, 1))
     return sorted({*range(min(CHECKED_FIRST, count)), *(k * count // spread for k in range(spread))})

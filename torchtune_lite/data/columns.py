@@ -19,7 +19,7 @@ class Note(NamedTuple):
 
 
 def checked_column_map(column_map: Mapping[str, str] | None, names: Sequence[str]) -> dict[str, str]:
-    """Gives the file's column for each of `names`: itself where `column_map` has none; ConfigError for another key."""
+    """Return the file's column for each of `names`: itself where `column_map` has none; ConfigError for another key."""
     unknown = [str(name) for name in column_map or () if name not in names]
     if unknown:
         raise ConfigError(f"column_map has unknown keys {', '.join(unknown)}; its keys are {', '.join(names)}")
@@ -27,12 +27,12 @@ def checked_column_map(column_map: Mapping[str, str] | None, names: Sequence[str
 
 
 def has_column(row: Mapping[str, Any], column: str) -> bool:
-    """Tells whether a row has a column."""
+    """Return whether a row has a column."""
     return _find(row, column)[1] is None
 
 
 def column_value(row: Mapping[str, Any], column: str, setting: str) -> Any:
-    """Reads a column; DataError lists the columns there are and names the `setting` that chooses another."""
+    """Read a column; DataError lists the columns there are and names the `setting` that chooses another."""
     value, missing = _find(row, column)
     if missing is not None:
         within = f" of {column!r}" if missing != column else ""
@@ -43,13 +43,13 @@ def column_value(row: Mapping[str, Any], column: str, setting: str) -> Any:
 
 
 def column_text(row: Mapping[str, Any], column: str, setting: str, notes: set[Note]) -> str:
-    """Reads a column of text."""
+    """Read a column of text."""
     where = f"column {column!r}"
     return as_text(column_value(row, column, setting), where, where, notes)
 
 
 def as_text(value: Any, where: str, what: str, notes: set[Note]) -> str:
-    """Returns text as it is, and a number or truth value as JSON writes it, which is noted of `what`."""
+    """Return text as it is, and a number or truth value as JSON writes it, which is noted of `what`."""
     if isinstance(value, int | float) and value == value:  # nan is what stands for nothing
         notes.add(Note(AS_TEXT, what))
         return json.dumps(value)
@@ -57,7 +57,7 @@ def as_text(value: Any, where: str, what: str, notes: set[Note]) -> str:
 
 
 def check_text(value: Any, where: str) -> str:
-    """Returns `value` if it is text that UTF-8 can carry, else raises DataError."""
+    """Return `value` if it is text that UTF-8 can carry, else raises DataError."""
     if not isinstance(value, str):
         raise DataError(f"{where} must be text, got {kind(value)}")
     try:
@@ -68,18 +68,18 @@ def check_text(value: Any, where: str) -> str:
 
 
 def kind(value: Any) -> str:
-    """Names the type of a value as JSON does where it is null."""
+    """Name the type of a value as JSON does where it is null."""
     return "null" if value is None else "nan" if value != value else type(value).__name__
 
 
 def unread(row: Mapping[str, Any], columns: Iterable[str]) -> set[Note]:
-    """Notes the columns of a row that are not null and not among those that are read, by name or by path."""
+    """Note the columns of a row that are not null and not among those that are read, by name or by path."""
     read = {name for column in columns for name in (column, column.partition(".")[0])}
     return {Note(NOT_READ, f"column {name!r}") for name in row if name not in read and row[name] is not None}
 
 
 def summarized(notes: Counter[Note], reads: Callable[[str], bool]) -> str:
-    """Says what was noted of how many rows; `reads` tells which fields a chat template reads."""
+    """Say what was noted of how many rows; `reads` tells which fields a chat template reads."""
     by_heading: dict[str, list[str]] = {}
     for note, count in sorted(notes.items()):
         if not (note.field and reads(note.field)):
@@ -89,7 +89,7 @@ def summarized(notes: Counter[Note], reads: Callable[[str], bool]) -> str:
 
 
 def _find(row: Any, column: str) -> tuple[Any, str | None]:
-    """Gives the value of a column; or what lacks the first part of its path that is not there, and that part."""
+    """Return the value of a column; or what lacks the first part of its path that is not there, and that part."""
     if column in row or "." not in column:
         return (row[column], None) if column in row else (row, column)
     value = row

@@ -64,7 +64,7 @@ class ConversationToMessages:
         return noted(sample | self.beside(row, [self.column], notes), notes)
 
     def read(self, turns: Any, column: str, notes: set[Note]) -> list[Message]:
-        """Reads the messages of a column; what is wrong with one is said with its place in the column.
+        """Read the messages of a column; what is wrong with one is said with its place in the column.
 
         The assistant's turn goes on through its calls and the tools' answers.
         """
@@ -78,7 +78,7 @@ class ConversationToMessages:
         return messages
 
     def finish(self, messages: list[Message], row: Mapping[str, Any]) -> list[Message]:
-        """Puts the system prompt before the messages, checks that they make a conversation, and masks them."""
+        """Put the system prompt before the messages, check that they make a conversation, and mask them."""
         own = messages[0].text_content if messages and messages[0].role == "system" else None
         beside = row.get("system") or None
         if beside is not None and own is None:
@@ -91,7 +91,7 @@ class ConversationToMessages:
         return self._masked(messages)
 
     def beside(self, row: Mapping[str, Any], columns: list[str], notes: set[Note]) -> dict[str, Any]:
-        """Gives what a row has for a chat template beside its `columns`; notes what nothing reads."""
+        """Return what a row has for a chat template beside its `columns`; notes what nothing reads."""
         notes |= unread(row, [*columns, "system", "tools", "chat_template_kwargs"])
         given = _parsed(row.get("chat_template_kwargs")) or {}
         if not isinstance(given, Mapping):
@@ -134,7 +134,7 @@ class ConversationToMessages:
         )
 
     def _openai(self, turn: Turn, where: str) -> Turn:
-        """Gives a turn that is not null anywhere in OpenAI's present form."""
+        """Return a turn that is not null anywhere in OpenAI's present form."""
         raise NotImplementedError
 
 
@@ -197,7 +197,7 @@ def _is_masked(turn: Turn, where: str) -> bool:
 
 
 def _content(value: Any, role: str, where: str, notes: set[Note]) -> Any:
-    """Checks the content of a turn: text, parts that are text, or of a tool's answer anything."""
+    """Check the content of a turn: text, parts that are text, or of a tool's answer anything."""
     if role in TOOL_ROLES and isinstance(value, list | Mapping) and not is_text_parts(value):
         return value
     if not isinstance(value, list) or not value:
@@ -210,7 +210,7 @@ def _content(value: Any, role: str, where: str, notes: set[Note]) -> Any:
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:
-    """Gives the parts of a message with a content, which is JSON where it is neither text nor parts."""
+    """Return the parts of a message with a content, which is JSON where it is neither text nor parts."""
     if is_text_parts(content):
         return [{"type": "text", "content": part["text"]} for part in content]
     text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
@@ -231,7 +231,7 @@ def _call_text(call: Any, where: str) -> str:
 
 
 def _tools(value: Any) -> list[Any]:
-    """Reads the tools of a row: a list of objects, any of it as JSON text."""
+    """Read the tools of a row: a list of objects, any of it as JSON text."""
     tools = _parsed(value)
     tools = [_parsed(tool) for tool in tools] if isinstance(tools, list) else tools
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
@@ -240,7 +240,7 @@ def _tools(value: Any) -> list[Any]:
 
 
 def _listed(value: Any) -> Any:
-    """Gives the list that a value stands for: JSON text of one, or a struct of lists, as Parquet may hold it."""
+    """Return the list that a value stands for: JSON text of one, or a struct of lists, as Parquet may hold it."""
     if isinstance(value, Mapping):
         lists = {name: each for name, each in value.items() if each is not None}
         if all(isinstance(each, list) for each in lists.values()) and len(set(map(len, lists.values()))) == 1:
@@ -250,7 +250,7 @@ def _listed(value: Any) -> Any:
 
 
 def _parsed(value: Any) -> Any:
-    """Reads text that is JSON; gives anything else as it is."""
+    """Read text that is JSON; return anything else as it is."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):

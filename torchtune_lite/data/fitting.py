@@ -59,9 +59,9 @@ def _leave_out(tokenizer: Any, vocab_size: int) -> bool:
 
 
 def limit_length(tokenizer: Any, max_seq_len: int) -> None:
-    """Makes the tokenizer cut samples to the positions a model has, where it is not told to cut them shorter.
+    """Make the tokenizer cut samples to the positions a model has, where it is not told to cut them shorter.
 
-    Raises ConfigError where it is told to leave them longer.
+    Raise ConfigError where it is told to leave them longer.
     """
     if tokenizer.max_seq_len is None:
         tokenizer.max_seq_len = max_seq_len
@@ -73,7 +73,7 @@ def limit_length(tokenizer: Any, max_seq_len: int) -> None:
 
 
 def fix_date(tokenizer: Any, today: str) -> None:
-    """Makes a chat template write this date as today's, where it is not told another: the same one in the whole run."""
+    """Make a chat template write this date as today's, where it is not told another: the same one in the whole run."""
     template = getattr(tokenizer, "prompt_template", None)
     if isinstance(template, ChatTemplate):
         template.set_options(template.options, template.today or date.fromisoformat(today))

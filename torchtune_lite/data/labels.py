@@ -10,7 +10,7 @@ CROSS_ENTROPY_IGNORE_IDX = -100
 
 
 def shifted_labels(tokens: Sequence[int], mask: Sequence[bool]) -> list[int]:
-    """Labels each position with the token that follows it, or -100 where that one is masked or there is none."""
+    """Label each position with the token that follows it, or -100 where that one is masked or there is none."""
     if len(tokens) != len(mask):
         raise DataError(
             f"the tokenizer gives {counted(len(mask), 'mark')} in mask for {counted(len(tokens), 'token')}; "
@@ -21,5 +21,5 @@ def shifted_labels(tokens: Sequence[int], mask: Sequence[bool]) -> list[int]:
 
 
 def has_label(labels: Sequence[int]) -> bool:
-    """Tell whether any position has a label."""
+    """Return whether any position has a label."""
     return any(label != CROSS_ENTROPY_IGNORE_IDX for label in labels)

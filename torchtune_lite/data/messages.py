@@ -73,7 +73,7 @@ class Message:
 
 
 def is_text_parts(content: Any) -> bool:
-    """Tells whether a content is a list of parts in OpenAI's form, all of them text."""
+    """Return whether a content is a list of parts in OpenAI's form, all of them text."""
     return isinstance(content, list) and len(content) > 0 and all(map(_is_text_part, content))
 
 
@@ -82,7 +82,7 @@ def _is_text_part(part: Any) -> bool:
 
 
 def validate_messages(messages: Sequence[Message]) -> None:
-    """Raises DataError unless the turns make a conversation, naming the first message out of place.
+    """Raise DataError unless the turns make a conversation, naming the first message out of place.
 
     There must be two at least, the system prompt first, and no two questions or answers in a row.
     """
@@ -183,16 +183,16 @@ class InputOutputToMessages:
 
 
 def system_prompt(prompt: str | None) -> list[Message]:
-    """Gives the message of a system prompt, which is never in the loss; none for None."""
+    """Return the message of a system prompt, which is never in the loss; none for None."""
     return [] if prompt is None else [Message("system", prompt, masked=True)]
 
 
 def noted(sample: dict[str, Any], notes: set[Note]) -> dict[str, Any]:
-    """Adds the notes of a row to its sample, if there are any."""
+    """Add the notes of a row to its sample, if there are any."""
     return {**sample, "notes": notes} if notes else sample
 
 
 def texts(sample: Mapping[str, Any]) -> list[str]:
-    """Lists the texts of a sample: of its messages, or of both sides of a pair, or its `text`."""
+    """List the texts of a sample: of its messages, or of both sides of a pair, or its `text`."""
     messages = [message for name in ("messages", "chosen", "rejected") for message in sample.get(name, ())]
     return [message.text_content for message in messages] + ([sample["text"]] if "text" in sample else [])

@@ -71,11 +71,11 @@ class PairTokens:
         self.tokenizer = tokenizer
 
     def reads(self, field: str) -> bool:
-        """Tells whether the tokenizer's chat template reads a field of a message or a variable."""
+        """Return whether the tokenizer's chat template reads a field of a message or a variable."""
         return getattr(self.tokenizer, "reads", lambda field: False)(field)
 
     def surely_whole(self, sample: Mapping[str, Any]) -> bool:
-        """Tells without encoding them that neither will be cut and both have a label."""
+        """Tell without encoding them that neither will be cut and both have a label."""
         surely_whole = getattr(self.tokenizer, "surely_whole", lambda sample: False)
         return all(surely_whole({"messages": sample[side]}) for side in SIDES)
 
@@ -104,7 +104,7 @@ class PreferenceDataset(SFTDataset):
 def padded_collate_dpo(
     batch: Sequence[dict[str, list[int]]], padding_idx: int = 0, ignore_idx: int = CROSS_ENTROPY_IGNORE_IDX
 ) -> dict[str, Tensor]:
-    """Pads pairs on the right to the longest, all that are chosen first: `tokens`, `labels` [2b, s] int64."""
+    """Pad pairs on the right to the longest, all that are chosen first: `tokens`, `labels` [2b, s] int64."""
     samples = [
         {"tokens": sample[f"{side}_input_ids"], "labels": sample[f"{side}_labels"]}
         for side in SIDES

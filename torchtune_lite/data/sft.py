@@ -85,7 +85,7 @@ class SFTDataset:
         return self.part(index)
 
     def part(self, index: int, start: int = 0, stop: int | None = None) -> dict[str, list[int]]:
-        """Returns tokens and labels of a sample from `start` to `stop`; of one that is kept, at their cost alone."""
+        """Return tokens and labels of a sample from `start` to `stop`; of one that is kept, at their cost alone."""
         row, number = self._find(index)
         if not self.keeps_samples:
             sample = self._checked_now(row, number)
@@ -96,18 +96,18 @@ class SFTDataset:
         return {name: sample[name][start:stop].tolist() if sample else [] for name in self.names}
 
     def where(self, index: int) -> str:
-        """Says where the row of a sample stands, and which of its samples it is."""
+        """Say where the row of a sample stands, and which of its samples it is."""
         row, number = self._find(index)
         several = number or self._kept[index + 1 : index + 2] == self._kept[index : index + 1]
         return self.rows.where(row) + (f", sample {number + 1}" if several else "")
 
     def _find(self, index: int) -> tuple[int, int]:
-        """Returns the row of a sample, and its number among those of the row."""
+        """Return the row of a sample, and its number among those of the row."""
         row, alone = self._kept[index], isinstance(self._kept, range)
         return row, 0 if alone else index % len(self._kept) - bisect_left(self._kept, row)
 
     def _rows_of_samples(self, left_out: Container[int]) -> Sequence[int]:
-        """Lists the row of each sample."""
+        """List the row of each sample."""
         rows = range(len(self.rows))
         if self.keeps_samples:
             counts = {row: len(samples) for row, samples in self._samples.items() if len(samples) != 1}
@@ -118,14 +118,14 @@ class SFTDataset:
         return array("q", (row for row in rows for _ in range(counts.get(row, 1)))) if counts else rows
 
     def _count(self, row: int) -> int:
-        """Counts the samples of a row; 1 for a bad one, of which reading it will tell."""
+        """Count the samples of a row; 1 for a bad one, of which reading it will tell."""
         try:
             return len(self._expanded(row, self._prepared(row)))
         except DataError:
             return 1
 
     def _expanded(self, row: int, prepared: Mapping[str, Any], number: int | None = None) -> list[Mapping[str, Any]]:
-        """Returns the samples, not tokenised yet, that are made of a row that is prepared."""
+        """Return the samples, not tokenised yet, that are made of a row that is prepared."""
         expanded = getattr(self._tokenize, "expanded", None)
         try:
             return [prepared] if expanded is None else expanded(prepared, number)
@@ -144,7 +144,7 @@ class SFTDataset:
             raise DataError(f"{self.rows.where(row)}: {error}") from None
 
     def _make(self, row: int, prepared: Mapping[str, Any]) -> tuple[dict[str, array], bool]:
-        """Returns tokens and labels of a row that is prepared, and whether they are cut."""
+        """Return tokens and labels of a row that is prepared, and whether they are cut."""
         try:
             tokenized = self._tokenize(prepared)
         except DataError as error:  # of a template that wants other turns
@@ -152,7 +152,7 @@ class SFTDataset:
         return self._arrays(tokenized), tokenized.get("truncated", False)
 
     def _usable(self, row: int, prepared: Mapping[str, Any]) -> dict[str, array] | None:
-        """Returns tokens and labels of a row; None, with a note of the reason, where it is to be left out."""
+        """Return tokens and labels of a row; None, with a note of the reason, where it is to be left out."""
         sample, cut = self._make(row, prepared)
         if cut:
             self.long.add(row)
@@ -164,7 +164,7 @@ class SFTDataset:
         return sample
 
     def _checked_now(self, row: int, number: int) -> dict[str, array] | None:
-        """Does for one sample of a row what `_check` does for all."""
+        """Do for one sample of a row what `_check` does for all."""
         try:
             [prepared] = self._expanded(row, self._prepared(row), number)
             sample = self._usable(row, prepared)
@@ -179,7 +179,7 @@ class SFTDataset:
         return sample
 
     def _check(self) -> set[int]:
-        """Checks rows, each read once, and returns those to leave out; raises DataError for what is not allowed.
+        """Check rows, each read once, and return those to leave out; raise DataError for what is not allowed.
 
         What must be tokenised to know more waits until all rows are prepared, or until that is too much to keep.
         """
@@ -215,7 +215,7 @@ class SFTDataset:
         return left_out | set(self.bad)
 
     def _tokenize_all(self, prepared: Sequence[tuple[int, Mapping[str, Any]]]) -> set[int]:
-        """Tokenises rows that are prepared, keeps them where all are kept, and returns those to leave out."""
+        """Tokenise rows that are prepared, keep them where all are kept, and return those to leave out."""
         left_out = set()
         for row, each in prepared:
             try:
@@ -234,7 +234,7 @@ class SFTDataset:
             raise_problems(self._alike(self.bad))
 
     def _report(self, left: int) -> None:
-        """Says in one line what is trained on and what is not; raises DataError where nothing is."""
+        """Say in one line what is trained on and what is not; raise DataError where nothing is."""
         total = len(self.checked)
         said = self._said(lambda number: f"{number:,} ({number / total:.1%})")
         if not left:
@@ -253,13 +253,13 @@ class SFTDataset:
             log.warning(f"{self.rows.name}: {notes}")
 
     def report_read(self) -> None:
-        """Says of a large data set that was read how many rows were cut or left out."""
+        """Say of a large data set that was read how many rows were cut or left out."""
         if not self.keeps_samples:
             said = self._said("{:,}".format)
             (log.warning if said else log.info)(f"{self.rows.name}: read, {said or 'none cut or left out'}")
 
     def _said(self, count: Callable[[int], str]) -> str:
-        """Writes how many rows are cut or left out, and the first of each kind."""
+        """Write how many rows are cut or left out, and the first of each kind."""
         for row in self.bad:
             self._bad.add(row)
         done = "cut to" if self._on_long == "truncate" else "left out as longer than"
@@ -275,7 +275,7 @@ class SFTDataset:
         return (rows is self._bad and self.bad.get(row)) or self.rows.where(row)
 
     def _alike(self, problems: Mapping[int, str]) -> list[str]:
-        """Joins the problems that differ in their place alone."""
+        """Join the problems that differ in their place alone."""
         rows_by_problem: dict[str, list[int]] = {}
         for row, problem in problems.items():
             rows_by_problem.setdefault(problem.removeprefix(f"{self.rows.where(row)}: "), []).append(row)

@@ -85,7 +85,7 @@ GrammarErrorCorrectionTemplate = partial(
 
 
 def get_prompt_template(given: str | Mapping[str, Sequence[str]] | Template | None) -> Template | None:
-    """Makes a template from what a YAML can say: a dotted path, a mapping role → [prefix, suffix], or null for none."""
+    """Make a template from what a YAML can say: a dotted path, a mapping role → [prefix, suffix], or null for none."""
     if isinstance(given, str):
         try:
             return config.instantiate({"_component_": given})
@@ -95,7 +95,7 @@ def get_prompt_template(given: str | Mapping[str, Sequence[str]] | Template | No
 
 
 def written(messages: list[Message], template: Template | None) -> list[Message]:
-    """Applies a template; what a tool answered ends its line where the template puts nothing around it."""
+    """Apply a template; what a tool answered ends its line where the template puts nothing around it."""
     bare = [message.content for message in messages if message.role in TOOL_ROLES and message.content]
     return [
         _ending_its_line(message) if message.role in TOOL_ROLES and message.content in bare else message
@@ -104,7 +104,7 @@ def written(messages: list[Message], template: Template | None) -> list[Message]
 
 
 def find_glued(messages: Sequence[Message], written: Sequence[Message]) -> str | None:
-    """Gives the text around the first place where a question and what follows it stand side by side, as written."""
+    """Return the text around the first place where a question and what follows it stand side by side, as written."""
     own = {part["content"] for message in messages for part in message.content}
     for before, after in pairwise(message for message in written if message.content):
         end, start = before.content[-1]["content"], after.content[0]["content"]
@@ -115,7 +115,7 @@ def find_glued(messages: Sequence[Message], written: Sequence[Message]) -> str |
 
 
 def joined(messages: Sequence[Message], bos: str, eos: str, add_eos: bool) -> tuple[str, list[tuple[int, int]]]:
-    """Writes messages as one text, `bos` before each exchange, `eos` after each answer; and tells where the loss is.
+    """Write messages as one text, `bos` before each exchange, `eos` after each answer; and tells where the loss is.
 
     Without `add_eos` the last message stays open and ends with no space, with which the answer starts.
     """

@@ -36,7 +36,7 @@ class TextTokens:
             self.for_packs._cuts = False
 
     def surely_whole(self, sample: Mapping[str, str]) -> bool:
-        """Tells without encoding it that a text will not be cut and has a label; False where only encoding tells."""
+        """Tell without encoding it that a text will not be cut and has a label; False where only encoding tells."""
         bound = getattr(self.tokenizer, "most_tokens", None)
         if not self.add_eos and not sample["text"].strip():
             return False

@@ -19,7 +19,7 @@ def alpaca_dataset(
     train_on_input: bool = True,
     masking_strategy: MaskingStrategy | None = None,
 ) -> tuple[Callable, Callable]:
-    """Builds a data set with the Alpaca prompt around the columns `instruction`, `input` and `output`.
+    """Build a data set with the Alpaca prompt around the columns `instruction`, `input` and `output`.
 
     `column_map` gives the file's own column names. `train_on_input` leaves the prompt in the loss; `masking_strategy`,
     where given, decides instead. A prompt template of the tokenizer is put around the Alpaca prompt, as torchtune does,

@@ -22,7 +22,7 @@ from torchtune_lite.errors import ConfigError
 
 
 def builder(dataset: type = SFTDataset, source: Any = inspect.Parameter.empty) -> Callable[[Callable], Callable]:
-    """Makes a builder of a function that takes a tokenizer and what it alone needs, and gives `prepare` and `tokenize`.
+    """Make a builder of a function that takes a tokenizer and what it alone needs, and return `prepare` and `tokenize`.
 
     The builder takes the arguments of that function with `source` after the tokenizer, where `source` here is the
     default, and those of `samples`; it builds a `dataset`. `inspect.signature` shows them all, so that a config is
@@ -64,7 +64,7 @@ def samples(
     on_bad_sample: OnBadSample = "error",
     on_long_sample: OnLongSample = "truncate",
 ) -> Any:
-    """Builds a data set from the rows of a source.
+    """Build a data set from the rows of a source.
 
     `source`, `data_files`, `field`, `name`, `split` and `filter_fn` are those of `data.load_rows`, `on_bad_sample` and
     `on_long_sample` those of `data.SFTDataset`. `packed` fills micro-batches with samples, as `data.PackedDataset`

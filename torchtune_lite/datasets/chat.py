@@ -21,7 +21,7 @@ def chat_dataset(
     new_system_prompt: str | None = None,
     masking_strategy: MaskingStrategy | None = None,
 ) -> tuple[Callable, Callable]:
-    """Builds a data set from the conversations in one column; the assistant's turns are in the loss.
+    """Build a data set from the conversations in one column; the assistant's turns are in the loss.
 
     `conversation_style`: `openai` (role, content) or `sharegpt` (from, value). `train_on_input` puts every turn in the
     loss; `masking_strategy`, where given, decides instead. `new_system_prompt` replaces the conversations' own; None

@@ -39,11 +39,11 @@ class ConcatDataset:
         return self.datasets[number][i]
 
     def source(self, index: int) -> int:
-        """Returns the number of the data set that a sample is from."""
+        """Return the number of the data set that a sample is from."""
         return self._find(index)[0]
 
     def where(self, index: int) -> str:
-        """Says where the row of a sample stands."""
+        """Say where the row of a sample stands."""
         number, i = self._find(index)
         return self.datasets[number].where(i)
 
@@ -73,7 +73,7 @@ class MixedDataset(ConcatDataset):
         get_logger().info("an epoch's %s samples: %s", f"{len(self):,}", ", ".join(said))
 
     def order(self, seed: int, epoch: int, shuffle: bool) -> list[int]:
-        """Gives the samples of an epoch, those of each data set together."""
+        """Return the samples of an epoch, those of each data set together."""
         order = []
         for number, (count, dataset) in enumerate(zip(self.counts, self.datasets, strict=True)):
             first, size = self._ends[number] - len(dataset), len(dataset)
@@ -87,7 +87,7 @@ class MixedDataset(ConcatDataset):
 
 
 def concatenated(built: Any, weights: Sequence[float] | None = None) -> Any:
-    """Gives one data set for what a config's `dataset` builds: one as it is, a list joined, or mixed by `weights`.
+    """Return one data set for what a config's `dataset` builds: one as it is, a list joined, or mixed by `weights`.
 
     Those of the user's own are checked, as `OwnDataset` says; pairs and empty ones are a DataError.
     """
@@ -109,7 +109,7 @@ def concatenated(built: Any, weights: Sequence[float] | None = None) -> Any:
 
 
 def _checked(dataset: Any) -> Any:
-    """Gives a data set that makes samples: one of this library as it is, the user's own with checks."""
+    """Return a data set that makes samples: one of this library as it is, the user's own with checks."""
     if isinstance(dataset, PreferenceDataset):
         raise DataError(
             "dataset makes pairs of answers, which no recipe here trains on; train on the chosen ones by "
@@ -120,7 +120,7 @@ def _checked(dataset: Any) -> Any:
 
 
 def validation_sets(built: Any) -> dict[str, Any]:
-    """Gives by name what a config's `dataset_val` builds: none, one (its name is empty), a list or a mapping of them.
+    """Return by name what a config's `dataset_val` builds: none, one (its name is empty), a list or a mapping of them.
 
     Those of a list are named as in `ConcatDataset`.
     """
@@ -142,7 +142,7 @@ def validation_sets(built: Any) -> dict[str, Any]:
 
 
 def _names(datasets: Sequence[Any]) -> list[str]:
-    """Names each data set by its file, or by its class; those of the same name by their number too."""
+    """Name each data set by its file, or by its class; those of the same name by their number too."""
     whole = [getattr(dataset, "dataset", dataset) for dataset in datasets]  # of packed ones and the user's own
     names = [Path(each.rows.name).stem if hasattr(each, "rows") else type(each).__name__ for each in whole]
     times = Counter(names)

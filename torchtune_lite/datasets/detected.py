@@ -30,7 +30,7 @@ log = get_logger()
 def detected_dataset(
     tokenizer: Any, *, train_on_input: bool = False, new_system_prompt: str | None = None
 ) -> tuple[Callable, Callable]:
-    """Builds a data set from rows of the form that the columns of the first one show.
+    """Build a data set from rows of the form that the columns of the first one show.
 
     In this order: a conversation in `messages`, `conversations` or `conversation`, in OpenAI's form or ShareGPT's;
     `instruction` and `output`, with or without `input`; `prompt` and `completion` or `response`, `question` and
@@ -120,7 +120,7 @@ class AnyTokens:
         return known is not None and known(sample)
 
     def reads(self, field: str) -> bool:
-        """Tell whether the chat template reads a field."""
+        """Return whether the chat template reads a field."""
         return getattr(self.tokenizer, "reads", lambda field: False)(field)
 
 

@@ -24,11 +24,11 @@ DECODED_BEFORE = 16  # tokens that a run of text is decoded with, of which the l
 
 
 def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
-    """Tokenises the data sets of a recipe's settings; returns what JSON can hold, by key (or `dataset_val/NAME`).
+    """Tokenise the data sets of a recipe's settings; return what JSON can hold, by key (or `dataset_val/NAME`).
 
     Each has `rows`, `samples`, `tokens`, `label_tokens`, `lengths` (min, median, mean, max), `histogram` (first and
     last length, samples), `cut`, `without_label`, `bad` (None where the data set does not count them) and in `shown`
-    the first `num_samples`. Of a stream it is the first part. Data and tokenizer are read, no weights. Raises DataError
+    the first `num_samples`. Of a stream it is the first part. Data and tokenizer are read, no weights. Raise DataError
     as the run would.
     """
     if getattr(cfg, "dataset", None) is None:
@@ -54,7 +54,7 @@ def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
 
 
 def _checkpointer(cfg: Any) -> tuple[Any, str]:
-    """Opens the checkpoint, and says why it cannot be."""
+    """Open the checkpoint, and say why it cannot be."""
     try:
         return config.instantiate(getattr(cfg, "checkpointer", None)), ""
     except TuneError as error:
@@ -62,7 +62,7 @@ def _checkpointer(cfg: Any) -> tuple[Any, str]:
 
 
 def _apply_limits(cfg: Any, tokenizer: Any, checkpointer: Any) -> None:
-    """Limits the tokenizer to the model's positions as a recipe does, where the checkpoint tells them."""
+    """Limit the tokenizer to the model's positions as a recipe does, where the checkpoint tells them."""
     try:
         with torch.device("meta"):
             model = config.instantiate(cfg.model, defaults=getattr(checkpointer, "decoder_args", {}))
@@ -110,7 +110,7 @@ def _total(parts: Sequence[Any], name: str) -> int | None:
 
 
 def histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Counts lengths in at most `MOST_BARS` classes of one round width: (first, last, count), empty ones included."""
+    """Count lengths in at most `MOST_BARS` classes of one round width: (first, last, count), empty ones included."""
     width = next(
         w for n in range(32) for w in (2**n, 3 * 2**n // 2) if max(lengths) // w - min(lengths) // w < MOST_BARS
     )
@@ -128,7 +128,7 @@ def _show(dataset: Any, index: int, tokenizer: Any) -> dict[str, Any]:
 
 
 def pieces(sample: dict[str, list[int]], tokenizer: Any) -> Iterator[dict[str, Any]]:
-    """Spells a sample out: runs of `text` that are in the loss (`label`) or not, special tokens by their names."""
+    """Spell a sample out: runs of `text` that are in the loss (`label`) or not, special tokens by their names."""
     in_loss = [False] + [label != CROSS_ENTROPY_IGNORE_IDX for label in sample["labels"][:-1]]  # labels are shifted
     names = special_names(tokenizer)
     before: list[int] = []  # the last few ordinary tokens since a special one
@@ -150,7 +150,7 @@ def pieces(sample: dict[str, list[int]], tokenizer: Any) -> Iterator[dict[str, A
 
 
 def special_names(tokenizer: Any) -> dict[int, str]:
-    """Names the ids that stand for no text."""
+    """Name the ids that stand for no text."""
     named = {value: key for key, value in getattr(tokenizer, "special_tokens", {}).items()}
     ends = {getattr(tokenizer, "bos_id", None): "<bos>", getattr(tokenizer, "eos_id", None): "<eos>"}
     return {**ends, **named}

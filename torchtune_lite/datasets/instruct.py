@@ -17,7 +17,7 @@ def instruct_dataset(
     new_system_prompt: str | None = None,
     masking_strategy: MaskingStrategy | None = None,
 ) -> tuple[Callable, Callable]:
-    """Builds a data set from the columns `input` and `output`, or those that `column_map` names.
+    """Build a data set from the columns `input` and `output`, or those that `column_map` names.
 
     `train_on_input` puts the question in the loss too; `masking_strategy`, where given, decides instead.
     `new_system_prompt`: a system prompt for every sample; None for none. The other arguments are those of

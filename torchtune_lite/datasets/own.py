@@ -51,7 +51,7 @@ class OwnDataset:
         return {"tokens": tokens, "labels": labels}
 
     def where(self, index: int) -> str:
-        """Says where a sample stands, if the data set does."""
+        """Say where a sample stands, if the data set does."""
         return getattr(self.dataset, "where", "sample {}".format)(index)
 
     def _place(self, index: int) -> str:
@@ -72,7 +72,7 @@ class OwnDataset:
         return array.astype(int).tolist()
 
     def _check_first(self) -> None:
-        """Raises DataError where the first sample's labels are not shifted; warns of keys that are not read."""
+        """Raise DataError where the first sample's labels are not shifted; warns of keys that are not read."""
         tokens, labels = self[0].values()
         places = [i for i, label in enumerate(labels) if label != CROSS_ENTROPY_IGNORE_IDX]
         following = [*tokens[1:], None]
@@ -87,6 +87,6 @@ class OwnDataset:
 
 
 def _has(dataset: Any, method: str) -> bool:
-    """Tells whether a class has a method of its own; that of torch's `Dataset` only says that there is none."""
+    """Return whether a class has a method of its own; that of torch's `Dataset` only says that there is none."""
     found = getattr(type(dataset), method, None)
     return found is not None and found is not getattr(Dataset, method, None)

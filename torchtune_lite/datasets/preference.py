@@ -17,7 +17,7 @@ def preference_dataset(
     new_system_prompt: str | None = None,
     masking_strategy: MaskingStrategy | None = None,
 ) -> tuple[Callable, Callable]:
-    """Builds pairs from the columns `chosen` and `rejected`, conversations or answers to the column `prompt`.
+    """Build pairs from the columns `chosen` and `rejected`, conversations or answers to the column `prompt`.
 
     `column_map` gives the file's own names. `train_on_input` puts the prompt in the loss; `masking_strategy`, where
     given, decides instead. `new_system_prompt` replaces the conversations' own; None keeps it. The other arguments are

@@ -13,7 +13,7 @@ Transform = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 @builder()
 def sft_dataset(tokenizer: Any, *, message_transform: config.DottedPath | Transform) -> tuple[Callable, Callable]:
-    """Builds a data set by `message_transform`, which maps a row to `{"messages": list of data.Message}`.
+    """Build a data set by `message_transform`, which maps a row to `{"messages": list of data.Message}`.
 
     It is a function or class by its dotted path (`my_module.to_messages`), or a `_component_` with arguments. The
     assistant's messages are in the loss, unless a message's `masked` says otherwise. The other arguments are those of

@@ -12,7 +12,7 @@ from torchtune_lite.datasets.builder import builder
 def text_completion_dataset(
     tokenizer: Any, column: str = "text", add_eos: bool = True, *, split_across_pack: bool = True
 ) -> tuple[Callable, Callable]:
-    """Builds a data set from a column of text, without any template.
+    """Build a data set from a column of text, without any template.
 
     A text longer than the tokenizer's `max_seq_len` is cut, or with `packed` and `split_across_pack` becomes several
     samples, so that all of it is trained on. The other arguments are those of `builder.samples`.

@@ -1,4 +1,4 @@
-"""Builds any family's decoder from its sizes, plain or with adapters."""
+"""Build any family's decoder from its sizes, plain or with adapters."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ def plain_linear(name: str, in_dim: int, out_dim: int, bias: bool = False) -> nn
 
 
 def decoder(config: DecoderConfig) -> TransformerDecoder:
-    """Builds a decoder in which every parameter is trained."""
+    """Build a decoder in which every parameter is trained."""
     return TransformerDecoder(config, plain_linear)
 
 
@@ -45,7 +45,7 @@ def lora_decoder(
     fused_lora: bool = True,
     mlp_tile: int | None = None,
 ) -> TransformerDecoder:
-    """Builds a frozen decoder with trained adapters on the projections named.
+    """Build a frozen decoder with trained adapters on the projections named.
 
     `lora_attn_modules` are any of q_proj, k_proj, v_proj, output_proj; `apply_lora_to_mlp` adds w1, w2, w3 and
     `apply_lora_to_output` the output projection. `use_dora` trains magnitudes too.

@@ -54,12 +54,12 @@ class BucketedAdamW(torch.optim.AdamW):
             )
 
     def new_state(self, param: Tensor) -> dict[str, Tensor]:
-        """Makes the state of a parameter before its first step: `step`, on the CPU, and tensors of its shape."""
+        """Make the state of a parameter before its first step: `step`, on the CPU, and tensors of its shape."""
         return {"step": torch.tensor(0.0), "exp_avg": _zeros(param), "exp_avg_sq": _zeros(param)}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Updates every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         with torch.enable_grad():
             loss = closure() if closure is not None else None
         for group in self.param_groups:
@@ -77,15 +77,15 @@ class BucketedAdamW(torch.optim.AdamW):
         return loss
 
     def fetch(self, bucket: list[Piece]) -> Any:
-        """Starts to bring a bucket to where it is computed; what it returns is given to `finish`."""
+        """Start to bring a bucket to where it is computed; what it returns is given to `finish`."""
         return bucket
 
     def finish(self, group: dict[str, Any], fetched: Any) -> None:
-        """Computes a fetched bucket and puts it back."""
+        """Compute a fetched bucket and puts it back."""
         self.update(group, fetched)
 
     def update(self, group: dict[str, Any], bucket: list[Piece]) -> None:
-        """Computes a bucket that lies on one device."""
+        """Compute a bucket that lies on one device."""
         weights, *moments = zip(*(self.load(piece) for piece in bucket), strict=True)
         adamw(
             list(weights),
@@ -106,11 +106,11 @@ class BucketedAdamW(torch.optim.AdamW):
             self.keep(piece, *values)
 
     def load(self, piece: Piece) -> tuple[Tensor, Tensor, Tensor]:
-        """Gives weight, `exp_avg` and `exp_avg_sq` in float32, themselves or copies."""
+        """Return weight, `exp_avg` and `exp_avg_sq` in float32, themselves or copies."""
         return piece.weight, piece.state["exp_avg"], piece.state["exp_avg_sq"]
 
     def keep(self, piece: Piece, weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor) -> None:
-        """Writes back what `load` gave a copy of."""
+        """Write back what `load` gave a copy of."""
 
     def _buckets(self, params: list[Tensor]) -> Iterator[list[Piece]]:
         bucket, size = [], 0
@@ -139,17 +139,17 @@ class MasterAdamW(BucketedAdamW):
     """
 
     def new_state(self, param: Tensor) -> dict[str, Tensor]:
-        """Adds `remainder`, int16, to the moments of a bfloat16 parameter."""
+        """Add `remainder`, int16, to the moments of a bfloat16 parameter."""
         rest = {"remainder": _zeros(param, torch.int16)} if param.dtype == torch.bfloat16 else {}
         return super().new_state(param) | rest
 
     def load(self, piece: Piece) -> tuple[Tensor, Tensor, Tensor]:
-        """Joins a master weight."""
+        """Join a master weight."""
         weight, *moments = super().load(piece)
         return (join(weight, piece.state["remainder"]) if "remainder" in piece.state else weight), *moments
 
     def keep(self, piece: Piece, weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor) -> None:
-        """Splits a master weight."""
+        """Split a master weight."""
         if "remainder" in piece.state:
             for kept, half in zip((piece.weight, piece.state["remainder"]), split(weight), strict=True):
                 kept.copy_(half)
@@ -163,16 +163,16 @@ class StochasticAdamW(BucketedAdamW):
     """
 
     def new_state(self, param: Tensor) -> dict[str, Tensor]:
-        """Makes moments in the dtype of the parameter."""
+        """Make moments in the dtype of the parameter."""
         state = super().new_state(param)
         return {key: value if key == "step" else value.to(param.dtype) for key, value in state.items()}
 
     def load(self, piece: Piece) -> tuple[Tensor, Tensor, Tensor]:
-        """Casts all three."""
+        """Cast all three."""
         return tuple(values.float() for values in super().load(piece))
 
     def keep(self, piece: Piece, *values: Tensor) -> None:
-        """Rounds all three."""
+        """Round all three."""
         for kept, each in zip(super().load(piece), values, strict=True):
             if kept.dtype == torch.bfloat16:
                 kept.copy_(round_at_random(each))

@@ -17,27 +17,27 @@ class CPUOffloadAdamW(BucketedAdamW):
     """
 
     def new_state(self, param: Tensor) -> dict[str, Tensor]:
-        """Makes moments and `master`, the float32 weight, in host memory."""
+        """Make moments and `master`, the float32 weight, in host memory."""
         master = host_copy(param.detach().cpu(), torch.float32, param.device)
         return super().new_state(torch.empty_like(master)) | {"master": master}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Updates every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = super().step(closure)
         for device in {param.device for group in self.param_groups for param in group["params"]}:
             copy_stream(device).before_computing(copy_stream(device).mark())
         return loss
 
     def fetch(self, bucket: list[Piece]) -> Any:
-        """Starts to copy the gradients of a bucket to the host."""
+        """Start to copy the gradients of a bucket to the host."""
         stream = copy_stream(bucket[0].weight.device)
         with stream.copies(of_results=True):
             here = [piece._replace(grad=host_copy(piece.grad)) for piece in bucket]
         return here, stream.mark()
 
     def finish(self, group: dict[str, Any], fetched: Any) -> None:
-        """Computes a bucket, then starts to copy its weights back."""
+        """Compute a bucket, then starts to copy its weights back."""
         bucket, mark = fetched
         stream = copy_stream(bucket[0].weight.device)
         stream.wait(mark)
@@ -48,5 +48,5 @@ class CPUOffloadAdamW(BucketedAdamW):
                 piece.weight.copy_(weight, non_blocking=True)
 
     def load(self, piece: Piece) -> tuple[Tensor, Tensor, Tensor]:
-        """Takes the master for the weight."""
+        """Take the master for the weight."""
         return piece.state["master"], piece.state["exp_avg"], piece.state["exp_avg_sq"]

@@ -37,7 +37,7 @@ class StepInBackward:
 
     @contextmanager
     def _alone(self, index: int, param: Tensor) -> Iterator[None]:
-        """Lets the optimizer see one parameter only, the others may hold gradients that are not whole."""
+        """Let the optimizer see one parameter only, the others may hold gradients that are not whole."""
         groups = self.optimizer.param_groups
         everyone = [group["params"] for group in groups]
         try:
@@ -49,7 +49,7 @@ class StepInBackward:
                 group["params"] = params
 
     def take_norm(self) -> Tensor:
-        """Returns the norm of all gradients since the last time, before they were clipped: 0 without any."""
+        """Return the norm of all gradients since the last time, before they were clipped: 0 without any."""
         order = [param for group in self.optimizer.param_groups for param in group["params"]]
         norms = [self._norms[param] for param in order if param in self._norms]
         self._norms = {}

@@ -18,13 +18,13 @@ class PagedAdamW(MasterAdamW):
     """
 
     def new_state(self, param: Tensor) -> dict[str, Tensor]:
-        """Makes the state of a parameter in host memory."""
+        """Make the state of a parameter in host memory."""
         like = super().new_state(torch.empty_like(param, device="cpu"))
         return {key: value if key == "step" else host_copy(value, device=param.device) for key, value in like.items()}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Updates every parameter that has a gradient; the state is whole when it returns."""
+        """Update every parameter that has a gradient; the state is whole when it returns."""
         loss = super().step(closure)
         for device in {param.device for group in self.param_groups for param in group["params"]}:
             stream = copy_stream(device)
@@ -32,7 +32,7 @@ class PagedAdamW(MasterAdamW):
         return loss
 
     def fetch(self, bucket: list[Piece]) -> Any:
-        """Starts to copy the state of a bucket to the device of its weights."""
+        """Start to copy the state of a bucket to the device of its weights."""
         device = bucket[0].weight.device
         with copy_stream(device).copies():
             states = [
@@ -42,7 +42,7 @@ class PagedAdamW(MasterAdamW):
         return bucket, states, copy_stream(device).mark()
 
     def finish(self, group: dict[str, Any], fetched: Any) -> None:
-        """Computes a bucket, then starts to copy its state back."""
+        """Compute a bucket, then starts to copy its state back."""
         bucket, states, mark = fetched
         stream = copy_stream(bucket[0].weight.device)
         stream.before_computing(mark)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def split(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Gives the nearest bfloat16 of float32 `values`, and as int16 what `join` needs to restore them to the bit.
+    """Return the nearest bfloat16 of float32 `values`, and as int16 what `join` needs to restore them to the bit.
 
     A tie is rounded away from zero: to even, the rest of a tie would not fit into 16 bits.
     """
@@ -18,13 +18,13 @@ def split(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def join(rounded: Tensor, remainder: Tensor) -> Tensor:
-    """Restores the float32 values that `split` made `rounded` and `remainder` of."""
+    """Restore the float32 values that `split` made `rounded` and `remainder` of."""
     bits = rounded.view(torch.int16).to(torch.int32)
     return bits.bitwise_left_shift_(16).add_(remainder).view(torch.float32)
 
 
 def round_at_random(values: Tensor) -> Tensor:
-    """Rounds float32 `values` up or down to bfloat16, each with the chance that makes the mean right.
+    """Round float32 `values` up or down to bfloat16, each with the chance that makes the mean right.
 
     Draws from the device's default generator, whose state a checkpoint keeps.
     """

@@ -21,7 +21,7 @@ def get_cosine_schedule_with_warmup(
     num_cycles: float = 0.5,
     last_epoch: int = -1,
 ) -> LambdaLR:
-    """Follows a cosine down to 0; `num_cycles` counts its waves (0.5: from 1 to 0 once)."""
+    """Follow a cosine down to 0; `num_cycles` counts its waves (0.5: from 1 to 0 once)."""
 
     def factor(done: int, left: int) -> float:
         return max(0.0, 0.5 * (1.0 + math.cos(2.0 * math.pi * num_cycles * done / (done + left))))
@@ -32,7 +32,7 @@ def get_cosine_schedule_with_warmup(
 def get_linear_schedule_with_warmup(
     optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int, last_epoch: int = -1
 ) -> LambdaLR:
-    """Falls in a straight line to 0."""
+    """Fall in a straight line to 0."""
 
     def factor(done: int, left: int) -> float:
         return left / (done + left)
@@ -43,7 +43,7 @@ def get_linear_schedule_with_warmup(
 def get_constant_schedule_with_warmup(
     optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int | None = None, last_epoch: int = -1
 ) -> LambdaLR:
-    """Stays at the optimizer's rate; `num_training_steps` None is a run of unknown length."""
+    """Stay at the optimizer's rate; `num_training_steps` None is a run of unknown length."""
     num_training_steps = num_warmup_steps if num_training_steps is None else num_training_steps
     return _with_warmup(optimizer, num_warmup_steps, num_training_steps, lambda done, left: 1.0, last_epoch)
 
@@ -56,7 +56,7 @@ def get_wsd_schedule(
     min_lr_ratio: float = 0.0,
     last_epoch: int = -1,
 ) -> LambdaLR:
-    """Warms up, stays stable, then falls in a straight line to `min_lr_ratio` over the last `num_decay_steps`.
+    """Warm up, stays stable, then falls in a straight line to `min_lr_ratio` over the last `num_decay_steps`.
 
     Source: the warmup-stable-decay schedule of MiniCPM (arXiv 2404.06395, section 4), with the linear decay of
     arXiv 2405.18392 in place of its exponential one.
@@ -81,7 +81,7 @@ def _with_warmup(
     factor: Callable[[int, int], float],
     last_epoch: int,
 ) -> LambdaLR:
-    """Lets the linear warm-up precede `factor`, a function of the steps done since it and the steps left."""
+    """Let the linear warm-up precede `factor`, a function of the steps done since it and the steps left."""
     if num_warmup_steps < 0:
         raise ConfigError(f"lr_scheduler.num_warmup_steps: {num_warmup_steps} is less than 0, which is no warm-up")
     if num_warmup_steps > num_training_steps:

@@ -14,7 +14,7 @@ class CopyStream:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def copies(self, *, of_results: bool = False) -> AbstractContextManager:
-        """Enters the stream; copies `of_results` wait for what the device has been told to compute so far."""
+        """Enter the stream; copies `of_results` wait for what the device has been told to compute so far."""
         if self._stream is None:
             return nullcontext()
         if of_results:
@@ -22,28 +22,28 @@ class CopyStream:
         return torch.cuda.stream(self._stream)
 
     def mark(self) -> "torch.cuda.Event | None":
-        """Marks the copies so far, to be waited for."""
+        """Mark the copies so far, to be waited for."""
         return None if self._stream is None else self._stream.record_event()
 
     def before_computing(self, mark: "torch.cuda.Event | None") -> None:
-        """Lets what the device is told to compute from here on wait for the copies up to `mark`."""
+        """Let what the device is told to compute from here on wait for the copies up to `mark`."""
         if mark is not None:
             torch.cuda.current_stream(self._stream.device).wait_event(mark)
 
     def wait(self, mark: "torch.cuda.Event | None") -> None:
-        """Lets the host wait for the copies up to `mark`."""
+        """Let the host wait for the copies up to `mark`."""
         if mark is not None:
             mark.synchronize()
 
 
 @functools.cache
 def copy_stream(device: torch.device) -> CopyStream:
-    """Gives the one stream of a device."""
+    """Return the one stream of a device."""
     return CopyStream(device)
 
 
 def host_copy(values: Tensor, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
-    """Copies `values` to host memory, page-locked where `device` (None: theirs) is CUDA's, so that nothing waits."""
+    """Copy `values` to host memory, page-locked where `device` (None: theirs) is CUDA's, so that nothing waits."""
     pinned = (device or values.device).type == "cuda"
     host = torch.empty(values.shape, dtype=dtype or values.dtype, device="cpu", pin_memory=pinned)
     return host.copy_(values, non_blocking=True)

@@ -33,7 +33,7 @@ def _torchao() -> ModuleType:
 
 
 def fits_nf4(in_dim: int, out_dim: int) -> bool:
-    """Tell whether a weight of this shape fills whole blocks of scales: `in_dim · out_dim` divisible by 16,384."""
+    """Return whether a weight of this shape fills whole blocks of scales: `in_dim · out_dim` divisible by 16,384."""
     return in_dim * out_dim % (BLOCK * SCALER_BLOCK) == 0
 
 
@@ -51,7 +51,7 @@ def quantize(weight: Tensor) -> Tensor:
 
 
 def is_quantized(tensor: Tensor) -> bool:
-    """Tell whether `tensor` is stored as NF4."""
+    """Return whether `tensor` is stored as NF4."""
     return hasattr(tensor, "quantized_data")
 
 

@@ -33,7 +33,7 @@ class Save(threading.Thread):
         self.error: Exception | None = SaveError(f"{folder} was not saved: the save was interrupted")
 
     def run(self) -> None:
-        """Writes the checkpoint; called in place of `start`, in the caller's thread."""
+        """Write the checkpoint; called in place of `start`, in the caller's thread."""
         try:
             self._write()
             self.error = None
@@ -68,7 +68,7 @@ class Checkpoints:
         self._best = self._read_best() if resumed_from else {}
 
     def at(self, step: int) -> Path | None:
-        """Returns the checkpoint of this step, if it is the newest one; waits for the one being written."""
+        """Return the checkpoint of this step, if it is the newest one; waits for the one being written."""
         self.poll(wait=True)
         return self._newest if step == self._newest_step else None
 
@@ -82,7 +82,7 @@ class Checkpoints:
         *,
         final: bool = False,
     ) -> None:
-        """Lets `write(folder, model=…, state=…, verify=…)` publish the folder `name`, unless a stop already has.
+        """Let `write(folder, model=…, state=…, verify=…)` publish the folder `name`, unless a stop already has.
 
         A SaveError is logged and the run goes on to the next save; it is raised at the second in a row, and when this
         is the `final` save of the run.
@@ -102,7 +102,7 @@ class Checkpoints:
             self.poll(final=final)
 
     def poll(self, *, wait: bool = False, final: bool = False) -> None:
-        """Takes note of a save that has ended, as `save` says; `wait` waits for its end."""
+        """Take note of a save that has ended, as `save` says; `wait` waits for its end."""
         save = self._pending
         if save is not None and wait and save.is_alive():
             save.join()
@@ -123,7 +123,7 @@ class Checkpoints:
             log.error("%s; training goes on, and the next save is tried", error)
 
     def close(self) -> None:
-        """Waits for a save in the background, unless the user has interrupted; what went wrong is only logged."""
+        """Wait for a save in the background, unless the user has interrupted; what went wrong is only logged."""
         if isinstance(sys.exc_info()[1], KeyboardInterrupt):
             return
         try:
@@ -147,7 +147,7 @@ class Checkpoints:
         self._best = best
 
     def _read_best(self) -> dict[str, Any]:
-        """Reads which checkpoint was the best before the run was resumed; an empty dict if there is none now."""
+        """Read which checkpoint was the best before the run was resumed; an empty dict if there is none now."""
         try:
             best = json.loads((self.output_dir / BEST).read_text(encoding="utf-8"))
             return best if math.isfinite(best["val_loss"]) and (self.output_dir / best["checkpoint"]).is_dir() else {}

@@ -16,7 +16,7 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def compile_layers(model: nn.Module, device: torch.device) -> None:
-    """Has torch.compile compile each layer when it first runs: one graph serves all layers and all lengths.
+    """Let torch.compile compile each layer when it first runs: one graph serves all layers and all lengths.
 
     Sizes are symbols from the first graph on, or each that changes later would cost another. Where packed sequences
     have no kernel of their own, on a CPU and on older GPUs, attention over them is left out, and a layer is several

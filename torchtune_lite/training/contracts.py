@@ -17,7 +17,7 @@ class Loss(Protocol):
     """The loss of a batch, summed over its label tokens: the recipe divides by those of the whole step."""
 
     def __call__(self, output: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Returns a scalar; `output` projects the hidden states `[b, s, d]` to logits, `labels [b, s]` has -100."""
+        """Return a scalar; `output` projects the hidden states `[b, s, d]` to logits, `labels [b, s]` has -100."""
 
 
 class Tokenizer(Protocol):
@@ -28,10 +28,10 @@ class Tokenizer(Protocol):
     max_seq_len: int | None
 
     def __call__(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns `tokens` and `mask` (True: no loss) of a sample with `messages`."""
+        """Return `tokens` and `mask` (True: no loss) of a sample with `messages`."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Returns the text of token ids."""
+        """Return the text of token ids."""
 
 
 class Optimizer(Protocol):
@@ -40,32 +40,32 @@ class Optimizer(Protocol):
     param_groups: list[dict[str, Any]]
 
     def step(self) -> Any:
-        """Updates the parameters."""
+        """Update the parameters."""
 
     def zero_grad(self, set_to_none: bool) -> None:
-        """Drops the gradients."""
+        """Drop the gradients."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a resumed run needs."""
+        """Return what a resumed run needs."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes that."""
+        """Take that."""
 
 
 class Schedule(Protocol):
     """A learning-rate schedule of torch's form, stepped once per optimizer step."""
 
     def step(self) -> None:
-        """Sets the rate of the next step."""
+        """Set the rate of the next step."""
 
     def get_last_lr(self) -> list[float]:
-        """Returns the rate of each group of parameters."""
+        """Return the rate of each group of parameters."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a resumed run needs."""
+        """Return what a resumed run needs."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes that."""
+        """Take that."""
 
 
 class Model(Protocol):
@@ -82,7 +82,7 @@ class AdaptedModel(Model):
 
     @staticmethod
     def problem(model: nn.Module) -> str:
-        """Says that there is no adapter."""
+        """Say that there is no adapter."""
         if adapter_modules(model):
             return ""
         return (
@@ -96,7 +96,7 @@ class WholeModel(Model):
 
     @staticmethod
     def problem(model: nn.Module) -> str:
-        """Says that there are adapters."""
+        """Say that there are adapters."""
         if not adapter_modules(model):
             return ""
         return (
@@ -106,7 +106,7 @@ class WholeModel(Model):
 
 
 def checked_loss(loss: Any, loss_fn: Callable[..., Any]) -> Tensor:
-    """Returns what a `Loss` returned; ConfigError for anything but a scalar, which in training has a gradient."""
+    """Return what a `Loss` returned; ConfigError for anything but a scalar, which in training has a gradient."""
     problem = ""
     if not isinstance(loss, Tensor):
         problem = f"returned {type(loss).__name__}"

@@ -21,7 +21,7 @@ log = get_logger()
 
 
 def choose_dtype(dtype: str, device: torch.device) -> str:
-    """Returns the dtype to compute in: the one given, or for `auto` bf16 where `device` has it natively, else fp32.
+    """Return the dtype to compute in: the one given, or for `auto` bf16 where `device` has it natively, else fp32.
 
     Logs what `auto` chose. Warns of 16 bits that a CPU only emulates, with how much slower they are, which it measures.
     """
@@ -41,7 +41,7 @@ def choose_dtype(dtype: str, device: torch.device) -> str:
 
 
 def slowdown(dtype: torch.dtype) -> float:
-    """Measures how many times as long as in float32 a product and its gradient take on the CPU."""
+    """Measure how many times as long as in float32 a product and its gradient take on the CPU."""
 
     def seconds(dtype: torch.dtype) -> float:
         x, weight = torch.ones(128, 512, dtype=dtype, requires_grad=True), torch.ones(512, 512, dtype=dtype)
@@ -54,7 +54,7 @@ def slowdown(dtype: torch.dtype) -> float:
 
 
 def get_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Returns the torch dtype called `fp32`, `bf16` or `fp16`; a ConfigError where `device` cannot compute in it."""
+    """Return the torch dtype called `fp32`, `bf16` or `fp16`; a ConfigError where `device` cannot compute in it."""
     if dtype not in DTYPES:
         raise ConfigError(f"dtype: {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
     if dtype == "bf16" and device.type != "cpu" and not _has_bf16(device):
@@ -65,7 +65,7 @@ def get_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def get_precision(
     dtype: str, device: torch.device, *, mixed: bool = False
 ) -> tuple[torch.dtype, torch.autocast | nullcontext]:
-    """Returns the dtype of the weights, and a context to compute in, which does nothing unless `mixed`.
+    """Return the dtype of the weights, and a context to compute in, which does nothing unless `mixed`.
 
     `mixed` keeps weights in float32 and computes in `dtype` what may lose precision; ConfigError if that is `fp32` too.
     """
@@ -81,7 +81,7 @@ def get_precision(
 
 
 def _has_bf16(device: torch.device) -> bool:
-    """Tells whether a device computes in bfloat16 itself; a CPU that does not emulates it."""
+    """Return whether a device computes in bfloat16 itself; a CPU that does not emulates it."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -91,7 +91,7 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def set_seed(seed: int | None = None) -> int:
-    """Seeds Python, NumPy and torch (every device) and returns the seed; None draws one, and logs it."""
+    """Seed Python, NumPy and torch (every device) and returns the seed; None draws one, and logs it."""
     if seed is None:
         seed = secrets.randbelow(2**32)
         log.info("seed: %d (drawn)", seed)

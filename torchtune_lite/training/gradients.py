@@ -54,13 +54,13 @@ class Gradients:
         self.in_backward = StepInBackward(optimizer, clip_grad_norm) if in_backward else None
 
     def start(self, window: Sequence[Batch]) -> int:
-        """Begins the step of these micro-batches; returns the label tokens that its loss is divided by."""
+        """Begin the step of these micro-batches; return the label tokens that its loss is divided by."""
         num_tokens = num_label_tokens(window)
         self._left, self._loss, self._may_step = len(window), 0.0, num_tokens > 0
         return num_tokens
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of a micro-batch; `in_backward`, that of the last one updates the weights.
+        """Add the gradient of a micro-batch; `in_backward`, that of the last one updates the weights.
 
         Not if the loss of the step is not finite: then that pass is left out. The host waits to learn it.
         """
@@ -79,9 +79,9 @@ class Gradients:
             self.in_backward.armed = False
 
     def clip(self, loss: Tensor) -> tuple[float, float]:
-        """Clips the step's gradients, if they still exist; returns its `loss` and their norm, both read at once.
+        """Clip the step's gradients, if they still exist; return its `loss` and their norm, both read at once.
 
-        Here the host waits for the device, and without `in_backward` nowhere else in a step. Raises NonFiniteError for
+        Here the host waits for the device, and without `in_backward` nowhere else in a step. Raise NonFiniteError for
         a norm that shows only after weights were updated in the backward pass.
         """
         if self.in_backward is not None:
@@ -103,7 +103,7 @@ class Gradients:
 
 
 def _next_scale(scaler: dict[str, Any], *, fits: bool) -> dict[str, Any]:
-    """Gives the scale of the next step after one whose gradients fit or overflowed."""
+    """Return the scale of the next step after one whose gradients fit or overflowed."""
     scale, fitting = scaler["scale"], scaler["_growth_tracker"] + 1
     if not fits:
         scale, fitting = scale / 2, 0

@@ -60,12 +60,12 @@ class Profiler:
         self._profiler.start()
 
     def step(self) -> None:
-        """Marks the end of an optimizer step."""
+        """Mark the end of an optimizer step."""
         if self._profiler is not None:
             self._profiler.step()
 
     def stop(self) -> None:
-        """Ends the recording; a cycle that is not over is written as far as it has come."""
+        """End the recording; a cycle that is not over is written as far as it has come."""
         if self._profiler is None:
             return
         self._profiler.stop()

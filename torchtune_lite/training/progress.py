@@ -37,7 +37,7 @@ class Progress:
     scaler: dict[str, Any] | None = None  # the state of fp16's loss scale; None: no scale
 
     def validated(self, val_loss: float, counts: bool = True) -> None:
-        """Notes the validation of this step; one that is nan is no improvement.
+        """Note the validation of this step; one that is nan is no improvement.
 
         One that does not count, since it was made for a save alone, brings patience no nearer to its end.
         """
@@ -48,17 +48,17 @@ class Progress:
             self.validations_since_best += counts
 
     def log_end(self, first_step: int, patience: int | None) -> None:
-        """Logs that training ends before its last step; `first_step` is where it began."""
+        """Log that training ends before its last step; `first_step` is where it began."""
         if self.global_step > first_step and self.is_out_of_patience(patience):
             best = "none" if self.best_val_loss is None else f"{self.best_val_loss:.4f}"
             log.info("early stop after step %d; best val_loss %s", self.global_step, best)
 
     def is_out_of_patience(self, patience: int | None) -> bool:
-        """Tells whether the last `patience` validations brought no better loss; None waits forever."""
+        """Return whether the last `patience` validations brought no better loss; None waits forever."""
         return patience is not None and self.validations_since_best >= patience
 
 
 def check_patience(patience: int | None, dataset_val: Any) -> None:
-    """Raises ConfigError where there is no validation whose results `patience` could count."""
+    """Raise ConfigError where there is no validation whose results `patience` could count."""
     if patience is not None and dataset_val is None:
         raise ConfigError("patience: counts validations; give dataset_val too, or set patience: null")

@@ -202,7 +202,7 @@ class Run:
         return self.grads.clip(self.loss)
 
     def may_step(self, loss: float, grad_norm: float) -> bool:
-        """Tell whether the weights may change: not by a step without labels, nor where a number is not finite.
+        """Return whether the weights may change: not by a step without labels, nor where a number is not finite.
 
         Then `on_nonfinite` says whether the step is skipped or the run stops.
         """
@@ -231,11 +231,11 @@ class Run:
         return (self.progress.global_step - 1) // self.data.steps_per_epoch
 
     def is_due(self, *every_n_steps: int | None) -> bool:
-        """Tell whether it is this step's turn for what comes every n steps, any of these; None: at an epoch's end."""
+        """Return whether it is this step's turn for what comes every n steps, any of these; None: at an epoch's end."""
         return any(self.progress.global_step % (n or self.data.steps_per_epoch) == 0 for n in every_n_steps)
 
     def is_done(self) -> bool:
-        """Tell whether the run ends here: all steps taken, or `patience` at its end."""
+        """Return whether the run ends here: all steps taken, or `patience` at its end."""
         return self.progress.global_step >= self.total_steps or self.progress.is_out_of_patience(self.cfg.patience)
 
     def _log_step(self, **values: Any) -> None:

@@ -20,7 +20,7 @@ class StopRequested(Exception):  # noqa: N818 (no error)
         self.signum = signum
 
     def stopped(self, step: int, saved: Path | None) -> Stopped:
-        """Makes the end of the run, once it is `saved` (None: there is nothing to save)."""
+        """Make the end of the run, once it is `saved` (None: there is nothing to save)."""
         name = signal.Signals(self.signum).name
         how = f"after step {step}; saved {saved}; continue with resume_from_checkpoint=True"
         return Stopped(f"stopped by {name} {how if saved else 'before the first step; nothing to save'}", self.signum)
@@ -40,12 +40,12 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def poll(self) -> None:
-        """Raises StopRequested when a signal has asked to stop."""
+        """Raise StopRequested when a signal has asked to stop."""
         if self._stop is not None:
             raise StopRequested(self._stop)
 
     def take_save(self) -> bool:
-        """Tells whether a signal has asked to save since the last call."""
+        """Return whether a signal has asked to save since the last call."""
         asked, self._save = self._save, False
         return asked
 

@@ -13,7 +13,7 @@ MAX_SKIPPED_IN_A_ROW = 3
 
 
 def may_step(progress: Progress, on_nonfinite: str, rows: Callable[[], str], **values: SupportsFloat) -> bool:
-    """Tells whether the optimizer may take the step after `progress.global_step`: all of its `values` are finite.
+    """Return whether the optimizer may take the step after `progress.global_step`: all of its `values` are finite.
 
     If not, `on_nonfinite` decides, before a weight is touched: "stop" raises NonFiniteError with the values and the
     step's `rows`; "skip" warns, counts in `progress` and returns False, and is "stop" at the third in a row. Gradients

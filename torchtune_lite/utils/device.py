@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def get_device(device: str = "auto") -> torch.device:
-    """Returns the device `cpu`, `cuda`, `cuda:N` or `mps`; `auto` takes a GPU or else the CPU, and logs which.
+    """Return the device `cpu`, `cuda`, `cuda:N` or `mps`; `auto` takes a GPU or else the CPU, and logs which.
 
     A device that this machine lacks is a ConfigError, never a silent run on the CPU.
     """
@@ -41,7 +41,7 @@ def get_device(device: str = "auto") -> torch.device:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Returns a copy on `device` of a tensor in host memory, itself on a CPU; on a GPU the host does not wait for it.
+    """Return a copy on `device` of a tensor in host memory, itself on a CPU; on a GPU the host does not wait for it.
 
     From page-locked memory: a copy from other memory waits for all that the GPU has been told to compute.
     """

@@ -66,7 +66,7 @@ class _FileHandler(logging.FileHandler):
 
 
 def get_logger(level: str | None = None) -> logging.Logger:
-    """Returns the package's logger; `level` sets how much it says from here on (None: unchanged, at first INFO).
+    """Return the package's logger; `level` sets how much it says from here on (None: unchanged, at first INFO).
 
     It does not pass messages on to the root logger: a library that configures that one would print them twice.
     """
@@ -99,7 +99,7 @@ class LogFile:
             get_logger().addHandler(self._handler)
 
     def close(self) -> None:
-        """Ends the copy; a second call does nothing."""
+        """End the copy; a second call does nothing."""
         if self._handler is not None:
             get_logger().removeHandler(self._handler)
             self._handler.close()

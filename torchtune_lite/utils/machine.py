@@ -20,7 +20,7 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, where a container lim
 
 
 def describe_machine() -> dict[str, dict[str, Any]]:
-    """Returns what JSON can hold, in sections; what cannot be found out says why, and nothing raises."""
+    """Return what JSON can hold, in sections; what cannot be found out says why, and nothing raises."""
     required, optional = _requirements()
     return {
         "versions": {"torchtune_lite": __version__, "python": platform.python_version()}
@@ -50,7 +50,7 @@ def _version(name: str) -> str | None:
 
 
 def _requirements() -> tuple[list[str], list[tuple[str, str]]]:
-    """Returns the required packages, and the optional ones with their extra, as the installed package declares them."""
+    """Return the required packages, and the optional ones with their extra, as the installed package declares them."""
     try:
         lines = metadata.requires("torchtune_lite") or []
     except metadata.PackageNotFoundError:
@@ -66,7 +66,7 @@ def _requirements() -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def _devices() -> dict[str, Any]:
-    """Describes the CPU and each GPU; memory in GiB."""
+    """Describe the CPU and each GPU; memory in GiB."""
     import torch
 
     devices = {
@@ -94,7 +94,7 @@ def _devices() -> dict[str, Any]:
 
 
 def cpu_has_bf16() -> bool:
-    """Tells whether this CPU has instructions for products in bfloat16, and this torch the library that uses them."""
+    """Return whether this CPU has instructions for products in bfloat16, and this torch the library that uses them."""
     import torch
 
     if hasattr(torch.cpu, "get_capabilities"):
@@ -112,7 +112,7 @@ def _cpu_name() -> str:
 
 
 def _memory() -> int | None:
-    """Returns the bytes of memory that this process may use at most."""
+    """Return the bytes of memory that this process may use at most."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
@@ -128,7 +128,7 @@ def _gib(size: int | None) -> float | None:
 
 
 def _nf4() -> dict[str, str]:
-    """Says what will decode NF4 weights on a CPU and on a GPU."""
+    """Say what will decode NF4 weights on a CPU and on a GPU."""
     compiler = shutil.which(shlex.split(os.environ.get("CXX") or "c++")[0])
     cpu = f"loops compiled with {compiler}" if compiler else "torch's operators, slower: no C++ compiler (install g++)"
     if os.environ.get("TORCHTUNE_LITE_NATIVE") == "0":

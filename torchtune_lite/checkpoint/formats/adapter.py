@@ -174,7 +174,7 @@ def _by_live_name(weights: Mapping[str, Weight], layout: HFLayout) -> dict[str, 
 
 
 def _by_saved_name(weights: Mapping[str, Weight], file: Path) -> dict[str, Weight]:
-    """Gives the weights by the names that `save_pretrained` writes: those of a state dict name the adapter, too."""
+    """Return the weights by the names that `save_pretrained` writes: those of a state dict name the adapter, too."""
     found: dict[str, Weight] = {}
     for given, weight in weights.items():
         name = re.sub(r"\.(lora_[AB]|lora_magnitude_vector)\.default\b", r".\1", given)
@@ -193,7 +193,7 @@ def _base_weights(weights: Mapping[str, Weight], model: nn.Module, layout: HFLay
 
 
 def _is_same(param: Tensor, weight: Weight) -> bool:
-    """Tells whether a weight is that of the base, to the precision of either; NF4 if it gives the same codes."""
+    """Return whether a weight is that of the base, to the precision of either; NF4 if it gives the same codes."""
     if weight.shape != tuple(param.shape) or weight.dtype not in FLOATS:
         return False
     value, live = weight.read(), dequantize(param.detach())

@@ -146,7 +146,7 @@ def config_misfits(config: Mapping[str, Any], model: nn.Module, layout: HFLayout
 
 
 def _unsupported(config: Mapping[str, Any]) -> list[str]:
-    """Names the fields whose values change what PEFT computes, and are not served, and says what to do."""
+    """Name the fields whose values change what PEFT computes, and are not served, and say what to do."""
     changing = {
         key: reprlib.repr(value)
         for key, value in config.items()
@@ -161,7 +161,7 @@ def _unsupported(config: Mapping[str, Any]) -> list[str]:
 
 
 def _malformed(config: Mapping[str, Any]) -> list[str]:
-    """Names the fields whose values are not of their type."""
+    """Name the fields whose values are not of their type."""
     rank, number, switch = "a whole number above 0", "a number", "true or false"
     kinds = {"r": (rank, _is_rank), "lora_alpha": (number, _is_number)}
     kinds |= dict.fromkeys(("use_rslora", "use_dora"), (switch, _is_switch))
@@ -204,10 +204,10 @@ def _is_expression(text: str) -> bool:
 
 
 def _of_module(pattern: dict[str, Any] | None, path: str, default: Any) -> Any:
-    """Looks `path` up in PEFT's `rank_pattern` or `alpha_pattern`: the first key that names it."""
+    """Look `path` up in PEFT's `rank_pattern` or `alpha_pattern`: the first key that names it."""
     return next((value for key, value in (pattern or {}).items() if re.match(_named_by(key), path)), default)
 
 
 def _named_by(key: str) -> str:
-    """Gives the expression that PEFT makes of a key: one for the end of a name, or with ^ for all of it."""
+    """Return the expression that PEFT makes of a key: one for the end of a name, or with ^ for all of it."""
     return rf"(.*\.)?({key})$"

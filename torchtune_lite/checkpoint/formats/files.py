@@ -21,7 +21,7 @@ EDGE, SAMPLE, NUM_SAMPLES = 1 << 20, 4096, 64
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON file whose top is an object; CheckpointError where it is missing or something else."""
+    """Read a JSON file whose top is an object; CheckpointError where it is missing or something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -36,13 +36,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a readable JSON file, which must not exist."""
+    """Write a readable JSON file, which must not exist."""
     with disk.create(path) as file:
         file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def listed_files(folder: Path, names: Sequence[str] | Mapping[str, str]) -> list[Path]:
-    """Gives the files that `checkpoint_files` names: a list, or torchtune's `{filename_format, max_filename}`.
+    """Return the files that `checkpoint_files` names: a list, or torchtune's `{filename_format, max_filename}`.
 
     `{filename_format: model-{}-of-{}.safetensors, max_filename: "00002"}` are the two files 00001 and 00002 of 00002.
     """
@@ -67,7 +67,7 @@ def listed_files(folder: Path, names: Sequence[str] | Mapping[str, str]) -> list
 
 
 def hf_weight_files(folder: Path) -> list[Path]:
-    """Finds the weights in a Hugging Face folder: safetensors, else .bin; what an index names, else what is there.
+    """Find the weights in a Hugging Face folder: safetensors, else .bin; what an index names, else what is there.
 
     CheckpointError where transformers would read other ones than the index names.
     """
@@ -121,7 +121,7 @@ def _is_file(path: Path) -> bool:
 
 
 def read_files(files: Sequence[Path]) -> dict[str, dict[str, Weight]]:
-    """Lists the weights of each file, by file name and weight name; CheckpointError where two files have the same."""
+    """List the weights of each file, by file name and weight name; CheckpointError where two files have the same."""
     found: dict[str, dict[str, Weight]] = {}
     holder: dict[str, str] = {}
     for file in files:
@@ -134,7 +134,7 @@ def read_files(files: Sequence[Path]) -> dict[str, dict[str, Weight]]:
 
 
 def sampled_sha256(path: Path) -> str:
-    """Hashes the first and last MiB of a file and 64 blocks between: enough to know a model by.
+    """Hash the first and last MiB of a file and 64 blocks between: enough to know a model by.
 
     The header is in the first MiB, or for PyTorch's files in the last.
     """

@@ -35,7 +35,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def read_safetensors(path: Path) -> dict[str, Weight]:
-    """Lists the weights of a file by name; each is mapped when it is read and unmapped when it is dropped.
+    """List the weights of a file by name; each is mapped when it is read and unmapped when it is dropped.
 
     CheckpointError for a file that is damaged or holds a dtype unknown here.
     """
@@ -62,12 +62,12 @@ def _read(path: Path, name: str) -> Tensor:
 
 
 def write_safetensors(path: Path, weights: Mapping[str, Weight]) -> None:
-    """Writes `weights` to a new file, each read when its turn comes and dropped after it."""
+    """Write `weights` to a new file, each read when its turn comes and dropped after it."""
     write_safetensors_files({path: weights})
 
 
 def write_safetensors_files(files: Mapping[Path, Mapping[str, Weight]]) -> None:
-    """Writes several new files; the disk's space for all is taken before the first weight is read.
+    """Write several new files; the disk's space for all is taken before the first weight is read.
 
     OSError at once where that much is not free, if the file system can tell.
     """
@@ -80,7 +80,7 @@ def write_safetensors_files(files: Mapping[Path, Mapping[str, Weight]]) -> None:
 
 
 def _start(path: Path, weights: Mapping[str, Weight]) -> list[Weight]:
-    """Creates a file with its header and room for the values; gives `weights` in their order there."""
+    """Create a file with its header and room for the values; return `weights` in their order there."""
     order = sorted(weights.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))  # keeps every value aligned
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
     end = 0
@@ -96,7 +96,7 @@ def _start(path: Path, weights: Mapping[str, Weight]) -> list[Weight]:
 
 
 def damage(path: Path) -> str | None:
-    """Says what a file that is no whole safetensors file is instead; None when that is not plain to see."""
+    """Say what a file that is no whole safetensors file is instead; None when that is not plain to see."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(64)

@@ -14,7 +14,7 @@ TRUSTED = "torchao."  # of what the optimizer has loaded, the classes of tensors
 
 
 def take_apart(tensor: Tensor) -> tuple[dict[str, Tensor], list | None]:
-    """Gives the tensors that `tensor` is made of by name, and as plain values what `put_together` needs besides.
+    """Return the tensors that `tensor` is made of by name, and as plain values what `put_together` needs besides.
 
     Of a plain tensor, itself by the name "" and None. CheckpointError for a class that is not torchao's.
     """
@@ -28,7 +28,7 @@ def take_apart(tensor: Tensor) -> tuple[dict[str, Tensor], list | None]:
 
 
 def put_together(parts: Mapping[str, Tensor], about: list) -> Tensor:
-    """Makes the tensor again that `take_apart` gave `parts` and `about` of; imports nothing that a checkpoint names."""
+    """Make the tensor again that `take_apart` gave `parts` and `about` of; imports nothing that a checkpoint names."""
     path, *context = about
     module, _, name = str(path).rpartition(".")
     found = getattr(sys.modules.get(module), name, None) if module.startswith(TRUSTED) else None

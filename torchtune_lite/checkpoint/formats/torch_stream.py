@@ -12,7 +12,7 @@ from torchtune_lite.errors import CheckpointError
 
 
 def read_torch(path: Path) -> dict[str, Weight]:
-    """Lists the tensors of a file by name; their values stay mapped from it.
+    """List the tensors of a file by name; their values stay mapped from it.
 
     CheckpointError for a file that is damaged, older than PyTorch 1.6, needs code to run, or is no dictionary of
     tensors.

@@ -20,7 +20,7 @@ class Weight:
 
     @classmethod
     def of(cls, tensor: Tensor) -> "Weight":
-        """Stands for a tensor that exists already."""
+        """Wrap a tensor that exists already."""
         return cls(tensor.dtype, tuple(tensor.shape), lambda: tensor)
 
     @property
@@ -29,7 +29,7 @@ class Weight:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def read_bytes(self) -> memoryview:
-        """Reads the values as they lie in a file, row by row."""
+        """Read the values as they lie in a file, row by row."""
         tensor = self.read().detach().cpu().contiguous()
         assert tensor.dtype == self.dtype and tuple(tensor.shape) == self.shape, (tensor.dtype, tensor.shape, self)
         return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())

@@ -31,7 +31,7 @@ class Claim:
         self._lock, self._log_file = lock, log_file
 
     def record(self, facts: Mapping[str, Any]) -> None:
-        """Writes what is known of the run to its `run.json`, beside its id; a full disk costs no more than that.
+        """Write what is known of the run to its `run.json`, beside its id; a full disk costs no more than that.
 
         Nothing known, as of a start that found nothing left to do, leaves what was written before.
         """
@@ -43,7 +43,7 @@ class Claim:
             log.warning("%s was not written: %s", self.output_dir / RUN, error.strerror)
 
     def release(self) -> None:
-        """Lets the next run begin; a second call does nothing."""
+        """Let the next run begin; a second call does nothing."""
         self._log_file.close()
         if self._lock is not None:
             self._lock.close()
@@ -56,7 +56,7 @@ class Claim:
 
 
 def claim(output_dir: Path | str) -> Claim:
-    """Makes `output_dir` if need be, locks it, removes what killed runs left, reads or draws the run's id, opens a log.
+    """Make `output_dir` if need be, locks it, removes what killed runs left, reads or draws the run's id, opens a log.
 
     Keep what is returned: the lock goes with it. ConfigError where another run has the folder, or it cannot be written.
     Where the file system has no locks, one warning; leftovers then stay, since they may be of a run that is alive.
@@ -73,7 +73,7 @@ def claim(output_dir: Path | str) -> Claim:
 
 
 def check_output_dir(output_dir: Path | str) -> None:
-    """Raises ConfigError where `output_dir` cannot be made or written, or is a model's own folder; writes nothing.
+    """Raise ConfigError where `output_dir` cannot be made or written, or is a model's own folder; writes nothing.
 
     So a run finds out before it reads the weights; what only the writing tells, `claim` says.
     """
@@ -91,7 +91,7 @@ def check_output_dir(output_dir: Path | str) -> None:
 
 
 def make_folders(path: Path) -> None:
-    """Makes a folder and those above it that are missing; they are on the disk when it returns."""
+    """Make a folder and those above it that are missing; they are on the disk when it returns."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         disk.make_folder(folder)
@@ -117,7 +117,7 @@ def _lock(output_dir: Path) -> BinaryIO | None:
 
 
 def _remove_leftovers(output_dir: Path) -> None:
-    """Removes drafts and trash; who holds the lock is the only run that could be writing them."""
+    """Remove drafts and trash; who holds the lock is the only run that could be writing them."""
     for path in [*output_dir.glob(f"{DRAFT}*"), *output_dir.glob(f"{TRASH}*")]:
         disk.remove(path)
         name = path.name.removeprefix(DRAFT).removeprefix(TRASH).rpartition("-")[0]
@@ -125,7 +125,7 @@ def _remove_leftovers(output_dir: Path) -> None:
 
 
 def read_run_id(output_dir: Path | str) -> str | None:
-    """Reads the id of the run that writes to `output_dir`; None where none was ever claimed, or it is damaged."""
+    """Read the id of the run that writes to `output_dir`; None where none was ever claimed, or it is damaged."""
     try:
         return str(read_json(Path(output_dir) / RUN)["run_id"])
     except (CheckpointError, KeyError):
@@ -144,7 +144,7 @@ def _run_id(output_dir: Path) -> str:
 
 
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file of an output_dir anew; there is the old one or the new one at any time."""
+    """Write a file of an output_dir anew; there is the old one or the new one at any time."""
     draft = path.with_name(f"{DRAFT}{path.name}-{os.getpid()}")
     disk.remove(draft)  # of a process that had the same id
     write_json(draft, content)

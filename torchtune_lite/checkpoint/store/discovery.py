@@ -22,7 +22,7 @@ log = logging.getLogger("torchtune_lite")
 
 
 def resume_folder(output_dir: Path | str, resume_from_checkpoint: bool | str) -> Path | None:
-    """Chooses what to resume from; None for a new run.
+    """Choose what to resume from; None for a new run.
 
     False is a new run; True and "auto" are the newest checkpoint in `output_dir`, or a new run where there is none,
     with True of which a warning tells; else the folder that is named. ConfigError for a run that would meet another's
@@ -68,7 +68,7 @@ def _named(folder: Path, output_dir: Path) -> Path:
 
 
 def latest(output_dir: Path | str) -> Path | None:
-    """Finds the checkpoint in `output_dir` with the most optimizer steps done that verifies and can be resumed from.
+    """Find the checkpoint in `output_dir` with the most optimizer steps done that verifies and can be resumed from.
 
     A warning for each newer one says why it is not taken. None where there is no checkpoint; CheckpointError, with the
     reasons, where there are some and none will do.
@@ -105,7 +105,7 @@ def _is_resumable(folder: Path) -> bool:
 
 
 def _steps(folder: Path) -> tuple[float, int]:
-    """Says after how many steps a folder was saved, and when, even of one that is damaged; unknown is newest."""
+    """Say after how many steps a folder was saved, and when, even of one that is damaged; unknown is newest."""
     modified = folder.stat().st_mtime_ns
     try:
         if (step := read_manifest(folder).step) is not None:

@@ -21,22 +21,22 @@ CHUNK = 1 << 20
 
 
 def make_folder(path: Path) -> None:
-    """Makes a new folder in one that exists."""
+    """Make a new folder in one that exists."""
     path.mkdir()
 
 
 def create(path: Path) -> BinaryIO:
-    """Opens a new file for writing; its mode follows the umask."""
+    """Open a new file for writing; its mode follows the umask."""
     return open(path, "xb")
 
 
 def update(path: Path) -> BinaryIO:
-    """Opens a file whose bytes are to be replaced."""
+    """Open a file whose bytes are to be replaced."""
     return open(path, "r+b")
 
 
 def reserve(file: BinaryIO, size: int) -> None:
-    """Takes the disk's space for the first `size` bytes of `file`, which grows to them; OSError where it is not free.
+    """Take the disk's space for the first `size` bytes of `file`, which grows to them; OSError where it is not free.
 
     Does nothing where the system or the file system cannot.
     """
@@ -50,17 +50,17 @@ def reserve(file: BinaryIO, size: int) -> None:
 
 
 def free_bytes(folder: Path) -> int:
-    """Says how many bytes the file system of `folder` has left for this user."""
+    """Say how many bytes the file system of `folder` has left for this user."""
     return shutil.disk_usage(folder).free
 
 
 def sync_file(path: Path) -> None:
-    """Returns when the bytes of a file are on the disk."""
+    """Return when the bytes of a file are on the disk."""
     _sync(path)
 
 
 def sync_folder(path: Path) -> None:
-    """Returns when the names in a folder are on the disk; does nothing where the file system cannot."""
+    """Return when the names in a folder are on the disk; does nothing where the file system cannot."""
     if os.name == "nt":  # keeps no folder open
         return
     try:
@@ -79,7 +79,7 @@ def _sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> tuple[int, str]:
-    """Reads a file and gives its size and the hash of its bytes."""
+    """Read a file and return its size and the hash of its bytes."""
     digest, size, buffer = hashlib.sha256(), 0, memoryview(bytearray(CHUNK))
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
@@ -89,12 +89,12 @@ def sha256(path: Path) -> tuple[int, str]:
 
 
 def rename(path: Path, new: Path) -> None:
-    """Gives a file or folder another name in the same folder."""
+    """Return a file or folder another name in the same folder."""
     path.rename(new)
 
 
 def remove(path: Path) -> None:
-    """Removes a file, or a folder and all in it, as far as the system lets it; one that is not there is no error."""
+    """Remove a file, or a folder and all in it, as far as the system lets it; one that is not there is no error."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -103,7 +103,7 @@ def remove(path: Path) -> None:
 
 
 def lock(path: Path) -> BinaryIO | None:
-    """Opens a file that no other process can lock until this one closes it or ends; None where the system cannot.
+    """Open a file that no other process can lock until this one closes it or ends; None where the system cannot.
 
     BlockingIOError where another process has it.
     """

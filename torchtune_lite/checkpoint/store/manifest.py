@@ -33,12 +33,12 @@ class Manifest:
 
 
 def has_manifest(folder: Path | str) -> bool:
-    """Tells whether a folder can be verified."""
+    """Return whether a folder can be verified."""
     return (Path(folder) / MANIFEST).exists()
 
 
 def write_manifest(folder: Path, *, run_id: str | None, step: int | None) -> None:
-    """Hashes every file of `folder`, writes its manifest, and returns when all of it is on the disk.
+    """Hash every file of `folder`, write its manifest, and return when all of it is on the disk.
 
     The hash is of what was read back, while it is still in memory.
     """
@@ -55,7 +55,7 @@ def write_manifest(folder: Path, *, run_id: str | None, step: int | None) -> Non
 
 
 def read_manifest(folder: Path | str) -> Manifest:
-    """Reads the manifest of `folder`; CheckpointError where there is none, or a damaged or newer one."""
+    """Read the manifest of `folder`; CheckpointError where there is none, or a damaged or newer one."""
     path = Path(folder) / MANIFEST
     if not path.exists():
         raise CheckpointError(f"{folder} has no {MANIFEST} to verify it by (from an older version, or made by hand?)")
@@ -71,7 +71,7 @@ def read_manifest(folder: Path | str) -> Manifest:
 
 
 def _is_well_formed(manifest: Manifest) -> bool:
-    """Tells whether step and files have their types, and no file lies outside of the folder."""
+    """Return whether step and files have their types, and no file lies outside of the folder."""
     return (
         isinstance(manifest.step, int | None)
         and isinstance(manifest.files, dict)
@@ -84,7 +84,7 @@ def _is_well_formed(manifest: Manifest) -> bool:
 
 
 def seal(content: dict[str, Any]) -> dict[str, Any]:
-    """Adds to the content of a manifest the hash of it."""
+    """Add to the content of a manifest the hash of it."""
     return {**content, "sha256": _hash(content)}
 
 
@@ -93,7 +93,7 @@ def _hash(content: dict[str, Any]) -> str:
 
 
 def verify(folder: Path | str, *, quick: bool = False) -> None:
-    """Compares each file of a published folder with its manifest; `quick` compares the sizes alone and reads nothing.
+    """Compare each file of a published folder with its manifest; `quick` compares the sizes alone and reads nothing.
 
     CheckpointError names the files that are missing or differ, with what is there and what was written.
     """

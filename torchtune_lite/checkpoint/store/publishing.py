@@ -24,7 +24,7 @@ log = logging.getLogger("torchtune_lite")
 
 @contextmanager
 def publish(folder: Path | str, *, step: int | None = None, num_bytes: int = 0) -> Iterator[Path]:
-    """Gives an empty folder to write into, and at the end adds a manifest, syncs it to the disk and renames it.
+    """Return an empty folder to write into, and at the end adds a manifest, syncs it to the disk and renames it.
 
     `step` is for the manifest; `num_bytes` must be free before anything is written. Nothing is left when the writing
     fails. SaveError for what the file system refuses, and for a `folder` that exists: a published checkpoint is never
@@ -56,7 +56,7 @@ def publish(folder: Path | str, *, step: int | None = None, num_bytes: int = 0) 
 
 @contextmanager
 def _called(draft: str, name: str) -> Iterator[None]:
-    """Has the log and the errors of what is done within call a folder by the name that it is to have."""
+    """Let the log and the errors of what is done within call a folder by the name that it is to have."""
 
     def rename(record: logging.LogRecord) -> bool:
         record.msg, record.args = record.getMessage().replace(draft, name), ()
@@ -86,7 +86,7 @@ def _move_aside(folder: Path) -> None:
 
 
 def check_space(folder: Path, num_bytes: int) -> None:
-    """Raises SaveError where less than `num_bytes` are free on the disk that `folder` is to be written to."""
+    """Raise SaveError where less than `num_bytes` are free on the disk that `folder` is to be written to."""
     free = disk.free_bytes(folder.parent)
     if free < num_bytes:
         raise SaveError(
@@ -96,12 +96,12 @@ def check_space(folder: Path, num_bytes: int) -> None:
 
 
 def published(output_dir: Path | str) -> list[Path]:
-    """Lists the checkpoint folders `epoch_N` and `step_N` in `output_dir`."""
+    """List the checkpoint folders `epoch_N` and `step_N` in `output_dir`."""
     return sorted(path for path in Path(output_dir).glob("*_*") if _NAME.fullmatch(path.name) and path.is_dir())
 
 
 def retain(output_dir: Path | str, keep_last_n: int | None, protected: Collection[Path | str | None] = ()) -> None:
-    """Removes the oldest checkpoints of the run that `output_dir` belongs to, until `keep_last_n` are left; None: none.
+    """Remove the oldest checkpoints of the run that `output_dir` belongs to, until `keep_last_n` are left; None: none.
 
     Call it after a save. Those count, and are removed, that hold all their bytes (`verify` in the quick way: what was
     just written was just hashed) and whose manifest names this run. `protected` folders stay in any case. What cannot
@@ -132,7 +132,7 @@ def _intact(folder: Path) -> Manifest | None:
 
 
 def _remove(folder: Path) -> None:
-    """Takes a folder out of sight before its first file goes: at no time does it stand there in part."""
+    """Take a folder out of sight before its first file goes: at no time does it stand there in part."""
     trash = folder.with_name(f"{TRASH}{folder.name}-{os.getpid()}")
     try:
         disk.remove(trash)

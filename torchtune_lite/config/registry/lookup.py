@@ -30,7 +30,7 @@ MOST_NAMES = 40  # more in a module are not listed in a message
 def find(path: Any) -> Any:
     """Return the class or function of that dotted path; `torchtune.` in front means this package.
 
-    Raises `ConfigError` for what cannot be imported, with what the module has, and for what is not allowed.
+    Raise `ConfigError` for what cannot be imported, with what the module has, and for what is not allowed.
     """
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
         raise ConfigError(f"{path!r} is not a dotted path such as torch.optim.AdamW")
@@ -90,7 +90,7 @@ def _module_of(found: Any) -> str | None:
 
 
 def _is_at_home(found: Any) -> bool:
-    """Tell whether a module that is trusted defines an object, or makes a `partial` of one or of a builder."""
+    """Return whether a module that is trusted defines an object, or makes a `partial` of one or of a builder."""
     return trust.module(_module_of(found)) or registry.is_builder(getattr(found, "func", found))
 
 

@@ -78,7 +78,7 @@ def translated(path: str) -> str:
 
 
 def has(module: str) -> bool:
-    """Tell whether a module may offer components; import nothing."""
+    """Return whether a module may offer components; import nothing."""
     return module in COMPONENTS or module in KINDS or module.rpartition(".")[0] == FAMILIES
 
 
@@ -104,7 +104,7 @@ def _loaded() -> dict[str, ModuleType]:
 
 
 def is_builder(found: Any) -> bool:
-    """Tell whether a module that is loaded offers an object, or a `functools.partial` of it."""
+    """Return whether a module that is loaded offers an object, or a `functools.partial` of it."""
     return any(
         found is each or found is getattr(each, "func", None)
         for module in _loaded().values()

@@ -33,7 +33,7 @@ class Trust(NamedTuple):
     folders: tuple[Path, ...]
 
     def has_named(self, module: str) -> bool:
-        """Tells whether a module is one that a pattern names, or lies in a package of one."""
+        """Return whether a module is one that a pattern names, or lies in a package of one."""
         packages = tuple(f"{each.removesuffix('.*')}." for each in self.patterns)
         return f"{module}.".startswith(packages)
 
@@ -89,7 +89,7 @@ def take_allowed(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def names(path: str) -> bool:
-    """Tell whether the user allowed the object of that dotted path by its full name."""
+    """Return whether the user allowed the object of that dotted path by its full name."""
     return path in current().patterns
 
 
@@ -98,17 +98,17 @@ def _packages() -> list[str]:
 
 
 def in_package(name: str) -> bool:
-    """Tell whether a module lies in a package that the user trusts."""
+    """Return whether a module lies in a package that the user trusts."""
     return f"{name}.".startswith(tuple(_packages()))
 
 
 def module(name: str | None) -> bool:
-    """Tell whether a module is the user's own or lies in a package that they trust; import only packages above it."""
+    """Return whether a module is the user's own or lies in a package that they trust; import only packages above it."""
     return bool(name) and (in_package(name) or _is_own(name))
 
 
 def may_import(name: str) -> bool:
-    """Tell whether a dotted path may lead through a module: one that is trusted, or a package above such a one."""
+    """Return whether a dotted path may lead through a module: one that is trusted, or a package above such a one."""
     return module(name) or any(each.startswith(f"{name}.") for each in _packages())
 
 
@@ -121,7 +121,7 @@ def spec(name: str) -> ModuleSpec | None:
 
 
 def _is_own(name: str) -> bool:
-    """Tell whether a module's file, or the folder of a package without one, lies in a folder of the user's."""
+    """Return whether a module's file, or the folder of a package without one, lies in a folder of the user's."""
     if name.partition(".")[0] in sys.stdlib_module_names:
         return False
     if file := getattr(sys.modules.get(name), "__file__", None):
@@ -134,7 +134,7 @@ def _is_own(name: str) -> bool:
 
 
 def is_own_file(place: str | Path) -> bool:
-    """Tell whether a file lies in a folder of the user's, and is neither this library's nor an installed one."""
+    """Return whether a file lies in a folder of the user's, and is neither this library's nor an installed one."""
     path = Path(place).resolve()
     if INSTALLED & set(path.parts) or any(path.is_relative_to(each) for each in LIBRARY):
         return False
@@ -142,7 +142,7 @@ def is_own_file(place: str | Path) -> bool:
 
 
 def _is_installed(path: Path, folder: Path) -> bool:
-    """Tell whether a file in `folder` belongs to a Python environment there, or was put there by `pip --target`."""
+    """Return whether a file in `folder` belongs to a Python environment there, or was put there by `pip --target`."""
     while path != folder:
         path, name = path.parent, path.name
         records = path.glob("*.dist-info/RECORD")

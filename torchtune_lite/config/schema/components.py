@@ -86,7 +86,7 @@ def _built(value: Any) -> Any:
 
 
 def is_named(node: Any) -> bool:
-    """Tells a mapping of names to components from a component."""
+    """Tell a mapping of names to components from a component."""
     if not isinstance(node, dict) or "_component_" in node:
         return False
     return bool(node) and all(isinstance(each, dict) for each in node.values())
@@ -95,7 +95,7 @@ def is_named(node: Any) -> bool:
 def check(
     value: Any, path: KeyPath, document: Document, given: Sequence[str], *, named: bool = False, contract: Any = None
 ) -> list[str]:
-    """Returns one line per problem of a component, or of each in a list, which is not built: path, arguments, types.
+    """Return one line per problem of a component, or of each in a list, which is not built: path, arguments, types.
 
     `given` are the arguments that the recipe passes; with `named` there may be a mapping of names to components;
     `contract` says how the recipe uses what is built.
@@ -130,7 +130,7 @@ def check(
 
 
 def check_nested(value: Any, path: KeyPath, document: Document, contract: Any = None) -> list[str]:
-    """Checks the components inside a value that need not be one itself."""
+    """Check the components inside a value that need not be one itself."""
     if isinstance(value, dict) and "_component_" in value:
         return check(value, path, document, (), contract=contract)
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -138,7 +138,7 @@ def check_nested(value: Any, path: KeyPath, document: Document, contract: Any = 
 
 
 def parameters(target: Any) -> Mapping[str, inspect.Parameter]:
-    """Returns the parameters of a callable; a builtin that does not tell them accepts anything."""
+    """Return the parameters of a callable; a builtin that does not tell them accepts anything."""
     try:
         return inspect.signature(target, eval_str=True).parameters
     except NameError:  # an annotation that only a type checker can read
@@ -152,7 +152,7 @@ def _open(known: Mapping[str, inspect.Parameter]) -> bool:
 
 
 def _callable(hint: Any) -> Any:
-    """Returns the `Callable[[…], …]` that an annotation has, or None."""
+    """Return the `Callable[[…], …]` that an annotation has, or None."""
     return next((each for each in (hint, *get_args(hint)) if get_origin(each) is Callable), None)
 
 

@@ -14,7 +14,7 @@ NOT_TOLD = (object, type(None))  # what a builder returns, as far as its annotat
 
 
 def calls(contract: Any) -> dict[str, Sequence[str]]:
-    """Returns the names of what is passed to each method of a contract."""
+    """Return the names of what is passed to each method of a contract."""
     if get_origin(contract) is Callable:
         arguments = get_args(contract)[0]
         return {} if arguments is ... else {"__call__": [_name(each) for each in arguments]}
@@ -23,7 +23,7 @@ def calls(contract: Any) -> dict[str, Sequence[str]]:
 
 
 def misfit(target: Any, contract: Any) -> str:
-    """Returns why what `target` builds cannot be used as the contract says, by its class; "" where that does not tell.
+    """Return why what `target` builds cannot be used as the contract says, by its class; "" where that does not tell.
 
     `target` is a class or a builder.
     """
@@ -32,7 +32,7 @@ def misfit(target: Any, contract: Any) -> str:
 
 
 def built_misfit(built: Any, contract: Any) -> str:
-    """Returns why an object cannot be used as the contract says, or ""."""
+    """Return why an object cannot be used as the contract says, or ""."""
     if problem := _call_misfit(built, contract, is_class=False):
         return problem
     attributes = {name for each in getattr(contract, "__mro__", ()) for name in inspect.get_annotations(each)}
@@ -42,12 +42,12 @@ def built_misfit(built: Any, contract: Any) -> str:
 
 
 def function_misfit(function: Any, contract: Any) -> str:
-    """Returns why a function, or the object of a class that is made without arguments, cannot be called so, or ""."""
+    """Return why a function, or the object of a class that is made without arguments, cannot be called so, or ""."""
     return misfit(function, contract) if inspect.isclass(function) else built_misfit(function, contract)
 
 
 def _name(annotation: Any) -> str:
-    """Returns what to call an argument of which only the annotation is known."""
+    """Return what to call an argument of which only the annotation is known."""
     return getattr(get_origin(annotation) or annotation, "__name__", "argument").lower()
 
 
@@ -56,7 +56,7 @@ def _is_public(name: str) -> bool:
 
 
 def _product(target: Any) -> type | None:
-    """Returns the class of what a call of `target` gives, where it is a class or says so."""
+    """Return the class of what a call of `target` gives, where it is a class or says so."""
     if isinstance(target, partial):
         return _product(target.func)
     if inspect.isclass(target):
@@ -91,7 +91,7 @@ def _defines_call(kind: type) -> bool:
 
 
 def _parameters(method: Any, bound: bool) -> Mapping[str, inspect.Parameter] | None:
-    """Returns the parameters of a method without the object itself; None for a builtin that does not tell them."""
+    """Return the parameters of a method without the object itself; None for a builtin that does not tell them."""
     try:
         parameters = list(inspect.signature(method).parameters.values())
     except (TypeError, ValueError):
@@ -100,7 +100,7 @@ def _parameters(method: Any, bound: bool) -> Mapping[str, inspect.Parameter] | N
 
 
 def _take(parameters: Mapping[str, inspect.Parameter], given: Sequence[str]) -> bool:
-    """Tells whether a call with these arguments fits, none of them in the place of another."""
+    """Return whether a call with these arguments fits, none of them in the place of another."""
     try:
         bound = inspect.Signature(list(parameters.values())).bind(*given)
     except TypeError:

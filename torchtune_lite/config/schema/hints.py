@@ -13,7 +13,7 @@ SCALARS = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Tells whether `value` can be meant by `hint`; an annotation that YAML has no counterpart for fits anything.
+    """Return whether `value` can be meant by `hint`; an annotation that YAML has no counterpart for fits anything.
 
     A component fits every hint: what it builds is known later. An int is a float, but neither is a bool.
     """
@@ -43,7 +43,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def advice(value: Any, hint: Any) -> str:
-    """Returns how a value that does not fit would be a text, where one is expected, or nothing."""
+    """Return how a value that does not fit would be a text, where one is expected, or nothing."""
     if isinstance(value, dict) and not fits(value, hint):
         return next((found for each in value.values() if (found := advice(each, str))), "")
     if not isinstance(value, bool | int | float) or not fits("", hint):
@@ -53,7 +53,7 @@ def advice(value: Any, hint: Any) -> str:
 
 
 def _unwritable(kind: Any) -> bool:
-    """Tells the classes, tensors above all, that no YAML value can stand for."""
+    """Tell the classes, tensors above all, that no YAML value can stand for."""
     return isinstance(kind, type) and kind.__module__.partition(".")[0] == "torch"
 
 
@@ -64,13 +64,13 @@ def _items_fit(value: list, kind: type, args: tuple) -> bool:
 
 
 def without_none(hint: Any) -> Any:
-    """Returns `X` for `X | None`; any other annotation as it is."""
+    """Return `X` for `X | None`; any other annotation as it is."""
     left = [each for each in get_args(hint) if each is not type(None)]
     return left[0] if get_origin(hint) in (Union, types.UnionType) and len(left) == 1 else hint
 
 
 def describe(hint: Any) -> str:
-    """Returns the annotation as a YAML writer would say it: `int or null`, `list of str`."""
+    """Return the annotation as a YAML writer would say it: `int or null`, `list of str`."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return describe(args[0])
@@ -95,7 +95,7 @@ def describe(hint: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Returns a value with its kind as YAML has it: `null`, `true`, `text '2e-5,'`, `list [1, 2]`; long ones cut."""
+    """Return a value with its kind as YAML has it: `null`, `true`, `text '2e-5,'`, `list [1, 2]`; long ones cut."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     kind = {str: "text", dict: "mapping"}.get(type(value), type(value).__name__)

@@ -7,21 +7,21 @@ from torchtune_lite.errors import ConfigError
 
 
 def expanded(value: Any, hint: Any) -> Any:
-    """Returns a value whose texts start with a home folder in the place of `~` or `~user`, where `hint` has a path.
+    """Return a value whose texts start with a home folder in the place of `~` or `~user`, where `hint` has a path.
 
-    Raises `ConfigError` for a user who does not exist: the file system would make a folder of that name.
+    Raise `ConfigError` for a user who does not exist: the file system would make a folder of that name.
     """
     return _expanded(value) if holds_path(hint) else value
 
 
 def holds_path(hint: Any) -> bool:
-    """Tells whether a path is among what an annotation allows, or in the lists and mappings that it allows."""
+    """Return whether a path is among what an annotation allows, or in the lists and mappings that it allows."""
     kind = get_origin(hint) or hint
     return (isinstance(kind, type) and issubclass(kind, os.PathLike)) or any(map(holds_path, get_args(hint)))
 
 
 def home(text: str) -> str:
-    """Returns a path with `~` expanded, as `expanded` does."""
+    """Return a path with `~` expanded, as `expanded` does."""
     if not text.startswith("~"):
         return text
     if (path := os.path.expanduser(text)) == text:

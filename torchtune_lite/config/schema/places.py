@@ -19,12 +19,12 @@ class Places:
         self.cls, self.values = cls, values
 
     def exactly(self, key: str) -> str:
-        """Returns `"; did you mean 'model.lora_rank'?"` where `key` is one elsewhere, or nothing."""
+        """Return `"; did you mean 'model.lora_rank'?"` where `key` is one elsewhere, or nothing."""
         shown = [repr(path) if "." in path else f"'{path}' at the top level" for path in self._by_key.get(key, ())]
         return f"; did you mean {' or '.join(shown)}?" if shown else ""
 
     def nearly(self, key: str) -> str:
-        """Returns the same for the nearest key."""
+        """Return the same for the nearest key."""
         known = nearest(key, self._by_key)
         return self.exactly(known) if known else ""
 
@@ -36,7 +36,7 @@ class Places:
         return found
 
     def _paths(self) -> Iterator[str]:
-        """Yields the keys of the settings, those below them in the config, and what its components take besides."""
+        """Yield the keys of the settings, those below them in the config, and what its components take besides."""
         fields = {field.name: field for field in dataclasses.fields(self.cls)}
         given = {name: field.metadata["component"] for name, field in fields.items() if "component" in field.metadata}
         yield from fields
@@ -52,7 +52,7 @@ class Places:
 
 
 def _nodes(path: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the components of a key: one, or those of a list or of a mapping of names."""
+    """Yield the components of a key: one, or those of a list or of a mapping of names."""
     node = {"_component_": value} if isinstance(value, str) else value
     if isinstance(node, dict) and isinstance(node.get("_component_"), str):
         yield path, node

@@ -26,12 +26,12 @@ def key(
     above: float | None = None,
     choices: tuple[Any, ...] | None = None,
 ) -> Any:
-    """Declares a key, required without a default, that is at least `minimum`, more than `above`, one of `choices`."""
+    """Declare a key, required without a default, that is at least `minimum`, more than `above`, one of `choices`."""
     return _field(default, {"minimum": minimum, "above": above, "choices": choices})
 
 
 def component(*given: str, default: Any = MISSING, named: bool = False) -> Any:
-    """Declares a key that holds a `_component_` or a list of them; with `default=None` it may be left out.
+    """Declare a key that holds a `_component_` or a list of them; with `default=None` it may be left out.
 
     `given` are the arguments that the recipe passes. With `named` it may be a mapping of names to components, too. The
     key's annotation is the contract of what is built: a class as `contracts` says, or Any.
@@ -46,25 +46,25 @@ def _field(default: Any, metadata: dict[str, Any]) -> Any:
 
 
 def names(cls: type) -> list[str]:
-    """Returns the keys that the settings `cls` have."""
+    """Return the keys that the settings `cls` have."""
     return [field.name for field in dataclasses.fields(cls)]
 
 
 def losses(cls: type) -> list[str]:
-    """Returns the keys that hold a loss which is called with hidden states, as those of the shipped recipes are."""
+    """Return the keys that hold a loss which is called with hidden states, as those of the shipped recipes are."""
     calls = {name: contracts.calls(contract) for name, contract in _contracts(cls).items()}
     return [name for name, methods in calls.items() if methods.get("__call__") == ["output", "hidden", "labels"]]
 
 
 def _contracts(cls: type) -> dict[str, Any]:
-    """Returns the annotations of the keys that hold components, without "or None"; None for Any."""
+    """Return the annotations of the keys that hold components, without "or None"; None for Any."""
     types = get_type_hints(cls)
     named = {field.name: types[field.name] for field in dataclasses.fields(cls) if "component" in field.metadata}
     return {name: None if hint is Any else hints.without_none(hint) for name, hint in named.items()}
 
 
 def build(cls: type[S], document: Document) -> tuple[S | None, list[str]]:
-    """Makes the settings from a document; returns None with one line per problem where there is any.
+    """Make the settings from a document; return None with one line per problem where there is any.
 
     Its `own` keys, and those that start with `x_`, are the user's, for interpolations.
     """
@@ -122,7 +122,7 @@ def _check_value(value: Any, hint: Any, field: dataclasses.Field, document: Docu
 
 
 def _located(value: Any, path: KeyPath, document: Document, contract: type | None = None) -> Any:
-    """Copies a value so that each component in it knows the place and key it was written at, and its contract."""
+    """Copy a value so that each component in it knows the place and key it was written at, and its contract."""
     if isinstance(value, list):
         return [_located(each, (*path, str(index)), document, contract) for index, each in enumerate(value)]
     if not isinstance(value, dict):
@@ -134,7 +134,7 @@ def _located(value: Any, path: KeyPath, document: Document, contract: type | Non
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:
-    """Returns settings as plain dicts, lists and scalars, to be written down: the config in effect, secrets blanked."""
+    """Return settings as plain dicts, lists and scalars, to be written down: the config in effect, secrets blanked."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -145,7 +145,7 @@ def to_dict(cfg: Any) -> dict[str, Any]:
 
 
 def save(cfg: Any, folder: str | Path) -> Path:
-    """Writes the config in effect to `config.yaml` in `folder`, so that the run can be repeated with it."""
+    """Write the config in effect to `config.yaml` in `folder`, so that the run can be repeated with it."""
     path = Path(folder) / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     recipe = Path(inspect.getfile(type(cfg))).stem

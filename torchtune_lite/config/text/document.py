@@ -44,16 +44,16 @@ class Document:
     own: set[str] = field(default_factory=set)
 
     def place(self, path: KeyPath) -> str:
-        """Returns `my.yaml:41` or `override 'lr=1'`, of the key itself or of the nearest key above it."""
+        """Return `my.yaml:41` or `override 'lr=1'`, of the key itself or of the nearest key above it."""
         while path and path not in self.origins:
             path = path[:-1]
         return self.origins.get(path, self.name)
 
 
 def read(path: Path, name: str | None = None) -> Document:
-    """Reads a YAML file; interpolations such as `${output_dir}` stay unresolved. `name` is what messages call the file.
+    """Read a YAML file; interpolations such as `${output_dir}` stay unresolved. `name` is what messages call the file.
 
-    Raises `ConfigError` with the line for whatever makes the file unreadable: syntax, tabs, duplicate keys, no mapping.
+    Raise `ConfigError` with the line for whatever makes the file unreadable: syntax, tabs, duplicate keys, no mapping.
     """
     name = name or str(path)
     name = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
@@ -83,7 +83,7 @@ def read(path: Path, name: str | None = None) -> Document:
 
 
 def read_text(path: Path, name: str) -> str:
-    """Reads a config as text, without the mark that some editors put before it; ConfigError unless it is UTF-8."""
+    """Read a config as text, without the mark that some editors put before it; ConfigError unless it is UTF-8."""
     try:
         content = path.read_bytes()
         return content.decode("utf-8-sig")
@@ -109,7 +109,7 @@ def _explain(name: str, error: yaml.YAMLError) -> str:
 
 
 def _walk(node: yaml.Node, path: KeyPath, seen: set[int]) -> Iterator[tuple[KeyPath, int, str]]:
-    """Yields each key path with its line and what is wrong there, if anything. An anchor's content is visited once."""
+    """Yield each key path with its line and what is wrong there, if anything. An anchor's content is visited once."""
     if id(node) in seen:
         return
     seen.add(id(node))
@@ -128,7 +128,7 @@ def _walk(node: yaml.Node, path: KeyPath, seen: set[int]) -> Iterator[tuple[KeyP
 
 
 def keys(node: Any, above: str = "") -> Iterator[str]:
-    """Yields the dotted keys below a node of a config; items of a list by their number."""
+    """Yield the dotted keys below a node of a config; items of a list by their number."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
         yield f"{above}{key}"
@@ -136,7 +136,7 @@ def keys(node: Any, above: str = "") -> Iterator[str]:
 
 
 def _surprise(node: yaml.Node) -> str:
-    """Names a number that YAML 1.1 reads otherwise than it looks: `1:30` as 90, `010` as 8."""
+    """Name a number that YAML 1.1 reads otherwise than it looks: `1:30` as 90, `010` as 8."""
     number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
     if number and (":" in node.value or (node.value.isdecimal() and len(node.value) > 1 and node.value[0] == "0")):
         return f"YAML reads {node.value} as another number; quote it: '{node.value}'"

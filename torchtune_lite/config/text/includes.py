@@ -40,7 +40,7 @@ def read(path: Path, name: str | None = None) -> Document:
 def chain(path: Path, name: str | None = None) -> Iterator[File]:
     """Read a config, the one that it includes, and so on; without their keys `include`.
 
-    Raises `ConfigError` with the line of the key for a file that is not there, may not be read, or includes itself.
+    Raise `ConfigError` with the line of the key for a file that is not there, may not be read, or includes itself.
     """
     seen: list[Path] = []
     root = path.resolve().parent
@@ -62,7 +62,7 @@ def chain(path: Path, name: str | None = None) -> Iterator[File]:
 
 
 def merges(node: Any, included: Any) -> bool:
-    """Tell whether a value is laid over the included one key by key, or takes its place."""
+    """Return whether a value is laid over the included one key by key, or takes its place."""
     if not (isinstance(node, dict) and isinstance(included, dict)):
         return False
     return node.get("_component_", included.get("_component_")) == included.get("_component_")

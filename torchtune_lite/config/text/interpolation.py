@@ -30,7 +30,7 @@ class Unresolved:
 
 
 def asset(name: str) -> str:
-    """Returns the absolute path of a file or folder that comes with the package."""
+    """Return the absolute path of a file or folder that comes with the package."""
     if not (ASSETS / name).exists():
         known = [path.relative_to(ASSETS).as_posix() for path in ASSETS.rglob("*")]
         raise ConfigError(f"the package has no asset '{name}'{did_you_mean(name, known)}")
@@ -63,7 +63,7 @@ def _secrets_kept() -> Iterator[None]:
 
 
 def resolve(document: Document) -> list[str]:
-    """Replaces the interpolations of a document by what they stand for; returns one line for each that fails."""
+    """Replace the interpolations of a document by what they stand for; return one line for each that fails."""
     problems: list[str] = []
 
     def plain(node: Any, path: KeyPath) -> Any:
@@ -108,7 +108,7 @@ def _explain(error: OmegaConfBaseException, path: KeyPath, document: Document) -
 
 
 def referred(value: Any) -> Iterator[str]:
-    """Yields the top-level keys that the interpolations in a value name."""
+    """Yield the top-level keys that the interpolations in a value name."""
     if isinstance(value, str):
         yield from REFERENCE.findall(value)
     for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():

@@ -18,7 +18,7 @@ DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 def apply(document: Document, words: Sequence[str]) -> list[str]:
-    """Changes the document as the words say, in their order; returns one line for each that it cannot apply.
+    """Change the document as the words say, in their order; return one line for each that it cannot apply.
 
     Whether the recipe or component has such a key is found out later, together with the keys of the file.
     """
@@ -39,9 +39,9 @@ def apply(document: Document, words: Sequence[str]) -> list[str]:
 
 
 def value(text: str) -> Any:
-    """Reads the text after the first `=`: numbers, booleans, null, [lists], {mappings} as YAML, all else as it stands.
+    """Read the text after the first `=`: numbers, booleans, null, [lists], {mappings} as YAML, all else as it stands.
 
-    Raises `ConfigError` for a list or mapping that does not parse, and for `None`, which YAML takes for a text.
+    Raise `ConfigError` for a list or mapping that does not parse, and for `None`, which YAML takes for a text.
     """
     if text == "None":
         raise ConfigError("YAML writes null, not None")
@@ -99,7 +99,7 @@ def _remove(document: Document, path: KeyPath) -> None:
 
 
 def _position(node: Any, path: KeyPath) -> str | int:
-    """Returns the last part of `path` as `node` counts: a key of a mapping, an index into a list."""
+    """Return the last part of `path` as `node` counts: a key of a mapping, an index into a list."""
     above, part = ".".join(path[:-1]), path[-1]
     if isinstance(node, dict):
         return part

@@ -24,7 +24,7 @@ class WaitClock:
         self._waited, self._since = 0.0, time.perf_counter()
 
     def through(self, items: Iterator[T]) -> Iterator[T]:
-        """Yields the items, and notes how long each took to come."""
+        """Yield the items, and notes how long each took to come."""
         while True:
             asked = time.perf_counter()
             try:
@@ -36,7 +36,7 @@ class WaitClock:
             yield item
 
     def take_share(self) -> float:
-        """Returns the share of the time since it was last asked that was spent on waiting."""
+        """Return the share of the time since it was last asked that was spent on waiting."""
         now = time.perf_counter()
         share = self._waited / (now - self._since)
         self._waited, self._since = 0.0, now
@@ -84,28 +84,28 @@ class Batches:
         return self._num_packs if self.pack_len else -(-len(self.dataset) // self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yields the micro-batches of an epoch from number `start` on; draws nothing from the global random state."""
+        """Yield the micro-batches of an epoch from number `start` on; draws nothing from the global random state."""
         return self._clock.through(made_ahead(self._make, self._plan(epoch), self.num_workers, start))
 
     def largest(self) -> Batch:
-        """Makes a micro-batch as large as one of any epoch may be, of its longest samples' lengths, with labels."""
+        """Make a micro-batch as large as one of any epoch may be, of its longest samples' lengths, with labels."""
         lengths = [self.pack_len] * self.batch_size if self.pack_len else sorted(self._lengths())[-self.batch_size :]
         samples = [{"tokens": [0] * length, "labels": [0] * length} for length in map(int, lengths) if length]
         return self.collate(samples, padding_idx=self.pad_id)
 
     def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
-        """Says where the rows of `num_batches` micro-batches of an epoch stand, the first `shown` by name."""
+        """Say where the rows of `num_batches` micro-batches of an epoch stand, the first `shown` by name."""
         batches = self._plan(epoch)
         rows = [row for number in range(start, min(start + num_batches, len(batches))) for row in batches[number]]
         more = f" and {len(rows) - shown:,} more" if len(rows) > shown else ""
         return ", ".join(map(self._where, rows[:shown])) + more
 
     def fingerprint(self) -> Fingerprint:
-        """Says what the data are known by when the run is resumed."""
+        """Say what the data are known by when the run is resumed."""
         return {"samples": samples_line(self.dataset, self.pack_len), "rows": row_hashes(self.dataset)}
 
     def report_read(self) -> None:
-        """Says of each large data set how many of the rows that were read were cut or left out."""
+        """Say of each large data set how many of the rows that were read were cut or left out."""
         for dataset in getattr(self.dataset, "datasets", [self.dataset]):
             whole = getattr(dataset, "dataset", dataset)  # of a packed one
             if hasattr(whole, "report_read"):
@@ -113,11 +113,11 @@ class Batches:
 
     @cached_property
     def _num_packs(self) -> int:
-        """Counts the packs of the first epoch, which those of a later one are as many as."""
+        """Count the packs of the first epoch, which those of a later one are as many as."""
         return len(self._plan(0))
 
     def _plan(self, epoch: int) -> plan.Plan:
-        """Gives the samples of each micro-batch of an epoch."""
+        """Return the samples of each micro-batch of an epoch."""
         if self._planned is None or self._planned[0] != (self.seed, epoch):
             self._planned = (self.seed, epoch), self._new_plan(epoch)
         return self._planned[1]
@@ -140,7 +140,7 @@ class Batches:
         return plan.InTurn(order, self.batch_size)
 
     def _lengths(self) -> Any:
-        """Gives the tokens of each sample; a data set that does not know them is tokenised."""
+        """Return the tokens of each sample; a data set that does not know them is tokenised."""
         known = getattr(self.dataset, "lengths", None)
         return [len(self.dataset[i]["tokens"]) for i in range(len(self.dataset))] if known is None else known
 
@@ -165,12 +165,12 @@ class Batches:
         )
 
     def _where(self, index: int) -> str:
-        """Says where a row stands; a data set that knows no places gives its number."""
+        """Say where a row stands; a data set that knows no places gives its number."""
         return getattr(self.dataset, "where", "sample {}".format)(index)
 
 
 def windows(iterable: Iterable[T], n: int) -> Iterator[list[T]]:
-    """Yields lists of n items in turn, the last one with what is left."""
+    """Yield lists of n items in turn, the last one with what is left."""
     window: list[T] = []
     for item in iterable:
         window.append(item)
@@ -182,17 +182,17 @@ def windows(iterable: Iterable[T], n: int) -> Iterator[list[T]]:
 
 
 def num_label_tokens(batches: Iterable[Batch]) -> int:
-    """Counts the tokens that have a loss."""
+    """Count the tokens that have a loss."""
     return sum(int((batch["labels"] != CROSS_ENTROPY_IGNORE_IDX).sum()) for batch in batches)
 
 
 def num_real_tokens(batches: Iterable[Batch], pad_id: int) -> int:
-    """Counts the tokens that are no padding."""
+    """Count the tokens that are no padding."""
     return sum(sum(sample_lens(batch, pad_id)) for batch in batches)
 
 
 def sample_lens(batch: Batch, pad_id: int) -> list[int]:
-    """Gives the tokens of each sample of a batch, padding left out.
+    """Return the tokens of each sample of a batch, padding left out.
 
     Where a collate of the user's own notes no lengths, padding is each `pad_id`, even one that ends a sample.
     """

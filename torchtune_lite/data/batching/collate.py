@@ -19,9 +19,9 @@ Sample = dict[str, list[int]]
 def padded_collate_sft(
     batch: Sequence[Sample], padding_idx: int = 0, ignore_idx: int = CROSS_ENTROPY_IGNORE_IDX
 ) -> Batch:
-    """Pads samples on the right to the longest: `tokens`, `labels` [b, s] int64, `lengths` [b], without the padding.
+    """Pad samples on the right to the longest: `tokens`, `labels` [b, s] int64, `lengths` [b], without the padding.
 
-    Raises DataError for a sample that has other labels than tokens.
+    Raise DataError for a sample that has other labels than tokens.
     """
     _check(batch)
     lengths = torch.tensor([len(sample["tokens"]) for sample in batch])
@@ -34,9 +34,9 @@ def padded_collate_sft(
 
 
 def padding_free_collate_sft(batch: Sequence[Sample], padding_idx: int = 0) -> Batch:
-    """Joins samples in one row: `tokens`, `labels` [1, t] int64, and `seq_lens`, the length of each.
+    """Join samples in one row: `tokens`, `labels` [1, t] int64, and `seq_lens`, the length of each.
 
-    A model that is given `seq_lens` computes each sample as if it were alone, and no padding. Raises DataError for a
+    A model that is given `seq_lens` computes each sample as if it were alone, and no padding. Raise DataError for a
     sample that has other labels than tokens.
     """
     _check(batch)

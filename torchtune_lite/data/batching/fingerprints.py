@@ -25,7 +25,7 @@ Fingerprint = dict[str, Any]
 
 
 def samples_line(dataset: Any, pack_len: int | None = None, looked_at: int = LOOKED_AT) -> str:
-    """Says how many samples there are, and hashes up to `looked_at` of them, evenly spread, in tokens."""
+    """Say how many samples there are, and hashes up to `looked_at` of them, evenly spread, in tokens."""
     count = len(dataset)
     samples = [dataset[i] for i in sorted({k * count // looked_at for k in range(looked_at)})]
     packs = f" in packs of {pack_len:,}" if pack_len else ""
@@ -33,7 +33,7 @@ def samples_line(dataset: Any, pack_len: int | None = None, looked_at: int = LOO
 
 
 def row_hashes(dataset: Any) -> list[tuple[str, str | None]]:
-    """Gives the name and the hash of the rows of a data set, or of each of several that are joined."""
+    """Return the name and the hash of the rows of a data set, or of each of several that are joined."""
     parts = dataset.datasets if hasattr(dataset, "source") else [dataset]
     return [_row_hash(part.dataset if isinstance(part, PackedDataset) else part) for part in parts]
 
@@ -56,12 +56,12 @@ def _row_hash(dataset: Any) -> tuple[str, str | None]:
 
 
 def _sample_bytes(sample: Mapping[str, Any]) -> bytes:
-    """Writes a sample out; a tensor as its numbers, which its `repr` has only some of."""
+    """Write a sample out; a tensor as its numbers, which its `repr` has only some of."""
     return str({key: value.tolist() if hasattr(value, "tolist") else value for key, value in sample.items()}).encode()
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """Hashes bytes, in whatever parts they come."""
+    """Hash bytes, in whatever parts they come."""
     found = hashlib.sha256()
     for part in parts:
         found.update(part)

@@ -58,10 +58,10 @@ class PackedDataset:
         return {name: sample[name][start:stop] for name in ("tokens", "labels")}
 
     def where(self, index: int) -> str:
-        """Says where the row of a sample stands."""
+        """Say where the row of a sample stands."""
         return self.dataset.where(self._find(index)[0])
 
     def _find(self, index: int) -> tuple[int, int]:
-        """Returns the number of the whole sample and the token that this one starts at."""
+        """Return the number of the whole sample and the token that this one starts at."""
         number = bisect_right(self._firsts, index) - 1
         return number, (index - self._firsts[number]) * self.pack_len

@@ -24,7 +24,7 @@ class InTurn(Sequence):
 
 
 def by_length(order: Sequence[int], lengths: Sequence[int], batch_size: int, rng: Random, spread: int = 50) -> Plan:
-    """Takes samples of about the same length: sorts each `spread` micro-batches of the order, then shuffles them."""
+    """Take samples of about the same length: sorts each `spread` micro-batches of the order, then shuffles them."""
     plan = [
         batch
         for part in InTurn(order, batch_size * spread)
@@ -35,7 +35,7 @@ def by_length(order: Sequence[int], lengths: Sequence[int], batch_size: int, rng
 
 
 def best_fit(order: Sequence[int], lengths: Sequence[int], capacity: int) -> Plan:
-    """Fills micro-batches of at most `capacity` tokens: the longest sample first, each where the least room is left.
+    """Fill micro-batches of at most `capacity` tokens: the longest sample first, each where the least room is left.
 
     The number of micro-batches and how full each is follow from the lengths alone (best-fit decreasing; Johnson et al.,
     SIAM J. Comput. 3(4), 1974); which of several samples of a length goes where follows from their order.
@@ -64,7 +64,7 @@ def best_fit(order: Sequence[int], lengths: Sequence[int], capacity: int) -> Pla
 
 
 def as_many(plan: Plan, count: int) -> Plan:
-    """Makes a plan of a draw `count` micro-batches long: leaves out its last, or halves those of the most samples."""
+    """Make a plan of a draw `count` micro-batches long: leaves out its last, or halves those of the most samples."""
     largest_first = [(-len(batch), (number,), batch) for number, batch in enumerate(plan[:count])]
     heapify(largest_first)
     while len(largest_first) < count:

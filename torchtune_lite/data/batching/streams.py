@@ -36,7 +36,7 @@ class FileStream:
         self.name = f"{self.paths[0]} and {counted(len(self.paths) - 1, 'more file')}"
 
     def content_hash(self) -> str:
-        """Hashes the files, unpacked; of more than `HASHED_WHOLE` bytes only how each starts, and its size."""
+        """Hash the files, unpacked; of more than `HASHED_WHOLE` bytes only how each starts, and its size."""
         whole = sum(path.stat().st_size for path in self.paths) <= HASHED_WHOLE
         if not whole:
             log.info(
@@ -52,7 +52,7 @@ class FileStream:
             yield str(path.stat().st_size).encode()
 
     def parts(self, state: Any, rng: Random | None) -> Iterator[Part]:
-        """Yields the parts from `state` on; None: all."""
+        """Yield the parts from `state` on; None: all."""
         order = list(range(len(self.paths)))
         if rng is not None:
             rng.shuffle(order)
@@ -67,14 +67,14 @@ class HubStream:
         self.name, self._open = name, open_stream
 
     def content_hash(self) -> None:
-        """Hashes nothing: what is not downloaded yet is not known."""
+        """Hash nothing: what is not downloaded yet is not known."""
         log.info(
             f"{self.name}: the first {counted(PART, 'row')} of the stream are compared when this run is resumed; a "
             "change of later ones will not be noticed"
         )
 
     def parts(self, state: Any, rng: Random | None) -> Iterator[Part]:
-        """Yields the parts from `state` on; None: all."""
+        """Yield the parts from `state` on; None: all."""
         stream = self._open()
         if state is not None:
             stream.load_state_dict(state)
@@ -96,12 +96,12 @@ class StreamDataset:
         self.stream, self._make = stream, make
 
     def parts(self, state: Any = None, rng: Random | None = None) -> Iterator[Part]:
-        """Yields the data set of each part, and the state that opens the stream at it."""
+        """Yield the data set of each part, and the state that opens the stream at it."""
         for rows, here in self.stream.parts(state, rng):
             yield self._make(rows), here
 
     def first(self) -> Any:
-        """Gives the data set of the first part."""
+        """Return the data set of the first part."""
         for dataset, _ in self.parts():
             return dataset
         raise DataError(f"{self.stream.name}: the stream is empty")
@@ -128,21 +128,21 @@ class StreamBatches:
         return sys.maxsize
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yields micro-batches after the `cursor`, whatever the epoch."""
+        """Yield micro-batches after the `cursor`, whatever the epoch."""
         return self._clock.through(self._batches())
 
     def largest(self) -> Batch:
-        """Makes a micro-batch as large as one of the first part may be."""
+        """Make a micro-batch as large as one of the first part may be."""
         return self._first_part().largest()
 
     def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
-        """Says where the rows of the last `num_batches` micro-batches stand, as far as they are of the same part."""
+        """Say where the rows of the last `num_batches` micro-batches stand, as far as they are of the same part."""
         done = self.cursor["batch"]
         first = max(done - num_batches, 0)
         return self._part.where(0, first, done - first, shown)
 
     def fingerprint(self) -> Fingerprint:
-        """Says what the stream is known by when the run is resumed: its first part, in tokens, and its files."""
+        """Say what the stream is known by when the run is resumed: its first part, in tokens, and its files."""
         first, stream = self._first_part().dataset, self.dataset.stream
         line = samples_line(first, getattr(first, "pack_len", None))
         return {
@@ -156,7 +156,7 @@ class StreamBatches:
         return self._first
 
     def report_read(self) -> None:
-        """Says the same of the part that is being read as was said of each before it when it ended."""
+        """Say the same of the part that is being read as was said of each before it when it ended."""
         if self._part is not None:
             self._part.report_read()
 
@@ -188,18 +188,18 @@ AnyBatches = Batches | StreamBatches
 
 
 def report_read(*several: AnyBatches) -> None:
-    """Says of each large data set how many of the rows that were read were cut or left out."""
+    """Say of each large data set how many of the rows that were read were cut or left out."""
     for batches in several:
         batches.report_read()
 
 
 def make_batches(dataset: Any, batch_size: int, **options: Any) -> AnyBatches:
-    """Makes the micro-batches of a data set or of a stream."""
+    """Make the micro-batches of a data set or of a stream."""
     return (StreamBatches if isinstance(dataset, StreamDataset) else Batches)(dataset, batch_size, **options)
 
 
 def steps_per_epoch(batches: AnyBatches, gradient_accumulation_steps: int, max_steps_per_epoch: int | None) -> int:
-    """Counts the optimizer steps of an epoch; ConfigError for a stream whose epochs have no end."""
+    """Count the optimizer steps of an epoch; ConfigError for a stream whose epochs have no end."""
     if isinstance(batches, StreamBatches) and max_steps_per_epoch is None:
         raise ConfigError("dataset.streaming: a stream does not say how long it is; set max_steps_per_epoch")
     steps = math.ceil(len(batches) / gradient_accumulation_steps)

@@ -30,7 +30,7 @@ class TokenFile:
         return vars(TokenFile())
 
     def add(self, number: int, sample: Mapping[str, Sequence[int]]) -> None:
-        """Writes a sample; DataError where there is no room for it."""
+        """Write a sample; DataError where there is no room for it."""
         folder = tempfile.gettempdir()
         data = array("i", sample["tokens"]).tobytes() + array("i", sample["labels"]).tobytes()
         try:
@@ -47,7 +47,7 @@ class TokenFile:
         self.size += len(data)
 
     def part(self, number: int, start: int, stop: int) -> dict[str, list[int]]:
-        """Reads the tokens and labels of a sample from `start` to `stop`, and nothing else."""
+        """Read the tokens and labels of a sample from `start` to `stop`, and nothing else."""
         place, length = self._places[number]
         stop = min(stop, length)
         tokens, labels = (

@@ -36,7 +36,7 @@ atexit.register(_loading.clear)  # as after a stop in the middle of an epoch; la
 
 
 def made_ahead(make: Callable[[Any], Any], items: Sequence[Any], num_workers: int, start: int = 0) -> Iterator[Any]:
-    """Yields `make(item)` for each from number `start` on, made by `num_workers` processes; 0: here, when asked for.
+    """Yield `make(item)` for each from number `start` on, made by `num_workers` processes; 0: here, when asked for.
 
     Draws nothing from the global random state. A worker that is killed is a DataError.
     """
@@ -78,7 +78,7 @@ def _as_it_is(made: Any) -> Any:
 
 
 def _start(number: int) -> None:
-    """Leaves signals to the training process, and ends with it."""
+    """Leave signals to the training process, and ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

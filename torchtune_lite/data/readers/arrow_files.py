@@ -34,18 +34,18 @@ class ArrowRows:
         return self._batches[number].slice(i, 1).to_pylist()[0]
 
     def where(self, index: int) -> str:
-        """Says which row of the file it is, the first one being 0."""
+        """Say which row of the file it is, the first one being 0."""
         return f"{self.name}[{index}]"
 
     def content(self, start: int, stop: int) -> Iterator[bytes]:
-        """Yields the values of the rows from `start` to `stop` as bytes."""
+        """Yield the values of the rows from `start` to `stop` as bytes."""
         import pyarrow as pa
 
         return table_content(pa.Table.from_batches(self._batches).slice(start, stop - start))
 
 
 def arrow_rows(path: Path) -> ArrowRows:
-    """Maps an Arrow file into memory, in the file or the stream format."""
+    """Map an Arrow file into memory, in the file or the stream format."""
     pa = _pyarrow(path)
     try:
         return ArrowRows(path, _batches(pa, pa.memory_map(str(path))))
@@ -54,7 +54,7 @@ def arrow_rows(path: Path) -> ArrowRows:
 
 
 def parquet_rows(path: Path) -> ArrowRows:
-    """Unpacks a Parquet file, which gives no single row, into a mapped Arrow file that ends with the process."""
+    """Unpack a Parquet file, which gives no single row, into a mapped Arrow file that ends with the process."""
     pa = _pyarrow(path)
     import pyarrow.parquet
 
@@ -68,13 +68,13 @@ def parquet_rows(path: Path) -> ArrowRows:
 
 
 def table_content(table: Any) -> Iterator[bytes]:
-    """Yields the values of an Arrow table as bytes, which do not tell in what batches or encodings they lie."""
+    """Yield the values of an Arrow table as bytes, which do not tell in what batches or encodings they lie."""
     for name in sorted(table.column_names) if len(table) else ():
         yield from _values(table.column(name).chunks)
 
 
 def _values(chunks: Sequence[Any]) -> Iterator[bytes]:
-    """Yields the lengths of values, -1 of a null, then what they hold: each of all chunks, one after the other."""
+    """Yield the lengths of values, -1 of a null, then what they hold: each of all chunks, one after the other."""
     import pyarrow as pa
     import pyarrow.compute
 

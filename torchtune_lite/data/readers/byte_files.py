@@ -42,7 +42,7 @@ class ByteFile:
         self._unpacked = _unpack(self.path) if self.path.endswith(".gz") else None
 
     def read(self, start: int = 0, stop: int | None = None) -> bytes:
-        """Reads the bytes from `start` to `stop`, or to the end."""
+        """Read the bytes from `start` to `stop`, or to the end."""
         stop = self.size if stop is None else min(stop, self.size)
         file = self._unpacked or _opened(self.path, _identity(self._stat))
         parts = []
@@ -55,13 +55,13 @@ class ByteFile:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def chunks(self, size: int = 2**24, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """Yields the bytes from `start` to `stop`, or to the end, in turn."""
+        """Yield the bytes from `start` to `stop`, or to the end, in turn."""
         stop = self.size if stop is None else stop
         for at in range(start, stop, size):
             yield self.read(at, min(at + size, stop))
 
     def lines(self) -> Iterator[bytes]:
-        """Yields the lines, which end with a newline character and nothing else."""
+        """Yield the lines, which end with a newline character and nothing else."""
         begun: list[bytes] = []  # of a line that goes on in the next chunk; joined once, however long it is
         for chunk in self.chunks(2**20):
             *ended, rest = chunk.split(b"\n")
@@ -75,7 +75,7 @@ class ByteFile:
 
 
 def stream_bytes(path: Path, size: int = 2**20) -> Iterator[bytes]:
-    """Yields the bytes of a file from its start, unpacked if it ends in .gz, `size` at a time; nothing is kept."""
+    """Yield the bytes of a file from its start, unpacked if it ends in .gz, `size` at a time; nothing is kept."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             while part := file.read(size):
@@ -88,7 +88,7 @@ def stream_bytes(path: Path, size: int = 2**20) -> Iterator[bytes]:
 
 @lru_cache(maxsize=MOST_OPEN)
 def _opened(path: str, identity: tuple[int, ...]) -> FileIO:
-    """Opens a file, which is closed when enough others have been opened since."""
+    """Open a file, which is closed when enough others have been opened since."""
     try:
         file = FileIO(path)
     except OSError as error:

@@ -56,16 +56,16 @@ class CsvRows:
         return dict(zip(self.columns, values, strict=True))
 
     def where(self, index: int) -> str:
-        """Says in which line a row starts."""
+        """Say in which line a row starts."""
         return f"{self.name}:{self._numbers[index + 1]}"
 
     def content(self, start: int, stop: int) -> Iterator[bytes]:
-        """Yields the bytes of the rows from `start` to `stop`."""
+        """Yield the bytes of the rows from `start` to `stop`."""
         end = self._starts[stop + 1] if stop < len(self) else None
         return self._file.chunks(start=self._starts[start + 1], stop=end)
 
     def _find_delimiter(self, usual: str) -> str:
-        """Chooses what separates the columns by the first line: the usual character unless it makes them one."""
+        """Choose what separates the columns by the first line: the usual character unless it makes them one."""
         head = self._file.read(0, 2**16)
         check_encoding(self.name, head)
         check_line_ends(self.name, head)
@@ -78,7 +78,7 @@ class CsvRows:
         return most
 
     def _find_records(self) -> None:
-        """Notes where each record starts, as the parser that reads it later has it."""
+        """Note where each record starts, as the parser that reads it later has it."""
         offset = 0
 
         def lines() -> Iterator[str]:
@@ -111,7 +111,7 @@ class CsvRows:
 
 
 def _num_columns(line: str, delimiter: str) -> int:
-    """Counts the columns of a line; 0 where its quotes are wrong by that delimiter."""
+    """Count the columns of a line; 0 where its quotes are wrong by that delimiter."""
     try:
         return len(next(csv.reader([line], delimiter=delimiter, strict=True)))
     except csv.Error:

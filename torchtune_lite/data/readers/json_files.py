@@ -26,7 +26,7 @@ Found = Iterator[tuple[str, Any]]
 
 
 def json_rows(path: Path, field: str | None = None) -> Any:
-    """Gives the rows of a file: an array where it starts with `[`, else one object a line.
+    """Return the rows of a file: an array where it starts with `[`, else one object a line.
 
     Blank lines, a byte-order mark and CRLF are allowed. `field` reads the array under that key of a file that is one
     object. Read whole are arrays, a table (`json_tables`), and objects that go over several lines, which may take
@@ -55,7 +55,7 @@ class JsonLines:
         return len(self._lines)
 
     def text(self, index: int) -> str:
-        """Reads a line."""
+        """Read a line."""
         return self._lines.text(index)
 
     def __getitem__(self, index: int) -> Row:
@@ -70,9 +70,9 @@ class JsonLines:
 
 
 def array_rows(file: ByteFile, field: str | None = None) -> Rows:
-    """Reads an array of objects, at the top of a file or under its key `field`.
+    """Read an array of objects, at the top of a file or under its key `field`.
 
-    Raises DataError where the array breaks off.
+    Raise DataError where the array breaks off.
     """
     path = file.path
     if file.size > LARGE_ARRAY:
@@ -150,9 +150,9 @@ def _object(value: Any, place: str) -> Row:
 
 
 def _whole_rows(file: ByteFile, lines: JsonLines) -> Rows | None:
-    """Reads a file that is no list of lines; None where it is one, or no JSON at all.
+    """Read a file that is no list of lines; None where it is one, or no JSON at all.
 
-    Raises DataError for one object that is no table, with the keys it has.
+    Raise DataError for one object that is no table, with the keys it has.
     """
     try:
         found, in_a_line = [(lines.where(0), json.loads(lines.text(0)))], True

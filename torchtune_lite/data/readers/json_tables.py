@@ -7,7 +7,7 @@ from torchtune_lite.data.readers.rows import Row
 
 
 def table_rows(value: Any) -> list[Row] | None:
-    """Gives the rows of an object that can only be a table; None for any other value.
+    """Return the rows of an object that can only be a table; None for any other value.
 
     Those are columns of cells by row number (`{"a": {"0": "x"}}`), rows by number (`{"0": {"a": "x"}}`), `columns` with
     their `data`, and two or more columns that are lists of one length with text in them.
@@ -35,5 +35,5 @@ def _numbered(keys: Collection[str]) -> bool:
 
 
 def _is_cells(column: Any) -> bool:
-    """Tells a column from the list of a single row, as its messages are; one of token ids has no text."""
+    """Tell a column from the list of a single row, as its messages are; one of token ids has no text."""
     return isinstance(column, list) and all(cell is None or isinstance(cell, str | int | float) for cell in column)

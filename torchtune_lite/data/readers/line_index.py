@@ -33,11 +33,11 @@ class LineIndex:
         return len(self._starts)
 
     def place(self, index: int) -> str:
-        """Says where a line stands."""
+        """Say where a line stands."""
         return f"{self.file.path}:{index + 1 if self._numbers is None else int(self._numbers[index]) + 1}"
 
     def text(self, index: int) -> str:
-        """Reads a line, without its end; raises DataError where it is not UTF-8."""
+        """Read a line, without its end; raise DataError where it is not UTF-8."""
         line = self._line(self._starts, index)
         try:
             return line.decode()
@@ -45,7 +45,7 @@ class LineIndex:
             raise not_utf8(self.place(index), line, error) from None
 
     def content(self, start: int, stop: int) -> Iterator[bytes]:
-        """Yields the bytes of the lines from `start` to `stop`, the last one ending as the others do."""
+        """Yield the bytes of the lines from `start` to `stop`, the last one ending as the others do."""
         end = int(self._starts[stop]) if stop < len(self) else self.file.size
         chunk = b""
         for chunk in self.file.chunks(start=int(self._starts[start]), stop=end):
@@ -61,7 +61,7 @@ class LineIndex:
 
 
 def _starts(file: ByteFile) -> tuple[np.ndarray, np.ndarray]:
-    """Gives the offset of each line and the byte there."""
+    """Return the offset of each line and the byte there."""
     starts, first_bytes = [], []
     offset, pending = 0, [0]
     for chunk in file.chunks():

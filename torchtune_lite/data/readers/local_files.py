@@ -38,17 +38,17 @@ _SPLIT = re.compile(r"(?:^|[\W_])(train|training|test|testing|val|valid|validati
 
 
 def kind_of(path: Path) -> str | None:
-    """Tells the kind of a file by the end of its name; None for a name that tells nothing."""
+    """Tell the kind of a file by the end of its name; None for a name that tells nothing."""
     return SUFFIXES.get((path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower())
 
 
 def named_kind(name: str) -> str | None:
-    """Gives the kind of files that a name such as `json`, `jsonl` or `txt` means; None for any other name."""
+    """Return the kind of files that a name such as `json`, `jsonl` or `txt` means; None for any other name."""
     return name if name in KINDS else SUFFIXES.get(f".{name}")
 
 
 def refuse_address(text: str) -> None:
-    """Raises DataError for an address of the network."""
+    """Raise DataError for an address of the network."""
     if _ADDRESS.match(text):
         raise DataError(
             f"{text} is an address, and only local files are read; download the file first, or name a data set of the "
@@ -57,13 +57,13 @@ def refuse_address(text: str) -> None:
 
 
 def saved_splits(folder: Path) -> dict[str, str] | None:
-    """Gives the folder of each split that `datasets.DatasetDict.save_to_disk` wrote; None for anything else."""
+    """Return the folder of each split that `datasets.DatasetDict.save_to_disk` wrote; None for anything else."""
     splits = read_json(folder / "dataset_dict.json").get("splits")
     return {name: str(folder / name) for name in splits} if splits else None
 
 
 def find_files(patterns: str | Sequence[str]) -> list[Path]:
-    """Lists the files that paths, patterns and folders mean, those of each in the order of their names."""
+    """List the files that paths, patterns and folders mean, those of each in the order of their names."""
     paths = [path for each in ([patterns] if isinstance(patterns, str) else patterns) for path in _matches(each)]
     if not paths:
         raise DataError("data_files is an empty list; name at least one file")
@@ -71,9 +71,9 @@ def find_files(patterns: str | Sequence[str]) -> list[Path]:
 
 
 def read_files(paths: Sequence[Path], kind: str | None, field: str | None) -> Any:
-    """Gives the rows of files that are all of one kind, the one named or the one that their names tell.
+    """Return the rows of files that are all of one kind, the one named or the one that their names tell.
 
-    Raises DataError for a mix of kinds, a kind that is not read, and a file without rows.
+    Raise DataError for a mix of kinds, a kind that is not read, and a file without rows.
     """
     kinds = {_readable(path, kind) for path in paths}
     if len(kinds) > 1:
@@ -115,7 +115,7 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    """Lists the files of a folder; in one that `datasets.Dataset.save_to_disk` wrote, those it names."""
+    """List the files of a folder; in one that `datasets.Dataset.save_to_disk` wrote, those it names."""
     if saved := read_json(folder / "state.json").get("_data_files"):
         return [folder / Path(each["filename"]).name for each in saved]
     paths = sorted(path for path in folder.iterdir() if path.is_file() and kind_of(path) and path.name[0] != ".")

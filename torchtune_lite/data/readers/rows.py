@@ -39,7 +39,7 @@ class Rows:
         return self._rows[index]
 
     def content(self, start: int, stop: int) -> Iterator[bytes]:
-        """Yields the rows from `start` to `stop` as bytes that are the same wherever and however packed they lie."""
+        """Yield the rows from `start` to `stop` as bytes that are the same wherever and however packed they lie."""
         for index in range(start, stop):
             yield _as_bytes(self._rows[index])
 
@@ -60,12 +60,12 @@ class JoinedRows:
         return part[i]
 
     def where(self, index: int) -> str:
-        """Says where a row stands."""
+        """Say where a row stands."""
         part, i = self._find(index)
         return part.where(i)
 
     def content(self, start: int, stop: int) -> Iterator[bytes]:
-        """Yields the bytes of the rows from `start` to `stop`."""
+        """Yield the bytes of the rows from `start` to `stop`."""
         for part, end in zip(self._parts, self._ends, strict=True):
             first = end - len(part)
             if start < end and first < stop:
@@ -90,11 +90,11 @@ class SelectedRows:
         return self._rows[self._indices[index]]
 
     def where(self, index: int) -> str:
-        """Says where a row stands."""
+        """Say where a row stands."""
         return self._rows.where(self._indices[index])
 
     def content(self, start: int, stop: int) -> Iterator[bytes]:
-        """Yields the bytes of the rows from `start` to `stop`, of those that follow each other at once."""
+        """Yield the bytes of the rows from `start` to `stop`, of those that follow each other at once."""
         numbers = self._indices[start:stop]
         first = 0
         for at in range(1, len(numbers) + 1):
@@ -121,12 +121,12 @@ class MarkedRows:
         yield from self._marks.nonzero()[:, 0].tolist()
 
     def add(self, row: int) -> None:
-        """Marks a row."""
+        """Mark a row."""
         self._marks[row] = 1
 
 
 def find_part(ends: Sequence[int], index: int, what: str = "row") -> tuple[int, int]:
-    """Finds which of several parts, of which the last items end at `ends`, has an item, and its number in it."""
+    """Find which of several parts, of which the last items end at `ends`, has an item, and its number in it."""
     count = ends[-1] if ends else 0
     if not 0 <= index < count:
         raise IndexError(f"{what} {index} of {count}")
@@ -135,7 +135,7 @@ def find_part(ends: Sequence[int], index: int, what: str = "row") -> tuple[int, 
 
 
 def row_content(rows: Any, start: int, stop: int) -> Iterator[bytes]:
-    """Yields the bytes of rows from `start` to `stop`; those of a class without `content` are read one by one."""
+    """Yield the bytes of rows from `start` to `stop`; those of a class without `content` are read one by one."""
     if hasattr(rows, "content"):
         yield from rows.content(start, stop)
         return
@@ -155,7 +155,7 @@ def _as_bytes(row: Row) -> bytes:
 
 
 def raise_problems(problems: Sequence[str], shown: int = 3) -> None:
-    """Raises one DataError for all problems, those after the first `shown` counted only; returns if there are none."""
+    """Raise one DataError for all problems, those after the first `shown` counted only; return if there are none."""
     if problems:
         more = f"; and {len(problems) - shown:,} more" if len(problems) > shown else ""
         raise DataError("; ".join(problems[:shown]) + more)

@@ -45,14 +45,14 @@ def load_rows(
     split: str = "train",
     filter_fn: Filter | None = None,
 ) -> Any:
-    """Gives the rows of a source, each read when it is asked for.
+    """Return the rows of a source, each read when it is asked for.
 
     `source`: a file, a pattern or a folder, of .json, .jsonl, .ndjson, .csv, .tsv, .txt (these also with .gz), .parquet
     or .arrow files, or a folder that `datasets` saved; or one of `json`, `csv`, `text`, `parquet`, `arrow`, or of those
     endings, with files in `data_files` (a mapping gives them by split); or a data set of the Hugging Face hub with its
     configuration `name`, loaded by the library `datasets`. `field`: for a JSON file that is one object, the key that
     holds its rows. `split`: `train`, or a part as `train[:95%]`, `train[100:]`. `filter_fn`, a function or its dotted
-    path, keeps the rows for which it is true; it sees every row at once, but for broken ones, which are kept. Raises
+    path, keeps the rows for which it is true; it sees every row at once, but for broken ones, which are kept. Raise
     DataError for whatever can't be read, and for 0 samples.
     """
     files, kind = _local_files(source, data_files)
@@ -77,7 +77,7 @@ def open_stream(
     name: str | None = None,
     split: str = "train",
 ) -> FileStream | HubStream:
-    """Opens a source as a stream, file by file; a data set of the hub as `datasets` streams it.
+    """Open a source as a stream, file by file; a data set of the hub as `datasets` streams it.
 
     The arguments are those of `load_rows`; `split` can be no part of a split.
     """
@@ -92,7 +92,7 @@ def open_stream(
 
 
 def filtered(rows: Any, filter_fn: Filter | None) -> Any:
-    """Selects the rows for which a function is true, and broken ones; None selects all."""
+    """Select the rows for which a function is true, and broken ones; None selects all."""
     if filter_fn is None:
         return rows
     passes = config.find(filter_fn) if isinstance(filter_fn, str) else filter_fn
@@ -100,7 +100,7 @@ def filtered(rows: Any, filter_fn: Filter | None) -> Any:
 
 
 def _local_files(source: str, data_files: DataFiles) -> tuple[DataFiles, str | None]:
-    """Gives the files that are meant and their kind, where it is named; no files for a data set of the hub."""
+    """Return the files that are meant and their kind, where it is named; no files for a data set of the hub."""
     if kind := named_kind(source):
         if data_files is None:
             raise DataError(f"source: {source} needs data_files, the path of a file, a pattern or a folder")
@@ -119,7 +119,7 @@ def _is_local(source: str) -> bool:
 
 
 def _files_of_split(data_files: DataFiles, split: str) -> tuple[list[Path], re.Match]:
-    """Lists the files of a split, and says which part of their rows it means."""
+    """List the files of a split, and say which part of their rows it means."""
     parts = _SLICE.fullmatch(split)
     if not parts:
         raise DataError(f"split={split!r} is neither a name nor a part such as train[:95%] or train[100:]")
@@ -135,7 +135,7 @@ def _files_of_split(data_files: DataFiles, split: str) -> tuple[list[Path], re.M
 
 
 def _slice(parts: re.Match, length: int) -> range:
-    """Gives the rows that `train[10%:]` means, as `datasets` does: rounded to the nearest row, bounds outside cut."""
+    """Return the rows that `train[10%:]` means, as `datasets` does: rounded to the nearest row, bounds outside cut."""
     percent = parts["start_percent"] or parts["stop_percent"]
 
     def bound(text: str | None, default: int) -> int:
@@ -157,7 +157,7 @@ class HubRows(Rows):
     """The rows of a data set of the hub, which has them in Arrow's form."""
 
     def content(self, start: int, stop: int) -> Iterator[bytes]:
-        """Yields the values of the rows from `start` to `stop` as bytes."""
+        """Yield the values of the rows from `start` to `stop` as bytes."""
         if not hasattr(self._rows, "with_format"):
             yield from super().content(start, stop)
             return

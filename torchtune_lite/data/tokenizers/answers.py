@@ -37,7 +37,7 @@ class Answers:
         return (self._turns(first, last) for first, last in _runs(unmasked))
 
     def change(self) -> bool:
-        """Tell whether an answer that has a loss reads otherwise here than it does, or is asked for, as the last turn.
+        """Return whether an answer with a loss reads otherwise here than it does, or is asked for, as the last turn.
 
         Costs renderings of the turns up to the first such answer, or of those up to each.
         """

@@ -77,27 +77,27 @@ class ChatTemplate:
         self._template = compile_template(self.source, self.name, self._strftime_now)
 
     def reads(self, field: str) -> bool:
-        """Tells whether the template names a field of a turn, or a variable."""
+        """Return whether the template names a field of a turn, or a variable."""
         found = re.search(rf"\b{re.escape(field)}\b", self.source) is not None
         return found or (self.tool_use is not None and self.tool_use.reads(field))
 
     def set_options(self, options: Mapping[str, Any], today: date | None) -> None:
-        """Sets the variables of all conversations and the date, also of the template for tools."""
+        """Set the variables of all conversations and the date, also of the template for tools."""
         for template in filter(None, (self, self.tool_use)):
             template.options, template.today = dict(options), today
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **given: Any) -> str:
-        """Writes a conversation as text; with `add_generation_prompt` up to where an answer starts."""
+        """Write a conversation as text; with `add_generation_prompt` up to where an answer starts."""
         return self.write(messages, given, add_generation_prompt)
 
     def prompt(self, messages: Sequence[Message], **given: Any) -> str:
-        """Writes a conversation whose last turn stays open: an answer that the model starts, or goes on with."""
+        """Write a conversation whose last turn stays open: an answer that the model starts, or goes on with."""
         if messages[-1].role != "assistant":
             return self.render(messages, add_generation_prompt=True, **given)
         return self.render(messages[:-1], add_generation_prompt=True, **given) + messages[-1].text_content
 
     def loss_spans(self, messages: Sequence[Message], **given: Any) -> tuple[str, Iterable[Span]]:
-        """Writes a conversation and tells the parts of the text, start and end, that have a loss, in their order.
+        """Write a conversation and tell the parts of the text, start and end, that have a loss, in their order.
 
         An answer is what the template puts in a `{% generation %}` block. In a template without them, or where other
         turns have a loss too, it is what follows the generation prompt, up to where the next turn starts; for that each
@@ -109,13 +109,13 @@ class ChatTemplate:
         return answers.text, answers.spans()
 
     def rewrites(self, messages: Sequence[Message], **given: Any) -> bool:
-        """Tell whether an answer that has a loss reads otherwise in the conversation than as its last turn."""
+        """Return whether an answer that has a loss reads otherwise in the conversation than as its last turn."""
         template = self._chosen(given)
         return template.may_rewrite and Answers(template, messages, given).change()
 
     @cached_property
     def may_rewrite(self) -> bool:
-        """Tell whether later turns change what the template wrote, as tried on a few short conversations."""
+        """Return whether later turns change what the template wrote, as tried on a few short conversations."""
         tools = [{}, {"tools": TRIED_TOOLS}] if self.reads("tools") else [{}]
         systems = [[], [Message("system", "s")]]
         for answer, system, given in product(TRIED_ANSWERS, systems, tools):
@@ -149,7 +149,7 @@ class ChatTemplate:
 
     @cached_property
     def marks_prompt(self) -> bool:
-        """Tell whether the template's blocks hold the prompt of an answer, too."""
+        """Return whether the template's blocks hold the prompt of an answer, too."""
         turns = [Message("user", "a"), Message("assistant", "b")]
         try:
             first, *_ = Answers(self, turns, {}).blocks()
@@ -159,7 +159,7 @@ class ChatTemplate:
 
     @cached_property
     def _takes_parts(self) -> bool:
-        """Tells whether the template writes the texts of a list of parts, rather than the list itself or nothing."""
+        """Return whether the template writes the texts of a list of parts, rather than the list itself or nothing."""
         turns = [{"role": role, "content": [{"type": "text", "text": OTHER}]} for role in ("user", "assistant")]
         try:
             text = self._fill({"messages": turns, "add_generation_prompt": False})
@@ -195,7 +195,7 @@ class ChatTemplate:
             raise DataError(f"{self.name}: {' '.join(str(error).split()) or type(error).__name__}") from None
 
     def turn(self, message: Message) -> dict[str, Any]:
-        """Gives a message as the template sees it."""
+        """Return a message as the template sees it."""
         if message.original is None:
             return {"role": message.role, "content": message.text_content}
         turn = dict(message.original)
@@ -209,7 +209,7 @@ class ChatTemplate:
         return turn
 
     def _check_calls(self, turns: Sequence[Mapping[str, Any]], text: str) -> None:
-        """Raises DataError where arguments that are JSON text were written as a text in quotes: all are or none."""
+        """Raise DataError where arguments that are JSON text were written as a text in quotes: all are or none."""
         found = (
             (arguments, f"messages[{number}].tool_calls[{i}].function.arguments")
             for number, turn in enumerate(turns)
@@ -230,7 +230,7 @@ class ChatTemplate:
 def find_chat_template(
     folder: Path, tokenizer_config: Mapping[str, Any], name: str = "default"
 ) -> tuple[str, str] | None:
-    """Finds the source and the place of a folder's chat template, as transformers does; None where it has none.
+    """Find the source and the place of a folder's chat template, as transformers does; None where it has none.
 
     `name`: which of several.
     """
@@ -252,7 +252,7 @@ def find_chat_template(
 
 
 def get_chat_template(folder: Path, tokenizer_config: Mapping[str, Any], variables: Mapping[str, Any]) -> ChatTemplate:
-    """Reads the chat template of a tokenizer; DataError where there is none."""
+    """Read the chat template of a tokenizer; DataError where there is none."""
     found = find_chat_template(folder, tokenizer_config)
     if found is None:
         raise DataError(

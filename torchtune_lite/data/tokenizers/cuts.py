@@ -46,7 +46,7 @@ def first_tokens(
     cuts: Callable[[], re.Pattern | None],
     count: Callable[[T], int] = len,
 ) -> T:
-    """Encodes a text, or of a long one as much as gives more than `most` tokens: the first `most` are the whole's.
+    """Encode a text, or of a long one as much as gives more than `most` tokens: the first `most` are the whole's.
 
     That costs what so many tokens cost, however long the text is. `cuts` gives the pattern that finds where to cut,
     None for nowhere; it is asked for a long text only. `count` tells the tokens of what `encode` returns.
@@ -62,7 +62,7 @@ def first_tokens(
 
 
 def before_spaces(pieces: Iterable[str], before: str = ANY) -> re.Pattern:
-    """Makes the pattern that finds where to cut: at a space after a character `before` that no piece joins to a space.
+    """Make the pattern that finds where to cut: at a space after a character `before` that no piece joins to a space.
 
     In a piece a space may be written ▁, or Ġ as the byte-level formats do.
     """
@@ -72,7 +72,7 @@ def before_spaces(pieces: Iterable[str], before: str = ANY) -> re.Pattern:
 
 
 def cuts_of(tokenizer: Any) -> re.Pattern | None:
-    """Finds where to cut what a tokenizer of the library `tokenizers` encodes; None where that is not known.
+    """Find where to cut what a tokenizer of the library `tokenizers` encodes; None where that is not known.
 
     A text is split into words first, by one of `WORDS`; or else its pieces are merged from characters, and the
     vocabulary tells which of them a space can join.
@@ -90,7 +90,7 @@ def cuts_of(tokenizer: Any) -> re.Pattern | None:
 
 
 def _steps(component: Any) -> list[dict[str, Any]]:
-    """Lists what a normalizer or pre-tokenizer does in turn, as a tokenizer.json has it."""
+    """List what a normalizer or pre-tokenizer does in turn, as a tokenizer.json has it."""
 
     def flat(step: dict[str, Any]) -> list[dict[str, Any]]:
         parts = step.get("normalizers") or step.get("pretokenizers") if step["type"] == "Sequence" else None
@@ -100,7 +100,7 @@ def _steps(component: Any) -> list[dict[str, Any]]:
 
 
 def _is_local(normalizer: Mapping[str, Any]) -> bool:
-    """Tells that a normalizer does the same to what stands before a space, whatever comes after it."""
+    """Tell that a normalizer does the same to what stands before a space, whatever comes after it."""
     space = normalizer.get("pattern") == {"String": " "}
     return normalizer["type"] in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend") or (
         normalizer["type"] == "Replace" and space
@@ -108,7 +108,7 @@ def _is_local(normalizer: Mapping[str, Any]) -> bool:
 
 
 def _keeps_its_start(step: Mapping[str, Any]) -> bool:
-    """Tells that a text is split in the same way up to a space, whatever comes after it."""
+    """Tell that a text is split in the same way up to a space, whatever comes after it."""
     if step["type"] == "Split":
         return step["pattern"] == {"String": " "} or _splits_words(step)
     return step["type"] in ("ByteLevel", "Metaspace", "Digits", "Punctuation")

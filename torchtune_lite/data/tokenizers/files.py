@@ -25,9 +25,9 @@ READ_BY = {
 
 
 def read_tokenizer_file(path: Path, wanted: str) -> bytes:
-    """Reads a tokenizer's file of the format `wanted`, a key of `FORMATS`.
+    """Read a tokenizer's file of the format `wanted`, a key of `FORMATS`.
 
-    Raises DataError for one that is missing, of another format, or none: a git-lfs pointer or an HTML page.
+    Raise DataError for one that is missing, of another format, or none: a git-lfs pointer or an HTML page.
     """
     try:
         data = path.read_bytes()
@@ -42,7 +42,7 @@ def read_tokenizer_file(path: Path, wanted: str) -> bytes:
 
 
 def sniff(data: bytes, path: Path) -> str:
-    """Tells the format of a tokenizer's file by how it starts; DataError for a pointer or a page in its place."""
+    """Tell the format of a tokenizer's file by how it starts; DataError for a pointer or a page in its place."""
     head = data[:200].lstrip()
     if head.lower().startswith(b"version https://git-lfs"):
         raise DataError(
@@ -59,7 +59,7 @@ def sniff(data: bytes, path: Path) -> str:
 
 
 def not_readable(path: Path, data: bytes, wanted: str, why: Any = "") -> DataError:
-    """Makes the error for a file that starts like its format and cannot be read."""
+    """Make the error for a file that starts like its format and cannot be read."""
     reason = f": {' '.join(str(why).split())[:120]}" if why else ""
     return DataError(
         f"tokenizer.path {path} is not {FORMATS[wanted]} or is cut off ({counted(len(data), 'byte')}){reason}; "
@@ -68,7 +68,7 @@ def not_readable(path: Path, data: bytes, wanted: str, why: Any = "") -> DataErr
 
 
 def read_json(path: Path | None) -> dict[str, Any]:
-    """Reads a JSON object; an empty one where there is no file, DataError where there is something else in it."""
+    """Read a JSON object; an empty one where there is no file, DataError where there is something else in it."""
     if path is None or not path.is_file():
         return {}
     try:
@@ -81,7 +81,7 @@ def read_json(path: Path | None) -> dict[str, Any]:
 
 
 def special_tokens(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
-    """Gives the text of each special token that is set, by its name in `SPECIAL_TOKENS`.
+    """Return the text of each special token that is set, by its name in `SPECIAL_TOKENS`.
 
     As in transformers, special_tokens_map.json counts where tokenizer_config.json lists no added tokens.
     """
@@ -100,7 +100,7 @@ def special_tokens(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[st
 
 
 def added_tokens(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, int]:
-    """Gives the ids of the tokens that were added beside a SentencePiece model, by their text."""
+    """Return the ids of the tokens that were added beside a SentencePiece model, by their text."""
     listed = tokenizer_config.get("added_tokens_decoder") or {}
     if listed:
         return {token["content"]: int(index) for index, token in listed.items()}
@@ -108,7 +108,7 @@ def added_tokens(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str,
 
 
 def prepend_scheme(tokenizer_config: Mapping[str, Any]) -> str:
-    """Tells where transformers' LlamaTokenizer puts a space before a chat: "first", "always" or "never".
+    """Tell where transformers' LlamaTokenizer puts a space before a chat: "first", "always" or "never".
 
     "first": before a text that starts without a special token; "always" (legacy): before each text between them, too.
     """
@@ -118,12 +118,12 @@ def prepend_scheme(tokenizer_config: Mapping[str, Any]) -> str:
 
 
 def ids(value: Any) -> list[int]:
-    """Reads what a config may give as one id, a list of them, or null."""
+    """Read what a config may give as one id, a list of them, or null."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def guard(pieces: Iterable[str]) -> str:
-    """Finds a character that no longer piece holds, and so joins with nothing.
+    """Find a character that no longer piece holds, and so joins with nothing.
 
     Put before a text and taken off its tokens, it keeps a tokenizer from putting a space there.
     """

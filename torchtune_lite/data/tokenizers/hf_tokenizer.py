@@ -63,12 +63,12 @@ class HuggingFaceBaseTokenizer:
         self.stop_tokens = list(dict.fromkeys([eos_id, *ids(generation.get("eos_token_id"))]))
 
     def encode(self, text: str, add_bos: bool = True, add_eos: bool = True) -> list[int]:
-        """Encodes text; BOS where the tokenizer has one."""
+        """Encode text; BOS where the tokenizer has one."""
         bos = [self.bos_id] if add_bos and self.bos_id is not None else []
         return bos + self.tokenizer.encode(text, add_special_tokens=False).ids + [self.eos_id] * add_eos
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Gives the text of token ids, without special tokens and ids beyond the vocabulary."""
+        """Return the text of token ids, without special tokens and ids beyond the vocabulary."""
         return self.tokenizer.decode([token for token in token_ids if token < self.vocab_size])
 
     def leave_out(self, first_id: int) -> list[str]:
@@ -138,28 +138,28 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
     ) -> list[int]:
-        """Encodes text; `trim_leading_whitespace` leaves out a space that the tokenizer puts before a text."""
+        """Encode text; `trim_leading_whitespace` leaves out a space that the tokenizer puts before a text."""
         if not (trim_leading_whitespace and self.prefixes):
             return super().encode(text, add_bos, add_eos)
         bos = [self.bos_id] if add_bos and self.bos_id is not None else []
         return bos + self._encode_part(text, trim=True) + [self.eos_id] * add_eos
 
     def encode_chat(self, text: str) -> tuple[list[int], list[Span]]:
-        """Encodes a text in which special tokens are spelled out; gives each token's start and end in it, too."""
+        """Encode a text in which special tokens are spelled out; return each token's start and end in it, too."""
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
     @cached_property
     def cuts(self) -> re.Pattern | None:
-        """Finds where a text can be cut, if the steps of the tokenizer are known."""
+        """Find where a text can be cut, if the steps of the tokenizer are known."""
         return cuts_of(self.tokenizer)
 
     def most_tokens(self, text: str) -> float:
-        """Bounds the tokens of a text: one a byte and one put before it, unless a normalizer may make it longer."""
+        """Bound the tokens of a text: one a byte and one put before it, unless a normalizer may make it longer."""
         return 1 + len(text.encode()) if self._bounded else math.inf
 
     def _encode_part(self, text: str, trim: bool) -> list[int]:
-        """Encodes a text with one space before it, as SentencePiece does, or none."""
+        """Encode a text with one space before it, as SentencePiece does, or none."""
         if not text:
             return []
         space = "" if trim else " "
@@ -214,7 +214,7 @@ def _load(path: Path, config: Mapping[str, Any]) -> Any:
 
 
 def _is_rebuilt(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Tells whether transformers (5) takes the vocabulary alone from tokenizer.json and splits text its own way."""
+    """Return whether transformers (5) takes the vocabulary alone from tokenizer.json and splits text its own way."""
     model = read_json(folder / "config.json")
     named = config.get("tokenizer_class") or model.get("tokenizer_class") or ""
     return named.removesuffix("Fast") == "LlamaTokenizer" and model.get("model_type") in (None, "llama")

@@ -37,7 +37,7 @@ NUM_SPECIAL_TOKENS = 256
 
 
 def llama3_special_tokens(num_ranks: int) -> dict[str, int]:
-    """Numbers Llama 3.1's 256 special tokens, which follow the ranks: 128,000 of them in Meta's file."""
+    """Number Llama 3.1's 256 special tokens, which follow the ranks: 128,000 of them in Meta's file."""
     rest = (f"<|reserved_special_token_{i}|>" for i in range(3, NUM_SPECIAL_TOKENS - len(_FIRST) + 3))
     return {name: num_ranks + i for i, name in enumerate((*_FIRST, *rest))}
 
@@ -63,7 +63,7 @@ class TikTokenBaseTokenizer:
         self.base_vocab_size, self.vocab_size = len(ranks), self.tt_model.n_vocab
 
     def encode(self, text: str, add_bos: bool = True, add_eos: bool = True) -> list[int]:
-        """Encodes text."""
+        """Encode text."""
         try:
             found = self.tt_model.encode(text, allowed_special=set(), disallowed_special=())
         except ValueError as error:  # a million spaces in a row
@@ -71,7 +71,7 @@ class TikTokenBaseTokenizer:
         return [self.bos_id] * add_bos + found + [self.eos_id] * add_eos
 
     def decode(self, token_ids: Sequence[int], truncate_at_eos: bool = True) -> str:
-        """Gives the text of token ids, special tokens spelled out, up to the first EOS if `truncate_at_eos`."""
+        """Return the text of token ids, special tokens spelled out, up to the first EOS if `truncate_at_eos`."""
         ids = list(token_ids)
         if truncate_at_eos and self.eos_id in ids:
             ids = ids[: ids.index(self.eos_id)]
@@ -121,11 +121,11 @@ class Llama3Tokenizer(ModelTokenizer):
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
     ) -> list[int]:
-        """Encodes text; no space is put before it, so that there is none to trim."""
+        """Encode text; no space is put before it, so that there is none to trim."""
         return self.tt_model.encode(text, add_bos, add_eos)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Gives the text of token ids, without special tokens and ids beyond the vocabulary."""
+        """Return the text of token ids, without special tokens and ids beyond the vocabulary."""
         known = [token for token in token_ids if token < self.vocab_size and token not in self.added]
         return self.tt_model.decode(known)
 
@@ -133,7 +133,7 @@ class Llama3Tokenizer(ModelTokenizer):
         raise NotImplementedError("Llama 3's form is written by tokenize_messages")
 
     def most_tokens(self, text: str) -> int:
-        """Bounds the tokens of a text without encoding it: one a byte."""
+        """Bound the tokens of a text without encoding it: one a byte."""
         return len(text.encode())
 
     def _by_parts(self, messages: list[Message], add_eos: bool) -> tuple[list[int], list[bool], bool]:
@@ -163,7 +163,7 @@ class Llama3Tokenizer(ModelTokenizer):
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
-    """Reads a file of ranks; DataError for a line that is none, a rank given twice or a missing one."""
+    """Read a file of ranks; DataError for a line that is none, a rank given twice or a missing one."""
     data = read_tokenizer_file(path, "ranks")
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(data.splitlines(), start=1):

@@ -23,9 +23,9 @@ def load_tokenizer(
     add_eos_when_cut: bool = False,
     train_on: TrainOn = "all",
 ) -> ModelTokenizer:
-    """Reads a tokenizer.json, a SentencePiece model or Llama 3's ranks, told apart by content, or that of a folder.
+    """Read a tokenizer.json, a SentencePiece model or Llama 3's ranks, told apart by content, or that of a folder.
 
-    The other arguments are those of `ModelTokenizer`. Raises DataError for a file that is none of them, with what it
+    The other arguments are those of `ModelTokenizer`. Raise DataError for a file that is none of them, with what it
     is.
     """
     file, options = Path(path).expanduser(), {"max_seq_len": max_seq_len, "prompt_template": prompt_template}

@@ -15,7 +15,7 @@ WORDS = {"Qwen2Tokenizer": QWEN}
 def from_vocabulary(vocabulary: Mapping[str, int], merges: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Write a vocabulary and its merges as a tokenizer.json has them, with the added tokens of tokenizer_config.json.
 
-    Raises DataError where `config` names no class of which the way to split text is known.
+    Raise DataError where `config` names no class of which the way to split text is known.
     """
     name = config.get("tokenizer_class", "no tokenizer_class").removesuffix("Fast")
     if name not in WORDS:

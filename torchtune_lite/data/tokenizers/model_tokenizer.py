@@ -85,26 +85,26 @@ class ModelTokenizer(ABC):
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
     ) -> list[int]:
-        """Encodes text; `trim_leading_whitespace` leaves out the space that some formats put before a text."""
+        """Encode text; `trim_leading_whitespace` leaves out the space that some formats put before a text."""
 
     @abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Gives the text of token ids, without special tokens and ids beyond the vocabulary."""
+        """Return the text of token ids, without special tokens and ids beyond the vocabulary."""
 
     @abstractmethod
     def encode_chat(self, text: str) -> tuple[list[int], list[Span]]:
-        """Encodes a text in which special tokens are spelled out; gives each token's start and end in it, too."""
+        """Encode a text in which special tokens are spelled out; return each token's start and end in it, too."""
 
     def encode_first(self, text: str, most: float, **options: bool) -> list[int]:
-        """Encodes as `encode` does, but of a long text only as much as gives more than `most` tokens."""
+        """Encode as `encode` does, but of a long text only as much as gives more than `most` tokens."""
         return self._first(lambda start: self.encode(start, **options), text, most)
 
     def most_tokens(self, text: str) -> float:
-        """Bounds the tokens of a text without encoding it; infinity where the format has no bound."""
+        """Bound the tokens of a text without encoding it; infinity where the format has no bound."""
         return math.inf
 
     def tokenize_messages(self, messages: list[Message], *, add_eos: bool = True) -> tuple[list[int], list[bool]]:
-        """Gives the tokens of a conversation and, for each, whether it is left out of the loss.
+        """Return the tokens of a conversation and, for each, whether it is left out of the loss.
 
         Without a chat template each part of a message is encoded by itself, without the spaces at its end, as torchtune
         does. `add_eos=False` for a prompt that the model continues.
@@ -113,7 +113,7 @@ class ModelTokenizer(ABC):
         return tokens, mask
 
     def __call__(self, sample: Mapping[str, Any], inference: bool = False) -> dict[str, Any]:
-        """Replaces a sample's `messages` by `tokens`, `mask` and `truncated`; `inference` leaves the last turn open.
+        """Replace a sample's `messages` by `tokens`, `mask` and `truncated`; `inference` leaves the last turn open.
 
         A chat template is given the sample's `chat_template_kwargs`, among them its `tools`.
         """
@@ -127,12 +127,12 @@ class ModelTokenizer(ABC):
 
     @property
     def may_expand(self) -> bool:
-        """Tells whether `expanded` may give several samples for one."""
+        """Return whether `expanded` may give several samples for one."""
         template = self.prompt_template
         return self.train_on == "all" and isinstance(template, ChatTemplate) and template.may_rewrite
 
     def expanded(self, sample: Mapping[str, Any], number: int | None = None) -> list[Mapping[str, Any]]:
-        """Gives the samples with `messages` that are made of one, each to be tokenised: one, or one for each answer.
+        """Return the samples with `messages` that are made of one, each to be tokenised: one, or one for each answer.
 
         With `number` only that one of them. Each has a loss on the turns after the answer before it. What it takes to
         make and tokenise them is linear in the text that they have together.
@@ -153,7 +153,7 @@ class ModelTokenizer(ABC):
         return samples
 
     def surely_whole(self, sample: Mapping[str, Any]) -> bool:
-        """Tells without encoding it that a sample will not be cut and has a label; False where only encoding tells."""
+        """Tell without encoding it that a sample will not be cut and has a label; False where only encoding tells."""
         if isinstance(self.prompt_template, ChatTemplate):
             return False
         messages = sample["messages"]
@@ -170,7 +170,7 @@ class ModelTokenizer(ABC):
         return self.max_seq_len is None or most <= self.max_seq_len
 
     def reads(self, field: str) -> bool:
-        """Tells whether a chat template reads a field of a message or a variable; a text template reads none."""
+        """Return whether a chat template reads a field of a message or a variable; a text template reads none."""
         return isinstance(self.prompt_template, ChatTemplate) and self.prompt_template.reads(field)
 
     def _use_template(
@@ -180,7 +180,7 @@ class ModelTokenizer(ABC):
         variables: Mapping[str, str],
         options: Mapping[str, Any] | None,
     ) -> None:
-        """Sets `prompt_template`, last of all; a chat template's end of turn becomes a stop token.
+        """Set `prompt_template`, last of all; a chat template's end of turn becomes a stop token.
 
         `config` is that of the tokenizer, `variables` the special tokens that a chat template may name, `options` the
         `chat_template_kwargs`.
@@ -231,7 +231,7 @@ class ModelTokenizer(ABC):
         return tokens, mask, truncated
 
     def _look_at(self, messages: list[Message]) -> None:
-        """Warns once where a text template lets a question and its answer stand side by side."""
+        """Warn once where a text template lets a question and its answer stand side by side."""
         if not self._to_look_at or isinstance(self.prompt_template, ChatTemplate):
             return
         self._to_look_at -= 1
@@ -244,7 +244,7 @@ class ModelTokenizer(ABC):
             )
 
     def _encode_spans(self, text: str, spans: Iterable[Span], limit: int | None) -> tuple[list[int], list[bool]]:
-        """Encodes a whole text at once, if it has more than `limit` tokens only so far; marks those without a loss.
+        """Encode a whole text at once, if it has more than `limit` tokens only so far; marks those without a loss.
 
         A token has a loss if any of its text does. Of the `spans`, which come in order, those are asked for that stand
         in the first `limit` tokens.
@@ -268,7 +268,7 @@ class ModelTokenizer(ABC):
         return self.encode(text, add_bos=False, add_eos=False, trim_leading_whitespace=trim)
 
     def _by_parts(self, messages: list[Message], add_eos: bool) -> tuple[list[int], list[bool], bool]:
-        """Encodes part after part, until there is enough; tells whether messages are left."""
+        """Encode part after part, until there is enough; tell whether messages are left."""
         limit = self.max_seq_len or math.inf
         tokens: list[int] = []
         mask: list[bool] = []

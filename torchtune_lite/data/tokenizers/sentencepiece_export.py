@@ -18,7 +18,7 @@ UNKNOWN = 2
 
 
 def as_tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | None:
-    """Writes the vocabulary, its merges and how a text is split, with BOS before it, for `TOKENIZER_CLASS`.
+    """Write the vocabulary, its merges and how a text is split, with BOS before it, for `TOKENIZER_CLASS`.
 
     None for what is no BPE model, or one that changes spaces or characters before it splits a text. A merge comes the
     sooner the higher the score of the piece that it makes. A text is prefixed as it was in training: with a chat
@@ -86,7 +86,7 @@ def as_tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | Non
 
 
 def _pre_tokenizer(tokenizer: SentencePieceTokenizer, prefixes: bool) -> dict[str, Any]:
-    """Says where ▁ is put before a text, whose spaces are ▁ already; `prefixes`: whether the model does so at all."""
+    """Say where ▁ is put before a text, whose spaces are ▁ already; `prefixes`: whether the model does so at all."""
 
     def metaspace(replacement: str, scheme: str) -> dict[str, Any]:
         return {"type": "Metaspace", "replacement": replacement, "prepend_scheme": scheme, "split": False}

@@ -64,7 +64,7 @@ class SentencePieceTokenizer(ModelTokenizer):
     def _read_config(
         self, folder: Path, prompt_template: PromptTemplateArg, chat_template_kwargs: Mapping[str, Any] | None
     ) -> None:
-        """Reads what stands beside the model and matters to chat templates alone."""
+        """Read what stands beside the model and matters to chat templates alone."""
         config = read_json(folder / "tokenizer_config.json")
         outside = [i for i in range(self.vocab_size) if self._model.is_control(i) or self._model.is_unknown(i)]
         named = {self._model.id_to_piece(i): i for i in outside}
@@ -78,17 +78,17 @@ class SentencePieceTokenizer(ModelTokenizer):
         self._use_template(prompt_template, config, self.template_variables, chat_template_kwargs)
 
     def serialized(self) -> bytes:
-        """Gives the model as its file holds it."""
+        """Return the model as its file holds it."""
         return self._model.serialized_model_proto()
 
     def piece(self, token_id: int) -> str:
-        """Gives the text by which a chat template spells a token."""
+        """Return the text by which a chat template spells a token."""
         return self._model.id_to_piece(token_id)
 
     def encode(
         self, text: str, add_bos: bool = True, add_eos: bool = True, trim_leading_whitespace: bool = False
     ) -> list[int]:
-        """Encodes text; `trim_leading_whitespace` leaves out the space that SentencePiece puts before a text."""
+        """Encode text; `trim_leading_whitespace` leaves out the space that SentencePiece puts before a text."""
         if trim_leading_whitespace and self._keeps_whitespace:
             ids = self._model.encode(self._guard + text)[self._guard_length :]
         else:
@@ -96,12 +96,12 @@ class SentencePieceTokenizer(ModelTokenizer):
         return [self.bos_id] * add_bos + ids + [self.eos_id] * add_eos
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Gives the text of token ids, without BOS, EOS and ids beyond the vocabulary, which a padded embedding has."""
+        """Return the text of token ids, without BOS, EOS and ids beyond the vocabulary, as of a padded embedding."""
         return self._model.decode([token for token in token_ids if token < self.vocab_size])
 
     @cached_property
     def cuts(self) -> re.Pattern | None:
-        """Finds where a text can be cut: before a space, with which a piece of most models starts and none goes on."""
+        """Find where a text can be cut: before a space, with which a piece of most models starts and none goes on."""
         try:
             from sentencepiece import sentencepiece_model_pb2
         except ImportError:  # protobuf is missing, or too old
@@ -113,11 +113,11 @@ class SentencePieceTokenizer(ModelTokenizer):
         return before_spaces([*(piece.piece for piece in model.pieces), *self._special], ASCII if changes else ANY)
 
     def most_tokens(self, text: str) -> int:
-        """Bounds the tokens of a text without encoding it: one a byte, and one for the space put before it."""
+        """Bound the tokens of a text without encoding it: one a byte, and one for the space put before it."""
         return 1 + self._expansion * len(text.encode())
 
     def encode_chat(self, text: str) -> tuple[list[int], list[Span]]:
-        """Encodes a text in which special tokens are spelled out; gives each token's start and end in it, too."""
+        """Encode a text in which special tokens are spelled out; return each token's start and end in it, too."""
         tokens: list[int] = []
         places: list[Span] = []
         at = 0
@@ -134,7 +134,7 @@ class SentencePieceTokenizer(ModelTokenizer):
         return tokens, places
 
     def _places(self, text: str, at: int, prefixed: bool) -> list[Span]:
-        """Finds where each token of a text, which starts `at`, stands: by the bytes of what it writes."""
+        """Find where each token of a text, which starts `at`, stands: by the bytes of what it writes."""
         whole, left_out = (text, 0) if prefixed else (self._guard + text, self._guard_length)
         written = self._model.encode(whole, out_type=str)[left_out:]
         characters = [i for i, character in enumerate(text) for _ in character.encode()]  # of each byte

@@ -10,7 +10,7 @@ MARKS = "_marks"  # a variable of a template, no state of it: a save in the back
 
 
 def compile_template(source: str, name: str, strftime_now: Callable[[str], str]) -> Any:
-    """Compiles a template; raises DataError where it is not Jinja, ConfigError where jinja2 is missing.
+    """Compile a template; raise DataError where it is not Jinja, ConfigError where jinja2 is missing.
 
     `strftime_now` writes the date; rendering needs a variable `MARKS`, the start and the end of an answer.
     """

@@ -42,7 +42,7 @@ _WHOLE = "{%- set ns.text = ns.text + ns.parts | join -%}\n"
 
 
 def as_chat_template(tokenizer: Any) -> str | None:
-    """Writes the tokenizer's text template as Jinja that gives the same tokens; None where it cannot.
+    """Write the tokenizer's text template as Jinja that gives the same tokens; None where it cannot.
 
     It can for Llama2ChatTemplate, the mappings role → [prefix, suffix] and torchtune's templates made of one, with
     messages of one part. A tokenizer that encodes part by part drops the spaces at each one's end and puts one before

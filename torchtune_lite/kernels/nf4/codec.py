@@ -39,7 +39,7 @@ class NF4Weight(NamedTuple):
 
 
 def scale_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Gives the dtype that the scales of a weight are quantised in: its own, but float32 for float16.
+    """Return the dtype that the scales of a weight are quantised in: its own, but float32 for float16.
 
     There a factor above 65,504 would be infinite: where 256 scales are within 0.002 of their mean, as those of small
     weights are, torchao loses them.
@@ -48,7 +48,7 @@ def scale_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def blank(num_values: int, dtype: torch.dtype, device: torch.device) -> NF4Weight:
-    """Makes the parts of a weight that is still to come."""
+    """Make the parts of a weight that is still to come."""
     blocks = num_values // BLOCK
     return NF4Weight(
         torch.empty(num_values // 2, dtype=torch.uint8, device=device),
@@ -60,7 +60,7 @@ def blank(num_values: int, dtype: torch.dtype, device: torch.device) -> NF4Weigh
 
 
 def encode(weight: Tensor) -> NF4Weight:
-    """Quantises `weight`, of a multiple of 16,384 values; ValueError where one of them is NaN or infinite.
+    """Quantise `weight`, of a multiple of 16,384 values; ValueError where one of them is NaN or infinite.
 
     Differs from torchao where that divides by zero: a block of zeros gets the code of zero, not of -1, so that it
     decodes to zeros, and 256 equal scales get a factor of 1, not infinity (both decode to their mean); and in float16,
@@ -86,7 +86,7 @@ def encode(weight: Tensor) -> NF4Weight:
 
 
 def _encode_blocks(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Gives the packed codes `[32 blocks]` and the scales `[blocks]` of `blocks [blocks, 64]`."""
+    """Return the packed codes `[32 blocks]` and the scales `[blocks]` of `blocks [blocks, 64]`."""
     if blocks.dtype == torch.bfloat16 and blocks.device.type == "cpu" and cpu.available():
         return cpu.encode(blocks, code_table(blocks.device))
     absmax = blocks.abs().amax(1)
@@ -99,7 +99,7 @@ def _encode_blocks(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(ratios: Tensor) -> Tensor:
-    """Gives the code of each of `ratios`; that of zero for NaN, which a block of zeros gives."""
+    """Return the code of each of `ratios`; that of zero for NaN, which a block of zeros gives."""
     codes = torch.bucketize(ratios, thresholds(ratios.dtype, ratios.device), right=True, out_int32=True)
     return codes.masked_fill_(ratios.isnan(), ZERO).to(torch.uint8)
 
@@ -123,7 +123,7 @@ class Tiles:
         self._buffer: Tensor | None = None
 
     def by_rows(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yields slices of the rows with their values `[rows of the tile, cols]`."""
+        """Yield slices of the rows with their values `[rows of the tile, cols]`."""
         if not self._in_tiles:
             yield slice(0, self._rows), decode(self._parts, (self._rows, self._cols))
             return
@@ -133,7 +133,7 @@ class Tiles:
             yield rows, values.view(-1, self._cols)
 
     def by_cols(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yields slices of the columns with their values `[rows, columns of the tile]`."""
+        """Yield slices of the columns with their values `[rows, columns of the tile]`."""
         if not self._in_tiles or self._cols % BLOCK:  # blocks run over the ends of rows
             yield slice(0, self._cols), decode(self._parts, (self._rows, self._cols))
             return
@@ -141,7 +141,7 @@ class Tiles:
             yield cols, self._decode(slice(None), cols, self._cols)
 
     def _decode(self, rows: slice, cols: slice, width: int) -> Tensor:
-        """Decodes a part of the weight seen as `[values / width, width]`, `width` a multiple of a block."""
+        """Decode a part of the weight seen as `[values / width, width]`, `width` a multiple of a block."""
         codes = self._parts.quantized_data.view(-1, width // 2)[rows, _divided(cols, 2)]
         scales = self._scales.view(-1, width // BLOCK)[rows, _divided(cols, BLOCK)]
         if self._buffer is None:
@@ -160,7 +160,7 @@ def _divided(span: slice, by: int) -> slice:
 
 
 def _decode_(out: Tensor, codes: Tensor, scales: Tensor, nf4: Tensor) -> None:
-    """Fills `out [m, n]` from `codes [m, n / 2]` and `scales [m, n / 64]`, whose rows may lie apart."""
+    """Fill `out [m, n]` from `codes [m, n / 2]` and `scales [m, n / 64]`, whose rows may lie apart."""
     if out.device.type == "cpu" and cpu.supports(out.dtype) and cpu.available():
         cpu.decode_(out, codes, scales, nf4)
         return
@@ -171,7 +171,7 @@ def _decode_(out: Tensor, codes: Tensor, scales: Tensor, nf4: Tensor) -> None:
 
 
 def decode(parts: NF4Weight, shape: tuple[int, ...]) -> Tensor:
-    """Gives the values of a quantised weight of this shape."""
+    """Return the values of a quantised weight of this shape."""
     out = torch.empty(shape, dtype=parts.nf4.dtype, device=parts.nf4.device)
     if triton.available(out.device):
         triton.decode_(out, *parts, first_block=0)
@@ -185,13 +185,13 @@ def decode(parts: NF4Weight, shape: tuple[int, ...]) -> Tensor:
 
 @cache
 def levels(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Gives the 16 levels."""
+    """Return the 16 levels."""
     return torch.tensor(LEVELS, dtype=dtype, device=device)
 
 
 @cache
 def thresholds(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Gives the 15 least values that have the next code, each between two levels, in the arithmetic of `dtype`.
+    """Return the 15 least values that have the next code, each between two levels, in the arithmetic of `dtype`.
 
     Found by bisection: a code is the level of least rounded distance, and of two as near the lower.
     """
@@ -205,13 +205,13 @@ def thresholds(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 @cache
 def code_table(device: torch.device) -> Tensor:
-    """Gives the code of each bfloat16 `[65536] uint8`, by its bits."""
+    """Return the code of each bfloat16 `[65536] uint8`, by its bits."""
     return _nearest(torch.arange(65536, dtype=torch.int32, device=device).to(torch.uint16).view(torch.bfloat16))
 
 
 @cache
 def value_table(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Gives 8 bytes of levels, as int64, for the bytes of their codes: one byte in float32, two in 16 bits."""
+    """Return 8 bytes of levels, as int64, for the bytes of their codes: one byte in float32, two in 16 bits."""
     codes = torch.arange(256, device=device)
     pairs = levels(dtype, device)[torch.stack([codes >> 4, codes & 15], 1)]  # [256, 2], first of two codes first
     if dtype.itemsize == 2:

@@ -28,17 +28,17 @@ DTYPES = {torch.bfloat16: "decode_bfloat16", torch.float32: "decode_float32"}
 
 
 def available() -> bool:
-    """Tells whether the functions of this module can be called; builds them where nobody has."""
+    """Return whether the functions of this module can be called; builds them where nobody has."""
     return os.environ.get("TORCHTUNE_LITE_NATIVE") != "0" and _library() is not None
 
 
 def supports(dtype: torch.dtype) -> bool:
-    """Tells whether `decode_` gives values of `dtype`."""
+    """Return whether `decode_` gives values of `dtype`."""
     return dtype in DTYPES
 
 
 def decode_(out: Tensor, codes: Tensor, scales: Tensor, levels: Tensor) -> None:
-    """Sets `out [m, n]` to `levels[code] * scale`, rounded as torch's product is.
+    """Set `out [m, n]` to `levels[code] * scale`, rounded as torch's product is.
 
     `codes [m, n / 2]` uint8, the first of two in the high half; `scales [m, n / 64]` and `levels [16]` in out's dtype.
     Rows may lie apart, as those of a tile do. Runs on torch's number of threads, each with rows of its own.
@@ -55,7 +55,7 @@ def decode_(out: Tensor, codes: Tensor, scales: Tensor, levels: Tensor) -> None:
 
 
 def encode(blocks: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """Gives the codes `[32 m]` uint8, two to a byte, and the largest magnitudes `[m]` of `blocks [m, 64]` bfloat16.
+    """Return the codes `[32 m]` uint8, two to a byte, and the largest magnitudes `[m]` of `blocks [m, 64]` bfloat16.
 
     `table [65536]` uint8 has the code of each bfloat16 by its bits; what is looked up is `weight / magnitude`, rounded
     to bfloat16. A block of zeros gets code 7. A magnitude is not finite where a weight is not.
@@ -88,7 +88,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _build() -> Path:
-    """Compiles the loops, unless a file of that name is there, and gives the path of the library."""
+    """Compile the loops, unless a file of that name is there, and return the path of the library."""
     source = Path(__file__).with_name("cpu.cpp")
     compiler = [*shlex.split(os.environ.get("CXX") or "c++"), *FLAGS]
     run = partial(subprocess.run, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=BUILD_TIMEOUT)

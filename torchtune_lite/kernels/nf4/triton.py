@@ -22,7 +22,7 @@ BLOCKS = 64  # of each program
 
 @cache
 def available(device: torch.device) -> bool:
-    """Tells whether the kernel runs on `device`: decodes a block, at most once per device and process.
+    """Return whether the kernel runs on `device`: decodes a block, at most once per device and process.
 
     It takes a GPU, Triton, and the C compiler and Python headers that Triton launches a kernel with.
     """
@@ -43,7 +43,7 @@ def available(device: torch.device) -> bool:
 def decode_(
     out: Tensor, codes: Tensor, scalers: Tensor, factor: Tensor, mean: Tensor, levels: Tensor, first_block: int
 ) -> None:
-    """Fills `out`, which has m whole blocks, with the blocks from `first_block` on of a weight of n values.
+    """Fill `out`, which has m whole blocks, with the blocks from `first_block` on of a weight of n values.
 
     `codes [n / 2]` uint8, the first of two in the high half; `scalers [n / 64]` int8; `factor [n / 16,384]` and
     `mean []` in one dtype, `levels [16]` in out's (bfloat16, float32 or float16); all of them contiguous. A value is
@@ -103,7 +103,7 @@ def _decode(
 
 
 def _rounded(x, dtype: tl.constexpr):
-    """Rounds float32 to what `dtype` holds, ties to even; in integers for bfloat16, which Triton's interpreter cuts."""
+    """Round float32 to what `dtype` holds, ties to even; in integers for bfloat16, which Triton's interpreter cuts."""
     if dtype == tl.bfloat16:
         bits = x.to(tl.uint32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000

@@ -18,7 +18,7 @@ GB = 1e9
 
 
 def set_activations(model: TransformerDecoder, settings: Any, batches: Batches, loss_fn: nn.Module) -> None:
-    """Makes the loaded `model` keep, recompute or offload activations as the keys of a recipe's `settings` say.
+    """Make the loaded `model` keep, recompute or offload activations as the keys of a recipe's `settings` say.
 
     enable_activation_checkpointing: True recomputes every layer; ac_mode: selective with ac_option: n, or full, does
     so where that is False, as in torchtune; memory_budget, `auto` or GB, chooses how many, for the largest micro-batch
@@ -45,7 +45,7 @@ def set_activations(model: TransformerDecoder, settings: Any, batches: Batches, 
 
 
 def checkpointed_layers(model: TransformerDecoder, settings: Any) -> range:
-    """Gives the numbers of the layers that the settings name, as torchtune counts: each n-th, not the first."""
+    """Return the numbers of the layers that the settings name, as torchtune counts: each n-th, not the first."""
     num_layers, mode, every = len(model.layers), settings.ac_mode, settings.ac_option
     if mode not in (None, "full", "selective"):
         raise ConfigError(f"ac_mode: {mode!r} is not known; choose full, selective or null")
@@ -65,7 +65,7 @@ def checkpointed_layers(model: TransformerDecoder, settings: Any) -> range:
 def layers_in_budget(
     model: TransformerDecoder, budget: str | float, batches: Batches, loss_fn: nn.Module, *, accumulates: bool = False
 ) -> range:
-    """Gives the numbers of the layers to recompute, the fewest with which a step fits into `budget`, and logs them."""
+    """Return the numbers of the layers to recompute, the fewest with which a step fits into `budget`, and logs them."""
     memory = step_memory(model, loss_fn, batches.largest(), accumulates=accumulates)
     if budget == "auto":
         free = free_memory(next(model.parameters()).device)

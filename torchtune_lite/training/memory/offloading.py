@@ -16,7 +16,7 @@ AHEAD = 2
 
 
 def offload_activations(model: nn.Module) -> None:
-    """Makes each training forward pass of `model`, on a GPU, keep its activations in pinned memory of the host.
+    """Make each training forward pass of `model`, on a GPU, keep its activations in pinned memory of the host.
 
     Weights and small tensors stay. With activation checkpointing these are the inputs of the layers, whose way out and
     back lies beside the computation; without it, all that is saved. Gradients keep their bits.

@@ -9,7 +9,7 @@ from torchtune_lite.checkpoint import TrainingState
 
 
 def snapshot_model(model: nn.Module) -> nn.Module:
-    """Returns the model as it is now: trained parameters are copied, all others shared, as they never change.
+    """Return the model as it is now: trained parameters are copied, all others shared, as they never change.
 
     The copies lie in host memory; of a model that is trained in part they stay on its device, where the few that they
     are, adapters, are merged with the weights that are shared.
@@ -26,5 +26,5 @@ def snapshot_model(model: nn.Module) -> nn.Module:
 
 
 def snapshot_state(state: TrainingState) -> TrainingState:
-    """Returns the state with the optimizer's tensors copied to host memory."""
+    """Return the state with the optimizer's tensors copied to host memory."""
     return replace(state, tensors={name: tensor.to("cpu", copy=True) for name, tensor in state.tensors.items()})

@@ -33,7 +33,7 @@ class StepMemory:
     accumulates: bool = False  # gradients are there from the micro-batch before
 
     def peak(self, checkpointed: int) -> int:
-        """Gives the most that is held at a time, from the second step on, if the first so many layers are recomputed.
+        """Return the most that is held at a time, from the second step on, if the first so many layers are recomputed.
 
         Two moments of Adam, as trained, are taken for the optimizer's state. The layers that keep everything are the
         last, so that theirs is free again when the first layer is recomputed.
@@ -58,7 +58,7 @@ class StepMemory:
 def step_memory(
     model: TransformerDecoder, loss_fn: Callable[..., Tensor], batch: Batch, *, accumulates: bool = False
 ) -> StepMemory:
-    """Counts the memory of a training step of `model`, whose layers are alike, with `batch`.
+    """Count the memory of a training step of `model`, whose layers are alike, with `batch`.
 
     Runs one layer and the loss, forward and backward, and changes nothing. What torch's kernels take for themselves is
     not seen.
@@ -107,7 +107,7 @@ class Allocations(TorchDispatchMode):
         return result
 
     def of(self, forward: Callable[[], Tensor], inputs: list[Tensor]) -> tuple[int, int]:
-        """Gives the bytes that are held after `forward`, and the most in it and in the gradient of `inputs`."""
+        """Return the bytes that are held after `forward`, and the most in it and in the gradient of `inputs`."""
         before = self.most = self.now
         output = forward()
         kept = self.now - before
@@ -136,6 +136,6 @@ def _trained(*modules: nn.Module) -> list[Tensor]:
 
 
 def _workspace(module: nn.Module) -> int:
-    """Gives the bytes of the largest NF4 weight decoded, which a GPU does whole and a CPU in small tiles."""
+    """Return the bytes of the largest NF4 weight decoded, which a GPU does whole and a CPU in small tiles."""
     quantized = [p for p in module.parameters() if is_quantized(p) and p.device.type != "cpu"]
     return max((p.numel() * p.dtype.itemsize for p in quantized), default=0)

@@ -18,7 +18,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def parameter_summary(model: nn.Module) -> str:
-    """Says how much of the model is trained: `trainable params 4,194,304 of 6,742,609,920 (0.06 %)`."""
+    """Say how much of the model is trained: `trainable params 4,194,304 of 6,742,609,920 (0.06 %)`."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     total = sum(size for size, _ in sizes)
     trainable = sum(size for size, requires_grad in sizes if requires_grad)
@@ -26,7 +26,7 @@ def parameter_summary(model: nn.Module) -> str:
 
 
 def storage_summary(model: nn.Module) -> str:
-    """Says how the weights are stored: `weights: 6,476,005,376 in NF4 (3.34 GB), 262,410,240 in bfloat16 (0.52 GB)`."""
+    """Say how the weights are stored: `weights: 6,476,005,376 in NF4 (3.34 GB), 262,410,240 in bfloat16 (0.52 GB)`."""
     counts, sizes = Counter(), Counter()
     for parameter in model.parameters():
         kind = "NF4" if is_quantized(parameter) else str(parameter.dtype).removeprefix("torch.")
@@ -41,7 +41,7 @@ def _readable(size: int) -> str:
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """Returns the peaks since `reset_peak_memory`, in GiB, by metric name.
+    """Return the peaks since `reset_peak_memory`, in GiB, by metric name.
 
     CUDA: what the allocator's tensors took (`alloc`), what it held from the driver (`reserved`), and its blocks not yet
     free for use again (`active`). Elsewhere: the resident set of the process.
@@ -57,7 +57,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Returns the bytes that this process may still take on `device`; None where that cannot be found out.
+    """Return the bytes that this process may still take on `device`; None where that cannot be found out.
 
     A CPU's are what the system says is available, and not more than what is left of a container's limit (Linux).
     """
@@ -75,7 +75,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Starts `peak_memory` anew from what is held now.
+    """Start `peak_memory` anew from what is held now.
 
     A resident set can be reset on Linux only; elsewhere, or with a read-only /proc, its peak is the whole process's.
     """
@@ -87,7 +87,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def _peak_resident_bytes() -> int:
-    """Reads VmHWM, which can be reset, where /proc has it; otherwise `ru_maxrss`, which cannot."""
+    """Read VmHWM, which can be reset, where /proc has it; otherwise `ru_maxrss`, which cannot."""
     with contextlib.suppress(OSError):
         for line in STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):

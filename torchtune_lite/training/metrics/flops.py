@@ -27,7 +27,7 @@ PEAKS = {  # dense bf16 tensor-core FLOP/s of the data sheets
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Returns the bf16 FLOP/s that the device's maker gives; None where it is not known, as of a CPU."""
+    """Return the bf16 FLOP/s that the device's maker gives; None where it is not known, as of a CPU."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -37,7 +37,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def step_flops(model: nn.Module, seq_lens: Iterable[int], num_label_tokens: int) -> float:
-    """Counts the FLOPs of a step's matrix products: forward, gradients of inputs, and of the weights that are trained.
+    """Count the FLOPs of a step's matrix products: forward, gradients of inputs, and of the weights that are trained.
 
     The output projection counts for label tokens only, and attention for the causal half of each sample's scores.
     What activation checkpointing computes a second time does not count (PaLM, arXiv 2204.02311, appendix B).

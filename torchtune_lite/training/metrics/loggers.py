@@ -25,18 +25,18 @@ class MetricLoggerInterface:
     """Takes metrics by name; a logger of your own subclasses it and writes `log_dict`."""
 
     def log_dict(self, payload: Mapping[str, Scalar], step: int) -> None:
-        """Logs several metrics of one step."""
+        """Log several metrics of one step."""
         raise NotImplementedError
 
     def log(self, name: str, data: Scalar, step: int) -> None:
-        """Logs one metric."""
+        """Log one metric."""
         self.log_dict({name: data}, step)
 
     def log_config(self, config: dict[str, Any]) -> None:
-        """Logs the run's config, where the logger has a place for it."""
+        """Log the run's config, where the logger has a place for it."""
 
     def close(self) -> None:
-        """Ends logging and frees what it held."""
+        """End logging and frees what it held."""
 
 
 class StdoutLogger(MetricLoggerInterface):
@@ -143,7 +143,7 @@ class WandBLogger(MetricLoggerInterface):
             self.run.config.update(config, allow_val_change=True)
 
     def close(self) -> None:
-        """Finishes the run, waiting `finish_timeout_s` at most: a hanging service cannot hold up the end of a run."""
+        """Finish the run, waiting `finish_timeout_s` at most: a hanging service cannot hold up the end of a run."""
         if not self.run:
             return
         try:
@@ -152,7 +152,7 @@ class WandBLogger(MetricLoggerInterface):
             raise TimeoutError(f"{error}; send the run later with `wandb sync`") from None
 
     def _start_offline(self, wandb: ModuleType, arguments: dict[str, Any], reason: Exception) -> Any:
-        """Starts the run offline, or returns None where even that fails, and says so in one warning."""
+        """Start the run offline, or return None where even that fails, and say so in one warning."""
         try:
             run = within(self.init_timeout_s, lambda: wandb.init(**arguments | {"mode": "offline"}))
             instead = f"logging offline: send the run later with `wandb sync {Path(run.dir).parent}`"
@@ -218,7 +218,7 @@ class MetricLoggers(MetricLoggerInterface):
             self._each(lambda logger: logger.log_dict(payload, step))
 
     def log_config(self, config: dict[str, Any]) -> None:
-        """Logs the config with the values of keys such as `api_key`, `hf_token` or `password` blanked."""
+        """Log the config with the values of keys such as `api_key`, `hf_token` or `password` blanked."""
         blanked = redact(config)
         self._each(lambda logger: logger.log_config(blanked))
 
@@ -248,7 +248,7 @@ class Hangs(Exception):  # noqa: N818 (no error of this program)
 
 
 def within(seconds: float, call: Callable[[], Any]) -> Any:
-    """Returns what `call` returns or raises what it raises; Hangs after so many seconds, and leaves it to itself."""
+    """Return what `call` returns or raises what it raises; Hangs after so many seconds, and leaves it to itself."""
     results: list[Any] = []
     errors: list[Exception] = []
 
@@ -277,7 +277,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _starts_with(path: Path, start: bytes) -> bool:
-    """Tell whether a file starts so, or is empty."""
+    """Return whether a file starts so, or is empty."""
     with path.open("rb") as file:
         return start.startswith(file.read(len(start)))
 

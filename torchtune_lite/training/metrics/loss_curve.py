@@ -20,9 +20,9 @@ MOST_POINTS = 2000  # of a curve; the picture is about as many pixels wide
 
 
 def plot_loss_curve(output_dir: str | Path) -> Path | None:
-    """Draws `loss_curve.png` beside `metrics.jsonl`: training and validation loss, learning rate, tokens per second.
+    """Draw `loss_curve.png` beside `metrics.jsonl`: training and validation loss, learning rate, tokens per second.
 
-    Logs the training loss as a line of bars as well, for those who see only a terminal. Returns None, with one log line
+    Logs the training loss as a line of bars as well, for those who see only a terminal. Return None, with one log line
     that says why, where there is no loss to draw, matplotlib is not installed or the picture cannot be written.
     """
     folder = Path(output_dir)
@@ -48,13 +48,13 @@ def plot_loss_curve(output_dir: str | Path) -> Path | None:
 
 
 def series(rows: list[dict[str, Any]], name: str) -> Series:
-    """Returns the steps at which a metric was logged and its values, nan where the file says null."""
+    """Return the steps at which a metric was logged and its values, nan where the file says null."""
     points = [(row["step"], row[name]) for row in rows if name in row]
     return [step for step, _ in points], [math.nan if value is None else value for _, value in points]
 
 
 def smoothed(values: list[float]) -> list[float]:
-    """Returns the mean over a centred window of a twenty-fifth of the curve, narrower at its ends, without nans."""
+    """Return the mean over a centred window of a twenty-fifth of the curve, narrower at its ends, without nans."""
     curve = np.array(values)
     finite = ~np.isnan(curve)
     sums = np.concatenate([[0.0], np.cumsum(np.where(finite, curve, 0.0))])
@@ -67,14 +67,14 @@ def smoothed(values: list[float]) -> list[float]:
 
 
 def thinned(steps: list[int], values: list[float]) -> Series:
-    """Returns at most `MOST_POINTS` points of a curve, evenly spread, the last one included."""
+    """Return at most `MOST_POINTS` points of a curve, evenly spread, the last one included."""
     every = -(-len(steps) // MOST_POINTS) or 1
     first = (len(steps) - 1) % every
     return steps[first::every], values[first::every]
 
 
 def bars(values: list[float], width: int = 40) -> str:
-    """Returns the smoothed curve as at most `width` characters, the highest bar for the largest value."""
+    """Return the smoothed curve as at most `width` characters, the highest bar for the largest value."""
     curve = [value for value in smoothed(values) if math.isfinite(value)]
     points = [curve[i * len(curve) // width] for i in range(width)] if len(curve) > width else curve
     low, span = min(points, default=0.0), max(points, default=0.0) - min(points, default=0.0)
@@ -82,7 +82,7 @@ def bars(values: list[float], width: int = 40) -> str:
 
 
 def draw(rows: list[dict[str, Any]]) -> "Figure":
-    """Lays out the figure: the losses above, learning rate and throughput small below, all over optimizer steps."""
+    """Lay out the figure: the losses above, learning rate and throughput small below, all over optimizer steps."""
     from matplotlib.figure import Figure  # no pyplot: no window, no global state, PNG through Agg
 
     figure = Figure(figsize=(8.4, 6.0), layout="constrained", facecolor="white")
@@ -115,7 +115,7 @@ def draw(rows: list[dict[str, Any]]) -> "Figure":
 
 
 def _falls_far(rows: list[dict[str, Any]]) -> bool:
-    """Tells whether the loss ends so far below its start that a linear axis would show a flat line at zero."""
+    """Return whether the loss ends so far below its start that a linear axis would show a flat line at zero."""
     curve = [value for value in smoothed(series(rows, "loss")[1]) if math.isfinite(value)]
     return bool(curve) and 0 < 50 * curve[-1] < curve[0]
 

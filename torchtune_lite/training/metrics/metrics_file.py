@@ -14,12 +14,12 @@ FILE_NAME = "metrics.jsonl"
 
 
 def number(value: Scalar) -> int | float:
-    """Returns a scalar tensor's, array's or number's value as a Python number."""
+    """Return a scalar tensor's, array's or number's value as a Python number."""
     return value.item() if hasattr(value, "item") else value
 
 
 def json_line(payload: Mapping[str, Scalar], step: int) -> str:
-    """Writes one line of valid JSON: nan and infinities become null, and `nonfinite` says what each was."""
+    """Write one line of valid JSON: nan and infinities become null, and `nonfinite` says what each was."""
     values = {name: number(value) for name, value in payload.items()}
     nonfinite = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
     row = {"step": step} | {name: None if name in nonfinite else value for name, value in values.items()}
@@ -27,7 +27,7 @@ def json_line(payload: Mapping[str, Scalar], step: int) -> str:
 
 
 def read_metrics(path: Path, names: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """Returns the rows of a metrics file in order, of each the step and the metrics `names` (None: all)."""
+    """Return the rows of a metrics file in order, of each the step and the metrics `names` (None: all)."""
     rows = _rows(path)
     if names is None:
         return list(rows)
@@ -35,7 +35,7 @@ def read_metrics(path: Path, names: Collection[str] | None = None) -> list[dict[
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a file, without a torn line that a killed run may have left."""
+    """Yield the rows of a file, without a torn line that a killed run may have left."""
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             try:

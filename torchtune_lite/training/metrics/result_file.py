@@ -27,7 +27,7 @@ class ResultFile:
             raise ConfigError(f"output_dir {path.parent} cannot be used: {reason}; choose another folder") from error
 
     def write(self, content: Mapping[str, Any]) -> None:
-        """Replaces the file, whole or not at all; SaveError where that fails."""
+        """Replace the file, whole or not at all; SaveError where that fails."""
         draft = self.path.with_name(f".tmp-{self.path.name}")
         try:
             draft.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
