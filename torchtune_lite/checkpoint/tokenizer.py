@@ -125,7 +125,7 @@ def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
 
 
 def _is_a_copy(path: Path, checkpoint_dir: Path) -> bool:
-    """Return whether a tokenizer's file is, byte for byte, one of the base's, with nothing beside it to read as well."""
+    """Return whether a tokenizer's file is, byte for byte, one of the base's, and alone there."""
     beside = {file for pattern in TOKENIZER_FILES for file in path.parent.glob(pattern)} - {path}
     copies = [checkpoint_dir / name for name in {path.name, *FILES} if (checkpoint_dir / name).is_file()]
     return not beside and any(filecmp.cmp(path, file, shallow=False) for file in copies)
