@@ -8,13 +8,19 @@ from torch import nn
 from torchtune_lite.checkpoint.formats.safetensors_stream import read_safetensors, write_safetensors
 from torchtune_lite.checkpoint.formats.torch_stream import read_torch
 from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.model_weights import check_finite, check_weights, load_weights, merged_weights, some
+from torchtune_lite.checkpoint.model_weights import (
+    check_finite,
+    check_weights,
+    load_weights,
+    merged_weights,
+    shortened,
+)
 from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.peft import LoRALinear, is_quantized, num_bytes
 
 
 def test_some_shortens_a_list():
-    assert some("abc") == "a, b, c" and some("abcde") == "a, b, c and 2 more"
+    assert shortened("abc") == "a, b, c" and shortened("abcde") == "a, b, c and 2 more"
 
 
 def test_every_misfit_is_in_one_line():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from torchtune_lite.checkpoint.formats.tensor_classes import put_together
+from torchtune_lite.checkpoint.formats.tensor_classes import unflatten_tensor
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.run_state import options_of
 
@@ -66,7 +66,7 @@ def restore_moments(
             optimizer.state[param][key] = _placed(optimizer, options[param], param, key, weight)
     for name, about in saved.get("classes", {}).items():
         owner, _, key = name.partition("/")
-        optimizer.state[params[owner]][key] = put_together(parts[name], about)
+        optimizer.state[params[owner]][key] = unflatten_tensor(parts[name], about)
 
 
 def _placed(optimizer: Optimizer, options: dict[str, Any], param: nn.Parameter, key: str, weight: Weight) -> Tensor:

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchtune_lite.checkpoint.formats.files import write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
-from torchtune_lite.checkpoint.formats.tensor_classes import take_apart
+from torchtune_lite.checkpoint.formats.tensor_classes import flatten_tensor
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.rng import as_json, rng_state
 from torchtune_lite.models import Family
@@ -62,7 +62,7 @@ def gather(
     tensors, classes = {}, {}
     for name, value in entries.items():
         if isinstance(value, Tensor):
-            parts, about = take_apart(value)
+            parts, about = flatten_tensor(value)
             tensors |= {f"{name}/{part}" if part else name: tensor for part, tensor in parts.items()}
             if about is not None:
                 classes[name] = about

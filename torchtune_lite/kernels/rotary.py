@@ -17,15 +17,15 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin, 1)
+        return _rotated(x, cos, sin, 1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _turned(grad, cos, sin, -1), None, None
+        return _rotated(grad, cos, sin, -1), None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
     p = cos.shape[-1]
     y = torch.empty_like(x)
     x1, x2, y1, y2 = x[..., :p], x[..., p : 2 * p], y[..., :p], y[..., p : 2 * p]

@@ -80,8 +80,8 @@ def test_says_where_the_rows_of_some_micro_batches_stand():
 
 
 def test_looks_for_rows_at_their_place_in_the_epoch(monkeypatch):
-    looked_at, at = [], plan.InTurn.__getitem__
-    monkeypatch.setattr(plan.InTurn, "__getitem__", lambda self, number: looked_at.append(number) or at(self, number))
+    looked_at, at = [], plan.Chunks.__getitem__
+    monkeypatch.setattr(plan.Chunks, "__getitem__", lambda self, number: looked_at.append(number) or at(self, number))
     batches(50).where(0, 14, 9)
     assert looked_at == [14, 15, 16]
 

@@ -8,9 +8,9 @@ from torchtune_lite.data.batching import plan
 
 
 def test_takes_samples_in_turn():
-    batches = plan.InTurn([4, 2, 0, 1, 3], 2)
+    batches = plan.Chunks([4, 2, 0, 1, 3], 2)
     assert list(batches) == [[4, 2], [0, 1], [3]] and len(batches) == 3
-    assert list(plan.InTurn([], 2)) == []
+    assert list(plan.Chunks([], 2)) == []
 
 
 def test_samples_of_a_length_come_together_in_an_order_that_is_no_order_of_lengths():

@@ -13,8 +13,8 @@ from torchtune_lite.errors import CheckpointError
 TRUSTED = "torchao."  # of what the optimizer has loaded, the classes of tensors
 
 
-def take_apart(tensor: Tensor) -> tuple[dict[str, Tensor], list | None]:
-    """Return the tensors that `tensor` is made of by name, and as plain values what `put_together` needs besides.
+def flatten_tensor(tensor: Tensor) -> tuple[dict[str, Tensor], list | None]:
+    """Return the tensors that `tensor` is made of by name, and as plain values what `unflatten_tensor` needs besides.
 
     Of a plain tensor, itself by the name "" and None. CheckpointError for a class that is not torchao's.
     """
@@ -27,8 +27,8 @@ def take_apart(tensor: Tensor) -> tuple[dict[str, Tensor], list | None]:
     return {name: getattr(tensor, name) for name in names}, [path, *map(_plain, context)]
 
 
-def put_together(parts: Mapping[str, Tensor], about: list) -> Tensor:
-    """Make the tensor again that `take_apart` gave `parts` and `about` of; imports nothing that a checkpoint names."""
+def unflatten_tensor(parts: Mapping[str, Tensor], about: list) -> Tensor:
+    """Make the tensor of which `flatten_tensor` gave `parts` and `about`; import nothing that a checkpoint names."""
     path, *context = about
     module, _, name = str(path).rpartition(".")
     found = getattr(sys.modules.get(module), name, None) if module.startswith(TRUSTED) else None

@@ -137,7 +137,7 @@ class Batches:
             return packs
         if self.lengths is not None:
             return plan.by_length(order, self.lengths, self.batch_size, rng)
-        return plan.InTurn(order, self.batch_size)
+        return plan.Chunks(order, self.batch_size)
 
     def _lengths(self) -> Any:
         """Return the tokens of each sample; a data set that does not know them is tokenised."""

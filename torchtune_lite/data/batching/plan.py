@@ -8,7 +8,7 @@ from random import Random
 Plan = Sequence[Sequence[int]]
 
 
-class InTurn(Sequence):
+class Chunks(Sequence):
     """`batch_size` samples of an order at a time, the last may be fewer; made when asked for."""
 
     def __init__(self, order: Sequence[int], batch_size: int) -> None:
@@ -27,8 +27,8 @@ def by_length(order: Sequence[int], lengths: Sequence[int], batch_size: int, rng
     """Take samples of about the same length: sorts each `spread` micro-batches of the order, then shuffles them."""
     plan = [
         batch
-        for part in InTurn(order, batch_size * spread)
-        for batch in InTurn(sorted(part, key=lengths.__getitem__), batch_size)
+        for part in Chunks(order, batch_size * spread)
+        for batch in Chunks(sorted(part, key=lengths.__getitem__), batch_size)
     ]
     rng.shuffle(plan)
     return plan
