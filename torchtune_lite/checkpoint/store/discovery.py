@@ -34,8 +34,8 @@ def resume_folder(output_dir: Path | str, resume_from_checkpoint: bool | str) ->
     if not resume_from_checkpoint:
         if found := [folder.name for folder in published(output_dir)]:
             raise ConfigError(
-                f"output_dir {output_dir} holds another run ({shortened(found)}); set resume_from_checkpoint: True to go "
-                "on with it, or choose a new output_dir"
+                f"output_dir {output_dir} holds another run ({shortened(found)}); set resume_from_checkpoint: True to "
+                "go on with it, or choose a new output_dir"
             )
         return None
     newest = latest(output_dir)
