@@ -93,8 +93,23 @@ def default_dtype() -> Callable[[Any], AbstractContextManager[None]]:
     return use
 
 
+TESTS = Path(__file__).parent
+SLOW = (
+    *("recipes", "benchmarks", "test_attacks.py", "test_configs.py", "test_error_messages.py", "test_fuzz.py"),
+    *("test_torchtune_configs.py", "test_torchtune_table.py", "test_waits.py", "checkpoint/test_checkpointer.py"),
+    *("checkpoint/test_model_weights.py", "checkpoint/test_store_faults.py", "checkpoint/test_verification.py"),
+    *("cli/test_download.py", "cli/test_postponed.py", "kernels/nf4/test_codec.py", "kernels/nf4/test_cpu.py"),
+    *("models/test_against_transformers.py", "models/test_sizes.py", "config/text/test_completion.py"),
+    *("training/test_compiling.py", "training/memory/test_step_memory.py"),
+)
+"""What takes three quarters of the time: runs of recipes, comparisons with peers, each bad input in turn."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what needs a GPU where there is none."""
+    """Mark what is slow, and skip what needs a GPU where there is none."""
+    for item in items:
+        if item.path.relative_to(TESTS).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
     needing = [item for item in items if item.get_closest_marker("gpu")]
     if not needing:
         return

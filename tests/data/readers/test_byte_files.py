@@ -90,7 +90,11 @@ def test_few_of_many_files_are_open_at_a_time(tmp_path):
     assert len(os.listdir("/dev/fd")) <= before + byte_files.MOST_OPEN
 
 
-@pytest.mark.parametrize("packed", [b"not gzip", gzip.compress(DATA)[:-9], gzip.compress(b"x") + b"junk", b"\x1f\x8b"])
+@pytest.mark.parametrize(
+    "packed",
+    [b"not gzip", gzip.compress(DATA)[:-9], gzip.compress(b"x") + b"junk", b"\x1f\x8b"],
+    ids=["another file", "its end missing", "more after it", "its start alone"],
+)  # the bytes hold the time, which a name must not
 def test_a_gzip_file_that_is_not_whole(tmp_path, packed):
     (tmp_path / "x.gz").write_bytes(packed)
     with pytest.raises(DataError, match="x.gz is no whole gzip file .*; fetch or pack it again"):

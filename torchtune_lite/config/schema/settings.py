@@ -74,7 +74,7 @@ def build(cls: type[S], document: Document) -> tuple[S | None, list[str]]:
     document.elsewhere = places.exactly
     problems = [
         f"{document.place((name,))}: unknown key '{name}'"
-        f"{places.exactly(name) or did_you_mean(name, known) or places.nearly(name)}"
+        f"{places.exactly(name) or did_you_mean(name, [*known, *document.own]) or places.nearly(name)}"
         for name in map(str, values)
         if name not in known and name not in document.own and not name.startswith("x_")
     ]
