@@ -4,7 +4,9 @@ import pickle
 
 import pytest
 
-from torchtune_lite.data import ChatMLTemplate, SentencePieceTokenizer
+from tests.data.chats import plain, write_folder
+from tests.data.lookalikes import THINKS
+from torchtune_lite.data import ChatMLTemplate, SentencePieceTokenizer, load_tokenizer
 from torchtune_lite.datasets import (
     alpaca_dataset,
     chat_dataset,
@@ -96,3 +98,17 @@ def test_it_goes_to_worker_processes(folder, tokenizer):
     tokenizer.prompt_template = ChatMLTemplate()
     found = detected_dataset(tokenizer, write(folder, {"instruction": "ab", "output": "cd"}))
     assert pickle.loads(pickle.dumps(found))[0] == found[0]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_template_that_rewrites_earlier_turns_gives_a_sample_for_each_answer(packed, jsonl, tmp_path):
+    """As of `chat_dataset`: what the tokenizer can is handed on."""
+    folder = write_folder(tmp_path / "model", "bytelevel", chat_template=plain(THINKS))
+    tokenizer = load_tokenizer(folder, 256, prompt_template="chat_template")
+    texts = {"user": ("a", "c"), "assistant": ("<think>\nx\n</think>\n\nb", "<think>\ny\n</think>\n\nd")}
+    row = {"messages": [{"role": role, "content": texts[role][i]} for i in range(2) for role in texts]}
+    source = jsonl([row, row])
+    detected = detected_dataset(tokenizer, source, packed=packed)
+    expected = chat_dataset(tokenizer, source, packed=packed, conversation_column="messages", **CHAT)
+    assert packed or len(expected) == 4
+    assert [detected[i] for i in range(len(detected))] == [expected[i] for i in range(len(expected))]

@@ -114,6 +114,16 @@ class AnyTokens:
     def __call__(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
         return self._of(sample)(sample)
 
+    @property
+    def may_expand(self) -> bool:
+        """Return whether `expanded` may return several samples for one."""
+        return getattr(self.tokenizer, "may_expand", False)
+
+    def expanded(self, sample: Mapping[str, Any], number: int | None = None) -> list[Mapping[str, Any]]:
+        """Return the samples that the tokenizer makes of a conversation (`ModelTokenizer.expanded`); a text is one."""
+        expand = None if "text" in sample else getattr(self.tokenizer, "expanded", None)
+        return [sample] if expand is None else expand(sample, number)
+
     def surely_whole(self, sample: Mapping[str, Any]) -> bool:
         """Tell without encoding it that a sample will not be cut and has a label."""
         known = getattr(self._of(sample), "surely_whole", None)
