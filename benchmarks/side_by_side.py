@@ -29,7 +29,7 @@ SIZES = dict(num_hidden_layers=8, num_attention_heads=16, num_key_value_heads=16
 SIZES |= dict(intermediate_size=2816, max_position_embeddings=512)
 GEMMA3 = dict(num_attention_heads=4, num_key_value_heads=1, head_dim=256, query_pre_attn_scalar=256, sliding_window=64)
 GEMMA3 |= dict(rope_theta=1e6, rope_local_base_freq=1e4, tie_word_embeddings=True)
-SHAPES: dict[str, dict[str, Any]] = {  # by model_type, what is not `SIZES`
+SHAPES: dict[str, dict[str, Any]] = {  # by model_type, the fields in which a shape differs from `SIZES`
     "llama": {},
     "qwen3": dict(num_key_value_heads=8, head_dim=128, rope_theta=1e6),
     "gemma3_text": GEMMA3,

@@ -25,7 +25,7 @@ def described(family: str, decoder_args: dict[str, Any], tokenizer: Any) -> str:
 def found(cfg: Any) -> str:
     """Return that line for settings whose model comes from the checkpoint; "" for those that name one.
 
-    Builds the checkpointer and the tokenizer, and the model's shapes; reads no weight. Raise as a run would.
+    Builds the checkpointer and the tokenizer, and the model's shapes; reads no weight. Raises what a run would.
     """
     model = getattr(cfg, "model", None)
     if not isinstance(model, dict) or config.find(model["_component_"]) is not from_checkpoint:
