@@ -11,16 +11,16 @@ from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.model_weights import (
     check_finite,
     check_weights,
+    listed,
     load_weights,
     merged_weights,
-    shortened,
 )
 from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.peft import LoRALinear, is_quantized, num_bytes
 
 
 def test_some_shortens_a_list():
-    assert shortened("abc") == "a, b, c" and shortened("abcde") == "a, b, c and 2 more"
+    assert listed("abc") == "a, b, c" and listed("abcde") == "a, b, c and 2 more"
 
 
 def test_every_misfit_is_in_one_line():

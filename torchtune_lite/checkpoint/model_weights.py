@@ -15,7 +15,7 @@ from torchtune_lite.utils import counted
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def shortened(names: Iterable[str], limit: int = 3) -> str:
+def listed(names: Iterable[str], limit: int = 3) -> str:
     """Shorten a list for a message: `a, b, c and 9 more`."""
     names = list(names)
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
@@ -25,16 +25,16 @@ def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Weight], s
     """Raise CheckpointError with every weight of `given` that is missing, too much, of another shape, or quantised."""
     problems = []
     if missing := [name for name in expected if name not in given]:
-        problems.append(f"{counted(len(missing), 'weight is', 'weights are')} missing ({shortened(missing)})")
+        problems.append(f"{counted(len(missing), 'weight is', 'weights are')} missing ({listed(missing)})")
     if unexpected := [name for name in given if name not in expected]:
-        problems.append(f"{counted(len(unexpected), 'is', 'are')} not the model's ({shortened(unexpected)})")
+        problems.append(f"{counted(len(unexpected), 'is', 'are')} not the model's ({listed(unexpected)})")
     both = {name: (tuple(expected[name].shape), given[name]) for name in expected if name in given}
     if misfits := [
         f"{name}: {weight.shape}, the model's is {shape}"
         for name, (shape, weight) in both.items()
         if weight.shape != shape
     ]:
-        problems.append(f"{counted(len(misfits), 'has', 'have')} another shape ({shortened(misfits)})")
+        problems.append(f"{counted(len(misfits), 'has', 'have')} another shape ({listed(misfits)})")
     if dtypes := sorted(
         {str(weight.dtype).removeprefix("torch.") for weight in given.values() if weight.dtype not in FLOATS}
     ):
@@ -126,5 +126,5 @@ def check_finite(model: nn.Module) -> None:
     if broken:
         raise SaveError(
             f"not saved: {counted(len(broken), 'trained weight is', 'trained weights are')} NaN or infinite "
-            f"({shortened(broken)}); go back to an earlier checkpoint"
+            f"({listed(broken)}); go back to an earlier checkpoint"
         )

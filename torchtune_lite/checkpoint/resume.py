@@ -15,7 +15,7 @@ from torchtune_lite.checkpoint.formats.files import hf_weight_files, listed_file
 from torchtune_lite.checkpoint.formats.hf import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.formats.safetensors_stream import read_safetensors
 from torchtune_lite.checkpoint.layout import HFLayout
-from torchtune_lite.checkpoint.model_weights import shortened
+from torchtune_lite.checkpoint.model_weights import listed
 from torchtune_lite.checkpoint.optimizer_state import restore_moments, restore_options
 from torchtune_lite.checkpoint.rng import set_rng_state
 from torchtune_lite.checkpoint.run_state import (
@@ -206,7 +206,7 @@ def restore(
     found = dtypes_and_shapes(tensors)
     saved = trainer["optimizer"].get("tensors", found)  # an older version did not note them
     if wrong := [name for name in {**saved, **found} if saved.get(name) != found.get(name)]:
-        raise CheckpointError(f"{folder / 'resume' / OPTIMIZER}: is not what was saved: {shortened(wrong)} differ")
+        raise CheckpointError(f"{folder / 'resume' / OPTIMIZER}: is not what was saved: {listed(wrong)} differ")
     _check(folder, trainer, model, optimizer, lr_scheduler)
 
     if adapter_modules(model):
@@ -253,7 +253,7 @@ def _check(
         for name in {**saved, **ours}
         if saved.get(name) != ours.get(name)
     ]
-    problems = [shortened(problems)] if problems else []
+    problems = [listed(problems)] if problems else []
     if (kind := trainer["optimizer"]["class"]) != class_name(optimizer):
         problems.append(f"the optimizer was {kind}, is {class_name(optimizer)}")
     names = {param: name for name, param in model.named_parameters()}

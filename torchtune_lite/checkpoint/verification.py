@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.model_weights import base_parameters, shortened
+from torchtune_lite.checkpoint.model_weights import base_parameters, listed
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.kernels.nf4.linear import row_tiles
 from torchtune_lite.peft import Adapter, adapter_modules, is_quantized, storage
@@ -87,7 +87,7 @@ def compare(
             problems.append(f"{name} {problem}")
     if problems:
         are = "is" if len(problems) == 1 else "are"
-        raise CheckpointError(f"{len(problems)} of {counted(len(params), 'weight')} {are} wrong: {shortened(problems)}")
+        raise CheckpointError(f"{len(problems)} of {counted(len(params), 'weight')} {are} wrong: {listed(problems)}")
     return Comparison(len(params), len(adapters), (error / size) ** 0.5 if size else None)
 
 

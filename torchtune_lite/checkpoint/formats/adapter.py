@@ -27,7 +27,7 @@ from torchtune_lite.checkpoint.formats.files import read_files, read_json, write
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import WITHIN, HFLayout
-from torchtune_lite.checkpoint.model_weights import FLOATS, base_parameters, check_weights, is_finite, shortened
+from torchtune_lite.checkpoint.model_weights import FLOATS, base_parameters, check_weights, is_finite, listed
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.peft import Adapter, dequantize, is_quantized, quantize
 
@@ -84,12 +84,12 @@ def load_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
     of_base = _base_weights(weights, model, layout)
     if changed := [name for name, param in of_base.items() if not _is_same(param, weights[name])]:
         raise CheckpointError(
-            f"adapter {path} does not fit: {shortened(changed)} in it is not the weight of this base (trained, or "
+            f"adapter {path} does not fit: {listed(changed)} in it is not the weight of this base (trained, or "
             "resized for new tokens?); merge it in PEFT (merge_and_unload) and load the merged model"
         )
     values = {name: weight.read() for name, weight in weights.items() if name not in of_base}
     if broken := [name for name, value in values.items() if not is_finite(value)]:
-        raise CheckpointError(f"adapter {path}: has NaN or infinity in {shortened(broken)}")
+        raise CheckpointError(f"adapter {path}: has NaN or infinity in {listed(broken)}")
     given = [
         (param, value)
         for each in projections(model, layout)
@@ -128,7 +128,7 @@ def check_adapter(folder: Path, model: nn.Module, layout: HFLayout) -> None:
     """Raise CheckpointError where the adapter in `folder` is not, value by value, that of `model`."""
     weights, tensors = fitting_adapter(model, folder, layout), adapter_tensors(model, layout)
     if wrong := [name for name, tensor in tensors.items() if not torch.equal(weights[name].read(), tensor.cpu())]:
-        raise CheckpointError(f"adapter {folder}: has other values than the live one in {shortened(wrong)}")
+        raise CheckpointError(f"adapter {folder}: has other values than the live one in {listed(wrong)}")
 
 
 def fitting_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> dict[str, Weight]:

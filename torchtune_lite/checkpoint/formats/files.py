@@ -9,7 +9,7 @@ from typing import Any
 from torchtune_lite.checkpoint.formats.safetensors_stream import read_safetensors
 from torchtune_lite.checkpoint.formats.torch_stream import read_torch
 from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.model_weights import shortened
+from torchtune_lite.checkpoint.model_weights import listed
 from torchtune_lite.checkpoint.store import disk
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.utils import counted
@@ -58,10 +58,10 @@ def listed_files(folder: Path, names: Sequence[str] | Mapping[str, str]) -> list
     files = [folder / name for name in names]
     if missing := _missing(files):
         found = [path.name for pattern in WEIGHTS for path in sorted(folder.glob(pattern))]
-        there = f"; the folder has {shortened(found)}: leave the key out to read what it holds" if found else ""
+        there = f"; the folder has {listed(found)}: leave the key out to read what it holds" if found else ""
         raise CheckpointError(
             f"{folder} lacks {len(missing)} of the {counted(len(files), 'file')} in checkpointer.checkpoint_files: "
-            f"{shortened(missing)}{there}"
+            f"{listed(missing)}{there}"
         )
     return files
 

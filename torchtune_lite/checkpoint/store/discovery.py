@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 from torchtune_lite.checkpoint.formats.files import read_json
-from torchtune_lite.checkpoint.model_weights import shortened
+from torchtune_lite.checkpoint.model_weights import listed
 from torchtune_lite.checkpoint.run_state import TRAINER
 from torchtune_lite.checkpoint.store.claim import check_output_dir
 from torchtune_lite.checkpoint.store.manifest import MANIFEST, has_manifest, read_manifest, verify
@@ -34,7 +34,7 @@ def resume_folder(output_dir: Path | str, resume_from_checkpoint: bool | str) ->
     if not resume_from_checkpoint:
         if found := [folder.name for folder in published(output_dir)]:
             raise ConfigError(
-                f"output_dir {output_dir} holds another run ({shortened(found)}); set resume_from_checkpoint: True to "
+                f"output_dir {output_dir} holds another run ({listed(found)}); set resume_from_checkpoint: True to "
                 "go on with it, or choose a new output_dir"
             )
         return None
@@ -61,7 +61,7 @@ def _named(folder: Path, output_dir: Path) -> Path:
     later = [other.name for other in published(output_dir) if not inside or _steps(other) > _steps(folder)]
     if later:
         raise ConfigError(
-            f"resume_from_checkpoint is {folder}, but output_dir {output_dir} holds {shortened(later)}, which would be "
+            f"resume_from_checkpoint is {folder}, but output_dir {output_dir} holds {listed(later)}, which would be "
             "in the way; move them, choose a new output_dir, or set resume_from_checkpoint: True"
         )
     return folder

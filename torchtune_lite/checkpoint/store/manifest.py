@@ -14,7 +14,7 @@ from typing import Any
 
 from torchtune_lite.checkpoint.formats.files import read_json, write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import damage
-from torchtune_lite.checkpoint.model_weights import shortened
+from torchtune_lite.checkpoint.model_weights import listed
 from torchtune_lite.checkpoint.store import disk
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.utils import counted
@@ -100,7 +100,7 @@ def verify(folder: Path | str, *, quick: bool = False) -> None:
     folder = Path(folder)
     files = read_manifest(folder).files
     if problems := [problem for name, entry in files.items() if (problem := _difference(folder / name, entry, quick))]:
-        raise CheckpointError(f"{folder} is damaged: {shortened(problems)}")
+        raise CheckpointError(f"{folder} is damaged: {listed(problems)}")
 
 
 def _difference(path: Path, entry: dict[str, Any], quick: bool) -> str | None:
