@@ -96,7 +96,7 @@ def find_model(path: Path | str, base: Path | str | None = None) -> ModelFolder:
     adapter = adapter_folder(folder)
     if not (adapter / ADAPTER_CONFIG).is_file():
         raise CheckpointError(
-            f"{folder} holds no model: no config.json, {ADAPTER_CONFIG} or checkpoint; expected {KINDS}"
+            f"{folder} holds no model: neither config.json nor {ADAPTER_CONFIG} nor a checkpoint; expected {KINDS}"
         )
     checkpoint = adapter.parent if adapter.name == "adapter" else adapter
     return _adapter(folder, adapter, checkpoint, base)
