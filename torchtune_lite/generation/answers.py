@@ -104,9 +104,7 @@ class AnswerFile:
             self._file = path.open("a+b")
             self.done = self._check(rows)
         except OSError as error:
-            raise ConfigError(
-                f"out {path} cannot be written: {error.strerror or error}; choose another file"
-            ) from error
+            raise ConfigError(f"out {path} cannot be used: {error.strerror or error}; choose another file") from error
 
     def _check(self, rows: Any) -> int:
         self._file.seek(0)
@@ -144,7 +142,8 @@ def _is_result(line: bytes, rows: Any, row: int) -> bool:
     try:
         result = json.loads(line)
         given = rows[row] if row < len(rows) and "given" in result else None
-        return result["row"] == row < len(rows) and result.get("given") == json.loads(_as_line(given))
+        is_of_row = result["row"] == row < len(rows) and result.get("given") == json.loads(_as_line(given))
+        return is_of_row and ("answer" in result or "problem" in result)
     except (ValueError, TypeError, KeyError, DataError):
         return False
 
