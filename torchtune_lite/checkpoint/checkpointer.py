@@ -12,6 +12,7 @@ from torch import nn
 
 from torchtune_lite.checkpoint.description import described
 from torchtune_lite.checkpoint.formats.adapter import check_adapter, fitting_adapter, load_adapter, write_adapter
+from torchtune_lite.checkpoint.formats.adapter_config import check_scalings
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import (
@@ -146,6 +147,7 @@ class Checkpointer(ABC):
                 f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
             )
         weights = self._checked_weights(model)
+        check_scalings(model, self.layout)
         adapter = self.adapter_checkpoint if resume_from is None else None
         if adapter:
             fitting_adapter(model, adapter, self.layout)

@@ -1,4 +1,4 @@
-"""LoRA: low-rank adaptation of a frozen projection (Hu et al., arXiv 2106.09685).
+"""LoRA: low-rank adaptation of a frozen projection (Hu et al., arXiv 2106.09685), and its rank-stabilised scale.
 
 r rank; W [out, in], A [r, in], B [out, r].
 """
@@ -18,7 +18,10 @@ from torchtune_lite.peft.nf4 import storage
 
 
 class LoRALinear(nn.Module):
-    """A frozen projection with a trained update: `y = W x + bias + (alpha / r) · B A dropout(x)` (section 4.1).
+    """A frozen projection with a trained update: `y = W x + bias + s · B A dropout(x)`, s = alpha / r (section 4.1).
+
+    With `use_rslora`, s is alpha / √r, at which higher ranks learn as fast as low ones (rsLoRA: Kalajdzievski, arXiv
+    2312.03732, section 3).
 
     A starts as U(-1/√in, 1/√in) and B as zero, so that training starts at the base model (the authors' code; the paper
     says Gaussian). `dropout` 0.0 is off. With `quantize_base`, W is kept in NF4 (QLoRA) and dequantised in each pass;
@@ -37,10 +40,11 @@ class LoRALinear(nn.Module):
         dropout: float = 0.0,
         use_bias: bool = False,
         quantize_base: bool = False,
+        use_rslora: bool = False,
     ) -> None:
         super().__init__()
-        self.in_dim, self.out_dim, self.rank, self.alpha = in_dim, out_dim, rank, alpha
-        self.scaling = alpha / rank
+        self.in_dim, self.out_dim, self.rank, self.alpha, self.use_rslora = in_dim, out_dim, rank, alpha, use_rslora
+        self.scaling = alpha / (math.sqrt(rank) if use_rslora else rank)
         base = FrozenNF4Linear(in_dim, out_dim, use_bias) if quantize_base else nn.Linear(in_dim, out_dim, use_bias)
         self.weight, self.bias = base.requires_grad_(False).weight, base.bias
         self.dropout = nn.Dropout(dropout)
@@ -50,11 +54,13 @@ class LoRALinear(nn.Module):
         self.init_adapter()
 
     @classmethod
-    def from_linear(cls, base: nn.Module, rank: int, alpha: float, dropout: float = 0.0) -> "LoRALinear":
+    def from_linear(
+        cls, base: nn.Module, rank: int, alpha: float, dropout: float = 0.0, use_rslora: bool = False
+    ) -> "LoRALinear":
         """Put an adapter on a projection, plain or NF4, whose weight and bias it takes over and freezes."""
         out_dim, in_dim = base.weight.shape
         with torch.device("meta"):
-            adapter = cls(in_dim, out_dim, rank, alpha, dropout)
+            adapter = cls(in_dim, out_dim, rank, alpha, dropout, use_rslora=use_rslora)
         adapter.weight, adapter.bias = base.requires_grad_(False).weight, base.bias
         adapter.init_adapter()
         return adapter
@@ -77,7 +83,7 @@ class LoRALinear(nn.Module):
         return y + self.update(x).to(y.dtype) if self.enabled else y
 
     def update(self, x: Tensor) -> Tensor:
-        """Return `(alpha / r) · B A dropout(x)  [..., out]`."""
+        """Return `s · B A dropout(x)  [..., out]`."""
         a, b = self.lora_a.weight.to(x.dtype), self.lora_b.weight.to(x.dtype)
         return F.linear(F.linear(self.dropout(x), a) * self.scaling, b)
 
@@ -97,7 +103,7 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merged_weight(self, base: Tensor | None = None) -> Tensor:
-        """Return `W + (alpha / r) · B A [out, in]`, summed in float32, in W's dtype.
+        """Return `W + s · B A [out, in]`, summed in float32, in W's dtype.
 
         An NF4 W is dequantised; `base` takes the place of W. The result is the only tensor of that size that is made.
         """

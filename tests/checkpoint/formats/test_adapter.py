@@ -33,6 +33,10 @@ def base_model(hf_base):
         QK | {"use_dora": True},
         QK | {"apply_lora_to_mlp": True, "apply_lora_to_output": True},
         {"lora_attn_modules": ["v_proj", "output_proj"], "use_dora": True, "apply_lora_to_mlp": True},
+        QK | {"use_rslora": True},
+        {"target_modules": ["o_proj", "down_proj"], "rank_pattern": {"down_proj": 2}, "layers_to_transform": 1},
+        {"target_modules": "all-linear", "use_rslora": True, "rank_pattern": {r"layers\.0\..*": 3}, "lora_alpha": 5}
+        | {"alpha_pattern": {"v_proj": 9}},
     ],
 )
 def test_peft_gives_the_live_logits_from_our_adapter(hf_base, build, logits, tmp_path: Path, adapters: dict):
@@ -70,6 +74,12 @@ def peft_adapter(hf_base, tmp_path: Path):
         ({"target_modules": ["q_proj", "k_proj"]}, QK),
         ({"target_modules": ["q_proj", "k_proj"], "use_dora": True}, QK | {"use_dora": True}),
         ({"target_modules": ["q_proj", "k_proj"], "use_rslora": True, "lora_alpha": 6}, QK),  # 6 / sqrt(4) = 12 / 4
+        ({"target_modules": ["q_proj", "k_proj"], "use_rslora": True}, QK | {"use_rslora": True}),
+        (
+            {"target_modules": ["q_proj", "up_proj"], "rank_pattern": {"up_proj": 2}, "layers_to_transform": [0]},
+            {"target_modules": ["q_proj", "w3"], "rank_pattern": {"mlp.w3": 2}, "layers_to_transform": 0}
+            | {"lora_rank": 4, "lora_alpha": 12},
+        ),
     ],
 )
 def test_an_adapter_of_peft_gives_its_logits(hf_base, build, logits, peft_adapter, options: dict, adapters: dict):

@@ -13,6 +13,7 @@ from torch import nn
 
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import base_parameters
+from torchtune_lite.errors import ConfigError
 from torchtune_lite.peft import Adapter, LoRALinear, adapter_modules
 
 CONFIG = "adapter_config.json"
@@ -64,6 +65,9 @@ class Projection:
     @property
     def alpha(self) -> float:
         """The alpha with which the rank of all together gives the scaling of each."""
+        one, *others = self.adapters
+        if others and one.use_rslora:
+            return one.scaling * math.sqrt(self.rank)
         return sum(part.alpha for part in self.adapters)
 
 
@@ -76,6 +80,16 @@ def projections(model: nn.Module, layout: HFLayout) -> list[Projection]:
         path = layout.module_path(weight)
         found[path] = Projection(path, tuple(model.get_submodule(part.removesuffix(".weight")) for part in parts))
     return list(found.values())
+
+
+def check_scalings(model: nn.Module, layout: HFLayout) -> None:
+    """Raise ConfigError where the adapter of a matrix that is fused in the checkpoint would have several scalings."""
+    for each in projections(model, layout):
+        if not all(math.isclose(part.scaling, each.adapters[0].scaling) for part in each.adapters):
+            raise ConfigError(
+                f"{each.path} is one matrix in the checkpoint, and the adapters of its parts differ in their scale; "
+                "make rank_pattern and alpha_pattern agree on them"
+            )
 
 
 def adapter_config(model: nn.Module, layout: HFLayout, base: Path | str) -> dict[str, Any]:
@@ -99,7 +113,7 @@ def adapter_config(model: nn.Module, layout: HFLayout, base: Path | str) -> dict
         "target_modules": _targets({each.path for each in adapted}, every),
         "rank_pattern": {each.path: each.rank for each in adapted if each.rank != rank},
         "alpha_pattern": {each.path: each.alpha for each in adapted if each.alpha != alpha},
-        "use_rslora": False,
+        "use_rslora": adapters[0].use_rslora,
         "use_dora": any(adapter.use_dora for adapter in adapters),
         "modules_to_save": None,
         "bias": "none",
