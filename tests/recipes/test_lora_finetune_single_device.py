@@ -106,8 +106,10 @@ PART_OF_ALL = ("model.target_modules=all-linear", "model.rank_pattern={down_proj
     [
         ("model.lora_dropout=0.1", "model.quantize_base=True"),
         ("loraplus_lr_ratio=8", "model.use_rslora=True", *PART_OF_ALL),
+        ("model.init_lora_weights=pissa_niter_4", "model.quantize_base=True", "adapter_dtype=fp32", "dtype=bf16"),
+        ("model.init_lora_weights=loftq", "model.quantize_base=True"),
     ],
-    ids=["dropout, NF4", "LoRA+, rsLoRA, patterns"],
+    ids=["dropout, NF4", "LoRA+, rsLoRA, patterns", "PiSSA, NF4", "LoftQ"],
 )
 def test_resume_continues_as_if_never_stopped(tune, config_file, tmp_path, changes):
     recipe = ("run", "lora_finetune_single_device", "--config", config_file, *changes)

@@ -11,7 +11,13 @@ import torch
 from torch import nn
 
 from torchtune_lite.checkpoint.description import described
-from torchtune_lite.checkpoint.formats.adapter import check_adapter, fitting_adapter, load_adapter, write_adapter
+from torchtune_lite.checkpoint.formats.adapter import (
+    check_adapter,
+    fitting_adapter,
+    load_adapter,
+    read_start,
+    write_adapter,
+)
 from torchtune_lite.checkpoint.formats.adapter_config import check_scalings
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
@@ -151,13 +157,21 @@ class Checkpointer(ABC):
         adapter = self.adapter_checkpoint if resume_from is None else None
         if adapter:
             fitting_adapter(model, adapter, self.layout)
+        starts = {module.init_lora_weights for module in adapter_modules(model).values()} - {None}
+        if "loftq" in starts and self.merge_into == "original":
+            raise ConfigError(
+                "checkpointer.merge_into: original adds what init_lora_weights: loftq makes up for to a base that has "
+                "lost nothing; set merge_into: quantized"
+            )
+        if starts and (given := adapter or resume_from):
+            read_start(model, given, self.layout)
         if resume_from is not None and not adapter_modules(model):
             fill_with_zeros(model, device=device, dtype=dtype)
             return
         cache = self._nf4_cache(model, cache_dir, device, dtype)
         cached = cache.fill() if cache else ()
         rest = {name: weight for name, weight in weights.items() if name not in cached}
-        load_weights(model, rest, device=device, dtype=dtype, source=self.checkpoint_dir)
+        load_weights(model, rest, device=device, dtype=dtype, source=self.checkpoint_dir, adapter_dtype=adapter_dtype)
         if cache and not cached:
             cache.write()
         for module in adapter_modules(model).values():
@@ -179,8 +193,11 @@ class Checkpointer(ABC):
     ) -> NF4Cache | None:
         if not self.cache_quantized:
             return None
-        if cache_dir is None or not any(map(is_quantized, model.parameters())):
+        in_nf4 = any(map(is_quantized, model.parameters()))
+        starts = any(module.init_lora_weights for module in adapter_modules(model).values())
+        if cache_dir is None or not in_nf4 or starts:
             why = "this recipe keeps no cache" if cache_dir is None else "no weight of the model is in NF4"
+            why = "the adapters start from the base (init_lora_weights)" if starts else why
             log.warning("checkpointer.cache_quantized is without effect: %s", why)
             return None
         return NF4Cache(cache_dir, model, self._files, self.decoder_args, device=device, dtype=dtype)

@@ -10,6 +10,7 @@ from torch import nn
 from torchtune_lite import kernels  # noqa: F401 (puts the fast paths beside the plain functions)
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
 from torchtune_lite.peft import DoRALinear, FrozenNF4Linear, LoRALinear, fits_nf4, freeze_base, upcast_state_dict
+from torchtune_lite.peft.initialisation import starting_factors
 from torchtune_lite.peft.targets import choose
 from torchtune_lite.utils import get_logger
 
@@ -40,6 +41,7 @@ def lora_decoder(
     lora_dropout: float = 0.0,
     use_dora: bool = False,
     use_rslora: bool = False,
+    init_lora_weights: str | None = None,
     target_modules: str | Sequence[str] | None = None,
     layers_to_transform: int | Sequence[int] | None = None,
     rank_pattern: Mapping[str, int] | None = None,
@@ -56,7 +58,9 @@ def lora_decoder(
     `lora_attn_modules` are any of q_proj, k_proj, v_proj, output_proj; `apply_lora_to_mlp` adds w1, w2, w3 and
     `apply_lora_to_output` the output projection. `target_modules`, where it is given, takes the place of these three:
     it, `layers_to_transform`, `rank_pattern` and `alpha_pattern` are PEFT's, as `peft.targets.choose` says. `use_dora`
-    trains magnitudes too, `use_rslora` scales an update by alpha / √rank instead of alpha / rank.
+    trains magnitudes too, `use_rslora` scales an update by alpha / √rank instead of alpha / rank. `init_lora_weights`
+    starts A and B from the base's weights instead of from zero: pissa, pissa_niter_N, olora, or loftq over NF4
+    (`peft.initialisation`).
 
     With `quantize_base`, exactly the adapted projections are kept in NF4, the output projection excepted;
     `quantize_frozen` adds those of the layers that carry no adapter, `quantize_output` the output projection. One
@@ -97,6 +101,12 @@ def lora_decoder(
             f"{argument} is for an output projection of its own; this model's is its embedding (tie_word_embeddings), "
             "which stays as it is; leave the argument out"
         )
+    if init_lora_weights is not None:
+        starting_factors(init_lora_weights)
+    if init_lora_weights is not None and use_dora:
+        raise ValueError("init_lora_weights is for LoRA; with use_dora it is not served, leave one of them out")
+    if init_lora_weights == "loftq" and not quantize_base:
+        raise ValueError("init_lora_weights: loftq makes up for what NF4 loses; set quantize_base: True")
     adapter = DoRALinear if use_dora else LoRALinear
     misfits: dict[str, str] = {}
 
@@ -109,7 +119,10 @@ def lora_decoder(
         base = FrozenNF4Linear(in_dim, out_dim, bias) if quantize else plain_linear(path, in_dim, out_dim, bias)
         if path not in adapted:
             return base
-        projection = adapter.from_linear(base, *adapted[path], lora_dropout, use_rslora)
+        init = None if init_lora_weights == "loftq" and not quantize else init_lora_weights  # nothing is lost there
+        projection = adapter.from_linear(
+            base, *adapted[path], lora_dropout, use_rslora=use_rslora, init_lora_weights=init
+        )
         projection.fused = fused_lora
         return projection
 

@@ -60,7 +60,7 @@ class Projection:
     @property
     def rank(self) -> int:
         """The rank of all together, where one matrix B has theirs as blocks."""
-        return sum(part.rank for part in self.adapters)
+        return sum(part.update_rank for part in self.adapters)
 
     @property
     def alpha(self) -> float:
@@ -68,7 +68,7 @@ class Projection:
         one, *others = self.adapters
         if others and one.use_rslora:
             return one.scaling * math.sqrt(self.rank)
-        return sum(part.alpha for part in self.adapters)
+        return sum(part.update_alpha for part in self.adapters)
 
 
 def projections(model: nn.Module, layout: HFLayout) -> list[Projection]:
@@ -150,7 +150,7 @@ def config_misfits(config: Mapping[str, Any], model: nn.Module, layout: HFLayout
         if config.get("use_rslora"):  # scales by alpha / sqrt(r)
             alpha *= math.sqrt(rank)
         one = each.adapters[0]  # of a fused matrix: its parts may have the rank together, or each
-        ranks = {each.rank, one.rank}
+        ranks = {each.rank, one.update_rank}
         if rank not in ranks:
             seen.add(f"r is {rank}, the model's is {' or '.join(map(str, sorted(ranks)))}")
         elif not math.isclose(alpha / rank, one.scaling, rel_tol=1e-6):
