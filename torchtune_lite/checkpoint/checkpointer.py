@@ -18,7 +18,7 @@ from torchtune_lite.checkpoint.formats.adapter import (
     read_start,
     write_adapter,
 )
-from torchtune_lite.checkpoint.formats.adapter_config import check_scalings
+from torchtune_lite.checkpoint.formats.adapter_config import check_adapters
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import (
@@ -153,17 +153,11 @@ class Checkpointer(ABC):
                 f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
             )
         weights = self._checked_weights(model)
-        check_scalings(model, self.layout)
+        check_adapters(model, self.layout, self.merge_into)
         adapter = self.adapter_checkpoint if resume_from is None else None
         if adapter:
             fitting_adapter(model, adapter, self.layout)
-        starts = {module.init_lora_weights for module in adapter_modules(model).values()} - {None}
-        if "loftq" in starts and self.merge_into == "original":
-            raise ConfigError(
-                "checkpointer.merge_into: original adds what init_lora_weights: loftq makes up for to a base that has "
-                "lost nothing; set merge_into: quantized"
-            )
-        if starts and (given := adapter or resume_from):
+        if given := adapter or resume_from:
             read_start(model, given, self.layout)
         if resume_from is not None and not adapter_modules(model):
             fill_with_zeros(model, device=device, dtype=dtype)

@@ -108,6 +108,8 @@ def read_start(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
 
     It is not computed a second time, and is the same on a machine whose decompositions are others.
     """
+    if not any(part.init_lora_weights for each in projections(model, layout) for part in each.adapters):
+        return
     weights = fitting_adapter(model, path, layout)
     values = {name: weight.read() for name, weight in weights.items() if name.endswith((A, B))}
     for part, a, b, _ in _parts(model, layout, values, f"adapter {path}"):

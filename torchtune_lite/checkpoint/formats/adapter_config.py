@@ -82,9 +82,14 @@ def projections(model: nn.Module, layout: HFLayout) -> list[Projection]:
     return list(found.values())
 
 
-def check_scalings(model: nn.Module, layout: HFLayout) -> None:
-    """Raise ConfigError where the adapter of a matrix that is fused in the checkpoint would have several scalings."""
+def check_adapters(model: nn.Module, layout: HFLayout, merge_into: str) -> None:
+    """Raise ConfigError for adapters of `model` that no checkpoint can hold, or none that is merged as asked."""
     for each in projections(model, layout):
+        if merge_into == "original" and any(part.init_lora_weights == "loftq" for part in each.adapters):
+            raise ConfigError(
+                "checkpointer.merge_into: original adds what init_lora_weights: loftq makes up for to a base that has "
+                "lost nothing; set merge_into: quantized"
+            )
         if not all(math.isclose(part.scaling, each.adapters[0].scaling) for part in each.adapters):
             raise ConfigError(
                 f"{each.path} is one matrix in the checkpoint, and the adapters of its parts differ in their scale; "
