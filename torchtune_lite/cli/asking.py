@@ -36,7 +36,7 @@ def main(recipe: str, config: str, args: Namespace, changes: Sequence[str]) -> N
     get_logger()
     # by its name: what reads checkpoints stands above this package, and imports torch
     found = import_module("torchtune_lite.checkpoint").find_model(args.folder, args.base)
-    words = [override(key, value) for key, value in {**found.values, "system": found.system_prompt}.items()]
+    words = [override(key, value) for key, value in found.answering_values.items()]
     trusted = [f"--allow-component={pattern}" for pattern in args.allow_component]
     words = [recipe, "--config", config, *trusted, *words, *options(recipe, args), *changes]
     run.main(Namespace(words=words, debug=args.debug))
