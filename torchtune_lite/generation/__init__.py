@@ -5,10 +5,12 @@ from torchtune_lite.generation.prompts import PROMPT_ROLES, cap_length, encode_p
 from torchtune_lite.generation.request import Request
 from torchtune_lite.generation.sampling import Sampling, TokenLogprobs
 from torchtune_lite.generation.text import TextStream
+from torchtune_lite.generation.weights import Int8Linear, inference_weights
 
 __all__ = [
     "PROMPT_ROLES",
     "Engine",
+    "Int8Linear",
     "Request",
     "Sampling",
     "TextStream",
@@ -16,4 +18,5 @@ __all__ = [
     "cap_length",
     "encode_prompt",
     "generate",
+    "inference_weights",
 ]
