@@ -49,7 +49,8 @@ class ChatRecipe:
         stop_strings = getattr(tokenizer, "stop_strings", ())
         sampling = generation.Sampling(**cfg.sampling, seed=seed, stop_strings=stop_strings)
         self.inference.load()
-        engine = generation.Engine(model, slots=1, stop_tokens=tokenizer.stop_tokens, tokenizer=tokenizer)
+        stops = tokenizer.stop_tokens
+        engine = generation.Engine(model, slots=1, stop_tokens=stops, tokenizer=tokenizer, int8=cfg.int8)
         self.conversation = generation.Conversation(engine, tokenizer, sampling, cfg.system)
         self.input = utils.LineInput(None if cfg.history is None else Path(cfg.history))
         sys.stdout.reconfigure(errors="replace")

@@ -58,8 +58,9 @@ class GenerateRecipe:
             self.rows = data.load_rows(str(cfg.file))
             self.out = generation.AnswerFile(Path(cfg.out), self.rows)
         self.inference.load()
-        stops, slots = self.tokenizer.stop_tokens, 1 if cfg.file is None else cfg.batch_size
-        self.engine = generation.Engine(model, slots=slots, stop_tokens=stops, tokenizer=self.tokenizer)
+        slots = 1 if cfg.file is None else cfg.batch_size
+        how = {"stop_tokens": self.tokenizer.stop_tokens, "tokenizer": self.tokenizer, "int8": cfg.int8}
+        self.engine = generation.Engine(model, slots=slots, **how)
 
     def as_asked(self, prompt: str | dict[str, str | None]) -> str | dict[str, str | None]:
         """Give a prompt for the template what the training put before and around each question."""

@@ -41,6 +41,7 @@ class AnsweringSettings(RecipeSettings):
     min_p: float | None = config.key(None, minimum=0)  # draw from those of this share of the likeliest's; null: all
     repetition_penalty: float = config.key(1.0, above=0)  # above 1.0, what was said before becomes less likely
     seed: int | None = None  # null: drawn and logged
+    int8: bool = False  # True: weights rounded to int8, for speed on a CPU
 
     def question(self, text: str) -> str:
         """Put a question into `question_template`."""
