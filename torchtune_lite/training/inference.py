@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from torchtune_lite import config
+from torchtune_lite.checkpoint.description import described
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.training.environment import choose_dtype, get_dtype
@@ -33,6 +34,7 @@ class Inference:
         self.checkpointer, tokenizer, self.model = build_model(self.cfg)
         self.checkpointer.put_adapters(self.model)
         check_vocabulary(tokenizer, self.model.config.vocab_size)
+        self.log.info(described(self.checkpointer.family.name, self.checkpointer.decoder_args, tokenizer))
         return tokenizer, self.model
 
     def load(self) -> None:
