@@ -63,6 +63,7 @@ class TrainingSettings(RecipeSettings):
     on_nonfinite: str = config.key("stop", choices=("stop", "skip"))  # of a nan step; the third skipped in a row stops
     loss: Loss = config.component(default="torchtune_lite.modules.loss.LinearCrossEntropyLoss")  # summed
     optimizer: Optimizer = config.component("params")  # with the learning rate, lr
+    neftune_noise_alpha: float | None = config.key(None, above=0)  # noise on the embeddings, 5 to 15; null: none
     optimizer_in_bwd: bool = False  # True: steps in the backward pass, no gradient outlives it; clipped one by one
     lr_scheduler: Schedule = config.component("optimizer", "num_training_steps", default=None)  # null: fixed
 
