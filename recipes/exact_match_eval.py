@@ -77,7 +77,7 @@ class ExactMatchEvalRecipe:
             self.inference.log.warning("%s; it counts as wrong", problem)
         if len(problems) > 3:
             more = utils.counted(len(problems) - 3, "more row")
-            self.inference.log.warning("%s cannot be answered either; %s will name them", more, self.result.path)
+            self.inference.log.warning("%s cannot be answered; %s will name them", more, self.result.path)
 
     def evaluate(self) -> None:
         """Answer every row, in batches of prompts of like length, and report."""

@@ -98,7 +98,7 @@ def test_a_script_of_torchtunes_is_told_how_to_go_on(capsys, folder):
     error = ModuleNotFoundError("No module named 'torchtune'", name="torchtune.config")
     lines, code = end_of(error, capsys, file=folder / "theirs.py")
     assert code == 1
-    assert "theirs.py:1: ModuleNotFoundError: No module named 'torchtune'; a script of torchtune's is" in lines[-1]
+    assert "theirs.py:1: ModuleNotFoundError: No module named 'torchtune'; a torchtune script has" in lines[-1]
     assert "tune cp" in lines[-1] and "coming_from_torchtune.md" in lines[-1]
 
 

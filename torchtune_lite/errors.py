@@ -139,7 +139,7 @@ def say(message: str) -> None:
 
 USERS_CODE, OUT_OF_MEMORY, BUG = 1, 7, 70
 PORTING = (
-    "a script of torchtune's is written anew from a copy of a recipe here ('tune cp lora_finetune_single_device "
+    "a torchtune script has to be rewritten from a copy of a recipe here ('tune cp lora_finetune_single_device "
     "my_recipe.py'), while its YAML runs as it is; see docs/coming_from_torchtune.md"
 )
 CLOSED_PIPE = 141  # as a shell reports the end by SIGPIPE

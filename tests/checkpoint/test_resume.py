@@ -254,11 +254,11 @@ def test_a_schedule_that_another_number_of_steps_changes_is_announced(
         assert not caplog.messages
         return
     [message] = caplog.messages
-    told = f"the run was to have 12 steps and has {3 * epochs} (epochs, max_steps_per_epoch), "
+    told = f"the run had 12 steps and now has {3 * epochs} (epochs, max_steps_per_epoch), "
     rate, before = (each.scheduler.get_last_lr()[0] for each in (resumed, run))
     if kind == "cosine":
         assert rate != before
-        told += f"which changes its schedule: at step 6 the learning rate is {rate:g}, was to be {before:g}"
+        told += f"which changes its schedule: at step 6 the learning rate is {rate:g} instead of {before:g}"
     else:
         assert rate == before
         told += "but its learning rate follows the schedule that was saved"
@@ -410,11 +410,11 @@ def data(samples="29 samples", **rows):
         (data(own=None), data(own="1"), []),
         ("29 samples", data(a="1"), []),  # of an older version
         ("30 samples", data(a="1"), ["dataset was 30 samples, is 29 samples;"]),
-        (data(a="1", b="2"), data(a="1", b="3"), ["rows of dataset b were changed (hash 2, is 3)"]),
+        (data(a="1", b="2"), data(a="1", b="3"), ["rows of dataset b were changed (hash was 2, is 3)"]),
         (
             data("30 samples", a="1"),
             data(a="2"),
-            ["dataset was 30 samples, is 29 samples;", "rows of dataset a were changed (hash 1, is 2)"],
+            ["dataset was 30 samples, is 29 samples;", "rows of dataset a were changed (hash was 1, is 2)"],
         ),
         (
             data("29 samples with hash 5", a="1"),
@@ -450,10 +450,10 @@ def test_an_adapter_goes_on_over_the_same_base_only_wherever_that_lies(saved, tm
     check_resumable(saved, facts["moved"])
     check_resumable(saved, facts["other"])  # of a full model, the checkpoint has all weights itself
     [message] = caplog.messages
-    assert "the weights in checkpointer.checkpoint_dir were others" in message
+    assert "the weights in checkpointer.checkpoint_dir have changed" in message
     (saved / "adapter").mkdir()
     check_resumable(saved, facts["moved"])
-    with pytest.raises(CheckpointError, match="the weights in checkpointer.checkpoint_dir were others .hash "):
+    with pytest.raises(CheckpointError, match="the weights in checkpointer.checkpoint_dir have changed .hash was "):
         check_resumable(saved, facts["other"])
 
 

@@ -22,7 +22,7 @@ from torchtune_lite.errors import DataError
 
 CONVERSATION = [Message("user", "what is  it? "), Message("assistant", "42\nlines."), Message("user", "é市")]
 DICTS = [{"role": message.role, "content": message.text_content} for message in CONVERSATION]
-WARNING = "encodes otherwise than the run did"
+WARNING = "encodes differently from the run's"
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_warns_where_the_saved_files_are_not_those_of_the_run(save, tmp_path, ca
     write_folder(tmp_path / "base", "bytelevel")
     monkeypatch.setattr("torchtune_lite.checkpoint.tokenizer.as_tokenizer_json", lambda tokenizer: None)
     save(load_tokenizer(base / "tokenizer.model"), base)
-    assert WARNING in caplog.text and "no BPE model of plain text" in caplog.text
+    assert WARNING in caplog.text and "not a plain BPE model" in caplog.text
 
 
 KINDS = ["bytelevel", "metaspace", "llama_json", "spm_plain", "spm_legacy", "spm"]

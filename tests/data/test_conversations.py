@@ -52,8 +52,8 @@ IMAGE = [{"type": "image_url", "image_url": {"url": "x"}}]
         ({"prompt": [], "x": 1}, r"missing column 'turns' \(has: prompt, x\); set conversation_column"),
         ({"turns": "hello"}, "column 'turns' must be a list of messages, got str"),
         ({"turns": None}, "must be a list of messages, got null"),
-        ({"turns": ["hello"]}, r"turns\[0\] is str; conversation_style=openai wants 'role' and 'content'"),
-        (sharegpt(CHAT), r"turns\[0\] has keys from, value; conversation_style=openai wants"),
+        ({"turns": ["hello"]}, r"turns\[0\] is str; conversation_style=openai expects 'role' and 'content'"),
+        (sharegpt(CHAT), r"turns\[0\] has keys from, value; conversation_style=openai expects"),
         (
             openai([("user", "Q"), ("asistant", "A")]),
             r"turns\[1\].role='asistant' is not one of system, user, assistant",

@@ -84,7 +84,7 @@ def test_one_line_says_what_was_found(folder, tokenizer, caplog):
 
 
 def test_columns_of_no_known_form_are_named_with_what_to_do(folder, tokenizer):
-    message = r"rows.jsonl:1: the columns a, b are of no known form \(messages, .*\); name them with dataset:"
+    message = r"rows.jsonl:1: the columns a, b are not a known format \(messages, .*\); name them with dataset:"
     with pytest.raises(DataError, match=message):
         detected_dataset(tokenizer, write(folder, {"a": 1, "b": 2}))
 

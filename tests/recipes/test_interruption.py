@@ -322,7 +322,7 @@ def test_another_run_is_not_resumed(run, tiny, tmp_path):
         ("model.lora_alpha=3", "model.lora_alpha was None, is 3"),
         (f"dataset.source={tmp_path}/fewer.jsonl", "dataset was 29 samples with hash"),
         ("tokenizer.max_seq_len=8", "dataset was 29 samples with hash"),
-        ("checkpointer.checkpoint_dir=base", "the weights in checkpointer.checkpoint_dir were others (hash "),
+        ("checkpointer.checkpoint_dir=base", "the weights in checkpointer.checkpoint_dir have changed (hash was "),
     ):
         line = last_line(run(*resume, word, code=4))
         assert "epoch_0 cannot be resumed with this config: " in line and change in line

@@ -46,7 +46,7 @@ def test_one_save_may_fail_but_not_two_in_a_row_nor_the_last(tmp_path, log_lines
     for name in ("step_1", "step_3"):
         checkpoints.save(name, progress, fail, *NOTHING)
         assert log_lines[-1] == (
-            f"{tmp_path}/{name} was not saved: No space left on device; training goes on, and the next save is tried"
+            f"{tmp_path}/{name} was not saved: No space left on device; training goes on until the next save"
         )
         assert checkpoints.at(1) is None
         progress.global_step += 1
@@ -165,7 +165,7 @@ def test_an_error_in_the_background_is_met_at_a_later_step_and_counts(tmp_path, 
     checkpoints.poll()
     first.go.set()
     checkpoints.poll(wait=True)
-    assert log_lines == ["no 1; training goes on, and the next save is tried"]
+    assert log_lines == ["no 1; training goes on until the next save"]
     checkpoints.save("step_2", progress, second, *trained())
     second.go.set()
     with pytest.raises(SaveError, match="no 2"):

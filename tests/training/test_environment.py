@@ -77,7 +77,7 @@ def test_16_bits_that_a_cpu_emulates_are_warned_of_with_the_factor(
     bf16(cpu=cpu)
     monkeypatch.setattr(environment, "slowdown", lambda dtype: factor)
     assert choose_dtype(dtype, CPU) == dtype
-    line = f"dtype: {dtype} is emulated by this CPU, a product takes about {factor:.2g} times as long as in fp32; "
+    line = f"dtype: {dtype} is emulated by this CPU: a product takes about {factor:.2g} times as long as in fp32; "
     assert log_lines == ([f"{line}set dtype: fp32, or auto"] if warned else [])
 
 

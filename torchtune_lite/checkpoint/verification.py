@@ -52,9 +52,7 @@ class Comparison:
         if self.num_merged:
             text += f", {self.num_merged} of them with an adapter merged in"
         if self.base_error is not None:
-            text += (
-                f"; the base has its original values, and was {self.base_error:.1%} off in training, the error of NF4"
-            )
+            text += f"; the base has its original values; its NF4 values in training were {self.base_error:.1%} off"
         return text
 
 
@@ -141,7 +139,7 @@ class _Merge:
         off, size = (y.square().mean().sqrt().item() for y in (merged - live, live))
         if off <= size * (COMPUTED if _is_exact(live.device) else COMPUTED_FAST):
             return None
-        return f"was merged into another function than the trained one, with products that differ by {off / size:.2%}"
+        return f"was merged into a function other than the trained one: its products differ by {off / size:.2%}"
 
     def _live(self) -> Tensor:
         module, was_training = self._module, self._module.training

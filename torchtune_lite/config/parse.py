@@ -134,5 +134,7 @@ def settings_of(recipe: Path) -> type:
     sys.modules[spec.name] = module  # where dataclasses look up a class's annotations
     spec.loader.exec_module(module)
     if not isinstance(getattr(module, "Settings", None), type):
-        raise ConfigError(f"{recipe} has no class Settings; a recipe declares its keys there, as those of 'tune ls' do")
+        raise ConfigError(
+            f"{recipe} has no class Settings; a recipe declares its keys there, as the recipes of 'tune ls' do"
+        )
     return module.Settings

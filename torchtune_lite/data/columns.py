@@ -36,9 +36,7 @@ def column_value(row: Mapping[str, Any], column: str, setting: str) -> Any:
     value, missing = _find(row, column)
     if missing is not None:
         within = f" of {column!r}" if missing != column else ""
-        raise DataError(
-            f"missing column {missing!r}{within} (has: {_has(value)}); set {setting} to the one that is meant"
-        )
+        raise DataError(f"missing column {missing!r}{within} (has: {_has(value)}); set {setting} to the one you mean")
     return value
 
 
@@ -63,7 +61,7 @@ def check_text(value: Any, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where} has half a surrogate pair at character {error.start + 1}; mend the escape") from None
+        raise DataError(f"{where} has half a surrogate pair at character {error.start + 1}; fix the escape") from None
     return value
 
 

@@ -206,7 +206,7 @@ class SFTDataset:
                 left_out |= self._tokenize_all(waiting)
                 waiting, size = [], 0
         if empty:
-            log.warning(f"{self._where_all(empty)}: an empty text, trained on as it is")
+            log.warning(f"{self._where_all(empty)}: an empty text is trained on as it is")
         self._refuse_bad()
         left_out |= self._tokenize_all(waiting)
         self._refuse_bad()
@@ -244,7 +244,7 @@ class SFTDataset:
             )
         summary = f"{counted(len(self), 'sample')} of {counted(total, 'row')}"
         if len(self) > total >= left:
-            summary += ", one for each answer, since the chat template writes earlier answers otherwise"
+            summary += ", one for each answer, since the chat template rewrites earlier answers"
         if not self.keeps_samples:
             summary = f"{counted(len(self.rows), 'row')}, of which only {total:,} are checked before they are read"
         report = log.warning if said else log.info

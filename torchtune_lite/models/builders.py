@@ -69,7 +69,7 @@ def lora_decoder(
     if config.tie_word_embeddings and (apply_lora_to_output or quantize_output):
         argument = "apply_lora_to_output" if apply_lora_to_output else "quantize_output"
         raise ValueError(
-            f"{argument} is for an output projection of its own; this model's is its embedding (tie_word_embeddings), "
+            f"{argument} is for a separate output projection; this model's is its embedding (tie_word_embeddings), "
             "which stays as it is; leave the argument out"
         )
     if not quantize_base and (quantize_frozen or quantize_output):

@@ -43,7 +43,7 @@ POST_NORM_KEYS = {
     "layers.{}.mlp_post_norm.weight": "model.layers.{}.post_feedforward_layernorm.weight",
 }
 
-MOE, STATE = "it has experts", "it has layers with a state (linear attention or state space)"
+MOE, STATE = "it has experts", "it has recurrent layers (linear attention or state space)"
 NOT_SERVED = {
     **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "llama4_text", "deepseek_v3", "olmoe"), MOE),
     **dict.fromkeys(("mamba", "mamba2", "qwen3_next", "qwen3_5_text", "bamba", "jamba", "falcon_h1"), STATE),

@@ -133,7 +133,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.grads is None:
-            raise RuntimeError("this loss has been differentiated already; compute it anew")
+            raise RuntimeError("this loss has been differentiated already; compute it again")
         (hidden, *trained), ctx.grads = ctx.grads, None
         scaled = [total.mul_(grad).to(dtype) for total, dtype in zip(trained, ctx.dtypes, strict=True)]
         return None, None, None, None, hidden if hidden is None else hidden.mul_(grad), *scaled

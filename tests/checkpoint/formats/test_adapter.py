@@ -405,7 +405,7 @@ def test_a_pickle_that_runs_code_or_holds_no_tensors_is_refused(written):
     model, folder = written
     (folder / WEIGHTS).unlink()
     assert f"has no {WEIGHTS} or adapter_model.bin" in refused(model, folder)
-    for content, message in ((Payload(), "needs code to be run"), ([1, 2], "no plain dictionary of tensors")):
+    for content, message in ((Payload(), "would run code"), ([1, 2], "not a plain dictionary of tensors")):
         torch.save(content, folder / "adapter_model.bin")
         assert message in refused(model, folder)
     (folder / "adapter_model.bin").write_bytes(b"\x80\x02}q\x00.")

@@ -75,7 +75,7 @@ def test_without_locks_one_warning_and_nothing_is_removed(tmp_path: Path, monkey
     with claim(tmp_path) as first, claim(tmp_path) as second:
         assert first.run_id == second.run_id
     assert (tmp_path / ".tmp-step_4-17").exists()
-    assert len(caplog.messages) == 2 and "start no second run in it" in caplog.messages[0]
+    assert len(caplog.messages) == 2 and "do not start a second run in it" in caplog.messages[0]
 
 
 def test_an_id_that_is_damaged_is_drawn_anew(tmp_path: Path, caplog):

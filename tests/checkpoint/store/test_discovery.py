@@ -46,7 +46,7 @@ def test_what_cannot_be_verified_is_used_where_nothing_can(tmp_path: Path, caplo
     for step in (1, 2):
         by_hand(tmp_path / f"step_{step}", step)
     assert latest(tmp_path) == tmp_path / "step_2"
-    assert len(caplog.messages) == 1 and "step_2 has no MANIFEST.json, so whether it is whole" in caplog.text
+    assert len(caplog.messages) == 1 and "step_2 has no MANIFEST.json, so it cannot be verified" in caplog.text
 
 
 def test_checkpoints_of_which_none_will_do_are_an_error(tmp_path: Path):
@@ -81,7 +81,7 @@ def test_what_resume_from_checkpoint_means(tmp_path: Path, caplog):
     assert resume_folder(tmp_path / "new", str(out / "epoch_0")) == out / "epoch_0"
     with pytest.raises(ConfigError, match="holds another run .epoch_0.*resume_from_checkpoint: True"):
         resume_folder(out, False)
-    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+    with pytest.raises(CheckpointError, match="not a checkpoint folder"):
         resume_folder(tmp_path / "new", str(tmp_path))
 
 

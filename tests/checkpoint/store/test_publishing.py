@@ -78,7 +78,7 @@ def test_a_checkpoint_that_cannot_be_verified_is_moved_aside(tmp_path: Path, cap
     verify(tmp_path / "epoch_0")
     assert (tmp_path / "epoch_0.unverified-2" / "weights").stat().st_size == 10
     assert caplog.messages[1] == (
-        f"{tmp_path}/epoch_0 is written anew, what was there is now epoch_0.unverified-2: {tmp_path}/epoch_0 is "
+        f"{tmp_path}/epoch_0 is written again; the old folder is now epoch_0.unverified-2: {tmp_path}/epoch_0 is "
         "damaged: weights is truncated: 10 bytes, 1,000 were written"
     )
     assert published(tmp_path) == [tmp_path / "epoch_0"]
@@ -198,5 +198,5 @@ def test_a_checkpoint_that_cannot_be_removed_is_a_warning(tmp_path: Path, monkey
     monkeypatch.setattr(disk, "rename", refuse)
     retain(tmp_path, 1)
     assert caplog.messages == [
-        f"{tmp_path}/step_1 was to be removed (keep_last_n_checkpoints) and stays: Permission denied"
+        f"{tmp_path}/step_1 cannot be removed (keep_last_n_checkpoints) and stays: Permission denied"
     ]

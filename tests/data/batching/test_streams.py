@@ -113,7 +113,7 @@ def test_a_stream_is_known_by_what_is_in_its_files_however_packed(files, tmp_pat
         found.append(stream(f"{tmp_path}/*.gz").fingerprint()["rows"][0][1])
     assert found[0] == found[1] == stream(files).fingerprint()["rows"][0][1]
     (tmp_path / "2.jsonl.gz").write_bytes(b"no gzip")
-    with pytest.raises(DataError, match="2.jsonl.gz is no whole gzip file"):
+    with pytest.raises(DataError, match="2.jsonl.gz is not a complete gzip file"):
         stream(f"{tmp_path}/*.gz").fingerprint()
 
 

@@ -97,7 +97,7 @@ def test_few_of_many_files_are_open_at_a_time(tmp_path):
 )  # the bytes hold the time, which a name must not
 def test_a_gzip_file_that_is_not_whole(tmp_path, packed):
     (tmp_path / "x.gz").write_bytes(packed)
-    with pytest.raises(DataError, match="x.gz is no whole gzip file .*; fetch or pack it again"):
+    with pytest.raises(DataError, match="x.gz is not a complete gzip file .*; fetch or pack it again"):
         ByteFile(tmp_path / "x.gz")
 
 

@@ -70,7 +70,7 @@ def test_what_datasets_saved_to_disk(folder):
     (folder / "saved/cache-1.arrow").write_text("")
     assert read("saved") == read("saved", "arrow") == [{"n": 0}, {"n": 1}]
     (folder / "saved/state.json").write_text("{")
-    with pytest.raises(DataError, match="state.json is no JSON"):
+    with pytest.raises(DataError, match="state.json is not JSON"):
         read("saved")
 
 

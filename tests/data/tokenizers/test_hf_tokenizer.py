@@ -52,7 +52,7 @@ def test_torchtunes_name_and_arguments(tmp_path):
     assert instantiate(node).prompt_template.render([Message("user", "x")]) == "x</s>"
     with pytest.raises(ConfigError, match="truncation_type='left' is not served"):
         instantiate({**node, "truncation_type": "left"})
-    with pytest.raises(DataError, match="g.json is no file"):
+    with pytest.raises(DataError, match="g.json is not a file"):
         instantiate({**node, "generation_config_path": str(tmp_path / "g.json")})
 
 
@@ -112,7 +112,7 @@ def test_no_special_token_is_guessed(config, said, tmp_path):
     [
         (None, "No such file"),
         (b'{"version": "1.0", "model": {"vo', "is not a JSON file or is cut off .32 bytes.: Unterminated"),
-        (b'{"bos_token": "<s>", "eos_token": "</s>"}', "with the keys bos_token, eos_token…, no tokenizer.json"),
+        (b'{"bos_token": "<s>", "eos_token": "</s>"}', "with the keys bos_token, eos_token…, not a tokenizer.json"),
         (b'{"model": {"type": "New"}}', "is not a JSON file or is cut off"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
         (b"\n\x0e\n\x05<unk>\x15\x00", "is a SentencePiece model .*SentencePieceTokenizer"),

@@ -122,7 +122,7 @@ def test_auto_leaves_a_tenth_of_what_is_free(monkeypatch, log_lines):
     assert len(chosen(memory_budget="auto")) == 7  # and tries
     assert "7 of 7 layers recomputed" in log_lines[-1]
     monkeypatch.setattr(activations, "free_memory", lambda device: None)
-    with pytest.raises(ConfigError, match="auto cannot find out what is free here; set a number of GB"):
+    with pytest.raises(ConfigError, match="auto cannot find out how much memory is free here; set a number of GB"):
         chosen(memory_budget="auto")
 
 

@@ -117,8 +117,8 @@ def _for_parts(projection: Projection, values: Mapping[str, Tensor], source: str
         first += part.rank
     if rest.any():
         raise CheckpointError(
-            f"{source} does not fit: that of {projection.path} changes more than its parts that carry an adapter here, "
-            "or couples them; adapt q_proj, k_proj and v_proj, or w1 and w3, together, with its rank"
+            f"{source} does not fit: that of {projection.path} also changes parts without an adapter here, "
+            "or couples its parts; adapt q_proj, k_proj and v_proj, or w1 and w3, together, with its rank"
         )
     return given
 
@@ -128,7 +128,7 @@ def check_adapter(folder: Path, model: nn.Module, layout: HFLayout) -> None:
     """Raise CheckpointError where the adapter in `folder` is not, value by value, that of `model`."""
     weights, tensors = fitting_adapter(model, folder, layout), adapter_tensors(model, layout)
     if wrong := [name for name, tensor in tensors.items() if not torch.equal(weights[name].read(), tensor.cpu())]:
-        raise CheckpointError(f"adapter {folder}: has other values than the live one in {listed(wrong)}")
+        raise CheckpointError(f"adapter {folder}: differs from the live one in {listed(wrong)}")
 
 
 def fitting_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> dict[str, Weight]:

@@ -108,7 +108,7 @@ def _lock(output_dir: Path) -> BinaryIO | None:
             f"another run ({holder}) is using output_dir {output_dir}; wait for it, stop it, or choose another folder"
         ) from error
     if lock is None:
-        log.warning("output_dir %s cannot be locked on this file system: start no second run in it", output_dir)
+        log.warning("output_dir %s cannot be locked on this file system: do not start a second run in it", output_dir)
         return None
     lock.truncate(0)
     lock.write(f"pid {os.getpid()}, host {socket.gethostname()}".encode())

@@ -108,7 +108,7 @@ def _walk(path: str) -> Any:
         raise ConfigError(f"{top} is not installed; pip install {top}") from error
     for part in parts:
         if not isinstance(found, ModuleType) and not trust.names(path):
-            raise ConfigError(f"'{path}' is within an object; name a class or function of a module")
+            raise ConfigError(f"'{path}' is an attribute of an object; name a class or function of a module")
         if hasattr(found, part):
             found = getattr(found, part)
         elif isinstance(found, ModuleType):

@@ -102,7 +102,7 @@ def _explain(name: str, error: yaml.YAMLError) -> str:
     if repr(chr(9)) in problem:
         problem = "found a tab; YAML needs spaces"
     elif tag := re.search(r"constructor for the tag 'tag:yaml.org,2002:(.*)'", problem):
-        problem = f"the tag !!{tag[1]} makes no plain value; remove it"
+        problem = f"the tag !!{tag[1]} does not make a plain value; remove it"
     elif "expansion exceeds" in problem:
         problem = "its aliases (*name) stand for too many values to be a config"
     return f"{place}: {problem}"

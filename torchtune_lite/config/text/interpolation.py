@@ -98,7 +98,7 @@ def _explain(error: OmegaConfBaseException, path: KeyPath, document: Document) -
     if isinstance(error, InterpolationKeyError) and (name := re.search(r"'(.+)' not found", str(error))):
         return f"'{key}' refers to '${{{name[1]}}}', which is no key{did_you_mean(name[1], keys(document.values))}"
     if "Recursive interpolation" in str(error):
-        return f"'{key}' stands for itself, by way of what it refers to; give it a value"
+        return f"'{key}' refers to itself through other keys; give it a value"
     if missing := re.search(r"Environment variable '(.+)' not found", str(error)):
         return (
             f"'{key}': the variable {missing[1]} is not set; set it, or give a default: ${{oc.env:{missing[1]},value}}"

@@ -76,7 +76,7 @@ def array_rows(file: ByteFile, field: str | None = None) -> Rows:
     """
     path = file.path
     if file.size > LARGE_ARRAY:
-        log.warning(f"{path}: {file.size / 1e9:.1f} GB of one array, read into memory whole; one object a line is not")
+        log.warning(f"{path}: an array of {file.size / 1e9:.1f} GB is read into memory whole; one object a line is not")
     data = file.read().removeprefix(BOM)
     check_encoding(path, data)
     try:
@@ -168,7 +168,7 @@ def _whole_rows(file: ByteFile, lines: JsonLines) -> Rows | None:
     [(_, first), *more] = found
     table = None if more else table_rows(first)
     if table is not None:
-        log.info(f"{file.path}: one table, read as its {counted(len(table), 'row')}")
+        log.info(f"{file.path}: one table, read as {counted(len(table), 'row')}")
         return _Array(file.path, table, f"{file.path}[{{}}]".format, file.size)
     if in_a_line:
         return None
@@ -181,7 +181,7 @@ def _whole_rows(file: ByteFile, lines: JsonLines) -> Rows | None:
 
 
 def _invalid(place: str, error: Exception) -> str:
-    return f"{place}: invalid JSON ({getattr(error, 'msg', error)}); mend the line"
+    return f"{place}: invalid JSON ({getattr(error, 'msg', error)}); fix the line"
 
 
 def _skip(text: str, index: int) -> int:

@@ -176,7 +176,7 @@ def _load_from_hub(source: str, options: Mapping[str, Any], split: str) -> Any:
         from datasets import load_dataset
     except ImportError:
         raise DataError(
-            f"source {source!r} is no local file, and data from the Hugging Face hub comes through the library "
+            f"source {source!r} is not a local file, and data from the Hugging Face hub comes through the library "
             "'datasets': pip install datasets, or give a file (source: json, data_files: PATH)"
         ) from None
     try:

@@ -138,7 +138,7 @@ class Answers:
 
     def _rewritten(self, turn: int) -> DataError:
         return DataError(
-            f"{self.template.name} writes messages[{turn}] differently once more turns follow, so what has a loss is "
+            f"{self.template.name} writes messages[{turn}] differently once more turns follow, so its tokens with a loss are "
             "not known; mark the answers in it with {% generation %}, or set tokenizer.train_on: last"
         )
 

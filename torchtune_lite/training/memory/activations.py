@@ -70,7 +70,7 @@ def layers_in_budget(
     if budget == "auto":
         free = free_memory(next(model.parameters()).device)
         if free is None:
-            raise ConfigError("memory_budget: auto cannot find out what is free here; set a number of GB")
+            raise ConfigError("memory_budget: auto cannot find out how much memory is free here; set a number of GB")
         limit = memory.weights + (1 - RESERVE) * free
     elif isinstance(budget, str) or budget <= 0:
         raise ConfigError(f"memory_budget: {budget!r} is not known; set auto, a number of GB above 0, or null")

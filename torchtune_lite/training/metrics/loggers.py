@@ -58,7 +58,9 @@ class DiskLogger(MetricLoggerInterface):
         self._format = json_line if output_fmt == "jsonl" else lambda *row: _text_line(*row, "{}") + "\n"
         filename = filename or f"log_{int(time.time())}.{output_fmt}"
         if Path(filename).name != filename:
-            raise ConfigError(f"metric_logger.filename: {filename!r} is not just a name; put folders in log_dir")
+            raise ConfigError(
+                f"metric_logger.filename: {filename!r} must be a name without folders; put those in log_dir"
+            )
         self.path = _folder(log_dir) / filename
         if self.path.exists() and not _starts_with(self.path, b'{"step": ' if output_fmt == "jsonl" else b"Step "):
             raise ConfigError(f"metric_logger.filename: {self.path} is not a log of this kind; choose another name")
