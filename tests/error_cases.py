@@ -1,4 +1,4 @@
-"""Bad inputs by section: what a user gave, the command, the files beside it; docs/errors.md shows the answers."""
+"""Bad inputs by section: the mistake, the command, the files beside it; docs/errors.md shows the answers."""
 
 import json
 
@@ -52,13 +52,13 @@ OWN = config("  source: train.jsonl\n", "")
 
 
 def own(module: str, body: str) -> dict[str, str]:
-    """Gives a module with the class Rows, a data set of the user's own, and my.yaml for it."""
+    """Return a module with the class Rows, a data set of the user's own, and my.yaml for it."""
     text = f"class Rows:\n    def __init__(self, tokenizer):\n        self.ids = [5, 6, 7]\n\n    {body}\n"
     return OWN | {f"{module}.py": text}
 
 
 def sample(module: str, tokens: str, labels: str) -> dict[str, str]:
-    """Gives such a module with one sample."""
+    """Return such a module with one sample."""
     returned = f"{{'tokens': {tokens}, 'labels': {labels}}}"
     return own(module, f"__len__ = lambda self: 1\n    __getitem__ = lambda self, i: {returned}")
 
@@ -111,7 +111,7 @@ RESUME = f"{RUN} resume_from_checkpoint=True epochs=2"
 
 
 def logger(name: str, arguments: str) -> str:
-    """Gives the command of a run with a metric logger."""
+    """Return the command of a run with a metric logger."""
     return f"{RUN} 'metric_logger={{_component_: torchtune_lite.training.{name}, {arguments}}}'"
 
 

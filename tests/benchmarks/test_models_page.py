@@ -1,4 +1,4 @@
-"""docs/models.md is what its script writes, and a layer counts for all of its model."""
+"""docs/models.md equals its script's output, and one layer stands for all layers of its model."""
 
 import importlib.util
 from pathlib import Path

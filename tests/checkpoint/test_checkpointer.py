@@ -155,7 +155,7 @@ QLORA = {
 
 @pytest.fixture(params=["hf", "meta"])
 def make_checkpointer(request, hf_base, tmp_path: Path):
-    """Makes a checkpointer of the base in either layout."""
+    """Make a checkpointer of the base in either layout."""
     if request.param == "hf":
         return partial(FullModelHFCheckpointer, hf_base.dir)
     return partial(FullModelMetaCheckpointer, write_meta(tmp_path / "meta", hf_base), model_type="LLAMA2")

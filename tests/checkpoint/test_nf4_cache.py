@@ -1,4 +1,4 @@
-"""A model from the cache is the quantised one bit for bit; a cache of no use is made anew, with one warning."""
+"""A model from the cache is the quantised one bit for bit; a useless cache is rebuilt, with one warning."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ ADAPTERS = {"lora_attn_modules": ["q_proj", "output_proj"], "apply_lora_to_mlp":
 
 @pytest.fixture
 def load(hf_base, tmp_path: Path, caplog, monkeypatch):
-    """Loads the base from a folder of its own; gives its NF4 weights' parts, and what was logged."""
+    """Load the base from a folder of its own; return the parts of its NF4 weights, and the log."""
     shutil.copytree(hf_base.dir, tmp_path / "base")
     monkeypatch.setattr(logging.getLogger("torchtune_lite"), "propagate", True)
 

@@ -61,7 +61,7 @@ class Run:
         return self
 
     def digest(self) -> list:
-        """Everything that decides how the run goes on."""
+        """Everything that decides how the run continues."""
         state = [self.optimizer.state[param] for param in self.params]
         tensors = [*map(dequantize, self.model.parameters()), *(entry[key] for entry in state for key in sorted(entry))]
         groups = [
@@ -95,7 +95,7 @@ def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(hf_base, build, tmp_path:
 
 @pytest.mark.parametrize("options", [{}, LORA], ids=["full", "lora"])
 def test_each_weight_is_read_from_one_place(hf_base, build, tmp_path: Path, monkeypatch, options: dict):
-    """A full model's from the checkpoint alone, an adapter's base from the base; nothing is read before the checks."""
+    """A full model loads from the checkpoint, an adapter's base from the base; nothing is read before the checks."""
     run = Run(hf_base, build, **options).train(3)
     run.save(tmp_path / "step_3")
     expected, read = run.train(1).digest(), Counter()
@@ -224,7 +224,7 @@ def test_a_longer_schedule_goes_on_at_its_own_rate(hf_base, build, tmp_path: Pat
 
 
 def facts(epochs: int, lr_scheduler: dict | None) -> dict:
-    """Those of runs of 3 steps an epoch."""
+    """The progress of runs of 3 steps an epoch."""
     return run_facts(changed(epochs=epochs, lr_scheduler=lr_scheduler), "29 samples", 3)
 
 
@@ -233,7 +233,7 @@ def facts(epochs: int, lr_scheduler: dict | None) -> dict:
 def test_a_schedule_that_another_number_of_steps_changes_is_announced(
     hf_base, build, tmp_path: Path, caplog, epochs: int, kind: str | None
 ):
-    """The run was to have 4 epochs, and was saved after step 5; a constant rate knows no number of steps."""
+    """The run had 4 epochs, and was saved after step 5; a constant rate does not depend on the number of steps."""
     scheduler = {"_component_": kind} if kind else None
 
     def make(epochs: int) -> Run:

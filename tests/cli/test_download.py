@@ -28,7 +28,7 @@ FILES = {
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Serves `server.files` as the repository o/m; notes each request; breaks off after `server.breaks_after` bytes."""
+    """A hub with `server.files` as o/m that notes each request and breaks off after `server.breaks_after` bytes."""
 
     protocol_version = "HTTP/1.1"
 
@@ -81,7 +81,7 @@ class Hub(BaseHTTPRequestHandler):
                 self.server.down = self.close_connection = True
 
     def log_message(self, *args):
-        """Keeps quiet."""
+        """Keep quiet."""
 
 
 def serving():
@@ -102,7 +102,7 @@ def hub():
 
 @pytest.fixture
 def tune_download(hub, folder):
-    """Runs the command against the hub in a process of its own, with no token unless one is given."""
+    """Run the command against the hub in a process of its own, with no token unless one is given."""
 
     def run(*words, token=None):
         hidden = ("HF_", "HUGGING", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")

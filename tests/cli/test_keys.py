@@ -119,7 +119,7 @@ def test_a_class_that_leads_back_to_itself_has_no_keys(folder):
 
 @pytest.mark.parametrize("recipe", catalog.recipes(), ids=lambda recipe: recipe.name)
 def test_what_the_source_says_is_what_the_class_has(recipe):
-    """Names, required keys, defaults and kinds, which the source is read for, are those of the imported class."""
+    """Names, required keys, defaults and kinds read from the source are those of the imported class."""
     cls = config.settings_of(recipe.path)
     types = get_type_hints(cls)
     read = {key.name: key for key in keys.read(recipe.path)}

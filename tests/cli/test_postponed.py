@@ -1,4 +1,4 @@
-"""torch's compiler stays out of a process until something needs it, and is then whole."""
+"""torch's compiler is not imported until something needs it, and is then complete."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ assert not loaded()
 
 
 def run(code):
-    """Runs `code` in a Python of its own."""
+    """Run `code` in a Python of its own."""
     done = subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

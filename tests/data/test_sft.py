@@ -11,7 +11,7 @@ def rows_of(*texts):
 
 
 def codes(sample):
-    """A tokenizer: a letter is its code, what is not lower case is masked, `…` at the end means truncated."""
+    """A tokenizer: a letter is its code, all but lower case is masked, `…` at the end means truncated."""
     text = sample["text"]
     return {
         "tokens": [ord(letter) for letter in text],
@@ -41,7 +41,7 @@ def test_gives_tokens_and_labels_of_the_same_length():
 
 
 class Codes:
-    """`codes` that can tell a whole sample by its first letter; notes what it tokenises."""
+    """`codes` that knows a whole sample by its first letter, and notes the texts it tokenises."""
 
     def __init__(self):
         self.seen = []
@@ -193,7 +193,7 @@ def test_broken_lines_and_bad_rows_are_named_together_or_left_out(folder, log_li
 
 @pytest.fixture
 def large(monkeypatch):
-    """Makes a data set of which the first row and every third are checked at the start."""
+    """Return a data set whose first row and every third are checked at the start."""
     monkeypatch.setattr(checked_rows, "CHECKED_WHOLE", {"rows": 5, "bytes": 1000})
     monkeypatch.setattr(checked_rows, "CHECKED_FIRST", 1)
     monkeypatch.setattr(checked_rows, "CHECKED_SPREAD", 2)

@@ -26,7 +26,7 @@ ELSEWHERE = {
 
 @builder(source="rows.jsonl")
 def letters_dataset(tokenizer, letter: str = "a", *, add_eos: bool = True):
-    """Builds a test's data set."""
+    """Build a test's data set."""
     return ColumnText(letter), TextTokens(tokenizer, add_eos)
 
 

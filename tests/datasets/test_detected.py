@@ -102,7 +102,7 @@ def test_it_goes_to_worker_processes(folder, tokenizer):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_template_that_rewrites_earlier_turns_gives_a_sample_for_each_answer(packed, jsonl, tmp_path):
-    """As of `chat_dataset`: what the tokenizer can is handed on."""
+    """As with `chat_dataset`: the tokenizer's abilities are passed on."""
     folder = write_folder(tmp_path / "model", "bytelevel", chat_template=plain(THINKS))
     tokenizer = load_tokenizer(folder, 256, prompt_template="chat_template")
     texts = {"user": ("a", "c"), "assistant": ("<think>\nx\n</think>\n\nb", "<think>\ny\n</think>\n\nd")}

@@ -1,4 +1,4 @@
-"""What the builders put under each projection, and what they refuse."""
+"""The weights that builders put under each projection, and the arguments they refuse."""
 
 import inspect
 from dataclasses import replace

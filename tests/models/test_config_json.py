@@ -1,4 +1,4 @@
-"""What a config.json of transformers 4 or 5 may hold."""
+"""Values that a config.json of transformers 4 or 5 may hold."""
 
 import itertools
 

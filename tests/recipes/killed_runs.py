@@ -1,4 +1,4 @@
-"""Training runs that are killed at random instants and resumed, and what of them is lost.
+"""Training runs that are killed at random instants and resumed, and a count of their losses.
 
 They are real ones, `tune run` on the embedded model with validation, a checkpoint every second step and the last two
 kept, each in a process that is forked from one that has imported everything and used no thread. A checkpoint counts as
@@ -79,7 +79,7 @@ class Run:
         self.log.touch()
 
     def start(self, *words: str) -> int:
-        """Forks the process that trains."""
+        """Fork the process that trains."""
         child = os.fork()
         if child == 0:
             log = os.open(self.log, os.O_WRONLY | os.O_APPEND)
@@ -97,14 +97,14 @@ class Run:
         return child
 
     def finish(self, *words: str) -> float:
-        """Runs to the end; returns the seconds it took."""
+        """Run to the end; return the seconds it took."""
         start = time.perf_counter()
         if os.waitpid(self.start(*words), 0)[1] != 0:
             sys.exit(f"a run failed; the end of its log:\n{self.log.read_text()[-2000:]}")
         return time.perf_counter() - start
 
     def kill(self, rng: random.Random, seconds: float) -> bool:
-        """Start the run and kill it at any instant of `seconds`, in a save or just after one; return False if it ended."""
+        """Start the run and kill it within `seconds`, in a save or just after one; return False if it ended."""
         moment, saves = rng.choice(MOMENTS), self.num_saved() + rng.randint(0, 4)
         delay = rng.uniform(0, seconds) if moment == "any" else rng.choice((0, 0.001, 0.01)) * rng.random()
         child = self.start()

@@ -41,7 +41,7 @@ def test_bf16_on_a_device_without_it_is_an_error(monkeypatch):
 
 @pytest.fixture
 def bf16(monkeypatch):
-    """Pretends to devices of which some have bf16."""
+    """Pretend to have devices, some of them with bf16."""
 
     def pretend(cpu=False, gpu=False, mps=False):
         monkeypatch.setattr(environment, "cpu_has_bf16", lambda: cpu)

@@ -1,4 +1,4 @@
-"""A run without a recipe: its steps, its ends and what they leave."""
+"""A run without a recipe: its steps, its ends and its files."""
 
 import json
 
@@ -21,7 +21,7 @@ model: {_component_: torchtune_lite.models.llama2.llama2}
 
 @pytest.fixture
 def start(tmp_path):
-    """Gives a run that is started, and the recipe of one that trains its model."""
+    """Return a started run, and a recipe that trains its model."""
 
     def start(*changes: str):
         path = tmp_path / "run.yaml"
@@ -45,7 +45,7 @@ def start(tmp_path):
 
 
 def take(run, optimizer, loss, stop_in=None):
-    """Takes the steps that are left; returns the loss of each. In step `stop_in` it is stopped."""
+    """Take the steps that are left; return the loss of each. In step `stop_in` it is stopped."""
     losses = []
     with run:
         for window in run.windows():

@@ -115,7 +115,8 @@ def _checked(dataset: Any) -> Any:
     if isinstance(dataset, PreferenceDataset):
         raise DataError(
             "dataset makes pairs of answers, which no recipe here trains on; train on the chosen ones by "
-            "instruct_dataset with column_map={input: prompt, output: chosen}, or write a recipe with padded_collate_dpo"
+            "instruct_dataset with column_map={input: prompt, output: chosen}, or write a recipe of your own "
+            "(padded_collate_dpo)"
         )
     ours = SFTDataset | PackedDataset | StreamDataset | ConcatDataset
     return dataset if isinstance(dataset, ours) else OwnDataset(dataset)

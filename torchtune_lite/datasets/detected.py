@@ -78,8 +78,8 @@ class Detected:
                 return (column,), ColumnText(column)
         pairs = ", ".join(f"{question} and {answer}" for question, answer in PAIRS)
         raise DataError(
-            f"the columns {', '.join(map(str, row)) or '(none)'} are not a known format ({', '.join(CHATS)}; instruction "
-            f"and output; {pairs}; {', '.join(TEXTS)}); name them with dataset: "
+            f"the columns {', '.join(map(str, row)) or '(none)'} are not a known format ({', '.join(CHATS)}; "
+            f"instruction and output; {pairs}; {', '.join(TEXTS)}); name them with dataset: "
             "{_component_: torchtune_lite.datasets.instruct_dataset, column_map: {input: …, output: …}}"
         )
 

@@ -48,7 +48,7 @@ def test_peft_gives_the_live_logits_from_our_adapter(hf_base, build, logits, tmp
 
 @pytest.fixture
 def peft_adapter(hf_base, tmp_path: Path):
-    """Writes an adapter with PEFT, its values not zero; gives the folder and PEFT's logits."""
+    """Write an adapter with PEFT, its values not zero; return the folder and PEFT's logits."""
 
     def write(**options):
         torch.manual_seed(2)
@@ -181,7 +181,7 @@ def test_every_misfit_is_listed_and_nothing_loaded(hf_base, build, peft_adapter,
 
 
 def test_a_file_that_holds_more_than_an_adapter_is_not_loaded(hf_base, build, peft_adapter):
-    """What `bias`, `modules_to_save` and embeddings leave in the file, under a config that does not say so."""
+    """Weights of `bias`, `modules_to_save` and embeddings in a file whose config does not mention them."""
     folder, _ = peft_adapter(target_modules=["q_proj", "k_proj"])
     model = build(FullModelHFCheckpointer(hf_base.dir), **QK)
     weights = load_file(folder / WEIGHTS)
@@ -197,7 +197,7 @@ def test_a_file_that_holds_more_than_an_adapter_is_not_loaded(hf_base, build, pe
 
 @pytest.mark.parametrize("init", ["gaussian", "orthogonal", False, "pissa", "olora"])
 def test_another_start_of_peft_gives_its_logits_or_is_refused(hf_base, build, logits, tmp_path: Path, init):
-    """Those that change the base are taken once PEFT has made them an adapter of the base as it is."""
+    """Adapters that change the base load once PEFT has converted them to adapters of the unchanged base."""
     torch.manual_seed(2)
     options = {"r": 4, "lora_alpha": 12, "target_modules": ["q_proj", "k_proj"], "init_lora_weights": init}
     theirs = get_peft_model(base_model(hf_base), LoraConfig(**options))
@@ -317,7 +317,7 @@ def written(hf_base, build, tmp_path: Path):
 
 
 def refused(model, folder: Path) -> str:
-    """Gives the one line by which an adapter is refused; the model stays as it was."""
+    """Return the one-line error that refuses an adapter; check that the model stays as it was."""
     before = {name: value.clone() for name, value in adapter_state(model).items()}
     with pytest.raises(CheckpointError) as error:
         load_adapter(model, folder, HFLayout(LLAMA, model.config))

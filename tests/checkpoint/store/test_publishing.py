@@ -124,7 +124,7 @@ def test_too_little_space_is_known_before_anything_is_written(tmp_path: Path, mo
 
 
 def fill(output_dir: Path, weight: Weight, num_bytes: int) -> None:
-    """Saves step_1, which fits, and then step_2, which must not."""
+    """Save step_1, which fits, and then step_2, which must not."""
     make(output_dir / "step_1", step=1)
     refusal = pytest.raises(SaveError, match="step_2 was not saved: (No space left|File too large|it needs)")
     with refusal as error, publish(output_dir / "step_2", step=2, num_bytes=num_bytes) as draft:

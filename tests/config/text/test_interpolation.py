@@ -79,7 +79,7 @@ def test_an_asset_is_a_path_inside_the_package(tmp_path, monkeypatch):
     "text", ["${oc.env:MY_TOKEN}", "run of ${oc.env:MY_TOKEN,nobody}", "${oc.env:${name}}", "${oc.env:DB}"]
 )
 def test_a_secret_of_the_environment_does_not_get_into_a_config(text, monkeypatch):
-    """By its name, set or not, or by what it holds."""
+    """A secret is recognised by its name, set or not, or by its value."""
     monkeypatch.setenv("DB", "postgres://me:pass@host/rows")
     problems, values = resolve({"name": "MY_TOKEN", "notes": text}, {("notes",): "my.yaml:2"})
     name = "DB" if "DB" in text else "MY_TOKEN"

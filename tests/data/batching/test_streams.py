@@ -135,7 +135,7 @@ def test_a_part_of_a_split_is_no_stream(files):
 
 
 def test_a_data_set_of_the_hub_is_read_some_rows_at_a_time(monkeypatch, log_lines):
-    """With an iterable of `datasets`' interface; `benchmarks` and users have the real one."""
+    """With an iterable that has the interface of `datasets`; `benchmarks` and users have the real one."""
     monkeypatch.setattr(streams, "PART", 4)
 
     class Iterable:

@@ -53,7 +53,7 @@ class Counted(bytes):
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\nb\n\nc"])
 def test_a_long_line_costs_its_length(tmp_path, monkeypatch, end):
-    """Joined chunk by chunk, a line of twice the chunks would be four times the copying."""
+    """If joined chunk by chunk, a line of twice the chunks would be copied four times as much."""
     (tmp_path / "x").write_bytes(b"a" * 6400 + end)
     file, chunks, copied = ByteFile(tmp_path / "x"), ByteFile.chunks, []
     for size in (200, 100, 50):

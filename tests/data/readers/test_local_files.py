@@ -14,7 +14,7 @@ def read(patterns, kind=None, field=None):
 
 @pytest.fixture
 def files(folder):
-    """Writes files, by name, with their content."""
+    """Write files, by name, with their content."""
 
     def write(**contents):
         for name, content in contents.items():

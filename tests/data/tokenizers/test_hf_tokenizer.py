@@ -129,7 +129,7 @@ def test_refuses_a_file_that_is_no_tokenizer_json(content, said, tmp_path):
 
 
 def test_a_text_template_gives_the_tokens_of_the_sentencepiece_model(tmp_path):
-    """Of the same vocabulary: transformers converts it."""
+    """With the same vocabulary, which transformers converts."""
     folder = write_folder(tmp_path / "spm", "spm_plain")
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "json")
     for template in (Llama2ChatTemplate(), QuestionAnswerTemplate(), None):
@@ -143,7 +143,7 @@ def test_a_text_template_gives_the_tokens_of_the_sentencepiece_model(tmp_path):
 
 
 def test_a_text_template_is_encoded_whole_where_no_space_is_put_before_a_part(tmp_path):
-    """The space at a prompt's end goes with the answer, in whose token it is."""
+    """The space at a prompt's end belongs to the answer, whose first token includes it."""
     path = write_folder(tmp_path, "bytelevel") / "tokenizer.json"
     ours = HuggingFaceModelTokenizer(path, prompt_template=PromptTemplate({"user": ["Q: ", "\nA: "]}))
     chat = [Message("user", "what", True), Message("assistant", "the answer"), Message("user", "x", True)]

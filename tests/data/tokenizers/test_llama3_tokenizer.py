@@ -28,7 +28,7 @@ def ranks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def theirs(ranks):
-    """What transformers makes of the ranks, with Llama 3's special tokens after them."""
+    """transformers' tokenizer of the ranks, with Llama 3's special tokens after them."""
     special = llama3_special_tokens(len(ranks.read_text().splitlines()))
     listed = {i: {"content": name, "special": True, "normalized": False} for name, i in special.items()}
     config = {"tokenizer_class": "TokenizersBackend", "added_tokens_decoder": listed}

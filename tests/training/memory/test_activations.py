@@ -1,4 +1,4 @@
-"""Which layers are recomputed for which keys, and what is said about it."""
+"""The layers that are recomputed for each key, and the messages about them."""
 
 from types import SimpleNamespace
 
@@ -30,7 +30,7 @@ def batches(batch_size=2):
 
 
 def settings(**given):
-    """The keys, off but those given."""
+    """The keys, all off except for those given."""
     off = dict(enable_activation_checkpointing=False, ac_mode=None, ac_option=None, memory_budget=None)
     return SimpleNamespace(**off | {"enable_activation_offloading": False, "gradient_accumulation_steps": 1} | given)
 

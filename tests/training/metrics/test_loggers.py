@@ -23,7 +23,7 @@ from torchtune_lite.training.metrics.loggers import (
 
 
 class Recorder(MetricLoggerInterface):
-    """Keeps what it is given."""
+    """A logger that keeps its payloads."""
 
     def __init__(self):
         self.rows, self.config, self.closed = [], None, False
@@ -39,7 +39,7 @@ class Recorder(MetricLoggerInterface):
 
 
 class Broken(MetricLoggerInterface):
-    """Counts its calls and fails at each."""
+    """A logger that counts its calls and fails at each."""
 
     calls = 0
 
@@ -268,7 +268,7 @@ class FakeRun:
 
 
 class UsageError(Exception):
-    """What wandb raises for a mistake of its user."""
+    """The exception of wandb for a user's mistake."""
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def wandb(monkeypatch):
 
 
 def init(wandb, *outcomes):
-    """Makes each call of `wandb.init` return or raise the next outcome."""
+    """Make each call of `wandb.init` return or raise the next outcome."""
     left = list(outcomes)
 
     def call(**kwargs):

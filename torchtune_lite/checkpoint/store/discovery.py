@@ -51,7 +51,7 @@ def _named(folder: Path, output_dir: Path) -> Path:
             verify(folder)
         except CheckpointError as error:
             raise CheckpointError(
-                f"resume_from_checkpoint: {error} (if you changed it yourself, remove {MANIFEST} to resume without the check)"
+                f"resume_from_checkpoint: {error} (if you changed it, remove {MANIFEST} to resume without the check)"
             ) from error
     if not _is_resumable(folder):
         raise CheckpointError(f"resume_from_checkpoint {folder} is not a checkpoint folder with a resume/ in it")

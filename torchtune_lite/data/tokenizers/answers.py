@@ -138,8 +138,8 @@ class Answers:
 
     def _rewritten(self, turn: int) -> DataError:
         return DataError(
-            f"{self.template.name} writes messages[{turn}] differently once more turns follow, so its tokens with a loss are "
-            "not known; mark the answers in it with {% generation %}, or set tokenizer.train_on: last"
+            f"{self.template.name} writes messages[{turn}] differently once more turns follow, so its tokens in the "
+            "loss are unknown; mark the answers in it with {% generation %}, or set tokenizer.train_on: last"
         )
 
     def _unlike_prompt(self, index: int) -> DataError:

@@ -196,8 +196,8 @@ def _load(path: Path, config: Mapping[str, Any]) -> Any:
         data = json.dumps(content).encode()
     if not isinstance(content.get("model"), dict):
         raise DataError(
-            f"tokenizer.path {path} is a JSON file with the keys {', '.join(list(content)[:4])}…, not a tokenizer.json; "
-            "give the file of that name"
+            f"tokenizer.path {path} is a JSON file with the keys {', '.join(list(content)[:4])}…, not a "
+            "tokenizer.json; give the file of that name"
         )
     try:
         tokenizer = Tokenizer.from_str(data.decode())
