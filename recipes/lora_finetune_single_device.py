@@ -28,7 +28,7 @@ class Settings(training.TrainingSettings):
     """The keys of adapters, beside those of every training (`training/settings.py`; `--help` lists all)."""
 
     model: training.AdaptedModel = config.component()  # sizes left out come from the checkpoint
-    adapter_dtype: str | None = config.key(None, choices=("fp32", "bf16"))  # null: as dtype; fp32 learns finer
+    adapter_dtype: str | None = config.key(None, choices=("fp32", "bf16"))  # null: as dtype; fp32 keeps small updates
     save_adapter_weights_only: bool = False  # True: no merged model, megabytes instead of gigabytes
 
 
