@@ -19,7 +19,7 @@ from torchtune_lite.models.phi import phi4_mini
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 from torchtune_lite.peft import adapter_modules, is_quantized, num_bytes
-from torchtune_lite.training.memory.step_memory import StepMemory, step_memory
+from torchtune_lite.training.memory.step_memory import StepMemory, count_step
 from torchtune_lite.utils import get_logger
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
@@ -175,7 +175,7 @@ def build(config: DecoderConfig, method: str) -> TransformerDecoder:
 
 def count(config: DecoderConfig, model: TransformerDecoder) -> StepMemory:
     """Count the memory of a step from a `model` of one layer."""
-    memory, more = step_memory(model, LinearCrossEntropyLoss(), batch()), config.num_layers - 1
+    memory, more = count_step(model, LinearCrossEntropyLoss(), batch()), config.num_layers - 1
     return replace(
         memory,
         num_layers=config.num_layers,

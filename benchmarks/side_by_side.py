@@ -104,9 +104,9 @@ def problem(path: Path, words: int, shape: str) -> None:
 
 def ours(given: dict, method: str, dtype: object, checkpointing: bool) -> Contender:
     """Build our model, as `tune run` would start it."""
-    from torchtune_lite.cli.postponed import postpone_compiler
+    from torchtune_lite.cli.lazy_compiler import make_compiler_lazy
 
-    postpone_compiler()
+    make_compiler_lazy()
     import torch
 
     from torchtune_lite.checkpoint import FullModelHFCheckpointer

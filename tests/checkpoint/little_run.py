@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from torchtune_lite.checkpoint import claim, latest, publish, published, retain, verify
+from torchtune_lite.checkpoint import claim_output_dir, latest, publish, published, retain, verify
 from torchtune_lite.checkpoint.formats.files import write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors_files
 from torchtune_lite.checkpoint.formats.weights import Weight
@@ -28,7 +28,7 @@ def save(output_dir: Path, step: int) -> None:
 
 def run(output_dir: Path, steps: Iterable[int] = STEPS, saved: Callable[[int], object] = lambda step: None) -> None:
     """Save at each of `steps`, call `saved`, and keep the last two."""
-    with claim(output_dir):
+    with claim_output_dir(output_dir):
         for step in steps:
             save(output_dir, step)
             saved(step)

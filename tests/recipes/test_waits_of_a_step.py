@@ -10,7 +10,7 @@ import pytest
 
 from tests.recipes.conftest import common_keys
 from tests.waits import meta_gpu, waits  # noqa: F401, fixtures
-from torchtune_lite.config.parse import load, settings_of
+from torchtune_lite.config.entry_point import load, settings_of
 from torchtune_lite.kernels import varlen_attention
 from torchtune_lite.modules import attention
 

@@ -78,7 +78,7 @@ def start(verb: str, *words: str, debug: bool = False) -> None:
         nearest = errors.did_you_mean(verb, VERBS) or run_meant(verb, words)
         raise errors.ConfigError(f"there is no 'tune {verb}'{nearest} ('tune --help' lists the verbs)")
     if verb in CONFIG_FIRST and any(word.partition("=")[0] == "--config" for word in words):
-        from torchtune_lite.config.parse import read_words
+        from torchtune_lite.config.entry_point import read_words
 
         config, others = read_words(words)
         words = (config, *others)  # as 'tune run' has it

@@ -1,4 +1,4 @@
-"""What all builders of data sets share: their arguments, and the way from a source to samples."""
+"""The shared part of all dataset builders: their arguments, and the way from a source to samples."""
 
 import inspect
 from collections.abc import Callable
@@ -21,8 +21,10 @@ from torchtune_lite.data import (
 from torchtune_lite.errors import ConfigError
 
 
-def builder(dataset: type = SFTDataset, source: Any = inspect.Parameter.empty) -> Callable[[Callable], Callable]:
-    """Make a builder of a function that takes a tokenizer and what it alone needs, and return `prepare` and `tokenize`.
+def dataset_builder(
+    dataset: type = SFTDataset, source: Any = inspect.Parameter.empty
+) -> Callable[[Callable], Callable]:
+    """Make a builder of a function that takes a tokenizer and its own arguments and returns `prepare` and `tokenize`.
 
     The builder takes the arguments of that function with `source` after the tokenizer, where `source` here is the
     default, and those of `samples`; it builds a `dataset`. `inspect.signature` shows them all, so that a config is

@@ -16,7 +16,7 @@ from torchtune_lite.data import (
     make_batches,
     steps_per_epoch,
 )
-from torchtune_lite.datasets.concatenated import ConcatDataset, concatenated, validation_sets
+from torchtune_lite.datasets.mixing import ConcatDataset, concatenated, validation_sets
 from torchtune_lite.errors import ConfigError, TuneError, warn
 
 MOST_BARS = 8

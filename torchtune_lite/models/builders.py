@@ -151,7 +151,7 @@ def size(
     )
 
 
-def builders(sizes: Mapping[str, DecoderConfig]) -> dict[str, Builder]:
+def size_builders(sizes: Mapping[str, DecoderConfig]) -> dict[str, Builder]:
     """Make three builders of each size: NAME, lora_NAME with adapters, qlora_NAME with adapters on a base in NF4."""
     return {
         f"{prefix}{name}": partial(build, config)

@@ -121,7 +121,7 @@ class Run:
         step = progress.global_step
         self.grads = Gradients(optimizer, progress, cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd)
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
-        self.claim = checkpoint.claim(self.output_dir)  # nothing is written before it
+        self.claim = checkpoint.claim_output_dir(self.output_dir)  # nothing is written before it
         cfg.seed = progress.seed  # drawn, or that of the run that goes on
         how = {"background": cfg.enable_async_checkpointing, "verify": cfg.verify_saves}
         self.checkpoints = Checkpoints(self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, **how)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, load_adapter, write_adapter
 from torchtune_lite.checkpoint.formats import safetensors_stream
-from torchtune_lite.checkpoint.formats.adapter import CONFIG, WEIGHTS, _is_same, adapter_config
+from torchtune_lite.checkpoint.formats.adapter import CONFIG, WEIGHTS, _is_same, peft_config
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.errors import CheckpointError
@@ -122,7 +122,7 @@ def test_float32_adapters_over_bfloat16_go_to_peft_and_back(
 
 def test_config_is_what_peft_needs(hf_base, build):
     model = build(FullModelHFCheckpointer(hf_base.dir), **QK, lora_dropout=0.1)
-    config = adapter_config(model, HFLayout(LLAMA, model.config), hf_base.dir)
+    config = peft_config(model, HFLayout(LLAMA, model.config), hf_base.dir)
     assert LoraConfig(**{k: v for k, v in config.items() if k != "peft_type"}).peft_type == config["peft_type"]
     expected = {
         "base_model_name_or_path": str(hf_base.dir),

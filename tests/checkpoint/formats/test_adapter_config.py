@@ -14,8 +14,8 @@ from torchtune_lite.checkpoint.formats.adapter_config import (
     COMPARED,
     HARMLESS,
     _of_module,
-    adapter_config,
     config_misfits,
+    peft_config,
 )
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.models.llama import LLAMA
@@ -56,7 +56,7 @@ def test_what_peft_and_we_write_is_taken(model, config, hf_base):
     assert config_misfits(config, model, HFLayout(LLAMA, model.config)) == []
     assert (
         config_misfits(
-            adapter_config(model, HFLayout(LLAMA, model.config), hf_base.dir), model, HFLayout(LLAMA, model.config)
+            peft_config(model, HFLayout(LLAMA, model.config), hf_base.dir), model, HFLayout(LLAMA, model.config)
         )
         == []
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoint.little_run import run
-from torchtune_lite.checkpoint import claim, latest, publish, resume_folder, verify
+from torchtune_lite.checkpoint import claim_output_dir, latest, publish, resume_folder, verify
 from torchtune_lite.errors import CheckpointError, ConfigError
 
 
@@ -93,5 +93,5 @@ def test_a_named_checkpoint_must_not_have_later_ones_in_its_way(tmp_path: Path):
     shutil.copytree(tmp_path / "run" / "step_2", tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="holds step_1, step_2, which would be in the way"):
         resume_folder(tmp_path / "run", str(tmp_path / "elsewhere"))
-    with claim(tmp_path / "new"):
+    with claim_output_dir(tmp_path / "new"):
         assert resume_folder(tmp_path / "new", str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchtune_lite.checkpoint import claim, publish, published, retain, verify
+from torchtune_lite.checkpoint import claim_output_dir, publish, published, retain, verify
 from torchtune_lite.checkpoint.formats.files import write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.formats.weights import Weight
@@ -162,7 +162,7 @@ def names(output_dir: Path) -> set[str]:
 
 
 def test_the_newest_by_number_are_kept(tmp_path: Path):
-    with claim(tmp_path):
+    with claim_output_dir(tmp_path):
         for name, step in (("step_9", 9), ("step_10", 10), ("step_100", 100), ("epoch_0", 50)):
             make(tmp_path / name, step)
         retain(tmp_path, None)
@@ -176,9 +176,9 @@ def test_the_newest_by_number_are_kept(tmp_path: Path):
 
 
 def test_what_is_not_this_runs_own_and_whole_is_not_touched(tmp_path: Path):
-    with claim(tmp_path / "other"):
+    with claim_output_dir(tmp_path / "other"):
         other = make(tmp_path / "other" / "step_1", 1)
-    with claim(tmp_path / "run"):
+    with claim_output_dir(tmp_path / "run"):
         shutil.copytree(other, tmp_path / "run" / "step_1")
         (tmp_path / "run" / "step_2").mkdir()  # by hand
         make(tmp_path / "run" / "step_3")  # without a step: no checkpoint of a run

@@ -18,7 +18,7 @@ from torchtune_lite.models.builders import decoder, lora_decoder
 from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 from torchtune_lite.training import peak_memory, reset_peak_memory
-from torchtune_lite.training.memory.step_memory import step_memory
+from torchtune_lite.training.memory.step_memory import count_step
 from torchtune_lite.training.memory.usage import GIB
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def main(method: str, dtype: str, collate: str, *numbers: str) -> None:
         reset_peak_memory(CPU)
         steps(model, batch)
         measured = resident() - before
-        pairs.append((step_memory(model, LOSS, batch).peak(number), measured))
+        pairs.append((count_step(model, LOSS, batch).peak(number), measured))
     print(json.dumps(pairs))
 
 

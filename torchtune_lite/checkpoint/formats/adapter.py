@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torchtune_lite.checkpoint.formats.adapter_config import (
     CONFIG,
     Projection,
-    adapter_config,
     config_misfits,
+    peft_config,
     projections,
 )
 from torchtune_lite.checkpoint.formats.files import read_files, read_json, write_json
@@ -71,7 +71,7 @@ def write_adapter(folder: Path, model: nn.Module, layout: HFLayout, base: Path |
     with torch.no_grad():
         weights = {name: Weight.of(tensor) for name, tensor in adapter_tensors(model, layout).items()}
     write_safetensors(folder / WEIGHTS, weights)
-    write_json(folder / CONFIG, adapter_config(model, layout, base))
+    write_json(folder / CONFIG, peft_config(model, layout, base))
 
 
 @torch.no_grad()

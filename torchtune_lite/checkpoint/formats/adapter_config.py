@@ -78,7 +78,7 @@ def projections(model: nn.Module, layout: HFLayout) -> list[Projection]:
     return list(found.values())
 
 
-def adapter_config(model: nn.Module, layout: HFLayout, base: Path | str) -> dict[str, Any]:
+def peft_config(model: nn.Module, layout: HFLayout, base: Path | str) -> dict[str, Any]:
     """Describe the adapter of `model` as a `LoraConfig`, read off its modules.
 
     Rank and alpha are the most frequent ones; a module that differs stands in `rank_pattern` or `alpha_pattern`.

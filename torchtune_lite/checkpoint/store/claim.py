@@ -55,7 +55,7 @@ class Claim:
         self.release()
 
 
-def claim(output_dir: Path | str) -> Claim:
+def claim_output_dir(output_dir: Path | str) -> Claim:
     """Make `output_dir` if need be, locks it, removes what killed runs left, reads or draws the run's id, opens a log.
 
     Keep what is returned: the lock goes with it. ConfigError where another run has the folder, or it cannot be written.
@@ -75,7 +75,7 @@ def claim(output_dir: Path | str) -> Claim:
 def check_output_dir(output_dir: Path | str) -> None:
     """Raise ConfigError where `output_dir` cannot be made or written, or is a model's own folder; writes nothing.
 
-    So a run finds out before it reads the weights; what only the writing tells, `claim` says.
+    So a run finds out before it reads the weights; `claim_output_dir` raises the errors that only writing shows.
     """
     output_dir = Path(output_dir)
     nearest = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())

@@ -64,7 +64,7 @@ def _offered(path: str, module: str, name: str) -> Any:
         found = _imported(module)
     except ModuleNotFoundError as error:
         raise ConfigError(f"the installed {top} has no {module}") from error
-    names = registry.offered(found)
+    names = registry.offered_names(found)
     if name in names:
         return getattr(found, name)
     problem = f"'{name}' of {module} is not an allowed component"
@@ -155,7 +155,9 @@ def _own_modules_importable() -> Iterator[None]:
 
 def _refused(path: str) -> str:
     if path in registry.COMPONENTS or path in registry.KINDS:
-        names = registry.COMPONENTS.get(path) or (registry.offered(sys.modules[path]) if path in sys.modules else [])
+        names = registry.COMPONENTS.get(path) or (
+            registry.offered_names(sys.modules[path]) if path in sys.modules else []
+        )
         return f"'{path}' is a module; name a class or function of it{_listed('', names)}"
     problem = f"'{path}' is not an allowed component"
     if nearest := did_you_mean(path, registry.elsewhere(path)):

@@ -82,7 +82,7 @@ def has(module: str) -> bool:
     return module in COMPONENTS or module in KINDS or module.rpartition(".")[0] == FAMILIES
 
 
-def offered(module: ModuleType) -> list[str]:
+def offered_names(module: ModuleType) -> list[str]:
     """Return the names that an imported module offers to a YAML."""
     name = module.__name__
     if name in COMPONENTS:
@@ -108,7 +108,7 @@ def is_builder(found: Any) -> bool:
     return any(
         found is each or found is getattr(each, "func", None)
         for module in _loaded().values()
-        for each in (getattr(module, name) for name in offered(module))
+        for each in (getattr(module, name) for name in offered_names(module))
     )
 
 
@@ -117,7 +117,7 @@ def elsewhere(path: str) -> list[str]:
     top, last = path.partition(".")[0], path.rpartition(".")[2]
     if top == PACKAGE:
         importlib.import_module(FAMILIES)
-    names = {module: offered(each) for module, each in _loaded().items()} | COMPONENTS
+    names = {module: offered_names(each) for module, each in _loaded().items()} | COMPONENTS
     modules = [module for module in names if module.startswith(f"{top}.") and last in names[module]]
     alike = [module for module in modules if module.rpartition(".")[2] in last]  # of the names of a family's module
     return [f"{module}.{last}" for module in alike or modules]

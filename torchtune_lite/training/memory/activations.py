@@ -8,7 +8,7 @@ from torchtune_lite.data import Batches
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.training.memory.offloading import offload_activations
-from torchtune_lite.training.memory.step_memory import step_memory
+from torchtune_lite.training.memory.step_memory import count_step
 from torchtune_lite.training.memory.usage import free_memory
 from torchtune_lite.utils import counted, get_logger
 
@@ -66,7 +66,7 @@ def layers_in_budget(
     model: TransformerDecoder, budget: str | float, batches: Batches, loss_fn: nn.Module, *, accumulates: bool = False
 ) -> range:
     """Return the numbers of the layers to recompute, the fewest with which a step fits into `budget`, and logs them."""
-    memory = step_memory(model, loss_fn, batches.largest(), accumulates=accumulates)
+    memory = count_step(model, loss_fn, batches.largest(), accumulates=accumulates)
     if budget == "auto":
         free = free_memory(next(model.parameters()).device)
         if free is None:

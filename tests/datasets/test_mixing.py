@@ -5,7 +5,7 @@ import pytest
 from torchtune_lite import config
 from torchtune_lite.data import PackedDataset
 from torchtune_lite.datasets import concatenated, preference_dataset, text_completion_dataset, validation_sets
-from torchtune_lite.datasets.concatenated import ConcatDataset, MixedDataset
+from torchtune_lite.datasets.mixing import ConcatDataset, MixedDataset
 from torchtune_lite.errors import ConfigError, DataError
 
 
