@@ -1,4 +1,4 @@
-"""What a user did that cannot work, said in one line, with the exit code that scripts can test."""
+"""Errors of a user, each one line, with exit codes that scripts can test."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from torchtune_lite.redaction import redact
 
 
 class TuneError(ValueError):
-    """A mistake its reader can mend: the message is one line that names it and says what to do.
+    """A mistake that the user can fix: the message is one line that names it and says what to do.
 
     Of several problems it is a line each, below their number. Line ends and control characters are made visible,
     secrets are blanked, and what is long, a quoted value above all, is cut.
@@ -222,9 +222,9 @@ def _report(error: BaseException, debug: bool) -> int:
         code, line = USERS_CODE, f"error: {place}: {shortened(described(error), LONGEST_LINE)}{_ported(error)}{whole}"
         sys.stderr.write("" if debug else redact(users_traceback(error)))
     else:
-        what = shortened(described(error), LONGEST_LINE)
+        problem = shortened(described(error), LONGEST_LINE)
         where = f"the traceback is in {_log}, and --debug shows it" if logged else "the traceback is above"
-        code, line = BUG, f"internal error: {what}; {where}; please report it"
+        code, line = BUG, f"internal error: {problem}; {where}; please report it"
         debug = debug or not logged
     if debug:
         sys.stderr.write(trace)

@@ -15,7 +15,7 @@ WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 """The words of a name such as `hf_token`, `WANDB_API_KEY`, `apiKey`."""
 
 ENDS = ("password", "passwd", "passphrase", "passcode", "secret", "secrets", "credential", "credentials", "apikey")
-"""How the last word of a secret's name ends, `PGPASSWORD` included."""
+"""Endings of the last word of a secret's name, such as `PGPASSWORD`."""
 
 LAST = {"auth", "authorization", "cookie", "dsn"}
 AFTER = {
@@ -39,7 +39,7 @@ TOKENS = {
     "video",
 }
 PLAIN = {"foreign", "partition", "primary", "public", "sort"}
-"""What a token is of that a tokenizer has, and a key that is no secret even where the name is a variable's."""
+"""Words before `token` (a tokenizer's) and `key` in names that are not secrets."""
 
 IN_TEXT = re.compile(
     r"\b(?:hf|api_org|gh[oprsu]|npm)_[A-Za-z0-9]{30,}"  # Hugging Face and others; a shorter one may be a folder's name

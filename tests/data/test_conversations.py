@@ -146,7 +146,7 @@ def test_a_flag_keeps_a_turn_out_of_the_loss_in_either_style(transform, form, fl
 
 
 def what(sample):
-    return sorted(note.what for note in sample.get("notes", ()))
+    return sorted(note.subject for note in sample.get("notes", ()))
 
 
 @pytest.mark.parametrize("transform, form", [(OpenAIToMessages, openai), (ShareGPTToMessages, sharegpt)])

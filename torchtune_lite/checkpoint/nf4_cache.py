@@ -27,7 +27,7 @@ from torchtune_lite.utils import counted
 log = logging.getLogger("torchtune_lite")
 
 FORMAT = 2
-"""Counts up when the quantiser gives other bits for the same weight, or this file lays them out in another way."""
+"""The version, increased when the quantiser gives other bits for the same weight, or the layout changes."""
 WEIGHTS = "nf4.safetensors"
 
 

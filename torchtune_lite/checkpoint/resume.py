@@ -59,9 +59,9 @@ ON_CHANGE = {
     "seed": REFUSE,
     "shuffle": REFUSE,
 }
-"""What a key that changed does to resuming; it counts for the keys under it. Any other key may change.
+"""The effect of a changed key on resuming, which includes the keys under it. Any other key may change.
 
-Not by their keys are judged `dataset` and `tokenizer`, by the rows and the samples they make,
+Some keys are judged otherwise: `dataset` and `tokenizer` by the rows and the samples they make,
 `checkpointer.checkpoint_dir`, by the weights in it, of which an adapter needs the same ones again, and
 `max_steps_per_epoch`, which may change as long as the run is in its first epoch: later, the steps done would stand for
 other rows.

@@ -1,4 +1,4 @@
-"""Saves the tokenizer with a checkpoint, and checks that what was saved encodes a chat as in training."""
+"""Save the tokenizer with a checkpoint, and check that the saved one encodes a chat as in training."""
 
 import filecmp
 import json
@@ -32,7 +32,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template*",
 )
-"""What transformers reads a tokenizer from."""
+"""The files from which transformers reads a tokenizer."""
 CODE = (".bin", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")  # or pickles, which run it
 LARGEST = 100_000_000  # bytes; the largest tokenizer.json of 2025 has 35 million
 
@@ -47,9 +47,9 @@ CHATS = (
     (("user", "  two  spaces"), ("assistant", " it  has")),
     (("user", "\n\tA tab "), ("assistant", "and\n\nlines\n")),
 )
-"""What is encoded to compare two tokenizers: those that the template takes."""
+"""Chats to compare two tokenizers by, as far as the template accepts them."""
 TEXTS = ("", " ", " And", "  two  spaces ", "\n\n and lines", "\ta tab", "a\n b", "é市𝄞", " é市𝄞")
-"""What is encoded besides where a run trains on texts as they are."""
+"""Texts to compare two tokenizers by, if a run trains on texts as they are."""
 
 log = logging.getLogger("torchtune_lite")
 
@@ -181,7 +181,7 @@ def _write_template(folder: Path, tokenizer: ModelTokenizer) -> bool:
 
 
 def _problem(folder: Path, tokenizer: ModelTokenizer) -> str | None:
-    """Say where what was saved encodes otherwise than `tokenizer`, read as transformers reads it."""
+    """Return the place where the saved tokenizer, read as by transformers, encodes differently from `tokenizer`."""
     template = tokenizer.prompt_template
     saved = load_tokenizer(folder, tokenizer.max_seq_len, None if template is None else CHAT_TEMPLATE)
     if isinstance(template, ChatTemplate):

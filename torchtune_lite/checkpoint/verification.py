@@ -29,15 +29,15 @@ Tiles = Iterable[tuple[slice, Tensor]]
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 NUM_PROBES = 8
 REPEATED = 1e-6
-"""By how much a merged value may be farther off than the nearest one, relative to the largest: float32 summed again."""
+"""The tolerance of a merged value beyond the nearest one, relative to the largest: float32 summed again."""
 COMPUTED, COMPUTED_FAST = 1e-5, 1e-2
-"""By how much the products may differ, relative to their size. Two ways to compute them come to 4e-7 in float32 (up to
+"""The tolerance of the products, relative to their size. Two ways to compute them come to 4e-7 in float32 (up to
 28,672 inputs); TF32, which the user may have put in its place, has a thousandth of its precision."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How many weights were compared, and how many of them have an adapter merged in.
+    """The number of weights compared, and of those with an adapter merged in.
 
     `base_error` is how far those that are quantised in the live model are from what was written in their place,
     relative to its size; None where they were written themselves.
@@ -119,7 +119,7 @@ def _distance(values: Tensor, expected: Tensor) -> Tensor:
 
 
 class _Merge:
-    """What the merged weight of `module` makes of random vectors, and what its forward pass makes of them."""
+    """The products of random vectors with the merged weight of `module`, and by its forward pass."""
 
     def __init__(self, module: Adapter) -> None:
         self._module = module

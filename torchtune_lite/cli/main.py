@@ -1,4 +1,4 @@
-"""Reads the verb and hands over to its file; nothing else is imported, so that every command answers at once."""
+"""The `tune` command: read the verb and import its file alone, so that every command answers at once."""
 
 import argparse
 import importlib

@@ -23,7 +23,7 @@ from torchtune_lite.tracebacks import shown
 S = TypeVar("S")
 
 OTHER_OPTION = re.compile(r"(?:--?(?:c|cfg|conf|config[-_](?:file|path|name))|-config|config(?==))(?:=(.*))?")
-"""What `--config` is called elsewhere."""
+"""Other tools' names of `--config`."""
 
 
 def parse(cls: type[S]) -> Callable[[Callable[[S], Any]], Callable[[], Any]]:

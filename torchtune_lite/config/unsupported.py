@@ -1,4 +1,4 @@
-"""What torchtune's configs name and is not served here: they run as they are where that changes nothing."""
+"""Features of torchtune's configs that are not supported here; configs run as they are if that changes nothing."""
 
 from collections.abc import Container
 from typing import Any

@@ -11,10 +11,10 @@ NOT_READ, AS_TEXT = "not read", "numbers, true and false read as text"
 
 
 class Note(NamedTuple):
-    """What is said once for all rows: under a heading, `what` it is about; not if the chat template reads `field`."""
+    """A note said once for all rows: a heading, and its subject; dropped if the chat template reads `field`."""
 
     heading: str
-    what: str
+    subject: str
     field: str = ""
 
 
@@ -46,10 +46,10 @@ def column_text(row: Mapping[str, Any], column: str, setting: str, notes: set[No
     return as_text(column_value(row, column, setting), where, where, notes)
 
 
-def as_text(value: Any, where: str, what: str, notes: set[Note]) -> str:
-    """Return text as it is, and a number or truth value as JSON writes it, which is noted of `what`."""
+def as_text(value: Any, where: str, subject: str, notes: set[Note]) -> str:
+    """Return text as it is, and a number or truth value as JSON writes it, which is noted with its `subject`."""
     if isinstance(value, int | float) and value == value:  # nan is what stands for nothing
-        notes.add(Note(AS_TEXT, what))
+        notes.add(Note(AS_TEXT, subject))
         return json.dumps(value)
     return check_text(value, where)
 
@@ -82,7 +82,7 @@ def summarized(notes: Counter[Note], reads: Callable[[str], bool]) -> str:
     for note, count in sorted(notes.items()):
         if not (note.field and reads(note.field)):
             rows = f"{count:,} row{'s' * (count > 1)}"
-            by_heading.setdefault(note.heading, []).append(f"{note.what} ({rows})")
+            by_heading.setdefault(note.heading, []).append(f"{note.subject} ({rows})")
     return "; ".join(f"{heading}: {', '.join(each)}" for heading, each in by_heading.items())
 
 

@@ -79,16 +79,16 @@ def samples(
     if packed:
         tokenize = getattr(tokenize, "for_packs", tokenize)
 
-    def made(rows: Any) -> Any:
-        how = {"on_bad_sample": on_bad_sample, "on_long_sample": on_long_sample, "tokenize_all": packed}
-        found = dataset(rows, prepare, tokenize, **how)
-        return PackedDataset(found, tokenize.max_seq_len) if packed else found
+    def build(rows: Any) -> Any:
+        options = {"on_bad_sample": on_bad_sample, "on_long_sample": on_long_sample, "tokenize_all": packed}
+        unpacked = dataset(rows, prepare, tokenize, **options)
+        return PackedDataset(unpacked, tokenize.max_seq_len) if packed else unpacked
 
     source = str(source)
     where = {"data_files": data_files, "field": field, "name": name, "split": split}
     if streaming:
-        return StreamDataset(open_stream(source, **where), lambda rows: made(filtered(rows, filter_fn)))
-    return made(load_rows(source, **where, filter_fn=filter_fn))
+        return StreamDataset(open_stream(source, **where), lambda rows: build(filtered(rows, filter_fn)))
+    return build(load_rows(source, **where, filter_fn=filter_fn))
 
 
 SHARED = [each for each in inspect.signature(samples).parameters.values() if each.kind is each.KEYWORD_ONLY]

@@ -1,4 +1,4 @@
-"""What a recipe will train on, counted and spelled out before a step runs; `tune inspect` prints it."""
+"""A recipe's training data, counted and spelled out before a step runs; `tune inspect` prints them."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby

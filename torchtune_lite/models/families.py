@@ -1,4 +1,4 @@
-"""What checkpoints of each architecture look like: their names, their config.json, and what they leave out.
+"""The form of each architecture's checkpoints: their names, their config.json, and their default values.
 
 A `Family` is a table. The functions here read any of them: names between ours and Hugging Face's, and a config.json of
 transformers 4 or 5 as the fields of `DecoderConfig`.

@@ -1,4 +1,4 @@
-"""What a run computes in and draws from: the dtype and the random seed."""
+"""The dtype and the random seed of a run."""
 
 import random
 import secrets

@@ -1,4 +1,4 @@
-"""Where a run is: what a checkpoint keeps of it besides weights, optimizer, schedule and random states."""
+"""The progress of a run, which a checkpoint keeps besides weights, optimizer, schedule and random states."""
 
 import math
 import secrets

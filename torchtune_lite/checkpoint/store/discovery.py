@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the newest one that is proved whole, or the one that is named.
+"""The choice of the checkpoint to resume from: the newest one that verifies, or the one that is named.
 
 A checkpoint without a manifest, written by hand or by an older version, cannot be verified. It is used with a warning
 when it is named, and otherwise only where no checkpoint has a manifest.

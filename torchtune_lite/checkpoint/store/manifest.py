@@ -25,7 +25,7 @@ MANIFEST = "MANIFEST.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """Which run wrote a folder, after how many optimizer steps, and `size` and `sha256` of each file by its path."""
+    """The run that wrote a folder, its optimizer steps, and `size` and `sha256` of each file by its path."""
 
     run_id: str | None
     step: int | None

@@ -1,4 +1,4 @@
-"""Which object a dotted path means; `registry` and `trust` say which objects a config may name at all.
+"""The lookup of dotted paths; `offered` and `trust` decide which objects a config may name.
 
 A component is an attribute of a module, never of an object, and must be at home where the path says: a path such as
 `own.os.system`, or `own.system` where that is imported, leads out of what is trusted.

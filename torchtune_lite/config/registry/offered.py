@@ -1,4 +1,4 @@
-"""What a YAML may name of this package and of the libraries it knows: builders, each by one dotted path.
+"""The builders of this package and of known libraries that a YAML may name, each by one dotted path.
 
 A path is a module of these tables and a name that the module offers; no attribute of an object, no other module. What a
 user trusts besides, code of their own above all, is in `trust`.
@@ -51,7 +51,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     f"{PACKAGE}.optim": ("CPUOffloadAdamW", "MasterAdamW", "PagedAdamW", "StochasticAdamW", *_SCHEDULES),
     f"{PACKAGE}.training": (*_CHECKPOINTERS, *_LOGGERS, *_SCHEDULES, "Profiler", "setup_torch_profiler"),
 }
-"""What modules of this package offer; those of model families, which offer their builders, are not listed."""
+"""The offered names of modules of this package; model families, which offer their builders, are not listed."""
 
 _OPTIMIZER = ("torch.optim", "Optimizer")
 KINDS = {
@@ -61,7 +61,7 @@ KINDS = {
     "torchao.optim": _OPTIMIZER,
     "bitsandbytes.optim": _OPTIMIZER,
 }
-"""What modules of other libraries offer: the classes of the library that derive from this one."""
+"""The offered classes of other libraries: those of the library that derive from this one."""
 
 ALLOWED = (
     f"the builders of {PACKAGE}, the losses of torch.nn, the optimizers and schedules of torch.optim, the optimizers "

@@ -1,4 +1,4 @@
-"""Where a key belongs that stands in the wrong place: below a component, or at the top."""
+"""The right place of a misplaced key: below a component, or at the top."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping

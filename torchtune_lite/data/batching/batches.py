@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class WaitClock:
-    """Tells how long the steps wait for data."""
+    """A meter of the time that steps wait for data."""
 
     def __init__(self) -> None:
         self._waited, self._since = 0.0, time.perf_counter()

@@ -17,7 +17,7 @@ DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class Made(Dataset):
-    """What a function makes of each item; an error of it is given back rather than raised, to keep its one line."""
+    """A function's results by item; its errors are returned rather than raised, to keep their one line."""
 
     def __init__(self, make: Callable[[Any], Any], items: Sequence[Any]) -> None:
         self.make, self.items = make, items

@@ -1,4 +1,4 @@
-"""Which activations a step keeps for its backward pass, which it computes again, and which it moves to the host."""
+"""The activations that a step keeps for its backward pass, recomputes, or moves to the host."""
 
 from typing import Any
 

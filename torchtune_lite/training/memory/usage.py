@@ -1,4 +1,4 @@
-"""What a run takes: its parameters, how they are stored, and its peak memory."""
+"""The memory of a run: its parameters, their storage, and its peak."""
 
 import contextlib
 import sys

@@ -1,4 +1,4 @@
-"""Where metrics go: the terminal, a file, Weights & Biases, TensorBoard, and always `metrics.jsonl`."""
+"""The loggers of metrics: the terminal, a file, Weights & Biases, TensorBoard, and always `metrics.jsonl`."""
 
 import json
 import sys
@@ -241,12 +241,12 @@ class MetricLoggers(MetricLoggerInterface):
             self._failures[id(sink)] += 1
             if self._failures[id(sink)] == 1:
                 where = "" if sink is self._file else f", the metrics stay in {self._file.path}"
-                what = f"{type(error).__name__}: {_first_line(error)}"
-                get_logger().warning(f"{type(sink).__name__} failed ({what}); training goes on{where}")
+                problem = f"{type(error).__name__}: {_first_line(error)}"
+                get_logger().warning(f"{type(sink).__name__} failed ({problem}); training goes on{where}")
 
 
 class Hangs(Exception):  # noqa: N818 (no error of this program)
-    """What was called did not return in time."""
+    """A call did not return in time."""
 
 
 def within(seconds: float, call: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What steps cost: tokens, time and memory, for the log and for the run's summary."""
+"""The cost of steps: tokens, time and memory, for the log and for the run's summary."""
 
 import time
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What a config may set of Weights & Biases: nothing that sends credentials elsewhere, or more than the run's metrics.
+"""The Weights & Biases settings open to a config: none that sends credentials or more than the run's metrics.
 
 W&B sends the API key of the environment to whatever `base_url` it is given, and the program's code with `save_code`.
 Those are for whoever owns the key to decide: in the environment, not in a YAML.
