@@ -58,7 +58,7 @@ class NonFiniteError(TuneError):
 
 
 class Stopped(Exception):  # noqa: N818 (no error)
-    """A run that a signal ended; the message says after which step and how to go on, and is no error."""
+    """A run that a signal ended; the message, which is not an error, names the step and says how to continue."""
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)

@@ -46,7 +46,7 @@ IN_TEXT = re.compile(
     r"|\bgithub_pat_\w{20,}|\b[rs]k_(?:live|test)_\w{16,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
     r"|(?<![\w-])(?:sk-(?=[\w-]{20})(?=[\w-]*\d)|glpat-(?=[\w-]{20})|xox[a-z]-(?=[\w-]{10})|AIza(?=[\w-]{35}))[\w-]+"
     r"|(?<![\w-])eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"  # JWT
-    r"|\bwandb_v\d_\w{16,}"  # W&B, and its older keys: 40 hex digits that are no part of a path or revision
+    r"|\bwandb_v\d_\w{16,}"  # W&B, and its older keys: 40 hex digits that are not part of a path or revision
     r"|(?<![\w/\\@.-])(?<!revision )[0-9a-f]{40}(?![\w/\\.-])"
     r"|(?<=://)[^\s/'\":]*:[^\s/'\"]+(?=@)"  # user and password of an address
     r"|(?<=[?&]sig=)[^\s&'\"]+"  # of a signed address

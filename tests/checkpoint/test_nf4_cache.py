@@ -127,7 +127,7 @@ def test_a_damaged_cache_is_made_anew(load, tmp_path: Path, monkeypatch, damage:
 
         monkeypatch.setattr(nf4_cache, "from_nf4_parts", breaking)
     quantized, [warning, message] = load()
-    assert warning.startswith(f"the NF4 cache {folder} cannot be read and is made anew: ") and "\n" not in warning
+    assert warning.startswith(f"the NF4 cache {folder} cannot be read and is rebuilt: ") and "\n" not in warning
     assert message.startswith("wrote") and same(quantized, expected)
     quantized, [message] = load()
     assert message.startswith("read") and same(quantized, expected)

@@ -94,7 +94,7 @@ class NF4Cache:
                 parts = [weights[f"{name}/{field}"].read().to(self._device, copy=True) for field in NF4Weight._fields]
                 set_parameter(self._model, name, from_nf4_parts(shape, NF4Weight(*parts)))
         except (CheckpointError, OSError, SafetensorError) as error:
-            log.warning("the NF4 cache %s cannot be read and is made anew: %s", self.folder, error)
+            log.warning("the NF4 cache %s cannot be read and is rebuilt: %s", self.folder, error)
             return set()
         log.info("read %s from the NF4 cache %s", self._summary(start), self.folder)
         return set(self._shapes)

@@ -1,7 +1,7 @@
 """Compares what was written with the live model, weight by weight and tile by tile: no second model in memory.
 
 Two questions. Does the file hold what was to be written? Each value must be the live one, or with an adapter the value
-of its dtype that is nearest to the merged weight, which is computed anew in float32. And is the merged weight what was
+of its dtype that is nearest to the merged weight, which is recomputed in float32. And is the merged weight what was
 trained? It is multiplied by random vectors of signs, and the live projection is applied to the same vectors, both in
 float32: of two linear maps that differ, at least half of all such vectors show it (R. Freivalds, "Probabilistic
 machines can use less running time", 1977).

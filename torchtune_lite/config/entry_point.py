@@ -29,7 +29,7 @@ OTHER_OPTION = re.compile(r"(?:--?(?:c|cfg|conf|config[-_](?:file|path|name))|-c
 def parse(cls: type[S]) -> Callable[[Callable[[S], Any]], Callable[[], Any]]:
     """Make `recipe_main(cfg)` a command that reads `--config NAME_OR_PATH key=value ...` into a `cls`.
 
-    `--allow-component 'pkg.*'` trusts a package besides. A mistake of the user ends the program with one line on stderr
+    `--allow-component 'pkg.*'` trusts another package. A mistake of the user ends the program with one line on stderr
     and the exit code of its error; `--debug` shows the traceback.
     """
     if not isinstance(cls, type):  # the function itself, which torchtune's `parse` takes

@@ -37,7 +37,7 @@ def test_every_failing_reference_is_listed_with_its_line():
         {"output_dir": "x", "a": "${output_dirr}", "b": {"c": "${oc.env:NO_SUCH_VARIABLE}"}, "d": "???"},
         {("a",): "my.yaml:2", ("b", "c"): "my.yaml:4"},
     )
-    assert problems[0] == "my.yaml:2: 'a' refers to '${output_dirr}', which is no key; did you mean 'output_dir'?"
+    assert problems[0] == "my.yaml:2: 'a' refers to '${output_dirr}', which is not a key; did you mean 'output_dir'?"
     assert problems[1].startswith("my.yaml:4: 'b.c': the variable NO_SUCH_VARIABLE is not set")
     assert problems[2] == "my.yaml: 'd' has no value yet; set d=..."
 

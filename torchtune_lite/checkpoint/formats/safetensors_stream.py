@@ -96,7 +96,7 @@ def _start(path: Path, weights: Mapping[str, Weight]) -> list[Weight]:
 
 
 def damage(path: Path) -> str | None:
-    """Say what a file that is no whole safetensors file is instead; None when that is not plain to see."""
+    """Return the kind of a file that is not a whole safetensors file; None if it is not obvious."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(64)

@@ -14,7 +14,7 @@ from torchtune_lite.errors import CheckpointError
 def read_torch(path: Path) -> dict[str, Weight]:
     """List the tensors of a file by name; their values stay mapped from it.
 
-    CheckpointError for a file that is damaged, older than PyTorch 1.6, needs code to run, or is no dictionary of
+    CheckpointError for a file that is damaged, older than PyTorch 1.6, would run code, or is not a dictionary of
     tensors.
     """
     try:

@@ -144,7 +144,7 @@ def _run_id(output_dir: Path) -> str:
 
 
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file of an output_dir anew; there is the old one or the new one at any time."""
+    """Replace a file of an output_dir atomically."""
     draft = path.with_name(f"{DRAFT}{path.name}-{os.getpid()}")
     disk.remove(draft)  # of a process that had the same id
     write_json(draft, content)

@@ -1,7 +1,7 @@
 """The builders of this package and of known libraries that a YAML may name, each by one dotted path.
 
 A path is a module of these tables and a name that the module offers; no attribute of an object, no other module. What a
-user trusts besides, code of their own above all, is in `trust`.
+user also trusts, above all code of their own, is in `trust`.
 """
 
 import importlib

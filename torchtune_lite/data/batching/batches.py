@@ -187,7 +187,7 @@ def num_label_tokens(batches: Iterable[Batch]) -> int:
 
 
 def num_real_tokens(batches: Iterable[Batch], pad_id: int) -> int:
-    """Count the tokens that are no padding."""
+    """Count the tokens without padding."""
     return sum(sum(sample_lens(batch, pad_id)) for batch in batches)
 
 

@@ -21,7 +21,7 @@ MOST_OPEN = 64  # files at a time, however many there are
 class ByteFile:
     """A file of `size` bytes; one that ends in .gz is unpacked, into a file without a name that ends with the process.
 
-    Reads share no position, so that they survive a fork; a process that it is sent to unpacks the file anew. Raises
+    Reads share no position, so that they survive a fork; a process that it is sent to unpacks the file again. Raises
     DataError for what can't be read, is not a complete gzip file, or is another file by the time it is read.
     """
 

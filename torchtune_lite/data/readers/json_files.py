@@ -150,9 +150,9 @@ def _object(value: Any, place: str) -> Row:
 
 
 def _whole_rows(file: ByteFile, lines: JsonLines) -> Rows | None:
-    """Read a file that is no list of lines; None where it is one, or no JSON at all.
+    """Read a file that is not a list of lines; return None if it is one, or not JSON.
 
-    Raise DataError for one object that is no table, with the keys it has.
+    Raise DataError for one object that is not a table, with the keys it has.
     """
     try:
         found, in_a_line = [(lines.where(0), json.loads(lines.text(0)))], True

@@ -79,7 +79,7 @@ def open_stream(
 ) -> FileStream | HubStream:
     """Open a source as a stream, file by file; a data set of the hub as `datasets` streams it.
 
-    The arguments are those of `load_rows`; `split` can be no part of a split.
+    The arguments are those of `load_rows`; `split` cannot be a part of a split.
     """
     files, kind = _local_files(source, data_files)
     if files is None:

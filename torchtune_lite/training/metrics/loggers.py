@@ -193,7 +193,7 @@ class MetricLoggers(MetricLoggerInterface):
 
     A logger that fails is reported in one warning and left out after its third failure; the metrics stay in the file.
     `resumed_step` is the step after which a resumed run goes on (0: a fresh start). Rows that an interrupted run has
-    logged beyond it are written to the file anew, but not handed on again.
+    logged beyond it are written to the file again, but not passed on.
     """
 
     max_failures = 3
