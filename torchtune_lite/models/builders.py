@@ -52,7 +52,7 @@ def lora_decoder(
 
     With `quantize_base`, exactly the adapted projections are kept in NF4, the output projection excepted;
     `quantize_frozen` adds those of the layers that carry no adapter, `quantize_output` the output projection. One
-    whose `in_dim · out_dim` is not a multiple of 16,384 is an error; `quantize_unsupported: skip` leaves it unquantised,
+    whose `in_dim · out_dim` is not a multiple of 16,384 is an error; `quantize_unsupported: skip` leaves it as it is,
     with one warning that lists all of them.
 
     `fused_lora` False computes projection by projection, which is slower and keeps more for the backward pass; where
