@@ -22,21 +22,21 @@ from torchtune_lite import config, data, errors, generation, training, utils
 class Settings(training.RecipeSettings):
     """The keys of this recipe's YAML, beside those of every recipe (`training/settings.py`; `--help` lists all)."""
 
-    output_dir: str | Path  # for exact_match.json
+    output_dir: str | Path  # folder for exact_match.json
 
-    source: str | Path = config.key()  # json, or the rows' file itself
-    data_files: data.DataFiles = None  # the rows' file, or a list of them, where source is json
+    source: str | Path = config.key()  # json, or a file of rows
+    data_files: data.DataFiles = None  # with source: json, a file of rows, or a list of them
     column_map: Any = None  # a mapping of `input` and `output` to the rows' own column names; null: those names
     new_system_prompt: str | None = None  # as in the training
     max_rows: int | None = config.key(None, minimum=1)  # the first n rows; null: all
 
-    batch_size: int = config.key(50, minimum=1)  # rows answered together
+    batch_size: int = config.key(50, minimum=1)  # rows in a batch
     max_new_tokens: int = config.key(64, minimum=1)  # longer answers are cut, and wrong
-    num_examples: int = config.key(5, minimum=0)  # rows shown
+    num_examples: int = config.key(5, minimum=0)  # rows printed
 
 
 class ExactMatchEvalRecipe:
-    """A count of the answers to the rows of a file that equal the expected text, spaces around it aside."""
+    """A count of the answers to the rows of a file that equal the expected text, apart from spaces around it."""
 
     def __init__(self, cfg: Settings) -> None:
         self.cfg, self.inference = cfg, training.Inference(cfg)
@@ -77,7 +77,7 @@ class ExactMatchEvalRecipe:
             self.inference.log.warning("%s; it counts as wrong", problem)
         if len(problems) > 3:
             more = utils.counted(len(problems) - 3, "more row")
-            self.inference.log.warning("%s cannot be answered either; %s will name them", more, self.result.path)
+            self.inference.log.warning("%s cannot be answered; %s will name them", more, self.result.path)
 
     def evaluate(self) -> None:
         """Answer every row, in batches of prompts of like length, and report."""

@@ -51,7 +51,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def tune(shipped: Path, folder: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
-    """Runs a verb in an empty working directory and gives what it prints."""
+    """Run a verb in an empty working directory and return its output."""
 
     def run(*words: str, debug: bool = False) -> str:
         start(*words, debug=debug)

@@ -84,7 +84,7 @@ def test_one_line_says_what_was_found(folder, tokenizer, caplog):
 
 
 def test_columns_of_no_known_form_are_named_with_what_to_do(folder, tokenizer):
-    message = r"rows.jsonl:1: the columns a, b are of no known form \(messages, .*\); name them with dataset:"
+    message = r"rows.jsonl:1: the columns a, b are not a known format \(messages, .*\); name them with dataset:"
     with pytest.raises(DataError, match=message):
         detected_dataset(tokenizer, write(folder, {"a": 1, "b": 2}))
 
@@ -102,7 +102,7 @@ def test_it_goes_to_worker_processes(folder, tokenizer):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_template_that_rewrites_earlier_turns_gives_a_sample_for_each_answer(packed, jsonl, tmp_path):
-    """As of `chat_dataset`: what the tokenizer can is handed on."""
+    """As with `chat_dataset`: the tokenizer's abilities are passed on."""
     folder = write_folder(tmp_path / "model", "bytelevel", chat_template=plain(THINKS))
     tokenizer = load_tokenizer(folder, 256, prompt_template="chat_template")
     texts = {"user": ("a", "c"), "assistant": ("<think>\nx\n</think>\n\nb", "<think>\ny\n</think>\n\nd")}

@@ -1,4 +1,4 @@
-"""What a config.json of transformers 4 or 5 may hold."""
+"""Values that a config.json of transformers 4 or 5 may hold."""
 
 import itertools
 
@@ -54,15 +54,15 @@ def test_configs_of_old_and_new_transformers_give_the_same_rotation():
         ({"rope_parameters": [500.0]}, r"rope parameters \[500.0\], not a mapping"),
         ({"rope_scaling": "default"}, "rope parameters 'default', not a mapping"),
         ({"rope_scaling": {"rope_type": "spiral"}}, "rope type 'spiral'; known are default, linear"),
-        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor as '2', not as a number above 0"),
-        ({"hidden_size": "32"}, "hidden_size as '32', not as a whole number above 0"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers as 0, not as a whole number above 0"),
-        ({"num_attention_heads": 2.0}, "num_attention_heads as 2.0, not as a whole number above 0"),
-        ({"rms_norm_eps": -1e-5}, "rms_norm_eps as -1e-05, not as a number above 0"),
-        ({"rms_norm_eps": float("nan")}, "rms_norm_eps as nan, not as a number above 0"),
-        ({"vocab_size": True}, "vocab_size as True, not as a whole number above 0"),
-        ({"layer_types": "full_attention"}, "layer_types as 'full_attention', which is not a list of its kind"),
-        ({"layer_types": [1, 2]}, r"layer_types as \[1, 2\], which is not a list of its kind"),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor '2', which is not a number above 0"),
+        ({"hidden_size": "32"}, "hidden_size '32', which is not a whole number above 0"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers 0, which is not a whole number above 0"),
+        ({"num_attention_heads": 2.0}, "num_attention_heads 2.0, which is not a whole number above 0"),
+        ({"rms_norm_eps": -1e-5}, "rms_norm_eps -1e-05, which is not a number above 0"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps nan, which is not a number above 0"),
+        ({"vocab_size": True}, "vocab_size True, which is not a whole number above 0"),
+        ({"layer_types": "full_attention"}, "layer_types 'full_attention', which is not a list of the right kind"),
+        ({"layer_types": [1, 2]}, r"layer_types \[1, 2\], which is not a list of the right kind"),
     ],
 )
 def test_a_value_of_another_kind_is_refused(changes, message):

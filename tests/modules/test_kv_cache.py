@@ -1,4 +1,4 @@
-"""A cache gives back all that was put in, in order."""
+"""A cache returns all its entries, in order."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The chunked loss against cross-entropy over all logits: value, gradients, and how much it projects."""
+"""The chunked loss against cross-entropy over all logits: value, gradients, and the number of projected tokens."""
 
 import pytest
 import torch

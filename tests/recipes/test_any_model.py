@@ -1,4 +1,4 @@
-"""The configs that name no family: a folder and a file are all that they need."""
+"""The configs that name no family: they need only a folder and a file."""
 
 import json
 

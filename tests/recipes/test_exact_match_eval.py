@@ -12,7 +12,7 @@ from tests.recipes.conftest import Tiny
 
 
 def greedy_answers(tiny: Tiny, prompts: list[str], max_new_tokens: int) -> list[str]:
-    """Continues each prompt by itself with transformers."""
+    """Continue each prompt by itself with transformers."""
     tokenizer = llama2_tokenizer(str(tiny.checkpoint / "tokenizer.model"), prompt_template=None)
     model = transformers.LlamaForCausalLM.from_pretrained(tiny.checkpoint, dtype=torch.float32)
     answers = []

@@ -1,4 +1,4 @@
-"""What the checkpointers of all layouts have in common: a folder in, a folder out."""
+"""The common part of the checkpointers of all layouts: a folder in, a folder out."""
 
 import logging
 import time

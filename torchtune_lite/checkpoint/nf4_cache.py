@@ -27,7 +27,7 @@ from torchtune_lite.utils import counted
 log = logging.getLogger("torchtune_lite")
 
 FORMAT = 2
-"""Counts up when the quantiser gives other bits for the same weight, or this file lays them out in another way."""
+"""The version, increased when the quantiser gives other bits for the same weight, or the layout changes."""
 WEIGHTS = "nf4.safetensors"
 
 
@@ -94,7 +94,7 @@ class NF4Cache:
                 parts = [weights[f"{name}/{field}"].read().to(self._device, copy=True) for field in NF4Weight._fields]
                 set_parameter(self._model, name, from_nf4_parts(shape, NF4Weight(*parts)))
         except (CheckpointError, OSError, SafetensorError) as error:
-            log.warning("the NF4 cache %s cannot be read and is made anew: %s", self.folder, error)
+            log.warning("the NF4 cache %s cannot be read and is rebuilt: %s", self.folder, error)
             return set()
         log.info("read %s from the NF4 cache %s", self._summary(start), self.folder)
         return set(self._shapes)

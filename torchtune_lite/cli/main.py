@@ -1,4 +1,4 @@
-"""Reads the verb and hands over to its file; nothing else is imported, so that every command answers at once."""
+"""The `tune` command: read the verb and import its file alone, so that every command answers at once."""
 
 import argparse
 import importlib
@@ -78,7 +78,7 @@ def start(verb: str, *words: str, debug: bool = False) -> None:
         nearest = errors.did_you_mean(verb, VERBS) or run_meant(verb, words)
         raise errors.ConfigError(f"there is no 'tune {verb}'{nearest} ('tune --help' lists the verbs)")
     if verb in CONFIG_FIRST and any(word.partition("=")[0] == "--config" for word in words):
-        from torchtune_lite.config.parse import read_words
+        from torchtune_lite.config.entry_point import read_words
 
         config, others = read_words(words)
         words = (config, *others)  # as 'tune run' has it

@@ -1,4 +1,4 @@
-"""What torchtune's configs name and is not served here: they run as they are where that changes nothing."""
+"""Features of torchtune's configs that are not supported here; configs run as they are if that changes nothing."""
 
 from collections.abc import Container
 from typing import Any
@@ -41,7 +41,7 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
 IMAGES = "it sees or makes images"
 FAMILIES = {
     **dict.fromkeys(("clip", "clip_text", "flux", "llama3_2_vision", "llama3_vision", "llama4"), IMAGES),
-    **dict.fromkeys(("t5", "t5_encoder"), "it is no decoder"),
+    **dict.fromkeys(("t5", "t5_encoder"), "it is not a decoder"),
 }
 """torchtune's families that are not here, by the names of their modules and of `model_type`, and why."""
 
@@ -57,7 +57,7 @@ def drop(document: Document, served: Container[str]) -> list[str]:
     off, problems = [], []
     for key in [key for key in document.values if key in RENAMED and key not in served]:
         del document.values[key]
-        problems.append(f"{document.place((key,))}: '{key}' has another name now; use {RENAMED[key]}")
+        problems.append(f"{document.place((key,))}: '{key}' was renamed; use {RENAMED[key]}")
     for key in [key for key in document.values if key in UNSUPPORTED and key not in served]:
         value = document.values.pop(key)
         also_off, instead = UNSUPPORTED[key]

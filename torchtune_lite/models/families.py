@@ -1,4 +1,4 @@
-"""What checkpoints of each architecture look like: their names, their config.json, and what they leave out.
+"""The form of each architecture's checkpoints: their names, their config.json, and their default values.
 
 A `Family` is a table. The functions here read any of them: names between ours and Hugging Face's, and a config.json of
 transformers 4 or 5 as the fields of `DecoderConfig`.
@@ -43,7 +43,7 @@ POST_NORM_KEYS = {
     "layers.{}.mlp_post_norm.weight": "model.layers.{}.post_feedforward_layernorm.weight",
 }
 
-MOE, STATE = "it has experts", "it has layers with a state (linear attention or state space)"
+MOE, STATE = "it has experts", "it has recurrent layers (linear attention or state space)"
 NOT_SERVED = {
     **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "llama4_text", "deepseek_v3", "olmoe"), MOE),
     **dict.fromkeys(("mamba", "mamba2", "qwen3_next", "qwen3_5_text", "bamba", "jamba", "falcon_h1"), STATE),

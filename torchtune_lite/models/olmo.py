@@ -5,7 +5,7 @@ OLMo norms queries and keys over the whole width, EXAONE 4 per head. Most layers
 
 from functools import partial
 
-from torchtune_lite.models.builders import builders, component_builders, size
+from torchtune_lite.models.builders import component_builders, size, size_builders
 from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
 from torchtune_lite.models.families import POST_NORM_KEYS, QK_NORM_KEYS, SILU, Family
 from torchtune_lite.modules import RopeScaling
@@ -76,7 +76,7 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "olmo3_32b": _3(64, 40, 8, 5120, 27_648),
 }
 BUILDERS = {
-    **builders(SIZES),
+    **size_builders(SIZES),
     **component_builders("olmo2", **_2.keywords),
     **component_builders("olmo3", **_3.keywords),
 }

@@ -133,7 +133,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.grads is None:
-            raise RuntimeError("this loss has been differentiated already; compute it anew")
+            raise RuntimeError("this loss has been differentiated already; compute it again")
         (hidden, *trained), ctx.grads = ctx.grads, None
         scaled = [total.mul_(grad).to(dtype) for total, dtype in zip(trained, ctx.dtypes, strict=True)]
         return None, None, None, None, hidden if hidden is None else hidden.mul_(grad), *scaled
@@ -155,8 +155,8 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         labels, hidden, *trained = ctx.saved_tensors
-        how = {"needed": ctx.needs_input_grad[3], "trained": trained, "weights": grad.neg()}
-        _, grads = _chunked(ctx.output, hidden, labels, torch.empty_like(grad), ctx.chunk_size, **how)
+        options = {"needed": ctx.needs_input_grad[3], "trained": trained, "weights": grad.neg()}
+        _, grads = _chunked(ctx.output, hidden, labels, torch.empty_like(grad), ctx.chunk_size, **options)
         scaled = [total.to(param.dtype) for total, param in zip(grads[1:], trained, strict=True)]
         return None, None, None, grads[0], *scaled
 

@@ -1,4 +1,4 @@
-"""What a run needs besides its model and data: dtype, seed, memory, schedules, metrics.
+"""The parts of a run besides its model and data: dtype, seed, memory, schedules, metrics.
 
 The checkpointers of `torchtune_lite.checkpoint` are here too, where torchtune's dotted paths put them.
 """

@@ -21,7 +21,7 @@ def build_model(cfg: RecipeSettings) -> tuple[Any, Any, TransformerDecoder]:
 
 
 class Inference:
-    """What a recipe needs to ask a model: `build`, then the recipe checks its input, at last `load`."""
+    """Model and tokenizer of a recipe that prompts a model: `build`, then the recipe checks its input, then `load`."""
 
     def __init__(self, cfg: RecipeSettings) -> None:
         self.cfg, self.log = cfg, get_logger(cfg.log_level)

@@ -123,10 +123,10 @@ class Run:
         step = progress.global_step
         self.grads = Gradients(optimizer, progress, cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd)
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
-        self.claim = checkpoint.claim(self.output_dir)  # nothing is written before it
+        self.claim = checkpoint.claim_output_dir(self.output_dir)  # nothing is written before it
         cfg.seed = progress.seed  # drawn, or that of the run that goes on
-        how = {"background": cfg.enable_async_checkpointing, "verify": cfg.verify_saves}
-        self.checkpoints = Checkpoints(self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, **how)
+        saving = {"background": cfg.enable_async_checkpointing, "verify": cfg.verify_saves}
+        self.checkpoints = Checkpoints(self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, **saving)
         config.save(cfg, self.output_dir)
         logger = config.instantiate(cfg.metric_logger, defaults={"run_id": f"{self.claim.run_id}-{progress.start_id}"})
         self.metrics = MetricLoggers(self.output_dir, logger, resumed_step=step)

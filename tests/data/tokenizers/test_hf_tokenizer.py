@@ -52,7 +52,7 @@ def test_torchtunes_name_and_arguments(tmp_path):
     assert instantiate(node).prompt_template.render([Message("user", "x")]) == "x</s>"
     with pytest.raises(ConfigError, match="truncation_type='left' is not served"):
         instantiate({**node, "truncation_type": "left"})
-    with pytest.raises(DataError, match="g.json is no file"):
+    with pytest.raises(DataError, match="g.json is not a file"):
         instantiate({**node, "generation_config_path": str(tmp_path / "g.json")})
 
 
@@ -112,7 +112,7 @@ def test_no_special_token_is_guessed(config, said, tmp_path):
     [
         (None, "No such file"),
         (b'{"version": "1.0", "model": {"vo', "is not a JSON file or is cut off .32 bytes.: Unterminated"),
-        (b'{"bos_token": "<s>", "eos_token": "</s>"}', "with the keys bos_token, eos_token…, no tokenizer.json"),
+        (b'{"bos_token": "<s>", "eos_token": "</s>"}', "with the keys bos_token, eos_token…, not a tokenizer.json"),
         (b'{"model": {"type": "New"}}', "is not a JSON file or is cut off"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
         (b"\n\x0e\n\x05<unk>\x15\x00", "is a SentencePiece model .*SentencePieceTokenizer"),
@@ -129,7 +129,7 @@ def test_refuses_a_file_that_is_no_tokenizer_json(content, said, tmp_path):
 
 
 def test_a_text_template_gives_the_tokens_of_the_sentencepiece_model(tmp_path):
-    """Of the same vocabulary: transformers converts it."""
+    """With the same vocabulary, which transformers converts."""
     folder = write_folder(tmp_path / "spm", "spm_plain")
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "json")
     for template in (Llama2ChatTemplate(), QuestionAnswerTemplate(), None):
@@ -143,7 +143,7 @@ def test_a_text_template_gives_the_tokens_of_the_sentencepiece_model(tmp_path):
 
 
 def test_a_text_template_is_encoded_whole_where_no_space_is_put_before_a_part(tmp_path):
-    """The space at a prompt's end goes with the answer, in whose token it is."""
+    """The space at a prompt's end belongs to the answer, whose first token includes it."""
     path = write_folder(tmp_path, "bytelevel") / "tokenizer.json"
     ours = HuggingFaceModelTokenizer(path, prompt_template=PromptTemplate({"user": ["Q: ", "\nA: "]}))
     chat = [Message("user", "what", True), Message("assistant", "the answer"), Message("user", "x", True)]

@@ -28,7 +28,7 @@ def ranks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def theirs(ranks):
-    """What transformers makes of the ranks, with Llama 3's special tokens after them."""
+    """transformers' tokenizer of the ranks, with Llama 3's special tokens after them."""
     special = llama3_special_tokens(len(ranks.read_text().splitlines()))
     listed = {i: {"content": name, "special": True, "normalized": False} for name, i in special.items()}
     config = {"tokenizer_class": "TokenizersBackend", "added_tokens_decoder": listed}
@@ -109,8 +109,8 @@ def test_special_tokens_in_a_text_are_text(ranks):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("IQ== 0\nnot base64! 1\n", r"line 2 is no token and rank; fetch the file again"),
-        ("IQ== 0\nIg==", "line 2 is no token and rank"),
+        ("IQ== 0\nnot base64! 1\n", r"line 2 is not a token and a rank; fetch the file again"),
+        ("IQ== 0\nIg==", "line 2 is not a token and a rank"),
         ("IQ== 0\nIg== 1\n", "ranks or single bytes are missing"),
         ('{"version": "1.0"}', "is a JSON file, not a list of byte-pair ranks"),
         ("version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),

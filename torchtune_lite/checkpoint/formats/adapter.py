@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torchtune_lite.checkpoint.formats.adapter_config import (
     CONFIG,
     Projection,
-    adapter_config,
     config_misfits,
+    peft_config,
     projections,
 )
 from torchtune_lite.checkpoint.formats.files import read_files, read_json, write_json
@@ -75,7 +75,7 @@ def write_adapter(folder: Path, model: nn.Module, layout: HFLayout, base: Path |
     with torch.no_grad():
         weights = {name: Weight.of(tensor) for name, tensor in adapter_tensors(model, layout).items()}
     write_safetensors(folder / WEIGHTS, weights)
-    write_json(folder / CONFIG, adapter_config(model, layout, base))
+    write_json(folder / CONFIG, peft_config(model, layout, base))
 
 
 @torch.no_grad()
@@ -137,8 +137,8 @@ def _parts(
             first += part.update_rank
         if rest.any():
             raise CheckpointError(
-                f"{source} does not fit: that of {projection.path} changes more than its parts that carry an adapter "
-                "here, or couples them; adapt q_proj, k_proj and v_proj, or w1 and w3, together, with its rank"
+                f"{source} does not fit: that of {projection.path} also changes parts without an adapter here, "
+                "or couples its parts; adapt q_proj, k_proj and v_proj, or w1 and w3, together, with its rank"
             )
 
 
@@ -147,7 +147,7 @@ def check_adapter(folder: Path, model: nn.Module, layout: HFLayout) -> None:
     """Raise CheckpointError where the adapter in `folder` is not, value by value, that of `model`."""
     weights, tensors = fitting_adapter(model, folder, layout), adapter_tensors(model, layout)
     if wrong := [name for name, tensor in tensors.items() if not torch.equal(weights[name].read(), tensor.cpu())]:
-        raise CheckpointError(f"adapter {folder}: has other values than the live one in {listed(wrong)}")
+        raise CheckpointError(f"adapter {folder}: differs from the live one in {listed(wrong)}")
 
 
 def fitting_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> dict[str, Weight]:

@@ -177,7 +177,7 @@ def _beside(tokenizer_json: Path, given: str | Path | None, name: str) -> Path:
         return tokenizer_json.parent / name
     path = Path(given).expanduser()
     if not path.is_file():
-        raise DataError(f"tokenizer: {given} is no file; leave the key out to use the {name} beside tokenizer.json")
+        raise DataError(f"tokenizer: {given} is not a file; leave the key out to use the {name} beside tokenizer.json")
     return path
 
 
@@ -196,8 +196,8 @@ def _load(path: Path, config: Mapping[str, Any]) -> Any:
         data = json.dumps(content).encode()
     if not isinstance(content.get("model"), dict):
         raise DataError(
-            f"tokenizer.path {path} is a JSON file with the keys {', '.join(list(content)[:4])}…, no tokenizer.json; "
-            "give the file of that name"
+            f"tokenizer.path {path} is a JSON file with the keys {', '.join(list(content)[:4])}…, not a "
+            "tokenizer.json; give the file of that name"
         )
     try:
         tokenizer = Tokenizer.from_str(data.decode())

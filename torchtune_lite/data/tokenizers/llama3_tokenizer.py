@@ -171,7 +171,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except (ValueError, binascii.Error):
-            raise not_readable(path, data, "ranks", f"line {number} is no token and rank") from None
+            raise not_readable(path, data, "ranks", f"line {number} is not a token and a rank") from None
     if sorted(ranks.values()) != list(range(len(ranks))) or not all(bytes([byte]) in ranks for byte in range(256)):
         raise not_readable(path, data, "ranks", "ranks or single bytes are missing")
     return ranks

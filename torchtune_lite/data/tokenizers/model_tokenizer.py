@@ -239,7 +239,7 @@ class ModelTokenizer(ABC):
             self._to_look_at = 0
             log.warning(
                 "nothing stands between a question and its answer, as in %r; set tokenizer.prompt_template, e.g. "
-                "{user: ['', '\\n']}, unless that is meant",
+                "{user: ['', '\\n']}, unless this is intended",
                 glued,
             )
 

@@ -143,7 +143,7 @@ class SentencePieceTokenizer(ModelTokenizer):
             ends.append(ends[-1] + (1 if BYTE.fullmatch(piece) else len(piece.replace("▁", " ").encode())))
         if ends[-1] != len(characters):
             raise DataError(
-                f"tokenizer {self.path} changes spaces or characters, so where its tokens stand is not known; "
+                f"tokenizer {self.path} changes spaces or characters, so the places of its tokens are not known; "
                 "a chat template needs another tokenizer, or its tokenizer.json"
             )
         return [(at + characters[max(start, 0)], at + characters[max(end, 1) - 1] + 1) for start, end in pairwise(ends)]
