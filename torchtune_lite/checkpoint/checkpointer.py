@@ -141,10 +141,8 @@ class Checkpointer(ABC):
         `resume_from` is a checkpoint that `restore` is going to read: nothing that it holds is read here. A model
         without adapters then has zeros until that call.
         """
-        if dtype == torch.float16 and not self.family.fits_fp16:
-            raise ConfigError(
-                f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
-            )
+        if dtype == torch.float16:
+            self.check_fp16()
         weights = self._checked_weights(model)
         adapter = self.adapter_checkpoint if resume_from is None else None
         if adapter:
@@ -162,6 +160,13 @@ class Checkpointer(ABC):
             module.init_adapter(adapter_dtype)
         if adapter:
             load_adapter(model, adapter, self.layout)
+
+    def check_fp16(self) -> None:
+        """Raise ConfigError where the model must not compute in fp16, not even with weights in fp32."""
+        if not self.family.fits_fp16:
+            raise ConfigError(
+                f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
+            )
 
     def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:
         """Check, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.
