@@ -56,7 +56,7 @@ def theirs(row):
 def verdict(row, said):
     """What the page says of a config; `said` gives what has been printed."""
     if row not in SERVED:
-        return f"not served: there is no recipe `{row['recipe']}`"
+        return f"not served yet: {catalog.NOT_SERVED[row['recipe']]} (`{row['recipe']}`)"
     Path("theirs.yaml").write_text(yaml.safe_dump(theirs(row)))
     try:
         config.load("theirs.yaml", [], config.settings_of(catalog.find_recipe(row["recipe"]).path))
