@@ -43,11 +43,16 @@ POST_NORM_KEYS = {
     "layers.{}.mlp_post_norm.weight": "model.layers.{}.post_feedforward_layernorm.weight",
 }
 
-MOE, STATE = "it has experts", "it has layers with a state (linear attention or state space)"
+MOE = "mixtral qwen2_moe qwen3_moe gpt_oss llama4_text deepseek_v3 olmoe granitemoe phimoe glm4_moe"
+STATE = "mamba mamba2 qwen3_next qwen3_5_text bamba jamba falcon_h1 nemotron_h"
+MEAN = "gpt2 gpt_neox opt phi falcon bloom stablelm starcoder2 cohere cohere2"
 NOT_SERVED = {
-    **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "llama4_text", "deepseek_v3", "olmoe"), MOE),
-    **dict.fromkeys(("mamba", "mamba2", "qwen3_next", "qwen3_5_text", "bamba", "jamba", "falcon_h1"), STATE),
+    **dict.fromkeys(MOE.split(), "it has experts"),
+    **dict.fromkeys(STATE.split(), "it has layers with a state (linear attention or state space)"),
     **dict.fromkeys(("gemma3n_text", "gemma4_text"), "it has embeddings in each layer"),
+    **dict.fromkeys(MEAN.split(), "its norms subtract the mean (LayerNorm)"),
+    **dict.fromkeys(("glm", "glm4", "ernie4_5"), "it rotates neighbouring dimensions in pairs"),
+    "lfm2": "it has convolutions",
 }
 """Architectures by their `model_type` that need more than the layers of `modules`, and what that is."""
 
