@@ -1,6 +1,7 @@
 """What the checkpointers of all layouts have in common: a folder in, a folder out."""
 
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ COPIED = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "USE_POLICY*")
 """Small files of the base that a checkpoint made from it needs as well."""
 
 MERGE_INTO = ("quantized", "original")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 REWARD = "REWARD"  # torchtune's model_type of a classifier of any family
 
 log = logging.getLogger("torchtune_lite")
@@ -79,7 +81,9 @@ class Checkpointer(ABC):
         self.checkpoint_files = checkpoint_files
         self.adapter_checkpoint = adapter_checkpoint and Path(adapter_checkpoint)
         if checkpoint_dir == "" or not self.checkpoint_dir.is_dir():
-            raise CheckpointError(f"checkpointer.checkpoint_dir {str(checkpoint_dir)!r} is not a folder")
+            name = str(checkpoint_dir)
+            fetch = f"; 'tune download {name}' makes one of a model of the hub" if HUB_NAME.fullmatch(name) else ""
+            raise CheckpointError(f"checkpointer.checkpoint_dir {name!r} is not a folder{fetch}")
         if output_dir is not None and Path(output_dir).resolve() == self.checkpoint_dir.resolve():
             raise ConfigError(
                 f"checkpointer.output_dir {output_dir} is checkpoint_dir; choose another folder to write to"
