@@ -38,7 +38,7 @@ COPIED = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "USE_POLICY*")
 """Small files of the base that a checkpoint made from it needs as well."""
 
 MERGE_INTO = ("quantized", "original")
-HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # OWNER/NAME
 REWARD = "REWARD"  # torchtune's model_type of a classifier of any family
 
 log = logging.getLogger("torchtune_lite")
