@@ -3,6 +3,7 @@
 import json
 
 from tests.error_files import (
+    ANY,
     CHECK,
     CONFIG,
     EVALUATE,
@@ -65,6 +66,12 @@ def sample(module: str, tokens: str, labels: str) -> dict[str, str]:
 
 SYSTEM, ASKED, ANSWERED = ({"role": role, "content": "a"} for role in ("system", "user", "assistant"))
 KWARGS, CHAT = "tokenizer.chat_template_kwargs", "tokenizer.prompt_template=chat_template"
+TEMPLATE = "base/chat_template.jinja"
+REFUSES = "{{ raise_exception('Conversation roles must alternate') }}"
+INCLUDED = {"a.yaml": "epoch: 3\n"}
+GEMMA = hf_config(model_type="gemma", hidden_activation="gelu_pytorch_tanh")
+MOE = hf_config(model_type="qwen3_moe", architectures=["Qwen3MoeForCausalLM"])
+OWN_FORM = "tokenizer.prompt_template=null"
 THINKS = {"base/chat_template.jinja": "{{ strftime_now('%Y') if enable_thinking }}{{ messages[0].content }}"}
 DISK = "torchtune_lite.checkpoint.store.disk"
 LORA = "lora_llama2\n  lora_attn_modules: [q_proj]\n  lora_rank: 2"
@@ -134,6 +141,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A config in the place of the verb", "my.yaml"),
             Case("A recipe in the place of the verb", "lora_finetune_single_device --config my.yaml"),
             Case("Two configs", f"{RUN} --config=other.yaml"),
+            Case("A recipe of torchtune that is not here", "run qat_distributed --config my.yaml"),
             Case("A torchtune recipe script", "run theirs.py --config my.yaml", {"theirs.py": THEIRS}),
         ],
     ),
@@ -211,6 +219,12 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A function instead of a loss", f"{CHECK} loss=own.loss", {"own.py": FUNCTION}),
             Case("A loss that returns no tensor", f"{RUN} loss=own.Loss", {"own.py": NO_TENSOR}),
             Case("A transform of two arguments", CHECK, config(DATASET, OWN_TRANSFORM) | {"own.py": TWO_ARGUMENTS}),
+            Case("An include that does not exist", CHECK, config("recipe:", "include: qlra\nrecipe:")),
+            Case("An include of a file that is missing", CHECK, config("recipe:", "include: base.yaml\nrecipe:")),
+            Case("An include of itself", CHECK, config("recipe:", "include: my.yaml\nrecipe:")),
+            Case("An include of a file elsewhere", CHECK, config("recipe:", "include: ../other.yaml\nrecipe:")),
+            Case("Two includes", CHECK, config("recipe:", "include: [lora, full]\nrecipe:")),
+            Case("A mistake in an included file", CHECK, config("recipe:", "include: a.yaml\nrecipe:") | INCLUDED),
             Case(
                 "A model without adapters",
                 RUN,
@@ -323,7 +337,41 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             ),
             Case("Variables without a chat template", f"{RUN} '{KWARGS}={{enable_thinking: False}}'", code=2),
             Case("A misspelt variable", f"{RUN} {CHAT} '{KWARGS}={{enable_thinkng: False}}'", THINKS, code=2),
+            Case("A missing chat template", f"{RUN} {CHAT}"),
+            Case("A chat template that is not valid Jinja", f"{RUN} {CHAT}", {TEMPLATE: "{% if messages %}"}),
+            Case("A chat template that refuses the row", f"{RUN} {CHAT}", {TEMPLATE: REFUSES}),
             Case("An invalid date", f"{RUN} {CHAT} '{KWARGS}={{strftime_now: today}}'", THINKS, code=2),
+        ],
+    ),
+    "Any model": (
+        4,
+        [
+            Case("No folder", ANY.replace(" model_dir=base", ""), code=2),
+            Case("No data", ANY.replace(" data=train.jsonl", ""), code=2),
+            Case("The name of a model for its folder", ANY.replace("=base", "=Qwen/Qwen3-4B")),
+            Case("An architecture that is not served", "validate lora model_dir=base data=train.jsonl", MOE),
+            Case("A base model, which has no chat template", ANY, code=3),
+            Case("Columns of no known form", f"{ANY} {OWN_FORM}", rows({"q": "a", "a": "b"}), code=3),
+            Case("A rotation of no known kind", ANY, hf_config(rope_scaling={"rope_type": "spiral"})),
+            Case("An option that is not computed", ANY, hf_config(mlp_bias=True)),
+            Case("fp16 for a Gemma", f"{ANY} dtype=fp16", GEMMA, code=2),
+            Case(
+                "An adapter on an output that is the embedding",
+                f"{ANY} {OWN_FORM} model.apply_lora_to_output=True",
+                hf_config(tie_word_embeddings=True),
+                code=2,
+            ),
+            Case(
+                "Projections that NF4 does not fit",
+                f"{ANY.replace(' lora ', ' qlora ')} {OWN_FORM} model.quantize_unsupported=error",
+                hf_config(hidden_size=96),
+                code=2,
+            ),
+            Case(
+                "Arguments of adapters without a projection",
+                f"{ANY} {OWN_FORM} model.lora_attn_modules=[] model.apply_lora_to_mlp=False",
+                code=2,
+            ),
         ],
     ),
     "Checkpoint": (

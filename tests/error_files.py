@@ -39,6 +39,7 @@ ROW = {"input": "a question", "output": "an answer"}
 CHECK = "validate my.yaml"
 GENERATE = "run generate --config generation model_dir=base device=cpu tokenizer.prompt_template=null"
 EVALUATE = "run exact_match_eval --config demo/address_eval source=train.jsonl output_dir=new device=cpu"
+ANY = "run lora_finetune_single_device --config lora model_dir=base data=train.jsonl device=cpu"
 RUN = "run lora_finetune_single_device --config my.yaml"
 
 

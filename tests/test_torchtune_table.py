@@ -56,7 +56,7 @@ def theirs(row):
 def verdict(row, said):
     """The page's cell for a config; `said` returns the output so far."""
     if row not in SERVED:
-        return f"not served: there is no recipe `{row['recipe']}`"
+        return f"not served yet: {catalog.NOT_SERVED[row['recipe']]} (`{row['recipe']}`)"
     Path("theirs.yaml").write_text(yaml.safe_dump(theirs(row)))
     try:
         config.load("theirs.yaml", [], config.settings_of(catalog.find_recipe(row["recipe"]).path))

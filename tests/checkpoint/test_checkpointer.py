@@ -113,7 +113,8 @@ def test_a_truncated_file_leaves_the_model_untouched(hf_base, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"checkpoint_dir": "absent"}, CheckpointError, "checkpoint_dir 'absent' is not a folder"),
+        ({"checkpoint_dir": "absent"}, CheckpointError, "checkpoint_dir 'absent' is not a folder$"),
+        ({"checkpoint_dir": "Qwen/Qwen3-4B"}, CheckpointError, "not a folder; 'tune download Qwen/Qwen3-4B' makes one"),
         ({"checkpoint_dir": ""}, CheckpointError, "checkpoint_dir '' is not a folder"),
         ({"model_type": "LAMA2"}, ConfigError, "model_type: 'LAMA2' is unknown; allowed are llama, "),
         ({"model_type": "LLAMA4"}, ConfigError, "model_type: LLAMA4 is a family that is not served: it sees"),

@@ -1,6 +1,7 @@
 """The common part of the checkpointers of all layouts: a folder in, a folder out."""
 
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,7 @@ COPIED = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "USE_POLICY*")
 """Small files of the base that a checkpoint made from it needs as well."""
 
 MERGE_INTO = ("quantized", "original")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # OWNER/NAME
 REWARD = "REWARD"  # torchtune's model_type of a classifier of any family
 
 log = logging.getLogger("torchtune_lite")
@@ -86,7 +88,9 @@ class Checkpointer(ABC):
         self.checkpoint_files = checkpoint_files
         self.adapter_checkpoint = adapter_checkpoint and Path(adapter_checkpoint)
         if checkpoint_dir == "" or not self.checkpoint_dir.is_dir():
-            raise CheckpointError(f"checkpointer.checkpoint_dir {str(checkpoint_dir)!r} is not a folder")
+            name = str(checkpoint_dir)
+            fetch = f"; 'tune download {name}' makes one of a model of the hub" if HUB_NAME.fullmatch(name) else ""
+            raise CheckpointError(f"checkpointer.checkpoint_dir {name!r} is not a folder{fetch}")
         if output_dir is not None and Path(output_dir).resolve() == self.checkpoint_dir.resolve():
             raise ConfigError(
                 f"checkpointer.output_dir {output_dir} is checkpoint_dir; choose another folder to write to"
@@ -148,10 +152,8 @@ class Checkpointer(ABC):
         `resume_from` is a checkpoint that `restore` is going to read: nothing that it holds is read here. A model
         without adapters then has zeros until that call.
         """
-        if dtype == torch.float16 and not self.family.fits_fp16:
-            raise ConfigError(
-                f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
-            )
+        if dtype == torch.float16:
+            self.check_fp16()
         weights = self._checked_weights(model)
         check_adapters(model, self.layout, self.merge_into)
         adapter = self.adapter_checkpoint if resume_from is None else None
@@ -172,6 +174,13 @@ class Checkpointer(ABC):
             module.init_adapter(adapter_dtype)
         if adapter:
             load_adapter(model, adapter, self.layout)
+
+    def check_fp16(self) -> None:
+        """Raise ConfigError where the model must not compute in fp16, not even with weights in fp32."""
+        if not self.family.fits_fp16:
+            raise ConfigError(
+                f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
+            )
 
     def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:
         """Check, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.

@@ -50,7 +50,7 @@ RENAMED = {"verify_rows": "verify_saves: first_and_last, all or null"}
 
 
 def drop(document: Document, served: Container[str]) -> list[str]:
-    """Take out the keys of the table that the recipe does not serve: those that are off with one warning for all.
+    """Take out the keys of the table that the recipe does not serve; warn of those that are off, if no other is on.
 
     Returns one line for each that is on, and for each of our own that has another name now.
     """
@@ -66,7 +66,7 @@ def drop(document: Document, served: Container[str]) -> list[str]:
             off.append(key)
         else:
             problems.append(f"{document.place((key,))}: '{key}' is not served here; {instead}")
-    if off:
+    if off and not problems:
         warn(f"{document.name}: without effect here: {', '.join(off)}")
     return problems
 

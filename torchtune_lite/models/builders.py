@@ -162,8 +162,8 @@ def any_decoder(
         return lora_decoder(config, lora_attn_modules, apply_lora_to_mlp, apply_lora_to_output, **lora)
     if lora:
         raise ValueError(
-            f"{', '.join(lora)} is for adapters, and no projection carries one; name some in lora_attn_modules, or set "
-            "apply_lora_to_mlp"
+            f"no projection carries an adapter, which {', '.join(lora)} would be for; name some in "
+            "lora_attn_modules, or set apply_lora_to_mlp"
         )
     return decoder(config)
 

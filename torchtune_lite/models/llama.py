@@ -70,6 +70,7 @@ BUILDERS = {
     **component_builders("llama3", **_3.keywords),
     **component_builders("llama3_1", **_3_1.keywords),
     **component_builders("llama3_2", **_3_2.keywords),
+    **component_builders("smollm2", **_smol.keywords),
 }
 globals().update(BUILDERS)
 

@@ -41,7 +41,7 @@ MINISTRAL3 = Family(
     name="ministral3",
     model_type="ministral3",
     architecture="Ministral3ForCausalLM",
-    defaults={"rms_norm_eps": 1e-5},
+    defaults={"rms_norm_eps": 1e-5, "head_dim": 128},
     fixed=SILU | {"sliding_window": None},
 )
 

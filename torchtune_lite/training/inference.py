@@ -15,6 +15,8 @@ from torchtune_lite.utils import get_device, get_logger
 def build_model(cfg: RecipeSettings) -> tuple[Any, Any, TransformerDecoder]:
     """Build checkpointer, tokenizer and model; of the weights only the shapes, which `checkpointer.load` fills."""
     checkpointer = config.instantiate(cfg.checkpointer)
+    if cfg.dtype == "fp16":
+        checkpointer.check_fp16()
     tokenizer = config.instantiate(cfg.tokenizer, defaults=checkpointer.tokenizer_args)
     with torch.device("meta"):
         return checkpointer, tokenizer, config.instantiate(cfg.model, defaults=checkpointer.decoder_args)
