@@ -30,7 +30,7 @@ from torchtune_lite.checkpoint.model_weights import (
     load_weights,
     merged_weights,
 )
-from torchtune_lite.checkpoint.nf4_cache import NF4Cache
+from torchtune_lite.checkpoint.nf4_cache import open_cache
 from torchtune_lite.checkpoint.run_state import TrainingState
 from torchtune_lite.checkpoint.store.publishing import publish
 from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, save_tokenizer
@@ -39,7 +39,7 @@ from torchtune_lite.config import unserved_family
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family, find_family
-from torchtune_lite.peft import adapter_modules, adapter_state, is_quantized
+from torchtune_lite.peft import adapter_modules, adapter_state
 
 COPIED = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "USE_POLICY*")
 """Small files of the base that a checkpoint made from it needs as well."""
@@ -164,7 +164,9 @@ class Checkpointer(ABC):
         if resume_from is not None and not adapter_modules(model):
             fill_with_zeros(model, device=device, dtype=dtype)
             return
-        cache = self._nf4_cache(model, cache_dir, device, dtype)
+        cache = None
+        if self.cache_quantized:
+            cache = open_cache(cache_dir, model, self._files, self.decoder_args, device=device, dtype=dtype)
         cached = cache.fill() if cache else ()
         rest = {name: weight for name, weight in weights.items() if name not in cached}
         load_weights(model, rest, device=device, dtype=dtype, source=self.checkpoint_dir, adapter_dtype=adapter_dtype)
@@ -190,20 +192,6 @@ class Checkpointer(ABC):
         check_vocabulary(tokenizer, vocab_size, self.checkpoint_dir)
         log.info(described(self.family.name, self.decoder_args, tokenizer))
         self._tokenizer, self._small_files = tokenizer, None
-
-    def _nf4_cache(
-        self, model: nn.Module, cache_dir: Path | str | None, device: torch.device | str, dtype: torch.dtype
-    ) -> NF4Cache | None:
-        if not self.cache_quantized:
-            return None
-        in_nf4 = any(map(is_quantized, model.parameters()))
-        starts = any(module.init_lora_weights for module in adapter_modules(model).values())
-        if cache_dir is None or not in_nf4 or starts:
-            why = "this recipe keeps no cache" if cache_dir is None else "no weight of the model is in NF4"
-            why = "the adapters start from the base (init_lora_weights)" if starts else why
-            log.warning("checkpointer.cache_quantized is without effect: %s", why)
-            return None
-        return NF4Cache(cache_dir, model, self._files, self.decoder_args, device=device, dtype=dtype)
 
     def save(
         self,

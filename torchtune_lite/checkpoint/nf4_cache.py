@@ -21,7 +21,7 @@ from torchtune_lite.checkpoint.store.manifest import verify
 from torchtune_lite.checkpoint.store.publishing import publish
 from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.kernels.nf4.codec import NF4Weight
-from torchtune_lite.peft import blank_parts, from_nf4_parts, is_quantized, nf4_parts, num_bytes
+from torchtune_lite.peft import adapter_modules, blank_parts, from_nf4_parts, is_quantized, nf4_parts, num_bytes
 from torchtune_lite.utils import counted
 
 log = logging.getLogger("torchtune_lite")
@@ -114,3 +114,19 @@ class NF4Cache:
     def _summary(self, start: float) -> str:
         size = sum(num_bytes(self._model.get_parameter(name)) for name in self._shapes)
         return f"{counted(len(self._shapes), 'weight')} ({size / 1e6:,.1f} MB) in {time.perf_counter() - start:.1f} s"
+
+
+def open_cache(
+    cache_dir: Path | str | None, model: nn.Module, files: Sequence[Path], reading: Mapping[str, Any], **kind: Any
+) -> NF4Cache | None:
+    """Return the `NF4Cache` of these arguments; None, and one warning, where it would be without effect."""
+    if cache_dir is None:
+        reason = "this recipe keeps no cache"
+    elif not any(map(is_quantized, model.parameters())):
+        reason = "no weight of the model is in NF4"
+    elif any(module.init_lora_weights for module in adapter_modules(model).values()):
+        reason = "the adapters start from the base (init_lora_weights)"
+    else:
+        return NF4Cache(cache_dir, model, files, reading, **kind)
+    log.warning("checkpointer.cache_quantized is without effect: %s", reason)
+    return None
