@@ -16,6 +16,7 @@ from torchtune_lite.checkpoint.formats.adapter import (
     check_adapter,
     fitting_adapter,
     load_adapter,
+    put_adapters,
     read_start,
     write_adapter,
 )
@@ -61,7 +62,6 @@ class Checkpointer(ABC):
     "quantized" their own values, for exactly the function that was trained; "original" the full-precision ones of
     `checkpoint_dir`, read again, for a function nearer to the base. `cache_quantized` keeps the NF4 weights beside the
     run's folder, at 0.52 bytes a weight, and starts the next run of the same base from them.
-
     `decoder_args` has the sizes that the checkpoint gives, as arguments of `DecoderConfig`.
     """
 
@@ -183,6 +183,11 @@ class Checkpointer(ABC):
             raise ConfigError(
                 f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
             )
+
+    def put_adapters(self, model: nn.Module) -> None:
+        """Put adapters on a plain `model`, without weights, as `adapter_checkpoint` has them, if there is one."""
+        if self.adapter_checkpoint is not None and not adapter_modules(model):
+            put_adapters(model, self.adapter_checkpoint, HFLayout(self.family, model.config, self._is_within))
 
     def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:
         """Check, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.
