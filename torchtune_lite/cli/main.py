@@ -17,6 +17,7 @@ VERBS = {
     "inspect": "show what a config will train on",
     "env": "show versions, devices and what is missing",
     "download": "fetch a model from the Hugging Face hub",
+    "upload": "send a checkpoint to the Hugging Face hub",
     "completion": "print the script that completes words in a shell",
 }
 CONFIG_FIRST = ("cat", "validate", "inspect")  # verbs whose first word is a config
