@@ -13,6 +13,8 @@ VERBS = {
     "cp": "clone a recipe or a config, to edit it",
     "cat": "print a config",
     "run": "run a recipe with a config",
+    "chat": "talk with the model of a run, or any other",
+    "generate": "answer a prompt, or each row of a file",
     "validate": "check a config without running it",
     "inspect": "show what a config will train on",
     "env": "show versions, devices and what is missing",
