@@ -15,6 +15,7 @@ VERBS = {
     "run": "run a recipe with a config",
     "chat": "talk with the model of a run, or any other",
     "generate": "answer a prompt, or each row of a file",
+    "serve": "answer over HTTP, in the form of OpenAI's API",
     "validate": "check a config without running it",
     "inspect": "show what a config will train on",
     "env": "show versions, devices and what is missing",

@@ -82,10 +82,7 @@ class RequestError(TuneError):
 
 @dataclass(frozen=True)
 class Call:
-    """A request: its prompts as tokens, with how `n` answers to each are drawn, and how they are sent.
-
-    `stop` are the strings that end an answer.
-    """
+    """A request: its prompts as tokens, with how `n` answers to each are drawn, and how they are sent."""
 
     prompts: list[list[int]]
     samplings: list[Sampling]

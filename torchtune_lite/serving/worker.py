@@ -36,8 +36,10 @@ class Worker(threading.Thread):
     """Steps `engine` as long as there is something to answer, and tells listeners, in this thread, what has come.
 
     Only this thread touches the engine. `error` is what has ended it, None if it was stopped; then every sample under
-    way, and each that is still submitted, is told to be cancelled.
+    way, and each that is still submitted, is told to be cancelled, and `on_end` is called.
     """
+
+    on_end: Callable[[], None] | None = None
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(name="engine", daemon=True)
@@ -83,6 +85,8 @@ class Worker(threading.Thread):
             order = self._orders.get()
             if order is not None and not order.requests:
                 _call_off(order)
+        if self.on_end is not None:
+            self.on_end()
 
     def _take_orders(self) -> bool:
         """Carry out what has been ordered, and wait for it where nothing is under way; return False to stop."""
