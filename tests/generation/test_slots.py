@@ -15,8 +15,6 @@ def test_shared_length_counts_the_equal_beginning():
         for other in ([], [2], [1, 2], [1, 2, 4], [*range(57), 9, *range(58, 100)]):
             pairs = list(zip(one, other, strict=False))
             expected = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
-                (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-            )
             assert shared_length(one, other) == expected
 
 
