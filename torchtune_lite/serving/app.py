@@ -72,15 +72,14 @@ class Service:
 
     async def _observed(self, path: str, call: Call, answer: Answer) -> AsyncIterator[Piece]:
         """Yield the pieces of an answer, added to it, and log in the end what it was."""
-        start, running = time.perf_counter(), answer.num_samples
+        start = time.perf_counter()
         try:
             async for piece in pieces(call, self.worker, self.reader.tokenizer):
                 answer.add(piece)
-                running -= piece.finish_reason is not None
                 yield piece
         finally:
             prompt, new = counted(answer.prompt_tokens, "token"), counted(answer.completion_tokens, "token")
-            left = ", not to its end" if running else ""
+            left = ", not to its end" if answer.num_running else ""
             log.info("%s: %s of prompt, %s of answer in %.2f s%s", path, prompt, new, time.perf_counter() - start, left)
 
 

@@ -3,10 +3,12 @@
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
+from torchtune_lite.generation.text import REPLACEMENT
 from torchtune_lite.serving.parameters import RequestError
-from torchtune_lite.serving.samples import Piece, Token
+from torchtune_lite.serving.samples import Piece
 
 JSON = dict[str, Any]
 SERVER_ERROR = 500
@@ -15,7 +17,7 @@ SERVER_ERROR = 500
 class Answer:
     """The answers to one request, of `num_samples`: one object at the end, or chunks as they come.
 
-    `with_logprobs`: the request wants those of the tokens.
+    `with_logprobs`: the request wants those of the tokens. `num_running` counts the samples that have not ended.
     """
 
     prefix: str
@@ -26,12 +28,13 @@ class Answer:
         self._head = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._with_logprobs = with_logprobs
         self._pieces: list[list[Piece]] = [[] for _ in range(num_samples)]
-        self.num_samples, self.prompt_tokens, self.completion_tokens = num_samples, prompt_tokens, 0
+        self.num_running, self.prompt_tokens, self.completion_tokens = num_samples, prompt_tokens, 0
 
     def add(self, piece: Piece) -> None:
         """Take in what a sample has got."""
         self._pieces[piece.index].append(piece)
         self.completion_tokens += piece.num_tokens
+        self.num_running -= piece.finish_reason is not None
 
     def whole(self) -> JSON:
         """Return the object of all that was added."""
@@ -48,7 +51,7 @@ class Answer:
         if piece.text or piece.logprobs or piece.finish_reason:
             choice = self._delta(piece) | {"finish_reason": piece.finish_reason}
             yield {**self._head, "object": self.chunk_kind, "choices": [choice], **null}
-        if include_usage and all(pieces and pieces[-1].finish_reason for pieces in self._pieces):
+        if include_usage and not self.num_running:
             yield {**self._head, "object": self.chunk_kind, "choices": [], "usage": self._usage()}
 
     def _usage(self) -> JSON:
@@ -69,13 +72,18 @@ class ChatAnswer(Answer):
 
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._begun: set[int] = set()
+
     def _choice(self, index: int, text: str, pieces: Sequence[Piece]) -> JSON:
         message = {"role": "assistant", "content": text, "refusal": None}
         return {"index": index, "message": message, "logprobs": self._logprobs(pieces)}
 
     def _delta(self, piece: Piece) -> JSON:
-        is_first = len(self._pieces[piece.index]) == 1
-        delta = {**({"role": "assistant"} if is_first else {}), "content": piece.text}
+        role = {} if piece.index in self._begun else {"role": "assistant"}
+        self._begun.add(piece.index)
+        delta = {**role, "content": piece.text}
         return {"index": piece.index, "delta": delta, "logprobs": self._logprobs([piece])}
 
     def _logprobs(self, pieces: Sequence[Piece]) -> JSON | None:
@@ -90,7 +98,8 @@ class ChatAnswer(Answer):
 
 
 def _token(text: str, logprob: float) -> JSON:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+    """Describe a token; one that is a part of a character has no bytes here, all of which are the last part's."""
+    return {"token": text, "logprob": logprob, "bytes": None if REPLACEMENT in text else list(text.encode())}
 
 
 class CompletionAnswer(Answer):
@@ -98,27 +107,28 @@ class CompletionAnswer(Answer):
 
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
+    def __init__(self, model: str, num_samples: int, *args: Any) -> None:
+        super().__init__(model, num_samples, *args)
+        self._lengths = [0] * num_samples  # of what chunks have told
+
     def _choice(self, index: int, text: str, pieces: Sequence[Piece]) -> JSON:
         return {"index": index, "text": text, "logprobs": self._logprobs(pieces, 0)}
 
     def _delta(self, piece: Piece) -> JSON:
-        before = self._pieces[piece.index][:-1]
-        offset = sum(len(token.text) for other in before for token in other.logprobs)
-        return {"index": piece.index, "text": piece.text, "logprobs": self._logprobs([piece], offset)}
+        before = self._lengths[piece.index]
+        self._lengths[piece.index] += sum(len(token.text) for token in piece.logprobs)
+        return {"index": piece.index, "text": piece.text, "logprobs": self._logprobs([piece], before)}
 
-    def _logprobs(self, pieces: Sequence[Piece], offset: int) -> JSON | None:
+    def _logprobs(self, pieces: Sequence[Piece], start: int) -> JSON | None:
         if not self._with_logprobs:
             return None
-        tokens: list[Token] = [token for piece in pieces for token in piece.logprobs]
-        offsets = []
-        for token in tokens:
-            offsets.append(offset)
-            offset += len(token.text)
+        tokens = [token for piece in pieces for token in piece.logprobs]
+        ends = accumulate((len(token.text) for token in tokens), initial=start)
         return {
             "tokens": [token.text for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
             "top_logprobs": [dict(token.top) for token in tokens],
-            "text_offset": offsets,
+            "text_offset": list(ends)[:-1],
         }
 
 

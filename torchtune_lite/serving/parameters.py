@@ -69,6 +69,7 @@ OFF = {
 DEFAULT_TEMPERATURE = 1.0
 DEFAULT_COMPLETION = 16  # tokens, as OpenAI has it
 MOST_SAMPLES, MOST_STOPS, MOST_PROMPTS = 128, 4, 128
+TOO_LONG = "context_length_exceeded"
 MOST_LOGPROBS = {"logprobs": 5, "top_logprobs": 20}
 
 
@@ -82,11 +83,15 @@ class RequestError(TuneError):
 
 @dataclass(frozen=True)
 class Call:
-    """A request: its prompts as tokens, with how `n` answers to each are drawn, and how they are sent."""
+    """A request: its prompts as tokens, with how `n` answers to each are drawn, and how they are sent.
+
+    `continues`: an answer goes on from the text of its prompt.
+    """
 
     prompts: list[list[int]]
     samplings: list[Sampling]
     n: int
+    continues: bool
     stream: bool
     include_usage: bool
 
@@ -106,22 +111,25 @@ class Reader:
         given = checked(body, CHAT)
         messages = self._messages(given)
         try:
-            prompt = self.tokenizer({"messages": messages}, inference=True)["tokens"]
+            sample = self.tokenizer({"messages": messages}, inference=True)
         except DataError as error:  # the template's
             raise RequestError(str(error), "messages") from error
+        if sample["truncated"]:
+            longest = f"the {self.tokenizer.max_seq_len} tokens of tokenizer.max_seq_len"
+            raise RequestError(f"messages are longer than {longest}", "messages", code=TOO_LONG)
         logprobs = given.get("top_logprobs", 0) if given.get("logprobs") else None
         if logprobs is None and given.get("top_logprobs"):
             raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
         if "max_tokens" in given and "max_completion_tokens" in given:
             raise RequestError("max_tokens is the older name of max_completion_tokens; give one", "max_tokens")
         longest = given.get("max_completion_tokens", given.get("max_tokens"))
-        return self._call(given, [prompt], longest, logprobs, self.tokenizer.stop_strings)
+        return self._call(given, [sample["tokens"]], longest, logprobs)
 
     def completion(self, body: Any) -> Call:
         """Read a request to continue texts."""
         given = checked(body, COMPLETION)
         longest = given.get("max_tokens", DEFAULT_COMPLETION)
-        return self._call(given, self._prompts(given), longest, given.get("logprobs"), ())
+        return self._call(given, self._prompts(given), longest, given.get("logprobs"), continues=True)
 
     def _call(
         self,
@@ -129,7 +137,7 @@ class Reader:
         prompts: list[list[int]],
         longest: int | None,
         logprobs: int | None,
-        stop_strings: tuple[str, ...],
+        continues: bool = False,
     ) -> Call:
         _in_range(given, "n", 1, MOST_SAMPLES)
         for name, most in MOST_LOGPROBS.items():
@@ -137,16 +145,18 @@ class Reader:
         for name in ("max_tokens", "max_completion_tokens"):
             _in_range(given, name, 1, None)
         options = {"temperature": DEFAULT_TEMPERATURE} | {name: given[name] for name in SAMPLING if name in given}
-        options |= {"logprobs": logprobs, "stop_strings": (*_stop(given), *stop_strings)}
+        stop_strings = (*_stop(given), *(() if continues else self.tokenizer.stop_strings))
+        options |= {"logprobs": logprobs, "stop_strings": stop_strings}
         try:
             rooms = [cap_length(len(prompt), self.max_seq_len, self.max_seq_len) for prompt in prompts]
         except ConfigError as error:
-            raise RequestError(str(error), code="context_length_exceeded") from error
+            raise RequestError(str(error), "prompt" if continues else "messages", code=TOO_LONG) from error
         try:
             samplings = [Sampling(max_new_tokens=min(longest or room, room), **options) for room in rooms]
         except ConfigError as error:
             raise RequestError(str(error), str(error).partition(" ")[0]) from error
-        return Call(prompts, samplings, given.get("n", 1), given.get("stream", False), _include_usage(given))
+        n, stream = given.get("n", 1), given.get("stream", False)
+        return Call(prompts, samplings, n, continues, stream, _include_usage(given))
 
     def _messages(self, given: Mapping[str, Any]) -> list[Message]:
         if not given.get("messages"):
@@ -157,7 +167,9 @@ class Reader:
         except DataError as error:
             raise RequestError(str(error), "messages") from error
         for note in notes:
-            if note.heading == NOT_READ and not self.tokenizer.reads(note.field):
+            if note.heading != NOT_READ:
+                raise RequestError(f"messages: {note.what} must be text", "messages")
+            if not self.tokenizer.reads(note.field):
                 raise RequestError(f"messages: {note.what} is not read; leave it out", "messages")
         if self.system_prompt is not None and messages[0].role != "system":
             messages.insert(0, Message("system", self.system_prompt))

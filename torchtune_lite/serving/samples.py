@@ -1,13 +1,14 @@
 """The answers to a request, piece by piece as they come from the worker, as text."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from torchtune_lite.datasets.inspection import special_names
 from torchtune_lite.generation import TextStream
+from torchtune_lite.generation.text import REPLACEMENT
 from torchtune_lite.serving.parameters import Call, RequestError
 from torchtune_lite.serving.worker import Progress, Worker
 
@@ -40,12 +41,12 @@ class Piece:
 
 
 class Sample:
-    """One answer, to the tokens `prompt`: what has come of it, made into pieces."""
+    """One answer, made into pieces as it comes; `after` are the tokens that its text goes on from."""
 
-    def __init__(self, index: int, prompt: list[int], stop_strings: tuple[str, ...], tokenizer: Any) -> None:
+    def __init__(self, index: int, tokenizer: Any, stop_strings: Sequence[str], after: Sequence[int]) -> None:
         self.index, self._tokenizer = index, tokenizer
-        self._stream = TextStream(tokenizer, stop_strings)
-        self._context = prompt[-CONTEXT:]
+        self._context = list(after[-CONTEXT:])
+        self._stream = TextStream(tokenizer, stop_strings, self._context)
         self._names = special_names(tokenizer)
 
     def piece(self, progress: Progress) -> Piece:
@@ -63,9 +64,12 @@ class Sample:
         return Token(text, note.logprob, top)
 
     def _text(self, token: int) -> str:
-        """Return the text that a token adds to those before it, or the name of a special one."""
+        """Return the text that a token adds to those before it, or the name of a special one.
+
+        Of a character in several tokens, the last one has it, the others U+FFFD.
+        """
         before, whole = (self._tokenizer.decode(ids) for ids in (self._context, [*self._context, token]))
-        return self._names.get(token) or whole[len(before) :]
+        return self._names.get(token) or whole[len(before.rstrip(REPLACEMENT)) :]
 
 
 async def pieces(call: Call, worker: Worker, tokenizer: Any) -> AsyncIterator[Piece]:
@@ -85,7 +89,8 @@ async def pieces(call: Call, worker: Worker, tokenizer: Any) -> AsyncIterator[Pi
 
     orders = []
     for prompt, sampling in zip(call.prompts, call.samplings, strict=True):
-        own = [Sample(len(samples) + i, prompt, tuple(sampling.stop_strings), tokenizer) for i in range(call.n)]
+        after, first = prompt if call.continues else (), len(samples)
+        own = [Sample(first + i, tokenizer, sampling.stop_strings, after) for i in range(call.n)]
         samples += own
         orders.append(worker.submit(prompt, sampling, [listener(sample) for sample in own]))
     try:
