@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -17,7 +19,7 @@ KINDS = [ChatAnswer, CompletionAnswer]
 def filled(kind, with_logprobs=True, include_usage=True):
     """Gives an answer to which all pieces were added, and its chunks."""
     answer, chunks = kind("m", 1, 5, with_logprobs), []
-    for piece in PIECES:
+    for piece in PIECES if with_logprobs else [replace(each, logprobs=[]) for each in PIECES]:
         answer.add(piece)
         chunks += answer.chunks(piece, include_usage)
     return answer, chunks

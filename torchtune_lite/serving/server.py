@@ -17,6 +17,8 @@ from torchtune_lite.utils import get_logger
 GRACE = 5
 """Seconds that connections have to end in when the server stops."""
 
+LAST_PORT = 2**16 - 1
+
 log = get_logger()
 
 
@@ -27,14 +29,15 @@ def listen(host: str, port: int) -> socket.socket:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError("serving needs starlette and uvicorn: pip install 'torchtune_lite[serve]'") from error
+    if port > LAST_PORT:
+        raise ConfigError(f"port is {port}; it must be from 0 to {LAST_PORT}")
     try:
         [family, *_, address] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         taken = socket.socket(family)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot serve at host={host} port={port}: {reason}; choose another") from error
+    except OSError as error:
+        raise ConfigError(f"cannot serve at host={host} port={port}: {error.strerror}; choose another") from error
     return taken
 
 
