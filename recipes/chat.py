@@ -28,17 +28,10 @@ ENDS = {"stop": "", "length": "; cut at max_new_tokens, or where the model's pos
 
 
 @dataclass(kw_only=True)
-class Settings(training.RecipeSettings):
-    """The keys of this recipe's YAML, beside those of every recipe (`training/settings.py`; `--help` lists all)."""
+class Settings(training.AnsweringSettings):
+    """The keys of this recipe's YAML, beside those of all that answer (`training/settings.py`; `--help` lists all)."""
 
-    system: str | None = None  # the system prompt; null: none
-    max_new_tokens: int = config.key(512, minimum=1)  # longer answers are cut
-    temperature: float = config.key(0.6, minimum=0)  # 0: always the likeliest token
-    top_k: int | None = config.key(None, minimum=1)  # draw from the k likeliest; null: from all
     top_p: float | None = config.key(0.95, above=0)  # draw from the likeliest that make up this share; null: from all
-    min_p: float | None = config.key(None, minimum=0)  # of at least this share of the likeliest's; null: from all
-    repetition_penalty: float = config.key(1.0, above=0)  # 1.0: off; above, what was said becomes less likely
-    seed: int | None = None  # null: drawn and logged
     history: str | Path | None = "~/.cache/torchtune_lite/chat_history"  # of the questions; null: kept nowhere
 
 
@@ -52,16 +45,8 @@ class ChatRecipe:
         """Build tokenizer and model, read the checkpoint, and open the conversation."""
         cfg = self.cfg
         tokenizer, model = self.inference.build()
-        sampling = generation.Sampling(
-            max_new_tokens=cfg.max_new_tokens,
-            temperature=cfg.temperature,
-            top_k=cfg.top_k,
-            top_p=cfg.top_p,
-            min_p=cfg.min_p,
-            repetition_penalty=cfg.repetition_penalty,
-            seed=training.set_seed(cfg.seed) if cfg.temperature else None,
-            stop_strings=tokenizer.stop_strings,
-        )
+        seed = training.set_seed(cfg.seed) if cfg.temperature else None
+        sampling = generation.Sampling(**cfg.sampling, seed=seed, stop_strings=tokenizer.stop_strings)
         self.inference.load()
         engine = generation.Engine(model, slots=1, stop_tokens=tokenizer.stop_tokens, tokenizer=tokenizer)
         self.conversation = generation.Conversation(engine, tokenizer, sampling, cfg.system)

@@ -28,6 +28,26 @@ class RecipeSettings:
 
 
 @dataclass(kw_only=True)
+class AnsweringSettings(RecipeSettings):
+    """The keys of every recipe that answers what a person asks."""
+
+    system: str | None = None  # the system prompt, where there is no other; null: none
+    max_new_tokens: int = config.key(512, minimum=1)  # longer answers are cut
+    temperature: float = config.key(0.6, minimum=0)  # 0: always the likeliest token
+    top_k: int | None = config.key(None, minimum=1)  # draw from the k likeliest; null: from all
+    top_p: float | None = config.key(None, above=0)  # draw from the likeliest that make up this share; null: from all
+    min_p: float | None = config.key(None, minimum=0)  # draw from those of this share of the likeliest's; null: all
+    repetition_penalty: float = config.key(1.0, above=0)  # above 1.0, what was said before becomes less likely
+    seed: int | None = None  # null: drawn and logged
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The keys that say how an answer is drawn, as arguments of `generation.Sampling`; but for the seed."""
+        names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(kw_only=True)
 class TrainingSettings(RecipeSettings):
     """The keys of every recipe that trains."""
 
