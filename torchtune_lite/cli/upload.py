@@ -4,10 +4,11 @@
   tune upload runs/x org/name
   tune upload runs/x org/name-lora --adapter --base org/base
 
-A run is its newest checkpoint; a checkpoint (runs/x/epoch_0) can be named itself. The merged model is sent, or the
-adapter alone, after every file has been compared with the checkpoint's manifest; the optimizer's state is not. The
-repository is private, and made if need be; the token is HF_TOKEN of the environment. All files come in one commit, so
-that the repository has the whole model or what it had before. Run again, it goes on where it stopped.
+Of a run the best checkpoint by validation loss is sent, or else the newest; one of them (runs/x/epoch_0) can be named
+itself. Its merged model goes, or the adapter alone, after each file has been compared with the checkpoint's manifest;
+the optimizer's state stays. The repository is private, and made if need be; the token is HF_TOKEN of the environment.
+All files come in one commit, so that the repository has the whole model or what it had before. Run again, it goes on
+where it stopped.
 """
 
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite.errors import CheckpointError, ConfigError, TuneError, warn
-from torchtune_lite.utils import counted
+from torchtune_lite.utils import counted, get_logger
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -40,6 +41,7 @@ def main(args: Namespace) -> None:
     for repo in filter(None, (args.repo, args.base)):
         if not REPOSITORY.fullmatch(repo):
             raise ConfigError(f"'{repo}' is not a repository; expected OWNER/NAME, such as my-name/my-model")
+    get_logger()
     # by its name: what reads checkpoints stands above this package, and imports torch
     hub = import_module("torchtune_lite.hub")
     contents = hub.collect(args.path, args.repo, adapter=args.adapter, base=args.base)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from torchtune_lite.checkpoint import published, verify
+from torchtune_lite.checkpoint import verify
+from torchtune_lite.checkpoint.folders import chosen_folder
 from torchtune_lite.checkpoint.formats.adapter_config import CONFIG
 from torchtune_lite.checkpoint.formats.files import read_json
-from torchtune_lite.checkpoint.store.claim import DRAFT, TRASH
-from torchtune_lite.checkpoint.store.manifest import has_manifest, read_manifest
+from torchtune_lite.checkpoint.store.manifest import read_manifest
 from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES
-from torchtune_lite.errors import CheckpointError, ConfigError
+from torchtune_lite.errors import ConfigError
 from torchtune_lite.hub.card import model_card
 from torchtune_lite.hub.facts import RunFacts
 
@@ -53,7 +53,7 @@ def collect(path: Path, repo: str, *, adapter: bool = False, base: str | None = 
     CheckpointError for a folder that is not whole or cannot be verified, ConfigError where what is asked for is not in
     it.
     """
-    folder = _checkpoint(path)
+    folder = chosen_folder(path)
     verify(folder)
     written = read_manifest(folder).files
     facts = RunFacts.of(folder, base)
@@ -69,17 +69,6 @@ def collect(path: Path, repo: str, *, adapter: bool = False, base: str | None = 
     card = model_card(repo, facts, adapter=adapter, curve=CURVE if CURVE in files else None).encode()
     files[CARD] = own_card if own_card.is_file() else card
     return Contents(folder, dict(sorted(files.items())), facts.base_repo is not None)
-
-
-def _checkpoint(path: Path) -> Path:
-    """Return the folder with a manifest that is meant: itself, the one its adapter is in, or a run's newest."""
-    if not path.is_dir():
-        raise CheckpointError(f"{path} is not a folder; give a run, or one of its checkpoints")
-    if path.resolve().name.startswith((DRAFT, TRASH)):
-        raise CheckpointError(f"{path} is a checkpoint that is being written or removed, or was not finished")
-    if not has_manifest(path) and (found := published(path)):
-        return max(found, key=lambda folder: (read_manifest(folder).step or 0, folder.stat().st_mtime_ns))
-    return path
 
 
 def _adapter_files(folder: Path, written: dict[str, object], facts: RunFacts) -> dict[str, Path | bytes]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite import config
+from torchtune_lite.checkpoint import published
 from torchtune_lite.config.text import document
 from torchtune_lite.data.readers.local_files import kind_of, named_kind
 from torchtune_lite.errors import ConfigError
@@ -21,6 +22,7 @@ CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 """The folder of a model in the cache of huggingface_hub."""
 
 NOT_SCORES = ("run.json", "best.json")
+"""Files beside a run's checkpoints that are no results of an evaluation."""
 SECONDS = "seconds"
 
 
@@ -29,8 +31,8 @@ class RunFacts:
     """The config of a run, its base and data by names that mean something elsewhere, its losses and its scores.
 
     `base_repo` and `hub_data` are repositories of the hub, `data` the names of all data sets. `losses` are rows of
-    `metrics.jsonl`, `totals` what `run.json` has, `scores` rows of file, measure and value. A checkpoint without a run
-    beside it, as an export, has none of these but a base that was given.
+    `metrics.jsonl`, `totals` what `run.json` has, `scores` rows of file, measure and value. Of a folder that is not a
+    run's checkpoint, such as an export, only a base that was given is known.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
@@ -45,7 +47,10 @@ class RunFacts:
     @classmethod
     def of(cls, folder: Path, base: str | None = None) -> "RunFacts":
         """Read the facts on a checkpoint; `base` is the repository of its base, where the user has named it."""
+        folder = folder.resolve()
         run, metrics = folder.parent, folder.parent / FILE_NAME
+        if folder not in published(run):
+            return cls(base=base, base_repo=base)
         values = document.read(run / "config.yaml").values if (run / "config.yaml").is_file() else {}
         trained_from = (values.get("checkpointer") or {}).get("checkpoint_dir")
         base = base or (trained_from and _repository(Path(trained_from)))
