@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import openai
 import pytest
@@ -18,6 +20,7 @@ import torch
 import transformers
 
 from tests.demo_run import make_run
+from torchtune_lite.serving import parameters
 
 QUESTION = [{"role": "user", "content": "12 Hill Road, 埔里鎮"}]
 LONG = {"messages": QUESTION, "max_tokens": 200, "temperature": 1.5, "seed": 1}
@@ -216,6 +219,20 @@ def test_a_bad_request_is_answered_as_openai_does(method, path, body, status, me
     error = json.loads(text)["error"]
     assert answered == status and error["message"].startswith(message) and "\n" not in error["message"]
     assert error["type"] == "invalid_request_error" and set(error) == {"message", "type", "param", "code"}
+
+
+def test_the_page_on_serving_can_be_followed(served, capsys):
+    """Its request by curl and its program, at this server's port, of this server's model."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    page = page.replace("127.0.0.1:8000", f"127.0.0.1:{served.port}").replace('"qlora"', '"addresses"')
+    [(path, body)] = re.findall(r"    curl http://127.0.0.1:\d+(\S+) -H .* \\\n      -d '(.*)'\n", page)
+    status, text = served.call("POST", path, body.encode())
+    [program] = re.findall(r"^    import openai\n(?:    .*\n|\n)+", page, re.M)
+    exec(textwrap.dedent(program))
+    assert status == 200 and json.loads(text)["choices"][0]["message"]["content"] == capsys.readouterr().out
+    table = set(re.findall(r"`(\w+)`", page.partition("| parameter | |")[2].partition("\n\n")[0]))
+    assert table >= {*parameters.CHAT, *parameters.COMPLETION} - {"model", "messages", "prompt", "stream_options"}
+    assert table - {*parameters.CHAT} - {"extra_body"} <= {*parameters.OFF}
 
 
 def test_a_page_of_another_site_cannot_call_it(served):
