@@ -55,5 +55,5 @@ def options(recipe: str, args: Namespace) -> list[str]:
 
 def override(key: str, value: Any) -> str:
     """Write a key and its value as a word of the command line, in which nothing is interpolated."""
-    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", json.dumps(value, ensure_ascii=False))
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\\\${", json.dumps(value, ensure_ascii=False))
     return f"{key}={text}"

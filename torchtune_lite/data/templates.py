@@ -113,9 +113,9 @@ def opened(messages: list[Message], template: Template | None) -> list[Message]:
 
 
 def ending(template: Template) -> str:
-    """Return what a template puts after each answer, without the spaces and line ends around it."""
+    """Return what a template puts after each answer, without the spaces and line ends that it ends with."""
     _, after = _around_answer([Message("user", "a")], template)
-    return "".join(part["content"] for part in after).strip()
+    return "".join(part["content"] for part in after).rstrip()
 
 
 def find_glued(messages: Sequence[Message], written: Sequence[Message]) -> str | None:

@@ -17,6 +17,8 @@ from torchtune_lite.generation.sampling import Sampling
 from torchtune_lite.generation.text import text_of
 
 COLUMNS = ("messages", "instruction", "prompt", "input")
+SKIPPED = ", or set dataset.on_bad_sample=skip"
+"""What errors of rows advise where they are trained on."""
 
 Result = dict[str, Any]
 """`row`, its number, `given`, what stands there, `answer`, `finish_reason` and `num_tokens`; or else the `problem`."""
@@ -84,8 +86,8 @@ def _started(
         own = sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + row)
         [request] = engine.submit(prompt, own)
     except TuneError as error:
-        where = rows.where(row)
-        return result | {"problem": f"{where}: {str(error).removeprefix(f'{where}: ')}"}, None
+        where, problem = rows.where(row), str(error).removesuffix(SKIPPED)
+        return result | {"problem": problem if problem.startswith(where) else f"{where}: {problem}"}, None
     return result, request
 
 
@@ -102,21 +104,22 @@ class AnswerFile:
             self._file = path.open("a+b")
             self.done = self._check(rows)
         except OSError as error:
-            raise ConfigError(
-                f"out {path} cannot be written: {error.strerror or error}; choose another file"
-            ) from error
+            raise ConfigError(f"out {path} cannot be used: {error.strerror or error}; choose another file") from error
 
     def _check(self, rows: Any) -> int:
         self._file.seek(0)
-        done, end, last = 0, 0, b""
+        done, end, last, rest = 0, 0, b"", b""
         for line in self._file:
             if line.endswith(b"\n"):
                 done, end, last = done + 1, end + len(line), line
-        self._file.truncate(end)
-        if done and not _is_result(last, rows, done - 1):
+            else:
+                rest = line
+        begun = _as_line({"row": done})[:-2]
+        if (done and not _is_result(last, rows, done - 1)) or rest[: len(begun)] != begun[: len(rest)]:
             raise ConfigError(
                 f"out {self.path} holds something else than answers to {rows.name}; choose another file, or remove it"
             )
+        self._file.truncate(end)
         return done
 
     def write(self, result: Result) -> None:
@@ -139,7 +142,8 @@ def _is_result(line: bytes, rows: Any, row: int) -> bool:
     try:
         result = json.loads(line)
         given = rows[row] if row < len(rows) and "given" in result else None
-        return result["row"] == row < len(rows) and result.get("given") == json.loads(_as_line(given))
+        is_of_row = result["row"] == row < len(rows) and result.get("given") == json.loads(_as_line(given))
+        return is_of_row and ("answer" in result or "problem" in result)
     except (ValueError, TypeError, KeyError, DataError):
         return False
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 import sys
 import threading
 from collections.abc import Callable
@@ -112,6 +113,7 @@ class Checkpoints:
                 raise save.error
             self._newest, self._newest_step, self._saved = save.folder.resolve(), save.progress.global_step, True
             log.info("saved %s", save.folder)
+            log.info("try it: %s", shlex.join(["tune", "chat", str(save.folder)]))
             self._keep(save.folder, save.progress)
             self._failures = 0
         except SaveError as error:

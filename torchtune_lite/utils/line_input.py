@@ -3,8 +3,9 @@
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from torchtune_lite.utils.logging import get_logger
 
@@ -28,27 +29,26 @@ class LineInput:
     def __init__(self, history: Path | None = None) -> None:
         self.interactive = sys.stdin.isatty() and sys.stdout.isatty()
         self._history = history if self.interactive else None
-        self._readline = _readline() if self.interactive else None
+        self._readline = find_readline() if self.interactive else None
         if self._readline and self._history and self._history.is_file():
             self._on_history(self._readline.read_history_file)
 
     def lines(self, prompt: str) -> Iterator[str]:
         """Yield line after line, without its end, until there is no more; Ctrl-C drops the one being typed."""
+        if not self.interactive:
+            yield from (line.removesuffix("\n") for line in sys.stdin)
+            return
         while True:
             try:
-                line = input(prompt) if self.interactive else sys.stdin.readline()
+                line = input(prompt)
             except KeyboardInterrupt:
-                if not self.interactive:
-                    raise
                 print("\n(Ctrl-D or /exit leaves)")
                 continue
             except EOFError:
                 print()
                 return
-            if not self.interactive and not line:
-                return
             self._keep()
-            yield line.removesuffix("\n")
+            yield line
 
     def _keep(self) -> None:
         if self._readline and self._history:
@@ -60,7 +60,7 @@ class LineInput:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))  # what a person asks is nobody else's
         self._readline.write_history_file(path)
 
-    def _on_history(self, act: object) -> None:
+    def _on_history(self, act: Callable[[str], object]) -> None:
         try:
             act(str(self._history))
         except OSError as error:
@@ -68,9 +68,10 @@ class LineInput:
             self._history = None
 
 
-def _readline() -> object:
+def find_readline() -> Any:
+    """Return the module that edits lines; None where Python has none, as on Windows."""
     try:
         import readline
-    except ImportError:  # Windows
+    except ImportError:
         return None
     return readline
