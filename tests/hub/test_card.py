@@ -24,21 +24,23 @@ def read():
 
 
 def test_the_metadata_are_those_of_the_hub(read):
-    model = read("me/m", FACTS, adapter=False, curve=None).data
+    model = read("me/m", FACTS, "model").data
     assert (model.library_name, model.base_model, model.datasets) == ("transformers", "org/base", ["org/rows"])
     assert (model.pipeline_tag, model.tags) == ("text-generation", ["torchtune_lite"])
-    adapter = read("me/m", FACTS, adapter=True, curve=None).data
+    adapter = read("me/m", FACTS, "adapter").data
     assert (adapter.library_name, adapter.base_model_relation, "lora" in adapter.tags) == ("peft", "adapter", True)
+    gguf = read("me/m", FACTS, "gguf").data
+    assert (gguf.library_name, gguf.base_model_relation) == ("gguf", "quantized")
 
 
 def test_what_is_not_known_is_left_out(read):
-    card = read("me/m", RunFacts(), adapter=False, curve=None)
+    card = read("me/m", RunFacts(), "model")
     assert card.data.base_model is None and card.data.datasets is None
     assert [line for line in card.text.splitlines() if line.startswith("#")] == ["# m", "## Use"]
 
 
 def test_the_card_says_how_the_model_was_made(read):
-    text = read("me/m", FACTS, adapter=False, curve="loss_curve.png").text
+    text = read("me/m", FACTS, "model", curve="loss_curve.png").text
     assert "# m\n\nA model made from `org/base`, trained with torchtune_lite." in text
     assert (
         'AutoModelForCausalLM.from_pretrained("me/m"' in text and "## Training data\n\n- org/rows\n- mine.jsonl" in text
@@ -50,7 +52,7 @@ def test_the_card_says_how_the_model_was_made(read):
 
 
 def test_an_adapter_is_used_on_its_base(read):
-    text = read("me/m", FACTS, adapter=True, curve=None).text
+    text = read("me/m", FACTS, "adapter").text
     assert "An adapter for `org/base`" in text and 'from_pretrained("org/base"' in text
     assert 'PeftModel.from_pretrained(base, "me/m")' in text
 
@@ -58,6 +60,6 @@ def test_an_adapter_is_used_on_its_base(read):
 @pytest.mark.parametrize("count", [1, 9, 10, 11, 1000, 1003])
 def test_the_table_of_losses_is_short_and_has_the_last(count):
     facts = RunFacts(losses=[{"step": step, "loss": 1.0} for step in range(1, count + 1)])
-    text = model_card("me/m", facts, adapter=False, curve=None)
+    text = model_card("me/m", facts, "model")
     rows = text.partition("| --- | --- |\n")[2].splitlines()
     assert 1 <= len(rows) <= MOST_ROWS and rows[-1] == f"| {count:,} | 1 |"

@@ -49,6 +49,28 @@ def test_what_came_later_is_sent_if_it_is_the_users_card_or_the_runs_curve(run, 
     assert files[CARD].read_text() == "mine" and "notes.txt" not in files and files["loss_curve.png"].is_file()
 
 
+@pytest.mark.parametrize("base", ["org/base", "/models/base"])
+def test_an_exported_adapter_is_sent_as_it_is_known_by_its_own_base(base, tmp_path):
+    config = {"base_model_name_or_path": base}
+    with publish(tmp_path / "exported") as draft:
+        (draft / "adapter_config.json").write_text(json.dumps(config))
+        (draft / "adapter_model.safetensors").write_bytes(b"a")
+    if base == "/models/base":
+        with pytest.raises(ConfigError, match="add --base OWNER/NAME"):
+            collect(tmp_path / "exported", "me/m")
+    files = collect(tmp_path / "exported", "me/m", base=None if base == "org/base" else "org/base").files
+    assert set(files) == {"adapter_config.json", "adapter_model.safetensors", CARD}
+    assert json.loads(files["adapter_config.json"]) == {"base_model_name_or_path": "org/base"}
+    assert b"library_name: peft\nbase_model: org/base\n" in files[CARD]
+
+
+def test_an_exported_gguf_is_sent_with_its_own_card(tmp_path):
+    with publish(tmp_path / "exported") as draft:
+        (draft / "model.gguf").write_bytes(b"GGUF")
+    files = collect(tmp_path / "exported", "me/m", base="org/base").files
+    assert set(files) == {"model.gguf", CARD} and b"base_model_relation: quantized\n" in files[CARD]
+
+
 def test_of_a_run_the_best_checkpoint_is_sent(tmp_path):
     make_run(tmp_path / "z", names=("epoch_0", "epoch_1"))
     assert collect(tmp_path / "z", "me/m").folder.name == "epoch_1"

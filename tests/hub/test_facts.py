@@ -89,10 +89,16 @@ def test_losses_totals_and_scores_are_read_where_they_are(of, folder):
         '{"exact_match": 0.5, "rows": 4, "seconds": 9.1, "done": true, "results": []}'
     )
     (run / "broken.json").write_text("{")
+    tasks = {"arc": {"acc,none": 0.25, "alias": "arc"}}
+    (run / "eleuther_eval.json").write_text(json.dumps({"results": tasks, "date": 1.5, "versions": {"arc": 1.0}}))
     facts = of()
     assert facts.losses == [{"step": 1, "loss": 2.5}, {"step": 1, "val_loss": 2.0}]
     assert facts.totals == {"steps": 1, "tokens": 9}
-    assert facts.scores == [("exact_match", "exact_match", 0.5), ("exact_match", "rows", 4)]
+    assert facts.scores == [
+        ("eleuther_eval", "arc: acc", 0.25),
+        ("exact_match", "exact_match", 0.5),
+        ("exact_match", "rows", 4),
+    ]
 
 
 def test_a_folder_that_is_no_checkpoint_of_a_run_has_a_base_alone(of, folder):

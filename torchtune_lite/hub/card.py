@@ -1,10 +1,15 @@
 """The model card of a run: what it was made of, how it was trained, how it scored; with the metadata of the hub."""
 
-from typing import Any
+from typing import Any, Literal
 
 from torchtune_lite.config.text import document
 from torchtune_lite.hub.facts import RunFacts
 from torchtune_lite.utils import counted
+
+Kind = Literal["model", "adapter", "gguf"]
+LIBRARIES: dict[Kind, str] = {"model": "transformers", "adapter": "peft", "gguf": "gguf"}
+RELATIONS: dict[Kind, str] = {"model": "finetune", "adapter": "adapter", "gguf": "quantized"}
+"""What the hub calls the library that reads each, and its relation to the base model."""
 
 MOST_ROWS = 10
 """How many losses the table of a card has."""
@@ -26,44 +31,49 @@ SETTINGS = {
 """Keys of a config, or components by their key, that a card names; those that a run has not are left out."""
 
 
-def model_card(repo: str, facts: RunFacts, *, adapter: bool, curve: str | None) -> str:
-    """Write the card of a merged model, or of an `adapter`, for the repository `repo`; `curve` is a picture in it."""
+def model_card(repo: str, facts: RunFacts, kind: Kind, curve: str | None = None) -> str:
+    """Write the card of what is in the repository `repo`; `curve` is a picture of the loss in it."""
     sections = [
-        _purpose(repo, facts, adapter),
-        _section("Use", _use(repo, facts, adapter)),
+        _purpose(repo, facts, kind),
+        _section("Use", _use(repo, facts, kind)),
         _section("Training data", "\n".join(f"- {name}" for name in facts.data)),
         _section("Training", _training(facts)),
         _section("Loss", _losses(facts, curve)),
         _section("Scores", _table(("file", "measure", "value"), facts.scores)),
         _section("Config", _config(facts)),
     ]
-    metadata = document.written(_metadata(facts, adapter))
+    metadata = document.written(_metadata(facts, kind))
     return f"---\n{metadata}---\n\n" + "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _metadata(facts: RunFacts, adapter: bool) -> dict[str, Any]:
+def _metadata(facts: RunFacts, kind: Kind) -> dict[str, Any]:
     """Return what the hub reads of a card; only names that it knows."""
-    metadata: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
+    metadata: dict[str, Any] = {"library_name": LIBRARIES[kind]}
     if facts.base_repo:
-        metadata |= {"base_model": facts.base_repo, "base_model_relation": "adapter" if adapter else "finetune"}
+        metadata |= {"base_model": facts.base_repo, "base_model_relation": RELATIONS[kind]}
     if facts.hub_data:
         metadata["datasets"] = facts.hub_data
-    return metadata | {"pipeline_tag": "text-generation", "tags": ["torchtune_lite", *(["lora"] if adapter else [])]}
+    tags = ["torchtune_lite", *(["lora"] if kind == "adapter" else [])]
+    return metadata | {"pipeline_tag": "text-generation", "tags": tags}
 
 
 def _section(title: str, text: str) -> str:
     return f"## {title}\n\n{text}" if text else ""
 
 
-def _purpose(repo: str, facts: RunFacts, adapter: bool) -> str:
-    base = f" {'for' if adapter else 'made from'} `{facts.base}`" if facts.base else ""
-    return f"# {repo.partition('/')[2]}\n\n{'An adapter' if adapter else 'A model'}{base}, trained with torchtune_lite."
+def _purpose(repo: str, facts: RunFacts, kind: Kind) -> str:
+    is_adapter = kind == "adapter"
+    base = f" {'for' if is_adapter else 'made from'} `{facts.base}`" if facts.base else ""
+    what = f"{'An adapter' if is_adapter else 'A model'}{base}, trained with torchtune_lite."
+    return f"# {repo.partition('/')[2]}\n\n{what}"
 
 
-def _use(repo: str, facts: RunFacts, adapter: bool) -> str:
+def _use(repo: str, facts: RunFacts, kind: Kind) -> str:
+    if kind == "gguf":
+        return ""
     lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
-    if adapter:
-        lines[:1] = ["from peft import PeftModel", lines[0]]
+    if kind == "adapter":
+        lines.insert(0, "from peft import PeftModel")
         lines.append(f'base = AutoModelForCausalLM.from_pretrained("{facts.base_repo}", dtype="auto")')
         lines.append(f'model = PeftModel.from_pretrained(base, "{repo}")')
     else:

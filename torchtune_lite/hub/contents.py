@@ -1,11 +1,12 @@
-"""Which files of a checkpoint a repository gets: those that its manifest proves whole, and a model card.
+"""Which files of a checkpoint or an export a repository gets: those that a manifest proves whole, and a model card.
 
 The optimizer's state and the manifest stay here. A repository has the merged model or the adapter, as loaders expect:
 the adapter beside the weights that it is merged into would be applied twice.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from torchtune_lite.checkpoint.formats.files import read_json
 from torchtune_lite.checkpoint.store.manifest import read_manifest
 from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.hub.card import model_card
-from torchtune_lite.hub.facts import RunFacts
+from torchtune_lite.hub.card import Kind, model_card
+from torchtune_lite.hub.facts import RunFacts, repository_name
 
 CARD, CURVE = "README.md", "loss_curve.png"
 ADAPTER, RESUME = "adapter/", "resume/"
@@ -47,42 +48,59 @@ def is_weight_file(name: str) -> bool:
 
 
 def collect(path: Path, repo: str, *, adapter: bool = False, base: str | None = None) -> Contents:
-    """Collect the files of a run, or of one of its checkpoints, for the repository `repo`.
+    """Collect the files of a run, of one of its checkpoints or of an export, for the repository `repo`.
 
-    `adapter` takes the adapter alone. `base` is the repository of the base model, where the run does not tell.
-    CheckpointError for a folder that is not whole or cannot be verified, ConfigError where what is asked for is not in
-    it.
+    `adapter` takes the adapter of a checkpoint alone. `base` is the repository of the base model, where the files do
+    not tell. CheckpointError for a folder that is not whole or cannot be verified, ConfigError where what is asked for
+    is not in it.
     """
     folder = chosen_folder(path)
     verify(folder)
     written = read_manifest(folder).files
+    kind = _kind(folder, written, adapter)
     facts = RunFacts.of(folder, base)
-    if adapter:
-        files = _adapter_files(folder, written, facts)
+    if kind == "adapter":
+        facts, files = _adapter_files(folder, written, facts)
     else:
         files = {name: folder / name for name in written if not name.startswith((ADAPTER, RESUME))}
-        if "config.json" not in files:
-            raise ConfigError(f"{folder} has no merged model; add --adapter to send its adapter")
-    if (curve := folder.parent / CURVE).is_file():
+    if facts.config and (curve := folder.parent / CURVE).is_file():
         files[CURVE] = curve
     own_card = folder / CARD
-    card = model_card(repo, facts, adapter=adapter, curve=CURVE if CURVE in files else None).encode()
+    card = model_card(repo, facts, kind, curve=CURVE if CURVE in files else None).encode()
     files[CARD] = own_card if own_card.is_file() else card
     return Contents(folder, dict(sorted(files.items())), facts.base_repo is not None)
 
 
-def _adapter_files(folder: Path, written: dict[str, object], facts: RunFacts) -> dict[str, Path | bytes]:
-    """Return the files of an adapter in PEFT's layout, which names its base by a repository, not by a path."""
-    if f"{ADAPTER}{CONFIG}" not in written:
+def _kind(folder: Path, written: Collection[str], adapter: bool) -> Kind:
+    """Tell what is sent of a folder."""
+    has_adapter = f"{ADAPTER}{CONFIG}" in written or CONFIG in written
+    if adapter and not has_adapter:
         raise ConfigError(f"{folder} has no adapter; leave --adapter out to send the model")
-    if facts.base_repo is None:
+    if adapter or CONFIG in written:
+        return "adapter"
+    if "config.json" in written:
+        return "model"
+    if any(name.endswith(".gguf") for name in written):
+        return "gguf"
+    raise ConfigError(f"{folder} has no merged model{'; add --adapter to send its adapter' * has_adapter}")
+
+
+def _adapter_files(folder: Path, written: Collection[str], facts: RunFacts) -> tuple[RunFacts, dict[str, Path | bytes]]:
+    """Return the files of an adapter in PEFT's layout, which names its base by a repository, not by a path."""
+    within = ADAPTER if f"{ADAPTER}{CONFIG}" in written else ""
+    config = read_json(folder / within / CONFIG)
+    base = facts.base_repo or repository_name(config.get("base_model_name_or_path"))
+    if base is None:
         raise ConfigError(
-            "an adapter names the repository of its base model, and the run knows only a folder; add --base OWNER/NAME"
+            "an adapter names the repository of its base model, and this one knows only a folder; add --base OWNER/NAME"
         )
+    beside = (*TOKENIZER_FILES, "LICENSE*")
     files: dict[str, Path | bytes] = {
-        name.removeprefix(ADAPTER): folder / name
+        name.removeprefix(within): folder / name
         for name in written
-        if name.startswith(ADAPTER) or any(fnmatch(name, pattern) for pattern in (*TOKENIZER_FILES, "LICENSE*"))
+        if name.startswith(within) or any(fnmatch(name, pattern) for pattern in beside)
     }
-    config = read_json(folder / ADAPTER / CONFIG) | {"base_model_name_or_path": facts.base_repo}
-    return files | {CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()}
+    files[CONFIG] = (
+        json.dumps(config | {"base_model_name_or_path": base}, indent=2, ensure_ascii=False) + "\n"
+    ).encode()
+    return replace(facts, base=base, base_repo=base), files

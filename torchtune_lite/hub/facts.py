@@ -23,7 +23,8 @@ CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 NOT_SCORES = ("run.json", "best.json")
 """Files beside a run's checkpoints that are no results of an evaluation."""
-SECONDS = "seconds"
+NO_MEASURES = ("seconds", "total_evaluation_time_seconds", "start_time", "end_time", "date", "sample_len")
+"""Numbers in results that are no scores."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,12 @@ def _repository(folder: Path) -> str | None:
     for part in folder.parts:
         if found := CACHED.fullmatch(part):
             return f"{found[1]}/{found[2]}"
-    name = _json(folder / "config.json").get("_name_or_path")
-    is_repository = isinstance(name, str) and REPOSITORY.fullmatch(name) and not Path(name).exists()
-    return name if is_repository else None
+    return repository_name(_json(folder / "config.json").get("_name_or_path"))
+
+
+def repository_name(name: Any) -> str | None:
+    """Return a name that is one of a repository; None for a path, and anything else."""
+    return name if isinstance(name, str) and REPOSITORY.fullmatch(name) and not Path(name).exists() else None
 
 
 def _data_sets(node: Any) -> Iterator[tuple[str, bool]]:
@@ -88,8 +92,7 @@ def _data_sets(node: Any) -> Iterator[tuple[str, bool]]:
     source = node.get("source", _default_source(node.get("_component_")))
     if isinstance(source, str):
         for name in _paths(node.get("data_files")) if named_kind(source) else [source]:
-            is_file = kind_of(Path(name)) is not None or Path(name).expanduser().exists()
-            is_on_hub = not named_kind(source) and not is_file and REPOSITORY.fullmatch(name) is not None
+            is_on_hub = not named_kind(source) and not kind_of(Path(name)) and repository_name(name) is not None
             yield (name if is_on_hub else Path(name).name), is_on_hub
     for value in node.values():
         yield from _data_sets(value)
@@ -124,12 +127,20 @@ def _portable(node: Any) -> Any:
 
 
 def _scores(run: Path) -> Iterator[tuple[str, str, float]]:
-    """Yield the numbers that stand at the top of the results beside a run, but for how long they took."""
+    """Yield the results of evaluations beside a run: file, measure, value; those of lm-evaluation-harness by task."""
     for path in sorted(run.glob("*.json")):
-        for name, value in _json(path).items() if path.name not in NOT_SCORES else ():
-            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if is_number and name != SECONDS:
-                yield path.stem, name, value
+        content = _json(path) if path.name not in NOT_SCORES else {}
+        yield from ((path.stem, name, value) for name, value in content.items() if _is_score(name, value))
+        tasks = content.get("results")
+        for task, measures in tasks.items() if isinstance(tasks, dict) else ():
+            for name, value in measures.items() if isinstance(measures, dict) else ():
+                if _is_score(name, value):
+                    yield path.stem, f"{task}: {name.removesuffix(',none')}", value
+
+
+def _is_score(name: str, value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number and name not in NO_MEASURES
 
 
 def _json(path: Path) -> dict[str, Any]:
