@@ -53,7 +53,8 @@ class Service:
         answer = kind(self.name, num_samples, sum(map(len, call.prompts)), call.samplings[0].logprobs is not None)
         news = self._observed(request.url.path, call, answer)
         if call.stream:
-            return StreamingResponse(_events(news, answer, call.include_usage), media_type="text/event-stream")
+            events = _events(news, answer, call.include_usage)
+            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         waiting = [asyncio.ensure_future(each) for each in (_all(news), _left(request))]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
