@@ -7,12 +7,14 @@ from torchtune_lite.generation.prompts import PROMPT_ROLES, cap_length, encode_p
 from torchtune_lite.generation.request import Request
 from torchtune_lite.generation.sampling import Sampling, TokenLogprobs
 from torchtune_lite.generation.text import TextStream, text_of
+from torchtune_lite.generation.weights import Int8Linear, inference_weights
 
 __all__ = [
     "PROMPT_ROLES",
     "AnswerFile",
     "Conversation",
     "Engine",
+    "Int8Linear",
     "Request",
     "Sampling",
     "TextStream",
@@ -22,6 +24,7 @@ __all__ = [
     "cap_length",
     "encode_prompt",
     "generate",
+    "inference_weights",
     "text_of",
     "tokens_of",
 ]
