@@ -25,6 +25,7 @@ class Settings(training.RecipeSettings):
     system: str | None = None  # the system prompt of conversations that have none; null: none
     slots: int = config.key(8, minimum=1)  # answers computed together; others wait
     max_seq_len: int | None = config.key(None, minimum=2)  # of prompt and answer, in tokens; null: the model's
+    int8: bool = False  # True, on a CPU: weights rounded to int8, faster and a little different
 
 
 class ServeRecipe:
@@ -45,6 +46,7 @@ class ServeRecipe:
             max_seq_len=cfg.max_seq_len,
             stop_tokens=tokenizer.stop_tokens,
             tokenizer=tokenizer,
+            int8=cfg.int8,
         )
 
     def serve(self) -> None:

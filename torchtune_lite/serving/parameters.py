@@ -11,7 +11,7 @@ from typing import Any
 from torchtune_lite.data import Message, OpenAIToMessages
 from torchtune_lite.data.columns import NOT_READ, check_text, kind
 from torchtune_lite.errors import ConfigError, DataError, TuneError, did_you_mean
-from torchtune_lite.generation import Sampling, cap_length
+from torchtune_lite.generation import Sampling, cap_length, tokens_of
 from torchtune_lite.utils import counted
 
 KINDS = {
@@ -111,19 +111,16 @@ class Reader:
         given = checked(body, CHAT)
         messages = self._messages(given)
         try:
-            sample = self.tokenizer({"messages": messages}, inference=True)
-        except DataError as error:  # the template's
+            prompt = tokens_of(self.tokenizer, {"messages": messages})
+        except (ConfigError, DataError) as error:  # what is cut; what the template refuses
             raise RequestError(str(error), "messages") from error
-        if sample["truncated"]:
-            longest = f"the {self.tokenizer.max_seq_len} tokens of tokenizer.max_seq_len"
-            raise RequestError(f"messages are longer than {longest}", "messages", code=TOO_LONG)
         logprobs = given.get("top_logprobs", 0) if given.get("logprobs") else None
         if logprobs is None and given.get("top_logprobs"):
             raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
         if "max_tokens" in given and "max_completion_tokens" in given:
             raise RequestError("max_tokens is the older name of max_completion_tokens; give one", "max_tokens")
         longest = given.get("max_completion_tokens", given.get("max_tokens"))
-        return self._call(given, [sample["tokens"]], longest, logprobs)
+        return self._call(given, [prompt], longest, logprobs)
 
     def completion(self, body: Any) -> Call:
         """Read a request to continue texts."""
