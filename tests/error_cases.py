@@ -39,6 +39,7 @@ PACKED_AND_NOT = "dataset:\n" + "".join(
     f"- {{_component_: torchtune_lite.datasets.instruct_dataset, source: train.jsonl, packed: {packed}}}\n"
     for packed in (True, False)
 )
+UPLOAD = "upload out me/model --adapter --base org/base"
 SET = "{_component_: torchtune_lite.datasets.instruct_dataset, source: train.jsonl, "
 IDS = """class Rows:
     def __init__(self, tokenizer):
@@ -518,6 +519,17 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 code=3,
             ),
             Case("Fill the screen", CHECK, config("epochs: 1", f"epochs: {'a' * 20_000}")),
+        ],
+    ),
+    "Serving and uploading": (
+        2,
+        [
+            Case("A port that does not exist", "serve base port=70000 device=cpu"),
+            Case("A repository without its owner", "upload out model"),
+            Case("An adapter whose base is known by its folder alone", "upload out me/model --adapter", trained=True),
+            Case("A run that has kept its adapter alone", "upload out me/model", trained=True),
+            Case("An upload of what was changed", UPLOAD, prepare=flipped(ADAPTER), trained=True, code=4),
+            Case("An upload of what nothing proves whole", "upload base me/model", code=4),
         ],
     ),
 }

@@ -35,6 +35,8 @@ MAY_IMPORT = {
     "rlhf": RUNNING,
     "generation": RUNNING,
     "training": RUNNING | {"checkpoint"},
+    "hub": RUNNING | {"checkpoint", "training"},
+    "serving": RUNNING | {"generation", "training"},
     "cli": BASE,
     "assets": RUNNING,  # the scripts that make what it holds
 }
@@ -42,7 +44,7 @@ NO_TORCH = {"__init__", "__main__", "errors", "redaction", "tracebacks", "config
 OWNED = {"torchao": {"peft"}, "sentencepiece": {"data", "assets"}, "omegaconf": {"config", "cli"}, "yaml": {"config"}}
 OPTIONAL = {
     *("wandb", "matplotlib", "tensorboard", "tokenizers", "tiktoken", "jinja2", "huggingface_hub"),
-    *("pyarrow", "transformers"),
+    *("pyarrow", "transformers", "starlette", "uvicorn", "openai"),
 }
 
 BUDGETS = {PACKAGE / "modules/transformer.py": 400}

@@ -21,7 +21,5 @@ def main(args: Namespace) -> None:
         text = (document.read_text if args.as_is else completion.complete)(path, args.config)
         print(text, end="")
         return
-    from omegaconf import OmegaConf
-
     read = document.read if args.as_is else includes.read
-    print(OmegaConf.to_yaml(read(path, args.config).values, sort_keys=True), end="")
+    print(document.written(read(path, args.config).values, sort_keys=True), end="")

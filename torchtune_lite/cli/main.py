@@ -15,10 +15,12 @@ VERBS = {
     "run": "run a recipe with a config",
     "chat": "talk with the model of a run, or any other",
     "generate": "answer a prompt, or each row of a file",
+    "serve": "answer over HTTP, in the form of OpenAI's API",
     "validate": "check a config without running it",
     "inspect": "show what a config will train on",
     "env": "show versions, devices and what is missing",
     "download": "fetch a model from the Hugging Face hub",
+    "upload": "send a checkpoint to the Hugging Face hub",
     "completion": "print the script that completes words in a shell",
 }
 CONFIG_FIRST = ("cat", "validate", "inspect")  # verbs whose first word is a config

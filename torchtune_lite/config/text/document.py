@@ -127,6 +127,11 @@ def _walk(node: yaml.Node, path: KeyPath, seen: set[int]) -> Iterator[tuple[KeyP
             yield from _walk(value, (*path, str(index)), seen)
 
 
+def written(values: dict[str, Any], sort_keys: bool = False) -> str:
+    """Return plain values as YAML."""
+    return OmegaConf.to_yaml(values, sort_keys=sort_keys)
+
+
 def keys(node: Any, above: str = "") -> Iterator[str]:
     """Yield the dotted keys below a node of a config; items of a list by their number."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
