@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from torchtune_lite import config, data, errors, generation, training, utils
+from torchtune_lite import config, data, errors, evaluation, generation, training, utils
 
 
 @dataclass(kw_only=True)
@@ -44,7 +44,7 @@ class ExactMatchEvalRecipe:
     def setup(self) -> None:
         """Make the result's folder, build the model, encode every row's prompt, and read the checkpoint last."""
         cfg = self.cfg
-        self.result = training.ResultFile(Path(cfg.output_dir) / "exact_match.json")
+        self.result = evaluation.ResultFile(Path(cfg.output_dir) / "exact_match.json")
         rows = data.load_rows(cfg.source, data_files=cfg.data_files)
         self.to_messages = data.InputOutputToMessages(
             train_on_input=False, column_map=cfg.column_map, new_system_prompt=cfg.new_system_prompt

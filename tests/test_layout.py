@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "checkpoint": RUNNING,
     "rlhf": RUNNING,
     "generation": RUNNING,
-    "training": RUNNING | {"checkpoint"},
+    "evaluation": RUNNING | {"generation"},
+    "training": RUNNING | {"checkpoint", "generation", "evaluation"},
     "cli": BASE,
     "assets": RUNNING,  # the scripts that make what it holds
 }
@@ -42,7 +43,7 @@ NO_TORCH = {"__init__", "__main__", "errors", "redaction", "tracebacks", "config
 OWNED = {"torchao": {"peft"}, "sentencepiece": {"data", "assets"}, "omegaconf": {"config", "cli"}, "yaml": {"config"}}
 OPTIONAL = {
     *("wandb", "matplotlib", "tensorboard", "tokenizers", "tiktoken", "jinja2", "huggingface_hub"),
-    *("pyarrow", "transformers"),
+    *("pyarrow", "transformers", "lm_eval", "datasets"),
 }
 
 BUDGETS = {PACKAGE / "modules/transformer.py": 400}
