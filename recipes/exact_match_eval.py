@@ -63,7 +63,7 @@ class ExactMatchEvalRecipe:
             sample = self.tokenizer({"messages": prompt}, inference=True)
             if sample["truncated"]:
                 raise errors.DataError(f"the prompt is longer than tokenizer.max_seq_len={self.tokenizer.max_seq_len}")
-            generation.check_length(len(sample["tokens"]), self.cfg.max_new_tokens, self.model.config.max_seq_len)
+            generation.cap_length(len(sample["tokens"]), self.cfg.max_new_tokens, self.model.config.max_seq_len)
         except errors.TuneError as error:
             where = rows.where(row)
             return result | {"problem": f"{where}: {str(error).removeprefix(f'{where}: ')}"}

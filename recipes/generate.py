@@ -34,7 +34,7 @@ class GenerateRecipe:
         """Build tokenizer and model, encode the prompt, and read the checkpoint last."""
         self.tokenizer, self.model = self.inference.build()
         self.prompt = generation.encode_prompt(self.tokenizer, self.cfg.prompt)
-        generation.check_length(len(self.prompt), self.cfg.max_new_tokens, self.model.config.max_seq_len)
+        generation.cap_length(len(self.prompt), self.cfg.max_new_tokens, self.model.config.max_seq_len)
         self.inference.load()
 
     def generate(self) -> None:

@@ -160,7 +160,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("The home folder of nobody", f"{CHECK} output_dir=~nobody-here/out"),
             Case("A prompt that is a number", f"{GENERATE} prompt=2024"),
             Case("A prompt of a role that is not known", f"{GENERATE} 'prompt={{human: hi}}'"),
-            Case("A prompt and answer that are too long", f"{GENERATE} prompt=hi max_new_tokens=9999"),
+            Case("A prompt that fills the model", f"{GENERATE} model.max_seq_len=4 prompt=hi"),
         ],
     ),
     "Config file": (
@@ -303,7 +303,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 f"{RUN} dataset=endless.Rows",
                 own("endless", "__iter__ = lambda self: iter([])"),
             ),
-            Case("An evaluation without a row that fits", f"{EVALUATE} max_new_tokens=9999"),
+            Case("An evaluation without a row that fits", f"{EVALUATE} model.max_seq_len=8"),
             Case("A file in the place of its result's folder", f"{EVALUATE} output_dir=my.yaml", code=2),
         ],
     ),

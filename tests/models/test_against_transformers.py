@@ -14,7 +14,7 @@ from torchtune_lite.checkpoint import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.formats.adapter import write_adapter
 from torchtune_lite.models import FAMILIES, from_checkpoint
 from torchtune_lite.models.builders import decoder
-from torchtune_lite.modules import DecoderConfig, transformer
+from torchtune_lite.modules import CachedSequences, DecoderConfig, transformer
 from torchtune_lite.peft import dequantize, is_quantized
 
 ALL = ["q_proj", "k_proj", "v_proj", "output_proj"]
@@ -93,7 +93,10 @@ def test_packed_sequences_and_cached_keys_compute_the_same(name, folder):
     tokens = tokens_of(48)
     whole = ours(tokens)
     ours.setup_caches(2, 48)
-    pieces = [ours(tokens[:, :20]), *(ours(tokens[:, i : i + 1]) for i in range(20, 48))]
+    pieces = []
+    for start, end in ((0, 20), *((i, i + 1) for i in range(20, 48))):
+        sequences = CachedSequences([0, 1], [start] * 2, [end - start] * 2, tokens.device, [48, 48])
+        pieces.append(ours(tokens[:, start:end].flatten()[None], mask=sequences).view(2, end - start, -1))
     assert error(torch.cat(pieces, 1), whole) < 1e-5
 
 

@@ -90,12 +90,12 @@ def test_a_prompt_that_the_tokenizer_would_cut_is_wrong_too(tiny, tune, tmp_path
 
 
 def test_what_no_row_survives_or_no_file_takes_is_known_before_any_weight_is_read(tiny, tune, tmp_path):
-    write_rows(tmp_path / "rows.jsonl", ["red"] * 9, ["x"] * 9)
+    write_rows(tmp_path / "rows.jsonl", ["red " * 200] * 9, ["x"] * 9)
     shutil.copytree(tiny.checkpoint, tmp_path / "base")
     (tmp_path / "base/model.safetensors").write_bytes(b"no weights")
     args = [*arguments(tiny, tmp_path / "rows.jsonl", tmp_path / "out"), "checkpointer.checkpoint_dir=base"]
     for word, code, problem in (
-        ("max_new_tokens=128", 3, "none of 9 rows can be answered"),
+        ("num_examples=1", 3, "none of 9 rows can be answered"),
         ("output_dir=rows.jsonl/out", 2, "output_dir rows.jsonl/out cannot be used"),
     ):
         result = tune("run", "exact_match_eval", *args, word, check=False)

@@ -48,7 +48,7 @@ def test_the_tokenizer_of_the_checkpoint_is_found_without_its_path(tiny, tune):
         ("prompt={}", "prompt has no text"),
         ("prompt={system: null, user: null}", "prompt has no text"),
         ("prompt={human: hi}", "prompt.human is not a role"),
-        ("max_new_tokens=500", "a prompt of 2 tokens and max_new_tokens 500 exceed the model's max_seq_len 128"),
+        (f"prompt={'red ' * 200}", "leaves no room for an answer: the model's max_seq_len is 128; shorten the prompt"),
     ],
 )
 def test_a_prompt_that_cannot_be_continued_is_one_line_before_any_weight_is_read(word, problem, tiny, folder):

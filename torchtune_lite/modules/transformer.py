@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from torchtune_lite.modules.attention import PackedSequences, attention
 from torchtune_lite.modules.config import DecoderConfig, LayerKind
-from torchtune_lite.modules.kv_cache import KVCache
+from torchtune_lite.modules.kv_cache import CachedSequences, KVCache, cached_attention
 from torchtune_lite.modules.norm import RMSNorm
 from torchtune_lite.modules.replaceable import replaceable
 from torchtune_lite.modules.rope import RotaryPositionalEmbeddings, Rotation, rotate
@@ -110,10 +110,11 @@ class MultiHeadAttention(nn.Module):
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
             q = q if rotation.query_scale is None else q * rotation.query_scale
-        if self.kv_cache is not None:
-            k, v = self.kv_cache.update(k, v)
-        dropout = self.dropout if self.training else 0.0
-        y = attention(q, k, v, mask, dropout=dropout, scale=self.scale, window=self.window, softcap=self.softcap)
+        options = {"scale": self.scale, "window": self.window, "softcap": self.softcap}
+        if isinstance(mask, CachedSequences):
+            y = cached_attention(q, k, v, self.kv_cache, mask, **options)
+        else:
+            y = attention(q, k, v, mask, dropout=self.dropout if self.training else 0.0, **options)
         [y] = project(y.transpose(1, 2).flatten(2), self.output_proj)
         return y  # [b, s, d]
 
@@ -189,9 +190,10 @@ class TransformerDecoder(nn.Module):
     ) -> Tensor:
         """Return the logits `[b, s, v]` of `tokens [b, s] int64`, with `skip_output` the final states `[b, s, d]`.
 
-        `input_pos [b or 1, s]` are the positions (default 0, 1, …, after what a KV cache holds); `mask` as in
-        `attention`. `seq_lens` are the lengths of the sequences that make up the one row of `tokens`: each is computed
-        as if it were alone. Raise ValueError for more positions than max_seq_len.
+        `input_pos [b or 1, s]` are the positions (default 0, 1, …); `mask` as in `attention`. `seq_lens` are the
+        lengths of the sequences that make up the one row of `tokens`: each is computed as if it were alone. Those that
+        go on where a KV cache ends are a `mask` of the kind `CachedSequences`. Raise ValueError for more positions than
+        max_seq_len.
         """
         rotations, mask = self.rotations(tokens, input_pos, mask, seq_lens)
         h = self.tok_embeddings(tokens)
@@ -220,18 +222,17 @@ class TransformerDecoder(nn.Module):
         seq_lens: Sequence[int] | None = None,
     ) -> tuple[dict[LayerKind, Rotation | None], Tensor | PackedSequences | None]:
         """Return the rotation for each kind of layer and the mask; the arguments are those of `forward`."""
-        s, cache, dtype = tokens.shape[1], self.layers[0].attn.kv_cache, self.tok_embeddings.weight.dtype
+        s, dtype = tokens.shape[1], self.tok_embeddings.weight.dtype
         if seq_lens is not None:
             mask = PackedSequences(seq_lens, tokens.device)
+        if isinstance(mask, PackedSequences):
             input_pos, lengths = mask.positions(), mask.lengths()
-            self._check_length(max(seq_lens))
+            self._check_length(mask.longest)
         else:
-            start = cache.length if cache is not None else 0
             if input_pos is None:
-                input_pos = torch.arange(start, start + s, device=tokens.device)[None]
-                self._check_length(start + s)
-            length = cache.max_seq_len if cache is not None else s  # fixed with a cache: its keys are rotated already
-            lengths = torch.full((1, 1), length, device=tokens.device)
+                input_pos = torch.arange(s, device=tokens.device)[None]
+                self._check_length(s)
+            lengths = torch.full((1, 1), s, device=tokens.device)
         full = local = self.rope(input_pos, dtype, lengths)
         if self.local_rope is not self.rope:
             local = self.local_rope(input_pos, dtype, lengths)
@@ -241,15 +242,13 @@ class TransformerDecoder(nn.Module):
         if length > self.config.max_seq_len:
             raise ValueError(f"{length} tokens exceed max_seq_len {self.config.max_seq_len}")
 
-    def setup_caches(self, batch_size: int, max_seq_len: int) -> None:
-        """Give every layer an empty KV cache for `max_seq_len` positions, in the dtype and device of the embedding."""
+    def setup_caches(self, num_slots: int, capacity: int) -> None:
+        """Give every layer an empty KV cache: so many sequences of so many positions, in the embedding's dtype."""
         weight, c = self.tok_embeddings.weight, self.config
         for layer in self.layers:
-            layer.attn.kv_cache = KVCache(
-                batch_size, max_seq_len, c.num_kv_heads, c.head_dim, weight.dtype, weight.device
-            )
+            layer.attn.kv_cache = KVCache(num_slots, capacity, c.num_kv_heads, c.head_dim, weight.dtype, weight.device)
 
     def delete_caches(self) -> None:
-        """Free the KV caches; the model then sees each sequence whole again."""
+        """Free the KV caches."""
         for layer in self.layers:
             layer.attn.kv_cache = None

@@ -6,9 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from torchtune_lite.data import SentencePieceTokenizer
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.generation import encode_prompt, generate
+from torchtune_lite.generation import generate
 from torchtune_lite.models.builders import decoder
 from torchtune_lite.models.llama import LLAMA
 from torchtune_lite.modules import DecoderConfig
@@ -113,47 +112,16 @@ def test_the_model_is_left_as_it_was(model):
     assert not model.training
 
 
-def test_more_than_the_model_can_hold_is_an_error(model):
+def test_an_answer_is_capped_where_the_model_ends_and_a_prompt_without_room_is_an_error(model, caplog):
     assert len(generate(model, [PROMPTS[2]], max_new_tokens=41)[0]) == 41
-    with pytest.raises(ConfigError, match="7 tokens and max_new_tokens 42 exceed the model's max_seq_len 48"):
-        generate(model, PROMPTS, max_new_tokens=42)
+    assert not caplog.records
+    assert [len(row) for row in generate(model, PROMPTS, max_new_tokens=46)] == [44, 46, 41]
+    assert [each.getMessage() for each in caplog.records] == [
+        "max_new_tokens 46 is capped at 44, by a prompt of 4 tokens and max_seq_len 48"
+    ]
+    with pytest.raises(ConfigError, match="a prompt of 48 tokens leaves no room for an answer.*max_seq_len is 48"):
+        generate(model, [[1] * 48], max_new_tokens=1)
 
 
 def test_no_new_tokens_are_no_tokens(model):
     assert generate(model, PROMPTS, max_new_tokens=0) == [[], [], []]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(char_model):
-    return SentencePieceTokenizer(char_model, prompt_template={"user": ["Q ", " A"]})
-
-
-def test_a_text_is_encoded_as_it_is_and_roles_by_the_template(tokenizer, spell):
-    assert spell(encode_prompt(tokenizer, "the fox")) == "⟨▁the▁fox"
-    assert spell(encode_prompt(tokenizer, {"user": "the fox"})) == "⟨▁Q▁the▁fox▁▁A"
-    both = {"user": "b", "system": "a", "assistant": None}  # the system prompt comes first, wherever it stands
-    assert spell(encode_prompt(tokenizer, both)) == "⟨▁aQb▁A"
-    assert spell(encode_prompt(tokenizer, "")) == "⟨"
-
-
-@pytest.mark.parametrize(
-    ("prompt", "problem"),
-    [
-        ({}, "prompt has no text; set prompt.user=..."),
-        ({"system": None, "user": None}, "prompt has no text"),
-        ({"human": "hi"}, "prompt.human is not a role; allowed are system, user, assistant"),
-        ({"user": "x" * 60}, "prompt is longer than tokenizer.max_seq_len=32"),
-    ],
-)
-def test_a_prompt_that_cannot_be_used_is_named(prompt, problem, char_model):
-    with pytest.raises(ConfigError, match=f"^{problem}"):
-        encode_prompt(SentencePieceTokenizer(char_model, max_seq_len=32), prompt)
-
-
-def test_an_empty_prompt_needs_a_token_to_start_from(tokenizer):
-    class WithoutBOS:
-        def encode(self, text, add_bos, add_eos):
-            return []
-
-    with pytest.raises(ConfigError, match="^prompt is empty, and the tokenizer has no BOS"):
-        encode_prompt(WithoutBOS(), "")
