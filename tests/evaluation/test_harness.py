@@ -20,6 +20,7 @@ from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.evaluation import harness
 from torchtune_lite.evaluation.harness import check_version, data_files_beside, find_tasks, run_harness, score_tables
 from torchtune_lite.evaluation.harness_model import HarnessModel, as_harness_model, sampling
+from torchtune_lite.generation import Sampling
 
 LENGTH = 40  # tokens; some contexts are longer, and so are some texts
 LLAMA2 = "torchtune_lite.models.llama2.Llama2ChatTemplate"
@@ -137,24 +138,27 @@ def test_a_tokenizer_of_another_kind_is_refused(base_model):
 
 def test_generation_leaves_room_for_a_prompt(ours, task_folder, manager):
     long = [type("Request", (), {"args": ("a", {"max_gen_toks": LENGTH})})]
-    with pytest.raises(ConfigError, match="^max_seq_length: 40 leaves no room for a prompt beside the 40 new tokens"):
+    with pytest.raises(ConfigError, match="^max_seq_length: 40 leaves no room for a prompt beside the 40 new"):
         ours.generate_until(long)
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, {"max_new_tokens": 256, "stop_strings": [], "temperature": 0.0, "top_k": None}),
-        ({"until": "x", "max_tokens": 3}, {"max_new_tokens": 3, "stop_strings": ["x"], "temperature": 0.0}),
-        ({"do_sample": True, "temperature": 0.7, "top_k": 5}, {"temperature": 0.7, "top_k": 5}),
-        ({"do_sample": False, "temperature": 0.7}, {"temperature": 0.0}),
+        ({}, {"max_new_tokens": 256}),
+        ({"until": "x", "max_tokens": 3}, {"max_new_tokens": 3, "stop_strings": ("x",)}),
+        ({"until": ["", "y"], "max_gen_toks": 2}, {"max_new_tokens": 2, "stop_strings": ("y",)}),
+        (
+            {"do_sample": True, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "max_gen_toks": 4},
+            {"max_new_tokens": 4, "temperature": 0.7, "top_k": 5, "top_p": 0.9},
+        ),
+        ({"do_sample": False, "temperature": 0.7, "max_new_tokens": 4}, {"max_new_tokens": 4}),
     ],
 )
 def test_the_options_of_a_task_are_those_of_our_generation(given, expected, caplog):
-    found = sampling(given)
-    assert {name: found[name] for name in expected} == expected
+    assert sampling(given, 7) == Sampling(seed=7, **expected)
     assert "without effect" not in caplog.text
-    sampling({**given, "num_beams": 2})
+    sampling({**given, "num_beams": 2}, None)
     assert "generation_kwargs without effect here: num_beams" in caplog.text
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import groupby
 from typing import Any
 
 from tqdm import tqdm
@@ -12,6 +11,7 @@ from torchtune_lite.data.tokenizers.template_export import as_chat_template
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.evaluation.continuations import Continuation, first_token, score_all
 from torchtune_lite.evaluation.texts import generate_texts
+from torchtune_lite.generation import Sampling
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.utils import get_logger
 
@@ -120,30 +120,30 @@ class HarnessModel:
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return the text after each context, cut before the first stop string that the task names."""
+        kinds = {repr(request.args[1]): request.args[1] for request in requests}
+        sampling_of = {name: sampling(gen_kwargs, self._seed) for name, gen_kwargs in kinds.items()}
+        samplings = [sampling_of[repr(request.args[1])] for request in requests]
+        longest = max((each.max_new_tokens for each in samplings), default=0)
+        if longest >= self.max_length:
+            raise ConfigError(
+                f"max_seq_length: {self.max_length} leaves no room for a prompt beside the {longest} new tokens of a "
+                "task; raise it"
+            )
+        prompts = [
+            self.tok_encode(request.args[0])[each.max_new_tokens - self.max_length :]
+            for request, each in zip(requests, samplings, strict=True)
+        ]
         texts = [""] * len(requests)
-        with tqdm(total=len(requests), desc="generating", unit="request", disable=disable_tqdm) as bar:
-            order = sorted(range(len(requests)), key=lambda i: repr(requests[i].args[1]))
-            for _, group in groupby(order, key=lambda i: repr(requests[i].args[1])):
-                alike = list(group)
-                options = sampling(requests[alike[0]].args[1])
-                room = self.max_length - options["max_new_tokens"]
-                if room < 1:
-                    raise ConfigError(
-                        f"max_seq_length: {self.max_length} leaves no room for a prompt beside the "
-                        f"{options['max_new_tokens']} new tokens of the task; raise it"
-                    )
-                prompts = [self.tok_encode(requests[i].args[0])[-room:] for i in alike]
-                how = {"batch_size": self.batch_size, "seed": self._seed, **options}
-                for i, text in generate_texts(self._model, self._tokenizer, prompts, **how):
-                    request = requests[alike[i]]
-                    texts[alike[i]] = text
-                    self.cache_hook.add_partial("generate_until", request.args, text)
-                    bar.update()
+        how = {"batch_size": self.batch_size, "max_seq_len": self.max_length}
+        found = generate_texts(self._model, self._tokenizer, prompts, samplings, **how)
+        for i, text in tqdm(found, total=len(requests), desc="generating", unit="request", disable=disable_tqdm):
+            texts[i] = text
+            self.cache_hook.add_partial("generate_until", requests[i].args, text)
         return texts
 
 
-def sampling(gen_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `generate_texts` for a task's `generation_kwargs`, greedy unless it samples.
+def sampling(gen_kwargs: Mapping[str, Any], seed: int | None) -> Sampling:
+    """Return how a task with these `generation_kwargs` draws: greedily, unless it samples.
 
     Warn of those without effect here.
     """
@@ -151,15 +151,18 @@ def sampling(gen_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     limits = [int(given.pop(name)) for name in TOKEN_LIMITS if name in given]
     until = given.pop("until", None) or []
     temperature, do_sample = float(given.pop("temperature", 0.0)), given.pop("do_sample", None)
-    options = {
-        "max_new_tokens": limits[0] if limits else MAX_GEN_TOKS,
-        "stop_strings": [until] if isinstance(until, str) else list(until),
-        "temperature": temperature if do_sample is not False else 0.0,
-        "top_k": given.pop("top_k", None) or None,
-    }
+    drawn = {name: given.pop(name) or None for name in ("top_k", "top_p", "min_p") if name in given}
+    penalty = given.pop("repetition_penalty", 1.0)
     if given:
         get_logger().warning("generation_kwargs without effect here: %s", ", ".join(sorted(given)))
-    return options
+    return Sampling(
+        max_new_tokens=limits[0] if limits else MAX_GEN_TOKS,
+        temperature=0.0 if do_sample is False else temperature,
+        repetition_penalty=penalty,
+        seed=seed,
+        stop_strings=tuple(stop for stop in ([until] if isinstance(until, str) else until) if stop),
+        **drawn,
+    )
 
 
 def chat_template_of(tokenizer: Any) -> ChatTemplate:
