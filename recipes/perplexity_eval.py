@@ -58,9 +58,7 @@ class PerplexityEvalRecipe:
         found = evaluation.perplexity(self.model, self.tokenizer, self.documents, batch_size=self.cfg.batch_size, **how)
         found |= how | {"source": str(self.cfg.source), "seconds": time.perf_counter() - start}
         print(f"perplexity {found['perplexity']:.4f}, {found['bits_per_byte']:.4f} bits per byte")
-        print(
-            f"  of {found['tokens']:,} tokens, each counted once, in {found['bytes']:,} bytes ({found['seconds']:.1f} s)"
-        )
+        print(f"  {found['tokens']:,} tokens, each counted once; {found['bytes']:,} bytes ({found['seconds']:.1f} s)")
         self.result.write(found)
 
 
