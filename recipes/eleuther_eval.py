@@ -26,7 +26,7 @@ class Settings(training.RecipeSettings):
     output_dir: str | Path = "runs/eval"  # for the results
 
     tasks: list[str] = config.key()  # names of tasks, groups or tags, or patterns such as mmlu_*
-    include_path: Path | None = None  # a folder with task files of your own, and the data files that they name
+    include_path: str | Path | None = None  # a folder with task files of your own, and the data files that they name
     limit: int | float | None = config.key(None, above=0)  # the first n documents of a task, below 1 a share; null: all
     num_fewshot: int | None = config.key(None, minimum=0)  # examples before each question; null: as the task says
 

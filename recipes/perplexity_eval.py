@@ -48,7 +48,9 @@ class PerplexityEvalRecipe:
         self.max_seq_len = self.inference.positions("max_seq_len", cfg.max_seq_len)
         self.stride = max(self.max_seq_len // 2, 1) if cfg.stride is None else cfg.stride
         if self.stride > self.max_seq_len:
-            raise errors.ConfigError(f"stride: {self.stride} skips tokens; at most max_seq_len, {self.max_seq_len}")
+            raise errors.ConfigError(
+                f"stride: {self.stride} skips tokens; set at most max_seq_len, which is {self.max_seq_len}"
+            )
         self.inference.load()
 
     def evaluate(self) -> None:

@@ -3,7 +3,9 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +15,11 @@ import yaml
 from torchtune_lite import assets, config
 from torchtune_lite.checkpoint import FullModelHFCheckpointer
 from torchtune_lite.data import ModelTokenizer, load_tokenizer
+from torchtune_lite.evaluation import as_harness_model, find_tasks
 from torchtune_lite.modules import TransformerDecoder
 
+LENGTH = 40  # tokens that the harness takes; some contexts and some texts are longer
+LLAMA2 = "torchtune_lite.models.llama2.Llama2ChatTemplate"
 BASE = Path(assets.__file__).parent / "base"
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # read when the libraries are imported
 os.environ.setdefault("HF_DATASETS_CACHE", tempfile.mkdtemp())
@@ -84,3 +89,29 @@ def base_model() -> TransformerDecoder:
 def base_tokenizer() -> ModelTokenizer:
     """Its tokenizer, without a template."""
     return load_tokenizer(BASE, prompt_template=None)
+
+
+@pytest.fixture(scope="session")
+def no_environment() -> Iterator[None]:
+    """The harness asks pip for all packages, for the record: more than a second of each of its runs."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda storage: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def manager(task_folder: Path, no_environment: None) -> Any:
+    """The tasks of the folder, as the harness keeps them."""
+    return find_tasks(list(TASKS), task_folder)
+
+
+@pytest.fixture(scope="session")
+def chatting() -> ModelTokenizer:
+    """Its tokenizer, with Llama 2's template."""
+    return load_tokenizer(BASE, prompt_template=LLAMA2)
+
+
+@pytest.fixture(scope="session")
+def ours(base_model: TransformerDecoder, chatting: ModelTokenizer) -> Any:
+    """The embedded model, as the harness asks it."""
+    return as_harness_model(base_model, chatting, max_seq_len=LENGTH, batch_size=2, seed=0)

@@ -25,7 +25,7 @@ def check_version() -> None:
         raise ConfigError(f"lm-eval {found} is not served, only 0.4.10 and later before 0.5; {wanted}")
 
 
-def find_tasks(tasks: Sequence[str], include_path: Path | None) -> Any:
+def find_tasks(tasks: Sequence[str], include_path: str | Path | None) -> Any:
     """Return a `TaskManager` that has `tasks`; ConfigError for a name that is unknown, or without lm-eval.
 
     Where the folder `include_path` has them all, the tasks of the harness are left unread: they are thousands.
@@ -34,7 +34,7 @@ def find_tasks(tasks: Sequence[str], include_path: Path | None) -> Any:
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     from lm_eval.tasks import TaskManager
 
-    if include_path is not None and not include_path.is_dir():
+    if include_path is not None and not Path(include_path).is_dir():
         raise ConfigError(f"include_path: {include_path} is not a folder; name one with the YAML files of tasks")
     if not tasks:
         raise ConfigError("tasks: the list is empty; name a task, such as arc_easy")
