@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "checkpoint": RUNNING,
     "rlhf": RUNNING,
     "generation": RUNNING,
-    "training": RUNNING | {"checkpoint"},
+    "evaluation": RUNNING | {"generation"},
+    "training": RUNNING | {"checkpoint", "generation", "evaluation"},
     "hub": RUNNING | {"checkpoint", "training"},
     "serving": RUNNING | {"generation", "training"},
     "cli": BASE,
@@ -44,7 +45,7 @@ NO_TORCH = {"__init__", "__main__", "errors", "redaction", "tracebacks", "config
 OWNED = {"torchao": {"peft"}, "sentencepiece": {"data", "assets"}, "omegaconf": {"config", "cli"}, "yaml": {"config"}}
 OPTIONAL = {
     *("wandb", "matplotlib", "tensorboard", "tokenizers", "tiktoken", "jinja2", "huggingface_hub"),
-    *("pyarrow", "transformers", "starlette", "uvicorn", "openai"),
+    *("pyarrow", "transformers", "starlette", "uvicorn", "openai", "lm_eval", "datasets"),
 }
 
 BUDGETS = {PACKAGE / "modules/transformer.py": 400}

@@ -40,6 +40,8 @@ def theirs(row):
         **keys,
         "checkpointer": checkpointer | keys.get("checkpointer", {}),
     }
+    if row["recipe"] == "eleuther_eval":
+        return values | {"tasks": ["truthfulqa_mc2"], "max_seq_length": 4096, "batch_size": 8}
     if "finetune" not in row["recipe"]:
         return values | {"prompt": {"user": "x"}, "max_new_tokens": 8}
     optimizer = row["optimizer"]

@@ -25,8 +25,6 @@ NOT_SERVED = {
     "dev/generate_v2_distributed": "a model on several devices",
     "dev/lora_finetune_distributed_multi_dataset": "training on images",
     "dev/early_exit_finetune_distributed": "training with early exits",
-    "eleuther_eval": "evaluation by lm-eval",
-    "quantize": "quantising a checkpoint after training",
 }
 
 

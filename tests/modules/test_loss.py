@@ -211,6 +211,19 @@ def test_log_probabilities_project_a_chunk_at_a_time_and_keep_no_logits():
     assert sum(rows) == 3 * B * S and hidden.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk_size", [7, None])
+def test_the_likeliest_tokens_are_those_of_all_logits(chunk_size, dtype):
+    output, hidden, labels = problem(keep=0.5, dtype=dtype)
+    likeliest = torch.full_like(labels, -1)
+    with torch.inference_mode():
+        log_probs = token_log_probs(output, hidden, labels, chunk_size, likeliest=likeliest)
+        logits = output(hidden)
+    assert torch.equal(likeliest, logits.argmax(-1).where(labels != -100, -1))
+    dense = logits.float().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    assert_close(log_probs, dense.where(labels != -100, 0.0))
+
+
 def test_of_an_adapter_on_the_output_only_what_is_trained_gets_a_gradient():
     _, hidden, labels = problem(keep=0.6, dtype=torch.bfloat16)
     output = LoRALinear(D, V, rank=4, alpha=8).to(torch.bfloat16)

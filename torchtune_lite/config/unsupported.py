@@ -34,6 +34,7 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "output_dir": ((ANY,), ""),
     "profiler": ((), "use torch.profiler in a recipe of your own ('tune cp')"),
     "quantizer": ((), "use a qlora_ model builder"),
+    "resume_from_checkpoint": ((), "name the folder of the checkpoint in checkpointer.checkpoint_dir"),
     "tensor_parallel_dim": ((1,), "a run uses one device"),
     "tensor_parallel_plan": ((ANY,), ""),
 }

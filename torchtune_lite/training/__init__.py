@@ -38,7 +38,6 @@ from torchtune_lite.training.metrics.loggers import (
 )
 from torchtune_lite.training.metrics.loss_curve import plot_loss_curve
 from torchtune_lite.training.metrics.meter import Meter
-from torchtune_lite.training.metrics.result_file import ResultFile
 from torchtune_lite.training.profiler import Profiler, setup_torch_profiler
 from torchtune_lite.training.progress import Progress, check_patience
 from torchtune_lite.training.run import Run
@@ -65,7 +64,6 @@ __all__ = [
     "Profiler",
     "Progress",
     "RecipeSettings",
-    "ResultFile",
     "Run",
     "Schedule",
     "Signals",

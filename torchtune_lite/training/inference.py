@@ -38,5 +38,16 @@ class Inference:
         return tokenizer, self.model
 
     def load(self) -> None:
-        """Read the weights."""
+        """Read the weights; nothing is dropped out from here on."""
         self.checkpointer.load(self.model, device=self.device, dtype=self.dtype)
+        self.model.eval()
+
+    def positions(self, key: str, asked: int | None) -> int:
+        """Return the tokens of a sequence that the recipe's `key` asks for, None for as many as the model takes.
+
+        More than that are cut to it, with a line.
+        """
+        most = self.model.config.max_seq_len
+        if asked is not None and asked > most:
+            self.log.info("%s: %d is more than the model's %d positions, and cut to them", key, asked, most)
+        return most if asked is None else min(asked, most)

@@ -14,6 +14,7 @@ from torchtune_lite.data import (
     PromptTemplate,
     QuestionAnswerTemplate,
     SentencePieceTokenizer,
+    load_tokenizer,
     padded_collate_sft,
 )
 from torchtune_lite.data.labels import shifted_labels
@@ -33,6 +34,28 @@ def test_text_is_encoded_as_transformers_does(kind, tmp_path):
         assert ours.encode(text) == [theirs.bos_token_id, *ids, theirs.eos_token_id]
     assert ours.decode(ours.encode("the fox é") + [100_000]) == "the fox é"
     assert ours.vocab_size == len(theirs) and ours.bos_id == 1 and ours.eos_id == 2
+
+
+BOS_FIRST = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+}
+
+
+@pytest.mark.parametrize("kind", ["bytelevel", "llama_json", "spm"])
+@pytest.mark.parametrize("said", [True, False])
+def test_bos_stands_before_a_text_where_transformers_puts_it(said, kind, tmp_path):
+    """A tokenizer.json says so itself, a SentencePiece model in the file beside it."""
+    folder = write_folder(tmp_path, kind, add_bos_token=said if kind == "spm" else not said)
+    if kind != "spm":
+        content = json.loads((folder / "tokenizer.json").read_text())
+        (folder / "tokenizer.json").write_text(json.dumps(content | {"post_processor": BOS_FIRST if said else None}))
+    ours, theirs = load_tokenizer(folder, prompt_template=None), AutoTokenizer.from_pretrained(folder)
+    text = "the quick </s> fox"
+    assert ours.adds_bos is said
+    assert [ours.bos_id] * said + ours.encode_chat(text)[0] == theirs(text).input_ids
 
 
 def test_torchtunes_name_and_arguments(tmp_path):

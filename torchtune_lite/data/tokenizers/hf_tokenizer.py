@@ -133,6 +133,7 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         self._guard_length = len(super().encode(self._guard, add_bos=False, add_eos=False))
         self.prefixes = super().encode("a", add_bos=False, add_eos=False) != self._encode_part("a", trim=True)
         self._bounded = self.tokenizer.normalizer is None
+        self.adds_bos = self.bos_id in self.tokenizer.encode("").ids
         self._use_template(prompt_template, self.config, self.template_variables, chat_template_kwargs)
 
     def encode(

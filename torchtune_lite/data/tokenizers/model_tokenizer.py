@@ -64,6 +64,7 @@ class ModelTokenizer(ABC):
     pad_id: int
     stop_tokens: list[int]
     added: set[int]
+    adds_bos = True  # before a text, where transformers encodes it
     most_around = 2  # tokens that stand around a message: BOS and EOS
     marks_roles = False  # without a template, too
     cuts: re.Pattern | None = None

@@ -73,6 +73,7 @@ class SentencePieceTokenizer(ModelTokenizer):
         self.added = set(named.values())
         self._split = re.compile(f"({'|'.join(map(re.escape, sorted(named, key=len, reverse=True)))})")
         self.prepend_scheme = prepend_scheme(config)
+        self.adds_bos = config.get("add_bos_token", True)
         ends = {"bos_token": self._model.id_to_piece(self.bos_id), "eos_token": self._model.id_to_piece(self.eos_id)}
         self.template_variables = ends | special_tokens(folder, config)
         self._use_template(prompt_template, config, self.template_variables, chat_template_kwargs)
