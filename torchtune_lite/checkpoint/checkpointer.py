@@ -145,7 +145,7 @@ class Checkpointer(ABC):
             raise ConfigError(
                 f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
             )
-        weights = self._checked_weights(model)
+        weights = self.checked_weights(model)
         adapter = self.adapter_checkpoint if resume_from is None else None
         if adapter:
             fitting_adapter(model, adapter, self.layout)
@@ -204,13 +204,13 @@ class Checkpointer(ABC):
             raise SaveError("save_adapter_weights_only is set, but the model has no adapter")
         check_finite(model)
         if self.layout is None:
-            self._checked_weights(model)
+            self.checked_weights(model)
         step = state.trainer["progress"].get("global_step") if state is not None else None
         with publish(folder, step=step, num_bytes=self._num_bytes(model, adapter_only, state)) as draft:
             self._write_small_files(draft)
             if adapted:
                 write_adapter(draft / "adapter", model, self.layout, base=self.checkpoint_dir)
-            originals = self._checked_weights(model) if self.merge_into == "original" and not adapter_only else None
+            originals = self.checked_weights(model) if self.merge_into == "original" and not adapter_only else None
             if not adapter_only:
                 self._write_model(draft, merged_weights(model, originals))
             if verify:
@@ -245,7 +245,7 @@ class Checkpointer(ABC):
             if adapter_modules(model):
                 check_adapter(draft / "adapter", model, self.layout)
             for reader in () if adapter_only else self._readers(draft):
-                found = compare(model, reader._checked_weights(model), originals)
+                found = compare(model, reader.checked_weights(model), originals)
         except CheckpointError as error:
             problem = str(error).replace(str(draft), str(folder))
             raise SaveError(
@@ -254,8 +254,8 @@ class Checkpointer(ABC):
             ) from error
         log.info("verified %s in %.1f s: %s", folder.name, time.perf_counter() - start, found)
 
-    def _checked_weights(self, model: nn.Module) -> dict[str, Weight]:
-        """List the weights of the checkpoint; CheckpointError where they are not those of `model`."""
+    def checked_weights(self, model: nn.Module) -> dict[str, Weight]:
+        """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`."""
         self._check_sizes(model)
         self.layout = HFLayout(self.family, model.config, self._is_within)
         weights = self._weights()
