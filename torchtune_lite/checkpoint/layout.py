@@ -47,12 +47,7 @@ class HFLayout:
 
     def parts(self, theirs: str) -> dict[str, int]:
         """Return our parameters that a fused matrix consists of, with their rows, from the first on; {} for others."""
-        c = self.config
-        rows = {"q_proj": c.num_heads, "k_proj": c.num_kv_heads, "v_proj": c.num_kv_heads}
-        rows = {name: heads * c.head_dim for name, heads in rows.items()} | dict.fromkeys(
-            ("w1", "w3"), c.intermediate_dim
-        )
-        return {name: rows[name.split(".")[-2]] for name in self.family.parts(WITHIN.sub("", theirs))}
+        return {name: self.config.out_dim(name) for name in self.family.parts(WITHIN.sub("", theirs))}
 
     def ours(self, tensors: Mapping[str, Weight]) -> dict[str, Weight]:
         """Return the weights by our names; a tensor of the text model that is not known keeps its name.

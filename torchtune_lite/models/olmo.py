@@ -6,7 +6,7 @@ OLMo norms queries and keys over the whole width, EXAONE 4 per head. Most layers
 from functools import partial
 
 from torchtune_lite.models.builders import builders, component_builders, size
-from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
+from torchtune_lite.models.config_json import Fields, HFConfig, hf_windows, sliding_fields
 from torchtune_lite.models.families import POST_NORM_KEYS, QK_NORM_KEYS, SILU, Family
 from torchtune_lite.modules import RopeScaling
 
@@ -49,6 +49,7 @@ OLMO3 = Family(
     fixed=SILU | {"attention_bias": False},
     fields=FIELDS,
     read=_every_fourth_is_full,
+    write=hf_windows,
 )
 EXAONE4 = Family(
     name="exaone4",
@@ -60,6 +61,7 @@ EXAONE4 = Family(
     fixed=SILU,
     fields=FIELDS | {"qk_norm": "head"},
     read=_exaone4,
+    write=hf_windows,
 )
 
 _2 = partial(size, vocab_size=100_352, max_seq_len=4096, norm_eps=1e-6, rope_base=500_000.0, **FIELDS)

@@ -1,6 +1,6 @@
 """The two orders of the rows that a rotation turns in pairs: half-split, as here and in HF, and interleaved.
 
-Meta's files and llama.cpp's, of a Llama and its like, pair neighbours; the others pair row i of a head with row i + e/2.
+Meta's files, and llama.cpp's of a Llama and its like, pair neighbours; the others pair row i of a head with i + e/2.
 """
 
 from torch import Tensor

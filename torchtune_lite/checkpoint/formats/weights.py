@@ -27,9 +27,9 @@ class Weight:
         """Return the rows from `start` on, up to `stop`."""
         return Weight(self.dtype, (stop - start, *self.shape[1:]), lambda: self.read()[start:stop])
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Weight":
-        """Return the weight with its values changed as they are read, to others of the same shape and dtype."""
-        return Weight(self.dtype, self.shape, lambda: change(self.read()))
+    def mapped(self, change: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> "Weight":
+        """Return the weight with its values changed as they are read, to others of its shape, of `dtype` or its own."""
+        return Weight(dtype or self.dtype, self.shape, lambda: change(self.read()))
 
     @property
     def num_bytes(self) -> int:
