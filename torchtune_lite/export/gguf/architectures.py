@@ -44,8 +44,9 @@ class Architecture:
     `model_types` are those of the families that it computes; what is read back is of the first that fits. `names` are
     modules that are called otherwise than in `NAMES`, `fused` those of a file whose rows are those of several of ours,
     in order. With `permuted`, rows of q and k pair neighbours. `patterns` are those of the layers, which are the code's
-    and not the file's, the one with windows last; without "sliding" in them no window is computed. `local_rope_base` is
-    that of sliding layers where a file names none. `ropes` are the kinds of scaling that are computed. `multipliers`:
+    and not the file's, the one with windows last; without "sliding" in them no window is computed, and with
+    `windowed_layers` only in models of so many. `local_rope_base` is that of sliding layers where a file names none.
+    `ropes` are the kinds of scaling that are computed. `multipliers`:
     scales of embeddings, residuals, scores and logits are read; `softcaps`: those of scores and logits. `width_scaled`
     is the number of layers of the one size whose scores are scaled by the model's width over its heads. `ties`: whether
     the output projection is the embedding.
@@ -57,6 +58,7 @@ class Architecture:
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     permuted: bool = False
     patterns: tuple[tuple[LayerKind, ...], ...] = (("full",),)
+    windowed_layers: int | None = None
     local_rope_base: float | None = None
     ropes: tuple[str, ...] = ("linear", "yarn")
     partial_rotary: bool = False
@@ -65,10 +67,13 @@ class Architecture:
     width_scaled: int | None = None
     ties: tuple[bool, ...] = (True, False)
 
-    @property
-    def has_windows(self) -> bool:
-        """Whether sliding layers see their window, and not all that comes before."""
-        return any("sliding" in pattern for pattern in self.patterns)
+    def layer_patterns(self, num_layers: int) -> tuple[tuple[LayerKind, ...], ...]:
+        """Return the patterns of layers that are computed for a model of so many."""
+        return self.patterns if self.windowed_layers in (None, num_layers) else self.patterns[:1]
+
+    def has_windows(self, num_layers: int) -> bool:
+        """Return whether sliding layers see their window, and not all that comes before."""
+        return any("sliding" in pattern for pattern in self.layer_patterns(num_layers))
 
     def module(self, ours: str) -> str:
         """Return the name in a file of our module, or of the fused one that it is a part of."""
@@ -91,15 +96,17 @@ class Architecture:
 
     def context_length(self, config: DecoderConfig) -> int:
         """Return the positions up to which the code computes the model: no longer than a window that it lacks."""
-        if "sliding" in config.layers and not self.has_windows:
+        if "sliding" in config.layers and not self.has_windows(config.num_layers):
             return min(config.max_seq_len, config.window)
         return config.max_seq_len
 
     def check(self, config: DecoderConfig) -> None:
         """Raise ConfigError with what the code does not compute of a model, whatever the length of the text."""
         c, scaling, problems = config, config.rope_scaling, []
-        layers = c.layers if self.has_windows else tuple("full" if kind == "sliding" else kind for kind in c.layers)
-        if not any((pattern * c.num_layers)[: c.num_layers] == layers for pattern in self.patterns):
+        layers, patterns = c.layers, self.layer_patterns(c.num_layers)
+        if not self.has_windows(c.num_layers):
+            layers = tuple("full" if kind == "sliding" else kind for kind in layers)
+        if not any((pattern * c.num_layers)[: c.num_layers] == layers for pattern in patterns):
             problems.append(f"layers of the kinds {', '.join(c.layers)}")
         if scaling is not None and scaling.kind not in (*self.ropes, "dynamic"):
             problems.append(f"rope scaling of the kind {scaling.kind}")
@@ -115,16 +122,16 @@ class Architecture:
         if c.num_classes:
             problems.append("a classifier's output")
         if problems:
-            raise ConfigError(f"llama.cpp has no {self.name} model with {' or with '.join(problems)}: no GGUF is written")
+            raise ConfigError(
+                f"llama.cpp has no {self.name} model with {' or with '.join(problems)}: no GGUF is written"
+            )
 
 
 QKV, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("w1", "w3")
 ARCHITECTURES = {
     each.name: each
     for each in (
-        Architecture(
-            "llama", ("llama", "mistral", "ministral"), permuted=True, ropes=("linear", "yarn", "llama3")
-        ),
+        Architecture("llama", ("llama", "mistral", "ministral"), permuted=True, ropes=("linear", "yarn", "llama3")),
         Architecture("mistral3", ("ministral3",), permuted=True, ropes=("yarn",)),
         Architecture("qwen2", ("qwen2",)),
         Architecture("qwen3", ("qwen3",)),
@@ -162,7 +169,13 @@ ARCHITECTURES = {
         Architecture("granite", ("granite", "granitemoehybrid"), permuted=True, multipliers=True),
         Architecture("smollm3", ("smollm3",), permuted=True, patterns=(("full", "full", "full", "nope"),)),
         Architecture("seed_oss", ("seed_oss",), names={"layers.{}.mlp_norm": "blk.{}.post_attention_norm"}),
-        Architecture("exaone4", ("exaone4",), patterns=(("full",), (*SLIDING, "nope")), ropes=("llama3",)),
+        Architecture(
+            "exaone4",
+            ("exaone4",),
+            patterns=(("full",), (*SLIDING, "nope")),
+            windowed_layers=64,
+            ropes=("llama3",),
+        ),
     )
 }
 """By the name in a file."""

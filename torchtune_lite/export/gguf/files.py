@@ -102,10 +102,19 @@ def read_gguf(path: Path) -> tuple[Metadata, dict[str, Weight]]:
         raise CheckpointError(f"{path}: is no GGUF file, or truncated; fetch it again") from error
     if metadata.get("split.count", 1) > 1:
         raise CheckpointError(f"{path}: is one of {metadata['split.count']} parts; join them: llama-gguf-split --merge")
-    readable = {*PLAIN, *(each.name for each in gguf.quants._type_traits)}
-    if unknown := sorted({each.tensor_type.name for each in reader.tensors} - readable):
+    kinds = {each.tensor_type for each in reader.tensors}
+    if unknown := sorted(each.name for each in kinds if not _is_readable(gguf, each)):
         raise CheckpointError(f"{path}: holds tensors of type {', '.join(unknown)}, which the package gguf cannot read")
     return metadata, {tensor.name: _weight(gguf, tensor) for tensor in reader.tensors}
+
+
+def _is_readable(gguf: Any, kind: Any) -> bool:
+    _, size = gguf.GGML_QUANT_SIZES[kind]
+    try:
+        gguf.quants.dequantize(np.zeros((1, size), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _weight(gguf: Any, tensor: Any) -> Weight:

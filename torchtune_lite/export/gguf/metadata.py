@@ -42,7 +42,7 @@ def write_shape(architecture: Architecture, config: DecoderConfig) -> Metadata:
         "rope.dimension_count": c.rotary_dim or c.head_dim,
         "rope.freq_base": float(c.rope_base),
     }
-    if architecture.has_windows and "sliding" in c.layers:
+    if architecture.has_windows(c.num_layers) and "sliding" in c.layers:
         values["attention.sliding_window"] = c.window
         values["rope.freq_base_swa"] = float(c.local_rope_base or c.rope_base)
     if architecture.softcaps:
@@ -152,13 +152,14 @@ class _Keys:
 
 def _read_layers(found: _Keys, base: float, scaling: RopeScaling | None) -> dict[str, Any]:
     architecture, window = found.architecture, found.get("attention.sliding_window", 0)
-    first, last = architecture.patterns[0], architecture.patterns[-1]
+    num_layers = found.get("block_count")
+    patterns = architecture.layer_patterns(num_layers)
     if not window:
-        return {"layer_kinds": first}
-    if not architecture.has_windows:  # as of Phi 3, whose code has none and whose files name one
+        return {"layer_kinds": patterns[0]}
+    if not architecture.has_windows(num_layers):  # as of Phi 3, whose code has none and whose files name one
         return {"layer_kinds": ("sliding",), "window": window}
     local = found.get("rope.freq_base_swa", architecture.local_rope_base or base)
-    fields = {"layer_kinds": last, "window": window}
+    fields = {"layer_kinds": patterns[-1], "window": window}
     return fields | ({"local_rope_base": local} if local != base or scaling is not None else {})
 
 
@@ -172,9 +173,7 @@ def _read_scaling(found: _Keys, tensors: Mapping[str, Weight]) -> RopeScaling | 
         own = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
         short, long = (tuple(tensors[name].read().float().tolist()) for name in (SHORT, LONG))
         amplitude = found.get("rope.scaling.attn_factor", own)
-        return RopeScaling(
-            "longrope", factor, original, amplitude=amplitude, short_factors=short, long_factors=long
-        )
+        return RopeScaling("longrope", factor, original, amplitude=amplitude, short_factors=short, long_factors=long)
     if kind == "none":
         return None
     if kind not in found.architecture.ropes:
