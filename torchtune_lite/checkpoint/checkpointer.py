@@ -218,6 +218,14 @@ class Checkpointer(ABC):
             if state is not None:
                 state.write(draft / "resume", self.family)
 
+    def write(self, folder: Path, weights: Mapping[str, Weight]) -> None:
+        """Write a model of `weights` by our names, with the base's small files, into an empty folder.
+
+        For a model of the shape of the one that `checked_weights` was last asked about.
+        """
+        copy_files(self.checkpoint_dir, folder, COPIED)
+        self._write_model(folder, weights)
+
     def _write_small_files(self, draft: Path) -> None:
         """Write the base's small files and those of the tokenizer, which are made and compared at the first save."""
         if self._small_files is None:

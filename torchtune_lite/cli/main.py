@@ -15,6 +15,7 @@ VERBS = {
     "run": "run a recipe with a config",
     "validate": "check a config without running it",
     "inspect": "show what a config will train on",
+    "export": "write a model in the files that other programs take",
     "env": "show versions, devices and what is missing",
     "download": "fetch a model from the Hugging Face hub",
     "completion": "print the script that completes words in a shell",

@@ -18,10 +18,13 @@ from torch import Tensor, nn
 
 from torchtune_lite.checkpoint.formats.adapter_config import (
     CONFIG,
+    MERGE,
     Projection,
     adapter_config,
     config_misfits,
     projections,
+    scaling_of,
+    unserved,
 )
 from torchtune_lite.checkpoint.formats.files import read_files, read_json, write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
@@ -29,7 +32,7 @@ from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import WITHIN, HFLayout
 from torchtune_lite.checkpoint.model_weights import FLOATS, base_parameters, check_weights, is_finite, listed
 from torchtune_lite.errors import CheckpointError
-from torchtune_lite.peft import Adapter, dequantize, is_quantized, quantize
+from torchtune_lite.peft import Adapter, DoRALinear, LoRALinear, dequantize, is_quantized, quantize
 
 WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -74,14 +77,53 @@ def write_adapter(folder: Path, model: nn.Module, layout: HFLayout, base: Path |
     write_json(folder / CONFIG, adapter_config(model, layout, base))
 
 
+def add_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
+    """Put on each projection of `model` that an adapter in PEFT's layout adapts one of its rank, kind and scaling.
+
+    Their parameters are made, in float32 on the CPU, and not yet read. CheckpointError where the folder or its config
+    cannot be read, or nothing in it adapts a projection of `model`.
+    """
+    folder = adapter_folder(path)
+    config = read_json(folder / CONFIG)
+    if problems := unserved(config):
+        raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
+    kind = DoRALinear if config.get("use_dora") else LoRALinear
+    for name, weight in _read(folder, layout).items():
+        if not name.endswith(A):
+            continue
+        path = name.removeprefix(PREFIX).removesuffix(f".{A}")
+        theirs, rank = f"{path}.weight", weight.shape[0]
+        for ours in layout.parts(theirs) or [layout.our_name(theirs)]:
+            parent, _, leaf = (ours or theirs).removesuffix(".weight").rpartition(".")
+            if leaf == "output" and layout.config.tie_word_embeddings:
+                raise CheckpointError(
+                    f"adapter {folder} does not fit: it adapts an output that is the embedding; {MERGE}"
+                )
+            try:
+                owner = model.get_submodule(parent)
+                adapter = kind.from_linear(getattr(owner, leaf), rank, scaling_of(config, path, rank) * rank)
+            except AttributeError as error:
+                raise CheckpointError(f"adapter {folder} does not fit: the model has no {path} to adapt") from error
+            setattr(owner, leaf, adapter)
+            for param in adapter.adapter_params():
+                module, _, last = param.rpartition(".")
+                value = torch.empty(adapter.get_parameter(param).shape, dtype=torch.float32)
+                setattr(adapter.get_submodule(module), last, nn.Parameter(value))
+
+
 @torch.no_grad()
-def load_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
+def load_adapter(
+    model: nn.Module, path: Path | str, layout: HFLayout, base: Mapping[str, Weight] | None = None
+) -> None:
     """Load a PEFT adapter, as `fitting_adapter` reads it, into the adapters of `model`, whose base is loaded.
 
-    CheckpointError lists whatever does not fit, in weights or in adapter_config.json; the model is then as it was.
+    `base` has the weights by our names of a model whose base is not. CheckpointError lists whatever does not fit, in
+    weights or in adapter_config.json; the model is then as it was.
     """
     weights = fitting_adapter(model, path, layout)
     of_base = _base_weights(weights, model, layout)
+    if base is not None:
+        of_base = {name: base[ours].read() for name, ours in _names_of_base(weights, model, layout).items()}
     if changed := [name for name, param in of_base.items() if not _is_same(param, weights[name])]:
         raise CheckpointError(
             f"adapter {path} does not fit: {listed(changed)} in it is not the weight of this base (trained, or "
@@ -137,20 +179,29 @@ def fitting_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> dic
     `path` is its folder, a file in it, or a checkpoint folder of ours, which has it in `adapter/`. CheckpointError
     where its config or its shapes are not those of `model`.
     """
-    folder = Path(path).parent if Path(path).is_file() else Path(path)
-    if not (folder / CONFIG).exists() and (folder / "adapter" / CONFIG).exists():
-        folder = folder / "adapter"
+    folder = adapter_folder(path)
     config = read_json(folder / CONFIG)
     if problems := config_misfits(config, model, layout):
         raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
-    file = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()), None)
-    if file is None:
-        raise CheckpointError(f"adapter {folder}: has no {WEIGHTS} or {OLD_WEIGHTS}")
-    weights = _by_live_name(_by_saved_name(read_files([file])[file.name], file), layout)
+    weights = _read(folder, layout)
     of_base = _base_weights(weights, model, layout)
     own = {name: weight for name, weight in weights.items() if name not in of_base}
     check_weights(_expected(model, layout, own), own, f"adapter {folder}")
     return weights
+
+
+def adapter_folder(path: Path | str) -> Path:
+    """Return the folder of an adapter: `path`, that of a file, or `adapter/` in a checkpoint folder of ours."""
+    folder = Path(path).parent if Path(path).is_file() else Path(path)
+    within = folder / "adapter"
+    return within if not (folder / CONFIG).exists() and (within / CONFIG).exists() else folder
+
+
+def _read(folder: Path, layout: HFLayout) -> dict[str, Weight]:
+    file = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(f"adapter {folder}: has no {WEIGHTS} or {OLD_WEIGHTS}")
+    return _by_live_name(_by_saved_name(read_files([file])[file.name], file), layout)
 
 
 def _expected(model: nn.Module, layout: HFLayout, given: Mapping[str, Weight]) -> dict[str, Tensor]:
@@ -188,8 +239,13 @@ def _by_saved_name(weights: Mapping[str, Weight], file: Path) -> dict[str, Weigh
 def _base_weights(weights: Mapping[str, Weight], model: nn.Module, layout: HFLayout) -> dict[str, Tensor]:
     """Find the live parameters of the base whose weights are among those of an adapter, by the names there."""
     params = base_parameters(model)
+    return {name: params[ours] for name, ours in _names_of_base(weights, model, layout).items()}
+
+
+def _names_of_base(weights: Mapping[str, Weight], model: nn.Module, layout: HFLayout) -> dict[str, str]:
+    params = base_parameters(model)
     ours = {name: layout.our_name(name.removeprefix(PREFIX).replace(".base_layer.", ".")) for name in weights}
-    return {name: params[known] for name, known in ours.items() if name.startswith(PREFIX) and known in params}
+    return {name: known for name, known in ours.items() if name.startswith(PREFIX) and known in params}
 
 
 def _is_same(param: Tensor, weight: Weight) -> bool:

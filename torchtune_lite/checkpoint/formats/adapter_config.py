@@ -115,16 +115,27 @@ def _targets(adapted: set[str], every: set[str]) -> list[str]:
     return sorted(short if taken == adapted else adapted)
 
 
+def unserved(config: Mapping[str, Any]) -> list[str]:
+    """Return where a `LoraConfig` is malformed, or has a field that changes the function and is not served."""
+    if (kind := config.get("peft_type")) != "LORA":
+        return [f"peft_type is {reprlib.repr(kind)}, the model's is 'LORA'"]
+    return [*_unsupported(config), *_malformed(config)]
+
+
+def scaling_of(config: Mapping[str, Any], path: str, rank: int) -> float:
+    """Return by what a `LoraConfig` multiplies the product of B and A at a module, in which `rank` is theirs."""
+    alpha = _of_module(config.get("alpha_pattern"), path, config["lora_alpha"])
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
 def config_misfits(config: Mapping[str, Any], model: nn.Module, layout: HFLayout) -> list[str]:
     """Return where a `LoraConfig` is malformed, or means another function than the adapters of `model`."""
     adapted = projections(model, layout)
     if not adapted:
         return ["the model has no adapter; use its lora_ builder"]
-    if (kind := config.get("peft_type")) != "LORA":
-        return [f"peft_type is {reprlib.repr(kind)}, the model's is 'LORA'"]
     if layout.config.num_classes and config.get("task_type") == "SEQ_CLS":
         config = {**config, "task_type": None}
-    if problems := [*_unsupported(config), *_malformed(config)]:
+    if problems := unserved(config):
         return problems
     use_dora = any(adapter.use_dora for each in adapted for adapter in each.adapters)
     if bool(config.get("use_dora")) != use_dora:

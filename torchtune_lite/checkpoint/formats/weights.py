@@ -31,6 +31,10 @@ class Weight:
         """Return the weight with its values changed as they are read, to others of its shape, of `dtype` or its own."""
         return Weight(dtype or self.dtype, self.shape, lambda: change(self.read()))
 
+    def to(self, dtype: torch.dtype) -> "Weight":
+        """Return the weight with its values cast as they are read."""
+        return self.mapped(lambda values: values.to(dtype), dtype)
+
     @property
     def num_bytes(self) -> int:
         """Bytes of the values in a file."""

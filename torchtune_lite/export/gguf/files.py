@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchtune_lite.checkpoint import check_space
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.model_weights import is_finite, listed
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
@@ -43,6 +44,8 @@ def write_gguf(path: Path, architecture: str, metadata: Metadata, tensors: Mappi
     if odd := [name for name, each in types.items() if each.name == "F16" and kind == "q8_0"]:
         are = counted(len(odd), "tensor is", "tensors are")
         log.warning("%s written as F16, with rows that are no multiple of 32, as Q8_0 needs: %s", are, listed(odd))
+    sizes = {name: _num_bytes(gguf, weight, types[name]) for name, weight in tensors.items()}
+    check_space(path, sum(sizes.values()))
     writer = gguf.GGUFWriter(path, architecture)
     try:
         for key, value in metadata.items():
@@ -50,8 +53,7 @@ def write_gguf(path: Path, architecture: str, metadata: Metadata, tensors: Mappi
             value_type = gguf.GGUFValueType.UINT32 if integer else gguf.GGUFValueType.get_type(value)
             writer.add_key_value(key, value, value_type)
         for name, weight in tensors.items():
-            size = num_bytes(weight, types[name].name)
-            writer.add_tensor_info(name, weight.shape, np.dtype(np.float32), size, types[name])
+            writer.add_tensor_info(name, weight.shape, np.dtype(np.float32), sizes[name], types[name])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -70,10 +72,8 @@ def _type(gguf: Any, weight: Weight, wanted: str) -> Any:
     return types.F16 if weight.shape[-1] % block else types[wanted]
 
 
-def num_bytes(weight: Weight, type_name: str) -> int:
-    """Say how many bytes the values of a weight take as a type of GGUF's."""
-    gguf = library()
-    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[type_name]]
+def _num_bytes(gguf: Any, weight: Weight, kind: Any) -> int:
+    block, size = gguf.GGML_QUANT_SIZES[kind]
     return torch.Size(weight.shape).numel() // block * size
 
 
