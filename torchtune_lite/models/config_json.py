@@ -155,12 +155,14 @@ def hf_rope(config: DecoderConfig) -> dict[str, Any]:
         share = {"partial_rotary_factor": config.rotary_dim / config.head_dim}
     rope = {"rope_type": "default"} if scaling is None else _hf_scaling(scaling)
     parameters: dict[str, Any] = rope | share | {"rope_theta": config.rope_base}
-    local = {}
+    more = {}
+    if scaling is not None and scaling.kind == "longrope":
+        more = {"original_max_position_embeddings": scaling.original_len}  # where transformers looks
     if config.local_rope_base is not None:
         sliding = {"rope_type": "default", "rope_theta": config.local_rope_base}
         parameters = {"full_attention": parameters, "sliding_attention": sliding}
-        local = {"rope_local_base_freq": config.local_rope_base}
-    old = {"rope_theta": config.rope_base, "rope_scaling": None if scaling is None else rope, **local}
+        more = {"rope_local_base_freq": config.local_rope_base}
+    old = {"rope_theta": config.rope_base, "rope_scaling": None if scaling is None else rope, **more}
     return old | share | {"rope_parameters": parameters}
 
 

@@ -119,7 +119,8 @@ def read_shape(architecture: Architecture, metadata: Metadata, tensors: Mapping[
         "rope_base": base,
         "rope_scaling": _read_scaling(found, tensors),
     }
-    fields["rotary_dim"] = found.get("rope.dimension_count", fields["head_dim"])
+    if (rotated := found.get("rope.dimension_count", fields["head_dim"])) != fields["head_dim"]:
+        fields["rotary_dim"] = rotated
     if architecture.softcaps:
         fields["attn_softcap"] = found.get("attn_logit_softcapping")
         fields["logit_softcap"] = found.get("final_logit_softcapping")
@@ -130,7 +131,10 @@ def read_shape(architecture: Architecture, metadata: Metadata, tensors: Mapping[
             "residual_scale": found.get("residual_scale"),
             "logit_scale": 1 / found.get("logit_scale"),
         }
-    return fields | _read_layers(found, base, fields["rope_scaling"])
+    fields |= _read_layers(found, base, fields["rope_scaling"])
+    if architecture.width_scaled is not None:
+        fields["attn_scale"] = architecture.attn_scale(DecoderConfig(**fields))
+    return fields
 
 
 class _Keys:
@@ -155,11 +159,11 @@ def _read_layers(found: _Keys, base: float, scaling: RopeScaling | None) -> dict
     num_layers = found.get("block_count")
     patterns = architecture.layer_patterns(num_layers)
     if not window:
-        return {"layer_kinds": patterns[0]}
+        return {"layer_kinds": (patterns[0] * num_layers)[:num_layers]}
     if not architecture.has_windows(num_layers):  # as of Phi 3, whose code has none and whose files name one
-        return {"layer_kinds": ("sliding",), "window": window}
+        return {"layer_kinds": ("sliding",) * num_layers, "window": window}
     local = found.get("rope.freq_base_swa", architecture.local_rope_base or base)
-    fields = {"layer_kinds": patterns[-1], "window": window}
+    fields = {"layer_kinds": (patterns[-1] * num_layers)[:num_layers], "window": window}
     return fields | ({"local_rope_base": local} if local != base or scaling is not None else {})
 
 
