@@ -47,7 +47,7 @@ def _gemma3(config: HFConfig) -> Fields:
 
 def _hf_gemma2(config: DecoderConfig) -> dict[str, Any]:
     caps = {"attn_logit_softcapping": config.attn_softcap, "final_logit_softcapping": config.logit_softcap}
-    return hf_windows(config) | caps | {"query_pre_attn_scalar": round(config.attn_scale**-2, 6)}
+    return hf_windows(config) | caps | {"query_pre_attn_scalar": round(config.attn_scale**-2)}
 
 
 GEMMA = Family(
