@@ -11,7 +11,13 @@ import torch
 from torch import nn
 
 from torchtune_lite.checkpoint.description import described
-from torchtune_lite.checkpoint.formats.adapter import check_adapter, fitting_adapter, load_adapter, write_adapter
+from torchtune_lite.checkpoint.formats.adapter import (
+    check_adapter,
+    fitting_adapter,
+    load_adapter,
+    put_adapters,
+    write_adapter,
+)
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import (
@@ -162,6 +168,11 @@ class Checkpointer(ABC):
             module.init_adapter(adapter_dtype)
         if adapter:
             load_adapter(model, adapter, self.layout)
+
+    def put_adapters(self, model: nn.Module) -> None:
+        """Put adapters on a plain `model`, without weights, as `adapter_checkpoint` has them, if there is one."""
+        if self.adapter_checkpoint is not None and not adapter_modules(model):
+            put_adapters(model, self.adapter_checkpoint, HFLayout(self.family, model.config, self._is_within))
 
     def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:
         """Check, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.

@@ -30,12 +30,12 @@ def write_peft(source: Source, folder: Path, base_name: str | None, name: str) -
 
     Without it, that is the name that the base's config.json has for itself, or its folder's.
     """
-    if source.adapter is None:
-        raise ConfigError(f"{source.folder} is a merged model and has no adapter; name the folder of one")
-    config = read_json(source.adapter / CONFIG)
-    own = read_json(source.folder / "config.json").get("_name_or_path") or ""
-    base = base_name or (own if own.count("/") == 1 else source.folder.resolve().name)
-    write_safetensors(folder / WEIGHTS, fitting_adapter(source.model, source.adapter, source.layout))
+    if (adapter := source.found.adapter) is None:
+        raise ConfigError(f"{source.found.path} is a merged model and has no adapter; name the folder of one")
+    config = read_json(adapter / CONFIG)
+    own = read_json(source.found.base / "config.json").get("_name_or_path") or ""
+    base = base_name or (own if own.count("/") == 1 else source.found.base.resolve().name)
+    write_safetensors(folder / WEIGHTS, fitting_adapter(source.model, adapter, source.layout))
     write_json(folder / CONFIG, config | {"base_model_name_or_path": base})
     write_tokenizer(source, folder)
     targets = config.get("target_modules")

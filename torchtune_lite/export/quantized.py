@@ -39,7 +39,7 @@ def write_quantized(source: Source, folder: Path, scheme: str) -> Mapping[str, W
     save_file(flat, folder / "model.safetensors", metadata | {"format": "pt"})
     described = {"quant_method": "torchao", "quant_type": {"default": config_to_dict(config)}}
     dtype = str(source.base["tok_embeddings.weight"].dtype).removeprefix("torch.")
-    values = read_json(source.folder / "config.json") | {"dtype": dtype, "torch_dtype": dtype}
+    values = read_json(source.found.base / "config.json") | {"dtype": dtype, "torch_dtype": dtype}
     write_json(folder / "config.json", values | {"quantization_config": described})
     write_tokenizer(source, folder)
     return source.layout.ours({name: _dequantized(tensor) for name, tensor in state.items()})

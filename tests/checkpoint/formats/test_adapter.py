@@ -7,15 +7,16 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from tests.models import tiny
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, load_adapter, write_adapter
 from torchtune_lite.checkpoint.formats import safetensors_stream
 from torchtune_lite.checkpoint.formats.adapter import CONFIG, WEIGHTS, _is_same, adapter_config
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.errors import CheckpointError
-from torchtune_lite.models import llama2
+from torchtune_lite.models import from_checkpoint, llama2
 from torchtune_lite.models.llama import LLAMA
 from torchtune_lite.peft import adapter_state, dequantize, is_quantized, quantize
 
@@ -77,6 +78,93 @@ def test_an_adapter_of_peft_gives_its_logits(hf_base, build, logits, peft_adapte
     model = build(FullModelHFCheckpointer(hf_base.dir), **adapters)
     load_adapter(model, folder, HFLayout(LLAMA, model.config))
     torch.testing.assert_close(logits(model, hf_base.tokens), expected, rtol=0, atol=1e-4)
+
+
+def asked(folder: Path, adapter: Path, tokens: torch.Tensor) -> torch.Tensor:
+    """The logits of a model of which only the folders are known."""
+    checkpointer = FullModelHFCheckpointer(folder, adapter_checkpoint=adapter)
+    with torch.device("meta"):
+        model = from_checkpoint(**checkpointer.decoder_args)
+    checkpointer.put_adapters(model)
+    checkpointer.load(model, device="cpu", dtype=torch.float32)
+    with torch.no_grad():
+        return model.eval()(tokens)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "k_proj"]},
+        {"target_modules": ["v_proj", "down_proj", "lm_head"], "layers_to_transform": [1], "layers_pattern": "layers"},
+        {"target_modules": "all-linear", "rank_pattern": {"q_proj": 2, "1.mlp.up_proj": 6}, "use_rslora": True},
+        {"target_modules": ["o_proj", "up_proj"], "alpha_pattern": {"o_proj": 3}, "use_dora": True},
+    ],
+)
+def test_an_adapter_says_itself_where_it_belongs_and_of_what_rank(hf_base, peft_adapter, options: dict):
+    folder, expected = peft_adapter(**options)
+    torch.testing.assert_close(asked(hf_base.dir, folder, hf_base.tokens), expected, rtol=0, atol=1e-4)
+    assert (expected - hf_base.logits).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_so_does_one_of_matrices_that_transformers_has_fused(tmp_path: Path, use_dora: bool):
+    theirs = tiny.make("phi3")
+    theirs.save_pretrained(tmp_path / "base")
+    theirs = get_peft_model(theirs, LoraConfig(r=4, target_modules="all-linear", use_dora=use_dora)).eval()
+    torch.manual_seed(2)
+    for name, param in theirs.named_parameters():
+        if "lora_" in name:
+            param.data += 0.1 * torch.randn_like(param)
+    theirs.save_pretrained(tmp_path / "adapter")
+    tokens = torch.randint(3, 512, (2, 9))
+    with torch.no_grad():
+        expected = theirs(tokens).logits
+    found = asked(tmp_path / "base", tmp_path / "adapter", tokens)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
+
+
+def test_an_adapter_of_a_fused_matrix_that_we_wrote_is_read_in_the_same_way(tmp_path: Path):
+    tiny.make("phi3").save_pretrained(tmp_path / "base")
+    checkpointer = FullModelHFCheckpointer(tmp_path / "base")
+    with torch.device("meta"):
+        model = from_checkpoint(**checkpointer.decoder_args, lora_attn_modules=["q_proj", "v_proj"], lora_rank=4)
+    checkpointer.load(model, device="cpu", dtype=torch.float32)
+    torch.manual_seed(2)
+    for value in adapter_state(model).values():
+        value.data += 0.1 * torch.randn_like(value)
+    write_adapter(tmp_path / "adapter", model, checkpointer.layout, base=tmp_path / "base")
+    tokens = torch.randint(3, 512, (2, 9))
+    with torch.no_grad():
+        expected = model.eval()(tokens)
+    torch.testing.assert_close(asked(tmp_path / "base", tmp_path / "adapter", tokens), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"r": "four"}, "r is 'four', not a whole number above 0"),
+        ({"peft_type": "IA3"}, "peft_type is 'IA3', the model's is 'LORA'"),
+        ({"r": 8}, "r is 8, the model's is 4"),
+    ],
+)
+def test_a_config_that_the_weights_are_not_of_is_one_line(hf_base, peft_adapter, change: dict, problem: str):
+    folder, _ = peft_adapter(target_modules=["q_proj"])
+    (folder / CONFIG).write_text(json.dumps(json.loads((folder / CONFIG).read_text()) | change))
+    with pytest.raises(CheckpointError, match=problem):
+        asked(hf_base.dir, folder, hf_base.tokens)
+
+
+def test_an_adapter_of_a_larger_model_is_one_line(hf_base, peft_adapter, tmp_path: Path):
+    folder, _ = peft_adapter(target_modules=["q_proj", "o_proj"])
+    small = LlamaConfig(**AutoConfig.from_pretrained(hf_base.dir).to_dict() | {"num_hidden_layers": 1})
+    LlamaForCausalLM(small).save_pretrained(tmp_path / "small")
+    problem = r"does not fit: the model has no projection model\.layers\.1\.self_attn\.o_proj, model.layers.1.*q_proj$"
+    with pytest.raises(CheckpointError, match=problem):
+        asked(tmp_path / "small", folder, hf_base.tokens)
+    narrow = LlamaConfig(**AutoConfig.from_pretrained(hf_base.dir).to_dict() | {"hidden_size": 64, "head_dim": 16})
+    LlamaForCausalLM(narrow).save_pretrained(tmp_path / "narrow")
+    with pytest.raises(CheckpointError, match=r"does not fit: .* another shape .*\(4, 128\), the model's is \(4, 64\)"):
+        asked(tmp_path / "narrow", folder, hf_base.tokens)
 
 
 def test_adapter_checkpoint_is_loaded_onto_the_base(hf_base, build, tmp_path: Path):

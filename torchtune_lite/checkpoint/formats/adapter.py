@@ -24,7 +24,9 @@ from torchtune_lite.checkpoint.formats.adapter_config import (
     Projection,
     adapter_config,
     config_misfits,
+    config_problems,
     projections,
+    scaled_alpha,
 )
 from torchtune_lite.checkpoint.formats.files import read_files, read_json, write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
@@ -32,7 +34,11 @@ from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import WITHIN, HFLayout
 from torchtune_lite.checkpoint.model_weights import FLOATS, base_parameters, check_weights, is_finite, listed
 from torchtune_lite.errors import CheckpointError
+<<<<<<< HEAD
 from torchtune_lite.peft import Adapter, LoRALinear, dequantize, is_quantized, quantize
+=======
+from torchtune_lite.peft import Adapter, DoRALinear, LoRALinear, dequantize, freeze_base, is_quantized, quantize
+>>>>>>> 0e6c63c
 
 WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -79,13 +85,18 @@ def write_adapter(folder: Path, model: nn.Module, layout: HFLayout, base: Path |
 
 
 @torch.no_grad()
-def load_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
+def load_adapter(
+    model: nn.Module, path: Path | str, layout: HFLayout, base: Mapping[str, Weight] | None = None
+) -> None:
     """Load a PEFT adapter, as `fitting_adapter` reads it, into the adapters of `model`, whose base is loaded.
 
-    CheckpointError lists whatever does not fit, in weights or in adapter_config.json; the model is then as it was.
+    `base` has the weights by our names of a model whose base is not. CheckpointError lists whatever does not fit, in
+    weights or in adapter_config.json; the model is then as it was.
     """
     weights = fitting_adapter(model, path, layout)
     of_base = _base_weights(weights, model, layout)
+    if base is not None:
+        of_base = {name: base[ours].read() for name, ours in _names_of_base(weights, model, layout).items()}
     if changed := [name for name, param in of_base.items() if not _is_same(param, weights[name])]:
         raise CheckpointError(
             f"adapter {path} does not fit: {listed(changed)} in it is not the weight of this base (trained, or "
@@ -156,20 +167,56 @@ def fitting_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> dic
     `path` is its folder, a file in it, or a checkpoint folder of ours, which has it in `adapter/`. CheckpointError
     where its config or its shapes are not those of `model`.
     """
-    folder = Path(path).parent if Path(path).is_file() else Path(path)
-    if not (folder / CONFIG).exists() and (folder / "adapter" / CONFIG).exists():
-        folder = folder / "adapter"
-    config = read_json(folder / CONFIG)
-    if problems := config_misfits(config, model, layout):
+    folder = adapter_folder(path)
+    if problems := config_misfits(read_json(folder / CONFIG), model, layout):
         raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
-    file = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()), None)
-    if file is None:
-        raise CheckpointError(f"adapter {folder}: has no {WEIGHTS} or {OLD_WEIGHTS}")
-    weights = _by_live_name(_by_saved_name(read_files([file])[file.name], file), layout)
+    weights = _weights(folder, layout)
     of_base = _base_weights(weights, model, layout)
     own = {name: weight for name, weight in weights.items() if name not in of_base}
     check_weights(_expected(model, layout, own), own, f"adapter {folder}")
     return weights
+
+
+def adapter_folder(path: Path | str) -> Path:
+    """Return the folder of an adapter: of one of its files, or `adapter/` in a checkpoint folder of ours."""
+    folder = Path(path).parent if Path(path).is_file() else Path(path)
+    inside = not (folder / CONFIG).exists() and (folder / "adapter" / CONFIG).exists()
+    return folder / "adapter" if inside else folder
+
+
+def _weights(folder: Path, layout: HFLayout) -> dict[str, Weight]:
+    file = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(f"adapter {folder}: has no {WEIGHTS} or {OLD_WEIGHTS}")
+    return _by_live_name(_by_saved_name(read_files([file])[file.name], file), layout)
+
+
+def put_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
+    """Put adapters on those projections of a plain `model` for which an adapter of PEFT's has weights, of its ranks.
+
+    Their values come from `load_adapter`. Each part of a fused matrix gets one of the rank of the whole matrix.
+    CheckpointError where the adapter is not served, or has weights for what is no projection of `model`.
+    """
+    folder = adapter_folder(path)
+    config = read_json(folder / CONFIG)
+    if problems := config_problems(config, layout):
+        raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
+    places: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            places.setdefault(f"{PREFIX}{layout.module_path(f'{name}.weight')}", []).append(name)
+    ranks = {name.removesuffix(f".{A}"): w.shape[0] for name, w in _weights(folder, layout).items() if name.endswith(A)}
+    if unknown := [path.removeprefix(PREFIX) for path in ranks if path not in places]:
+        raise CheckpointError(f"adapter {folder} does not fit: the model has no projection {listed(unknown)}")
+    if not ranks:
+        raise CheckpointError(f"adapter {folder} does not fit: it has no weights {A}")
+    kind = DoRALinear if config.get("use_dora") else LoRALinear
+    for path, rank in ranks.items():
+        alpha = scaled_alpha(config, path.removeprefix(PREFIX), rank)
+        for name in places[path]:
+            owner, _, last = name.rpartition(".")
+            setattr(model.get_submodule(owner), last, kind.from_linear(model.get_submodule(name), rank, alpha))
+    freeze_base(model)
 
 
 def _expected(model: nn.Module, layout: HFLayout, given: Mapping[str, Weight]) -> dict[str, Tensor]:
@@ -207,8 +254,13 @@ def _by_saved_name(weights: Mapping[str, Weight], file: Path) -> dict[str, Weigh
 def _base_weights(weights: Mapping[str, Weight], model: nn.Module, layout: HFLayout) -> dict[str, Tensor]:
     """Find the live parameters of the base whose weights are among those of an adapter, by the names there."""
     params = base_parameters(model)
+    return {name: params[ours] for name, ours in _names_of_base(weights, model, layout).items()}
+
+
+def _names_of_base(weights: Mapping[str, Weight], model: nn.Module, layout: HFLayout) -> dict[str, str]:
+    params = base_parameters(model)
     ours = {name: layout.our_name(name.removeprefix(PREFIX).replace(".base_layer.", ".")) for name in weights}
-    return {name: params[known] for name, known in ours.items() if name.startswith(PREFIX) and known in params}
+    return {name: known for name, known in ours.items() if name.startswith(PREFIX) and known in params}
 
 
 def _is_same(param: Tensor, weight: Weight) -> bool:

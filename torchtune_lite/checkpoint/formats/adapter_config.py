@@ -139,11 +139,7 @@ def config_misfits(config: Mapping[str, Any], model: nn.Module, layout: HFLayout
     adapted = projections(model, layout)
     if not adapted:
         return ["the model has no adapter; use its lora_ builder"]
-    if (kind := config.get("peft_type")) != "LORA":
-        return [f"peft_type is {reprlib.repr(kind)}, the model's is 'LORA'"]
-    if layout.config.num_classes and config.get("task_type") == "SEQ_CLS":
-        config = {**config, "task_type": None}
-    if problems := [*_unsupported(config), *_malformed(config)]:
+    if problems := config_problems(config, layout):
         return problems
     use_dora = any(adapter.use_dora for each in adapted for adapter in each.adapters)
     if bool(config.get("use_dora")) != use_dora:
@@ -151,9 +147,7 @@ def config_misfits(config: Mapping[str, Any], model: nn.Module, layout: HFLayout
     seen = set()
     for each in adapted:
         rank = _of_module(config.get("rank_pattern"), each.path, config["r"])
-        alpha = _of_module(config.get("alpha_pattern"), each.path, config["lora_alpha"])
-        if config.get("use_rslora"):  # scales by alpha / sqrt(r)
-            alpha *= math.sqrt(rank)
+        alpha = scaled_alpha(config, each.path, rank)
         one = each.adapters[0]  # of a fused matrix: its parts may have the rank together, or each
         ranks = {each.rank, one.update_rank}
         if rank not in ranks:
@@ -162,6 +156,21 @@ def config_misfits(config: Mapping[str, Any], model: nn.Module, layout: HFLayout
             by = " by use_rslora" if config.get("use_rslora") else ""
             seen.add(f"lora_alpha is {alpha:.9g}{by}, the model's is {one.scaling * rank:.9g}")
     return problems + sorted(seen)
+
+
+def config_problems(config: Mapping[str, Any], layout: HFLayout) -> list[str]:
+    """Return where a `LoraConfig` is malformed, or of what is not served for any model."""
+    if (kind := config.get("peft_type")) != "LORA":
+        return [f"peft_type is {reprlib.repr(kind)}, the model's is 'LORA'"]
+    if layout.config.num_classes and config.get("task_type") == "SEQ_CLS":
+        config = {**config, "task_type": None}
+    return [*_unsupported(config), *_malformed(config)]
+
+
+def scaled_alpha(config: Mapping[str, Any], path: str, rank: int) -> float:
+    """Return the alpha by which, over its rank, an adapter of PEFT's on the projection `path` is scaled."""
+    alpha = _of_module(config.get("alpha_pattern"), path, config["lora_alpha"])
+    return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
 
 
 def _unsupported(config: Mapping[str, Any]) -> list[str]:

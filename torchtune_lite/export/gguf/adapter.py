@@ -39,7 +39,7 @@ def write_adapter(source: Source, path: Path, kind: str) -> Mapping[str, Weight]
 def _adapters(source: Source) -> dict[str, LoRALinear]:
     adapters = adapter_modules(source.model)
     if not adapters:
-        raise ConfigError(f"{source.folder} is a merged model and has no adapter; name the folder of one")
+        raise ConfigError(f"{source.found.path} is a merged model and has no adapter; name the folder of one")
     if any(adapter.use_dora for adapter in adapters.values()):
         raise ConfigError("llama.cpp has no DoRA: export the merged model with --to gguf")
     return adapters
