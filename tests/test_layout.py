@@ -35,14 +35,15 @@ MAY_IMPORT = {
     "rlhf": RUNNING,
     "generation": RUNNING,
     "training": RUNNING | {"checkpoint"},
+    "export": RUNNING | {"checkpoint"},
     "cli": BASE,
     "assets": RUNNING,  # the scripts that make what it holds
 }
 NO_TORCH = {"__init__", "__main__", "errors", "redaction", "tracebacks", "config", "catalog", "cli"}
-OWNED = {"torchao": {"peft"}, "sentencepiece": {"data", "assets"}, "omegaconf": {"config", "cli"}, "yaml": {"config"}}
+OWNED = {"torchao": {"peft", "export"}, "sentencepiece": {"data", "assets"}, "omegaconf": {"config", "cli"}, "yaml": {"config"}}
 OPTIONAL = {
     *("wandb", "matplotlib", "tensorboard", "tokenizers", "tiktoken", "jinja2", "huggingface_hub"),
-    *("pyarrow", "transformers"),
+    *("pyarrow", "transformers", "gguf"),
 }
 
 BUDGETS = {PACKAGE / "modules/transformer.py": 400}
