@@ -40,7 +40,12 @@ MAY_IMPORT = {
     "assets": RUNNING,  # the scripts that make what it holds
 }
 NO_TORCH = {"__init__", "__main__", "errors", "redaction", "tracebacks", "config", "catalog", "cli"}
-OWNED = {"torchao": {"peft", "export"}, "sentencepiece": {"data", "assets"}, "omegaconf": {"config", "cli"}, "yaml": {"config"}}
+OWNED = {
+    "torchao": {"peft", "export"},
+    "sentencepiece": {"data", "assets"},
+    "omegaconf": {"config", "cli"},
+    "yaml": {"config"},
+}
 OPTIONAL = {
     *("wandb", "matplotlib", "tensorboard", "tokenizers", "tiktoken", "jinja2", "huggingface_hub"),
     *("pyarrow", "transformers", "gguf"),

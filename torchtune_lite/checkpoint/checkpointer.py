@@ -121,12 +121,12 @@ class Checkpointer(ABC):
         """Return the checkpoint's name of our parameter `name`."""
 
     @abstractmethod
-    def _write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
+    def write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
         """Write the merged model and what a reader of the layout needs besides the files in `COPIED`."""
 
     @abstractmethod
     def _readers(self, folder: Path) -> "list[Checkpointer]":
-        """Open a folder that `_write_model` wrote."""
+        """Open a folder that `write_model` wrote."""
 
     def load(
         self,
@@ -223,19 +223,11 @@ class Checkpointer(ABC):
                 write_adapter(draft / "adapter", model, self.layout, base=self.checkpoint_dir)
             originals = self.checked_weights(model) if self.merge_into == "original" and not adapter_only else None
             if not adapter_only:
-                self._write_model(draft, merged_weights(model, originals))
+                self.write_model(draft, merged_weights(model, originals))
             if verify:
                 self._verify(draft, Path(folder), model, originals, adapter_only)
             if state is not None:
                 state.write(draft / "resume", self.family)
-
-    def write(self, folder: Path, weights: Mapping[str, Weight]) -> None:
-        """Write a model of `weights` by our names, with the base's small files, into an empty folder.
-
-        For a model of the shape of the one that `checked_weights` was last asked about.
-        """
-        copy_files(self.checkpoint_dir, folder, COPIED)
-        self._write_model(folder, weights)
 
     def _write_small_files(self, draft: Path) -> None:
         """Write the base's small files and those of the tokenizer, which are made and compared at the first save."""

@@ -17,6 +17,7 @@ VERBS = {
     "inspect": "show what a config will train on",
     "export": "write a model in the files that other programs take",
     "import": "make a folder to fine-tune of a GGUF",
+    "merge": "merge adapters, each with a weight, into their base",
     "env": "show versions, devices and what is missing",
     "download": "fetch a model from the Hugging Face hub",
     "completion": "print the script that completes words in a shell",

@@ -2,6 +2,7 @@
 
 from torchtune_lite.export.gguf.importing import import_gguf
 from torchtune_lite.export.kinds import Options, export
+from torchtune_lite.export.merging import merge
 from torchtune_lite.export.source import Source, open_source
 
-__all__ = ["Options", "Source", "export", "import_gguf", "open_source"]
+__all__ = ["Options", "Source", "export", "import_gguf", "merge", "open_source"]

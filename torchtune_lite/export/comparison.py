@@ -41,9 +41,15 @@ class Difference:
 @torch.no_grad()
 def compare(source: Source, model: TransformerDecoder, weights: Mapping[str, Weight]) -> Difference:
     """Compare the live source with a plain `model` on the meta device of these weights by our names, in float32."""
+    return difference(source, (source.model, source.base), (model, weights))
+
+
+@torch.no_grad()
+def difference(source: Source, *models: tuple[TransformerDecoder, Mapping[str, Weight]]) -> Difference:
+    """Compare the second of two models with the first, each with its weights, by the tokenizer of `source`."""
     length = min(LENGTH, source.config.max_seq_len)
     tokens = torch.tensor([source.tokenizer.encode(TEXT, add_bos=True, add_eos=False)[:length]])
-    ours, theirs = log_probs(source.model, source.base, tokens), log_probs(model, weights, tokens)
+    ours, theirs = (log_probs(model, weights, tokens) for model, weights in models)
     likely = ours.exp() > LIKELY
     divergence = (ours.exp() * (ours - theirs)).sum(-1).mean().item()
     return Difference((ours - theirs)[likely].abs().max().item(), max(divergence, 0.0), tokens.shape[1])

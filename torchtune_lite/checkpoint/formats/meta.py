@@ -74,7 +74,7 @@ class FullModelMetaCheckpointer(Checkpointer):
         heads = {"q_proj": "num_heads", "k_proj": "num_kv_heads"}.get(name.removesuffix(".weight").rpartition(".")[2])
         return weight.mapped(partial(half_split, num_heads=self.decoder_args[heads])) if heads else weight
 
-    def _write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
+    def write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
         write_hf_model(folder, self.layout.theirs(weights), hf_config(self.family, self.layout.config))
 
     def _readers(self, folder: Path) -> list[Checkpointer]:
