@@ -29,7 +29,7 @@ def recipe_main(cfg: Settings) -> None:
     """Run the recipe."""
     log, folder = utils.get_logger(cfg.log_level), Path(cfg.output_dir).expanduser()
     source = export.open_source(cfg.model_dir)
-    difference = export.export(source, cfg.quantizer, folder, export.Options(folder.name))
+    difference = export.export_model(source, cfg.quantizer, folder, export.Options(folder.name))
     log.info("%s: %s", folder, difference)
 
 

@@ -37,6 +37,6 @@ def main(args: Namespace) -> None:
     out = args.out or folder / "export" / (f"{args.to}-{args.type}" if typed else args.to)
     source = exporting.open_source(folder, args.base)
     options = exporting.Options(args.name or folder.resolve().name, args.type, args.base_name)
-    difference = exporting.export(source, args.to, out.expanduser(), options)
+    difference = exporting.export_model(source, args.to, out.expanduser(), options)
     print(f"{out} has {', '.join(sorted(file.name for file in out.expanduser().iterdir()))}")
     print("it holds the values of its source" if difference is None else difference)

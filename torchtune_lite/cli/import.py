@@ -18,9 +18,7 @@ def configure(parser: ArgumentParser) -> None:
     """Declare the arguments of `tune import`."""
     parser.add_argument("file", type=Path, metavar="FILE.gguf", help="the file")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to write, which must not exist")
-    parser.add_argument(
-        "--dtype", choices=("bf16", "fp16", "fp32"), help="of the weights (default: the file's, or bf16)"
-    )
+    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="of the weights (default: its own or bf16)")
 
 
 def main(args: Namespace) -> None:

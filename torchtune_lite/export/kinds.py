@@ -76,7 +76,7 @@ WRITERS: dict[str, Writer] = {
 }
 
 
-def export(source: Source, kind: str, folder: Path, options: Options) -> Difference | None:
+def export_model(source: Source, kind: str, folder: Path, options: Options) -> Difference | None:
     """Publish `folder`, which must not exist, with a source as `kind`, one of `WRITERS`.
 
     Returns how far it is from the source, None where it holds the live values. ConfigError for what cannot be written

@@ -12,7 +12,7 @@ from tests.models.tiny import TINY
 from torchtune_lite.data import Llama2ChatTemplate, Message, load_tokenizer
 from torchtune_lite.data.tokenizers.template_export import as_chat_template
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.export import Options, export, open_source
+from torchtune_lite.export import Options, export_model, open_source
 from torchtune_lite.export.gguf import tensors
 from torchtune_lite.export.gguf.files import read_gguf
 from torchtune_lite.export.gguf.pre_tokenizers import PROBE
@@ -25,7 +25,7 @@ TRAINED = {"f32": 2e-3, "f16": 5e-3, "q8_0": 5e-2}
 
 
 def write(folder, kind="f32"):
-    export(open_source(folder), "gguf", folder / kind, Options("m", kind))
+    export_model(open_source(folder), "gguf", folder / kind, Options("m", kind))
     return folder / kind / f"m-{kind}.gguf"
 
 
@@ -83,7 +83,7 @@ def test_short_texts_of_longrope_have_the_short_factors_in_a_short_context(tmp_p
 
 @pytest.mark.parametrize("kind", TRAINED)
 def test_the_demo_model_is_within_the_bars(kind, tmp_path):
-    export(open_source(BASE), "gguf", tmp_path / kind, Options("demo", kind))
+    export_model(open_source(BASE), "gguf", tmp_path / kind, Options("demo", kind))
     engine = Engine(tmp_path / kind / f"demo-{kind}.gguf")
     model = transformers.AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     for ids in ([1, 300, 400, 500], [1, *range(20, 81)]):
