@@ -56,7 +56,7 @@ def difference(source: Source, *models: tuple[TransformerDecoder, Mapping[str, W
 
 
 def log_probs(model: TransformerDecoder, weights: Mapping[str, Weight], tokens: Tensor) -> Tensor:
-    """Return the log-probabilities `[b, s, v]` after each of `tokens [b, s]`; a part's weights are read when it runs."""
+    """Return the log-probabilities `[b, s, v]` after each of `tokens [b, s]`; weights are read part by part."""
     with _streamed(model, weights):
         return model(tokens).log_softmax(-1)
 

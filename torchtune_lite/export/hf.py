@@ -20,7 +20,7 @@ def write_hf(source: Source, folder: Path, plain: TransformerDecoder) -> Mapping
 def write_folder(
     source: Source, folder: Path, weights: Mapping[str, Weight], plain: TransformerDecoder
 ) -> Mapping[str, Weight]:
-    """Write `weights` by our names, with the small files of the source's base and the tokenizer; return them as read."""
+    """Write `weights` by our names, with the base's small files and the tokenizer; return them as read."""
     copy_files(source.found.base, folder, COPIED)
     source.checkpointer.write_model(folder, weights)
     write_tokenizer(source, folder)

@@ -66,8 +66,10 @@ NAMES = {
 """By the name in `tokenizer.ggml.pre`; of several with the same patterns the first is written."""
 
 PROBE = (
-    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u200d🌫️ (multiple emojis concatenated) ✅ 🦙🦙 3 33 333 3333 33333 "
-    "333333 3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ ------======= нещо на Български "
+    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u200d🌫️ (multiple emojis concatenated) "
+    "✅ 🦙🦙 3 33 333 3333 33333 "
+    "333333 3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ "
+    "------======= нещо на Български "
     "''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? 'M not sure I'll make it, 'D you "
     "like some tea? We'Ve a'lL"
 )
@@ -91,7 +93,7 @@ def name_of(tokenizer: Mapping[str, Any], encode: Callable[[str], Sequence[int]]
     by_tokens = [name for name, each in NAMES.items() if found in each.hashes]
     if by_steps and by_tokens and not set(by_tokens) & set(by_steps):
         raise ConfigError(
-            f"the tokenizer splits texts as {by_steps[0]!r} by its tokenizer.json and as {by_tokens[0]!r} by its tokens; "
+            f"the tokenizer splits texts as {by_steps[0]!r} by its steps and as {by_tokens[0]!r} by its tokens; "
             "is tokenizer.json that of another model?"
         )
     if names := by_tokens or by_steps:

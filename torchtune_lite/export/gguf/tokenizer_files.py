@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF as the files of Hugging Face: tokenizer.json, tokenizer_config.json, generation_config.json."""
+"""The tokenizer of a GGUF as files of Hugging Face: tokenizer.json, tokenizer_config.json, generation_config.json."""
 
 from typing import Any
 

@@ -127,6 +127,6 @@ def _tokens(content: dict[str, Any], scores: dict[str, float]) -> list[Token]:
 
 
 def _llama(tokenizer: ModelTokenizer, scheme: str, add_bos: bool) -> Metadata:
-    """Return the keys of SentencePiece's kind; llama.cpp puts a space before each text between special tokens, or none."""
+    """Return the keys of SentencePiece's kind: a space is put before each text between special tokens, or not."""
     prefixes = scheme == "always" or (scheme == "first" and not isinstance(tokenizer.prompt_template, ChatTemplate))
     return {"model": "llama", "pre": "default", "add_space_prefix": prefixes, "add_bos_token": bool(add_bos)}
