@@ -47,14 +47,16 @@ def write_modelfile(source: Source, path: Path, gguf: str, adds_bos: bool) -> No
     tokenizer, template = source.tokenizer, source.tokenizer.prompt_template
     lines = [f"FROM ./{gguf}"]
     if isinstance(template, ChatTemplate):
-        bos = spelled(tokenizer, tokenizer.bos_id) if adds_bos else ""
-        form = form_of(template, bos)
+        form, start = form_of(template), ""
+        if form is None and tokenizer.bos_id is not None:
+            bos = spelled(tokenizer, tokenizer.bos_id)
+            form, start = form_of(template, bos), "" if adds_bos else bos
         if form is None or any('"""' in part or "{{" in part for pair in form.around.values() for part in pair):
             log.warning(
                 "the chat template cannot be written in Go's language; Ollama takes what it makes of the GGUF's"
             )
         else:
-            lines.append(f'TEMPLATE """{GO.format(**form.around)}"""')
+            lines.append(f'TEMPLATE """{start}{GO.format(**form.around)}"""')
             lines += [] if form.system is None else [f'SYSTEM """{form.system}"""']
     if tokenizer.turn_end is not None:
         lines.append(f'PARAMETER stop "{spelled(tokenizer, tokenizer.turn_end)}"')
@@ -63,22 +65,23 @@ def write_modelfile(source: Source, path: Path, gguf: str, adds_bos: bool) -> No
 
 def spelled(tokenizer: ModelTokenizer, token: int) -> str:
     """Return the text by which a chat template spells a token."""
-    return (
-        tokenizer.piece(token)
-        if isinstance(tokenizer, SentencePieceTokenizer)
-        else tokenizer.tokenizer.id_to_token(token)
-    )
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return tokenizer.piece(token)
+    return tokenizer.tokenizer.id_to_token(token)
 
 
 def form_of(template: ChatTemplate, bos: str = "") -> Form | None:
     """Find the form of a chat template; None where it does more than to put something around each text.
 
-    `bos` is left out where it starts a chat: what the tokenizer puts there by itself.
+    `bos` starts each chat, and is no part of the form.
     """
     try:
-        written = {chat: _written(template, chat).removeprefix(bos) for chat in (*CHATS, ("user",))}
+        written = {chat: _written(template, chat) for chat in (*CHATS, ("user",))}
     except DataError:  # it has no place for a system prompt, say
         return None
+    if not all(text.startswith(bos) for text in written.values()):
+        return None
+    written = {chat: text.removeprefix(bos) for chat, text in written.items()}
     pieces = re.split("|".join(MARKS.values()), written[CHATS[1]])
     if len(pieces) != len(CHATS[1]) + 1:
         return None

@@ -102,6 +102,8 @@ def _llama3_factors(rope: RotaryPositionalEmbeddings, scaling: RopeScaling) -> T
 
 def read_shape(architecture: Architecture, metadata: Metadata, tensors: Mapping[str, Weight]) -> dict[str, Any]:
     """Read the fields of `DecoderConfig` that a file decides; CheckpointError for what is not computed here."""
+    if "token_embd.weight" not in tensors:
+        raise CheckpointError("has no token_embd.weight, so no model is in it")
     found = _Keys(architecture, metadata)
     heads, width = found.get("attention.head_count"), found.get("embedding_length")
     base = found.get("rope.freq_base", 10_000.0)
