@@ -38,14 +38,20 @@ MAY_IMPORT = {
     "training": RUNNING | {"checkpoint", "generation", "evaluation"},
     "hub": RUNNING | {"checkpoint", "training"},
     "serving": RUNNING | {"generation", "training"},
+    "export": RUNNING | {"checkpoint"},
     "cli": BASE,
     "assets": RUNNING,  # the scripts that make what it holds
 }
 NO_TORCH = {"__init__", "__main__", "errors", "redaction", "tracebacks", "config", "catalog", "cli"}
-OWNED = {"torchao": {"peft"}, "sentencepiece": {"data", "assets"}, "omegaconf": {"config", "cli"}, "yaml": {"config"}}
+OWNED = {
+    "torchao": {"peft", "export"},
+    "sentencepiece": {"data", "assets"},
+    "omegaconf": {"config", "cli"},
+    "yaml": {"config"},
+}
 OPTIONAL = {
     *("wandb", "matplotlib", "tensorboard", "tokenizers", "tiktoken", "jinja2", "huggingface_hub"),
-    *("pyarrow", "transformers", "starlette", "uvicorn", "openai", "lm_eval", "datasets"),
+    *("pyarrow", "transformers", "starlette", "uvicorn", "openai", "lm_eval", "datasets", "gguf"),
 }
 
 BUDGETS = {PACKAGE / "modules/transformer.py": 400}

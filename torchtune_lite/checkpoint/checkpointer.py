@@ -126,12 +126,12 @@ class Checkpointer(ABC):
         """Return the checkpoint's name of our parameter `name`."""
 
     @abstractmethod
-    def _write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
+    def write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
         """Write the merged model and what a reader of the layout needs besides the files in `COPIED`."""
 
     @abstractmethod
     def _readers(self, folder: Path) -> "list[Checkpointer]":
-        """Open a folder that `_write_model` wrote."""
+        """Open a folder that `write_model` wrote."""
 
     def load(
         self,
@@ -154,7 +154,7 @@ class Checkpointer(ABC):
         """
         if dtype == torch.float16:
             self.check_fp16()
-        weights = self._checked_weights(model)
+        weights = self.checked_weights(model)
         check_adapters(model, self.layout, self.merge_into)
         adapter = self.adapter_checkpoint if resume_from is None else None
         if adapter:
@@ -219,15 +219,15 @@ class Checkpointer(ABC):
             raise SaveError("save_adapter_weights_only is set, but the model has no adapter")
         check_finite(model)
         if self.layout is None:
-            self._checked_weights(model)
+            self.checked_weights(model)
         step = state.trainer["progress"].get("global_step") if state is not None else None
         with publish(folder, step=step, num_bytes=self._num_bytes(model, adapter_only, state)) as draft:
             self._write_small_files(draft)
             if adapted:
                 write_adapter(draft / "adapter", model, self.layout, base=self.checkpoint_dir)
-            originals = self._checked_weights(model) if self.merge_into == "original" and not adapter_only else None
+            originals = self.checked_weights(model) if self.merge_into == "original" and not adapter_only else None
             if not adapter_only:
-                self._write_model(draft, merged_weights(model, originals))
+                self.write_model(draft, merged_weights(model, originals))
             if verify:
                 self._verify(draft, Path(folder), model, originals, adapter_only)
             if state is not None:
@@ -260,7 +260,7 @@ class Checkpointer(ABC):
             if adapter_modules(model):
                 check_adapter(draft / "adapter", model, self.layout)
             for reader in () if adapter_only else self._readers(draft):
-                found = compare(model, reader._checked_weights(model), originals)
+                found = compare(model, reader.checked_weights(model), originals)
         except CheckpointError as error:
             problem = str(error).replace(str(draft), str(folder))
             raise SaveError(
@@ -269,8 +269,8 @@ class Checkpointer(ABC):
             ) from error
         log.info("verified %s in %.1f s: %s", folder.name, time.perf_counter() - start, found)
 
-    def _checked_weights(self, model: nn.Module) -> dict[str, Weight]:
-        """List the weights of the checkpoint; CheckpointError where they are not those of `model`."""
+    def checked_weights(self, model: nn.Module) -> dict[str, Weight]:
+        """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`."""
         self._check_sizes(model)
         self.layout = HFLayout(self.family, model.config, self._is_within)
         weights = self._weights()

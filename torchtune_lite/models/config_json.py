@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torchtune_lite.modules import RopeScaling
+from torchtune_lite.modules import DecoderConfig, RopeScaling
 
 Fields = dict[str, Any]
 HFConfig = Mapping[str, Any]
@@ -146,3 +146,46 @@ def sliding_fields(config: HFConfig, kinds: tuple[str, ...] | None = None) -> Fi
     if kinds is None or "sliding" not in kinds:
         return {} if kinds is None else {"layer_kinds": kinds}
     return {"layer_kinds": kinds, "window": config["sliding_window"]}
+
+
+def hf_rope(config: DecoderConfig) -> dict[str, Any]:
+    """Describe the rotation as transformers 4 and 5 read it: the reverse of `rope_fields`."""
+    scaling, share = config.rope_scaling, {}
+    if config.rotary_dim not in (None, config.head_dim):
+        share = {"partial_rotary_factor": config.rotary_dim / config.head_dim}
+    rope = {"rope_type": "default"} if scaling is None else _hf_scaling(scaling)
+    parameters: dict[str, Any] = rope | share | {"rope_theta": config.rope_base}
+    more = {}
+    if scaling is not None and scaling.kind == "longrope":
+        more = {"original_max_position_embeddings": scaling.original_len}  # where transformers looks
+    if config.local_rope_base is not None:
+        sliding = {"rope_type": "default", "rope_theta": config.local_rope_base}
+        parameters = {"full_attention": parameters, "sliding_attention": sliding}
+        more = {"rope_local_base_freq": config.local_rope_base}
+    old = {"rope_theta": config.rope_base, "rope_scaling": None if scaling is None else rope, **more}
+    return old | share | {"rope_parameters": parameters}
+
+
+def _hf_scaling(scaling: RopeScaling) -> dict[str, Any]:
+    rope: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.original_len:
+        rope["original_max_position_embeddings"] = scaling.original_len
+    if scaling.kind == "llama3":
+        rope |= {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}
+    if scaling.kind == "yarn":
+        rope |= {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow, "truncate": scaling.truncate}
+    if scaling.kind in ("yarn", "longrope"):
+        rope["attention_factor"] = scaling.amplitude
+    if scaling.query_beta:
+        rope["llama_4_scaling_beta"] = scaling.query_beta
+    if scaling.kind == "longrope":
+        rope |= {"short_factor": list(scaling.short_factors), "long_factor": list(scaling.long_factors)}
+    return rope
+
+
+def hf_windows(config: DecoderConfig) -> dict[str, Any]:
+    """Describe layers of which some see a window: the reverse of `sliding_fields`."""
+    if config.window is None:
+        return {"sliding_window": None}
+    kinds = ["sliding_attention" if kind == "sliding" else "full_attention" for kind in config.layers]
+    return {"layer_types": kinds, "sliding_window": config.window}

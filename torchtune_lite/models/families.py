@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from torchtune_lite.models.config_json import Fields, HFConfig, check_values, rope_fields
+from torchtune_lite.models.config_json import Fields, HFConfig, check_values, hf_rope, rope_fields
 from torchtune_lite.modules import DecoderConfig
 
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -71,8 +71,9 @@ class Family:
     `fused` the names of a checkpoint whose rows are those of several of ours, in order. `defaults` are the values of
     transformers' config class for keys that a config.json leaves out, `fixed` the only values that are computed here
     (a tuple of them, or one). `fields` are the fields of `DecoderConfig` that all models of the family share, `read`
-    gives those that a config.json decides. `meta_keys` are Meta's names, where Meta published files of its own. With
-    `fits_fp16` False, activations of its models exceed the range of float16.
+    gives those that a config.json decides, and `write` the keys of one that decide them. `meta_keys` are Meta's names,
+    where Meta published files of its own. With `fits_fp16` False, activations of its models exceed the range of
+    float16.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     read: Callable[[HFConfig], Fields] = lambda config: {}
+    write: Callable[[DecoderConfig], dict[str, Any]] = lambda config: {}
     fields: Mapping[str, Any] = field(default_factory=dict)
     fits_fp16: bool = True
 
@@ -140,19 +142,10 @@ class Family:
 
 
 def hf_config(family: Family, config: DecoderConfig) -> dict[str, Any]:
-    """Describe a model of a Llama's shape as a config.json that transformers 4 and 5 read.
+    """Describe a model as a config.json that transformers 4 and 5 read: the reverse of `Family.decoder_args`.
 
-    For weights that came without one, as Meta's do; the rotation may be scaled as that of Llama 3.1.
+    For weights that came without one, as Meta's and GGUF do.
     """
-    rope: dict[str, Any] = {"rope_type": "default"}
-    if (scaling := config.rope_scaling) is not None:
-        rope = {
-            "rope_type": scaling.kind,
-            "factor": scaling.factor,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_len,
-        }
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
@@ -166,10 +159,9 @@ def hf_config(family: Family, config: DecoderConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_seq_len,
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tie_word_embeddings,
-        "rope_theta": config.rope_base,
-        "rope_scaling": rope if scaling is not None else None,
-        "rope_parameters": rope | {"rope_theta": config.rope_base},
         **{key: value[0] if isinstance(value, tuple) else value for key, value in family.fixed.items()},
+        **hf_rope(config),
+        **family.write(config),
     }
 
 

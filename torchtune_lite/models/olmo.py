@@ -6,7 +6,7 @@ OLMo norms queries and keys over the whole width, EXAONE 4 per head. Most layers
 from functools import partial
 
 from torchtune_lite.models.builders import component_builders, size, size_builders
-from torchtune_lite.models.config_json import Fields, HFConfig, rope_fields, sliding_fields
+from torchtune_lite.models.config_json import Fields, HFConfig, hf_windows, rope_fields, sliding_fields
 from torchtune_lite.models.families import POST_NORM_KEYS, QK_NORM_KEYS, SILU, Family
 from torchtune_lite.modules import RopeScaling
 from torchtune_lite.utils import get_logger
@@ -63,6 +63,7 @@ OLMO3 = Family(
     fixed=SILU | {"attention_bias": False},
     fields=FIELDS,
     read=_olmo3,
+    write=hf_windows,
 )
 EXAONE4 = Family(
     name="exaone4",
@@ -74,6 +75,7 @@ EXAONE4 = Family(
     fixed=SILU,
     fields=FIELDS | {"qk_norm": "head"},
     read=_exaone4,
+    write=hf_windows,
 )
 
 _2 = partial(size, vocab_size=100_352, max_seq_len=4096, norm_eps=1e-6, rope_base=500_000.0, **FIELDS)

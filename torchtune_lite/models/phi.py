@@ -6,7 +6,7 @@ modules phi3 and phi4.
 
 from torchtune_lite.models.builders import component_builders, size, size_builders
 from torchtune_lite.models.families import SILU, Family
-from torchtune_lite.models.mistral import all_sliding
+from torchtune_lite.models.mistral import all_sliding, hf_window
 from torchtune_lite.models.tokenizers import tokenizer_builder
 
 PHI3 = Family(
@@ -24,6 +24,7 @@ PHI3 = Family(
     defaults={"rms_norm_eps": 1e-5},
     fixed=SILU | {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attention_bias": False, "lm_head_bias": False},
     read=all_sliding,
+    write=hf_window,
 )
 
 _sliding = {"layer_kinds": ("sliding",), "window": 2047}

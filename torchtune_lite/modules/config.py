@@ -125,6 +125,14 @@ class DecoderConfig:
         repeats = -(-self.num_layers // len(self.layer_kinds))
         return (self.layer_kinds * repeats)[: self.num_layers]
 
+    def out_dim(self, projection: str) -> int:
+        """Return the rows of a projection of a layer, by its name or that of one of its parameters."""
+        heads = dict.fromkeys(("k_proj", "v_proj"), self.num_kv_heads) | {"q_proj": self.num_heads}
+        rows = {name: number * self.head_dim for name, number in heads.items()}
+        rows |= {"output_proj": self.embed_dim, "w2": self.embed_dim}
+        rows |= {"w1": self.intermediate_dim, "w3": self.intermediate_dim}
+        return next(rows[part] for part in projection.split(".") if part in rows)
+
     def differences(self, other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Return the fields whose value in `other` is another one, with both values."""
         ours = {field.name: getattr(self, field.name) for field in fields(self)}

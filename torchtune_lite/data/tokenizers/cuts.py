@@ -89,14 +89,16 @@ def cuts_of(tokenizer: Any) -> re.Pattern | None:
     return before_spaces([*tokenizer.get_vocab(), *added])
 
 
+def flat_steps(component: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """List what a normalizer or pre-tokenizer of a tokenizer.json does in turn."""
+    if component is None:
+        return []
+    parts = component.get("normalizers") or component.get("pretokenizers") if component["type"] == "Sequence" else None
+    return [dict(component)] if parts is None else [each for part in parts for each in flat_steps(part)]
+
+
 def _steps(component: Any) -> list[dict[str, Any]]:
-    """List what a normalizer or pre-tokenizer does in turn, as a tokenizer.json has it."""
-
-    def flat(step: dict[str, Any]) -> list[dict[str, Any]]:
-        parts = step.get("normalizers") or step.get("pretokenizers") if step["type"] == "Sequence" else None
-        return [step] if parts is None else [each for part in parts for each in flat(part)]
-
-    return [] if component is None else flat(json.loads(component.__getstate__()))
+    return flat_steps(None if component is None else json.loads(component.__getstate__()))
 
 
 def _is_local(normalizer: Mapping[str, Any]) -> bool:
