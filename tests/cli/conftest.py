@@ -68,7 +68,7 @@ def words(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Callable[..., list[s
     seen = []
     monkeypatch.setattr(run_verb, "main", lambda args: seen.append((args.words, args.debug)))
     monkeypatch.setattr(run_verb, "set_environment", lambda: None)
-    monkeypatch.setattr(asking, "postpone_compiler", lambda: None)
+    monkeypatch.setattr(asking, "make_compiler_lazy", lambda: None)
 
     def of(verb: str, *given: object, debug: bool = False) -> list[str]:
         start(verb, *map(str, given), debug=debug)
