@@ -1,4 +1,4 @@
-"""What the pages in docs/ claim: their commands are run, and the keys they name exist."""
+"""The claims of the pages in docs/: their commands are run, and the keys they name exist."""
 
 import ast
 import inspect
@@ -119,7 +119,7 @@ def test_the_data_builders_and_their_arguments_exist():
 
 
 def test_the_page_on_security_names_tests_that_exist():
-    """A row of its tables that has none is a statement that nothing holds."""
+    """A row of its tables without a test would be an unchecked claim."""
     text = (DOCS / "security.md").read_text(encoding="utf-8")
     tests = DOCS.parent / "tests"
     claims = [line for line in text.splitlines() if line.startswith("| ") and "shown by" not in line]

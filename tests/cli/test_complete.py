@@ -10,7 +10,7 @@ CONFIG = "model: {rank: 8, parts: [{a: 1}]}\nsteps: 2\nx_mine: 3\n"
 
 @pytest.fixture
 def answers(tune, folder):
-    """What the last word of a line can become, among files of the user's."""
+    """Completions of the last word of a line, among a user's files."""
     (folder / "my.yaml").write_text("recipe: full_finetune_single_device\n" + CONFIG)
     (folder / "mine.py").write_text("class Settings:\n    own_key: int = 1\n")
     (folder / "notes.txt").write_text("")

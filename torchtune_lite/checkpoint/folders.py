@@ -89,15 +89,7 @@ def find_model(path: Path | str, base: Path | str | None = None) -> ModelFolder:
     checkpoint; else the folder's own, a model without a chat template being given the bare text. CheckpointError for a
     folder that is none of these, a checkpoint that is not whole, and a base that is not there.
     """
-    folder = Path(path).expanduser()
-    folder = folder if folder.name.strip(".") else folder.resolve()  # of `.`, whose name tells what it is
-    if not folder.is_dir():
-        raise CheckpointError(f"{path} is no folder; expected {KINDS}")
-    if folder.name.startswith((DRAFT, TRASH)):
-        raise CheckpointError(
-            f"{path} is not a whole checkpoint: it is being written, or a run that was killed has left it there"
-        )
-    folder = _of_run(folder)
+    folder = chosen_folder(path)
     if has_manifest(folder):
         verify(folder, quick=True)
     has_weights = any(any(folder.glob(pattern)) for pattern in WEIGHTS)
@@ -114,8 +106,19 @@ def find_model(path: Path | str, base: Path | str | None = None) -> ModelFolder:
     return _adapter(folder, adapter, checkpoint, base)
 
 
-def _of_run(folder: Path) -> Path:
-    """Choose a checkpoint of a run's output_dir; any other folder is what it is."""
+def chosen_folder(path: Path | str) -> Path:
+    """Return the folder that is meant: of a run's output_dir a checkpoint, the best or else the newest; or itself.
+
+    CheckpointError where there is none, or one that is not whole.
+    """
+    folder = Path(path).expanduser()
+    folder = folder if folder.name.strip(".") else folder.resolve()  # of `.`, whose name tells what it is
+    if not folder.is_dir():
+        raise CheckpointError(f"{path} is no folder; expected {KINDS}")
+    if folder.name.startswith((DRAFT, TRASH)):
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint: it is being written, or a run that was killed has left it there"
+        )
     is_run = (folder / RUN_CONFIG).is_file() and not (folder / "config.json").exists()
     found = published(folder)
     if not found and is_run:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torchtune_lite import catalog
 from torchtune_lite.cli import keys, run
-from torchtune_lite.cli.postponed import postpone_compiler
+from torchtune_lite.cli.lazy_compiler import make_compiler_lazy
 from torchtune_lite.utils import get_logger
 
 KEY = "key "
@@ -32,7 +32,7 @@ def configure(parser: ArgumentParser, recipe: str, without: Sequence[str] = ()) 
 def main(recipe: str, config: str, args: Namespace, changes: Sequence[str]) -> None:
     """Run the recipe on the folder; `changes` are overrides, laid over what the folder says."""
     run.set_environment()
-    postpone_compiler()
+    make_compiler_lazy()
     log = get_logger()
     # by its name: what reads checkpoints stands above this package, and imports torch
     found = import_module("torchtune_lite.checkpoint").find_model(args.folder, args.base)

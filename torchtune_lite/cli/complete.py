@@ -25,7 +25,7 @@ def main(args: Namespace) -> None:
     """Print the words that the last one of the line can become, one a line."""
     try:
         found = sorted(set(words(args.line)))
-    except Exception:  # a config that is being written may be anything; a shell's prompt is no place for errors
+    except Exception:  # a config that is being written may be anything; errors do not belong on a shell's prompt
         return
     sys.stdout.write("".join(f"{each}\n" for each in found))
 

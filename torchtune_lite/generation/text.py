@@ -12,14 +12,15 @@ class TextStream:
     """The text of an answer, token by token, up to the first of `stop_strings`.
 
     What comes out joined is `tokenizer.decode` of all tokens, cut before that string. Each token costs the decoding of
-    a few around it, not of the text so far.
+    a few around it, not of the text so far. `after` are tokens that the text goes on from: its start keeps a space that
+    decoding by itself would take from it.
     """
 
-    def __init__(self, tokenizer: Any, stop_strings: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Any, stop_strings: Sequence[str] = (), after: Sequence[int] = ()) -> None:
         self.stopped = False
         """Whether a stop string has come."""
         self._decode, self._stop_strings = tokenizer.decode, tuple(stop_strings)
-        self._done: list[int] = []  # tokens whose text is out, the last few: what follows depends on them
+        self._done = list(after)  # tokens whose text is out, the last few: what follows depends on them
         self._waiting: list[int] = []
         self._text = ""  # decoded, and perhaps the beginning of a stop string
 
