@@ -33,14 +33,14 @@ class Inference:
 
     def build(self) -> tuple[Any, TransformerDecoder]:
         """Build tokenizer and model, with the adapters that the checkpointer names, no weights; check that they fit."""
-        self.checkpointer, tokenizer, self.model = build_model(self.cfg)
+        self.checkpointer, self.tokenizer, self.model = build_model(self.cfg)
         self.checkpointer.put_adapters(self.model)
-        check_vocabulary(tokenizer, self.model.config.vocab_size)
-        self.log.info(described(self.checkpointer.family.name, self.checkpointer.decoder_args, tokenizer))
-        return tokenizer, self.model
+        check_vocabulary(self.tokenizer, self.model.config.vocab_size)
+        return self.tokenizer, self.model
 
     def load(self) -> None:
-        """Read the weights; nothing is dropped out from here on."""
+        """Say which model it is, and read its weights; nothing is dropped out from here on."""
+        self.log.info(described(self.checkpointer.family.name, self.checkpointer.decoder_args, self.tokenizer))
         self.checkpointer.load(self.model, device=self.device, dtype=self.dtype)
         self.model.eval()
 
