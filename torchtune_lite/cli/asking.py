@@ -1,4 +1,4 @@
-"""What `tune chat` and `tune generate` share: a folder is the model of a recipe, whose keys are options, too."""
+"""What the verbs that ask a model share: a folder is the model of a recipe, whose keys are options, too."""
 
 import json
 import re
