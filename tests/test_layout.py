@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "generation": RUNNING,
     "training": RUNNING | {"checkpoint"},
     "hub": RUNNING | {"checkpoint", "training"},
-    "serving": RUNNING | {"generation", "training"},
+    "serving": RUNNING | {"generation"},
     "cli": BASE,
     "assets": RUNNING,  # the scripts that make what it holds
 }
