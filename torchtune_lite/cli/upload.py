@@ -127,5 +127,5 @@ def explain(repo: str, error: BaseException) -> str:
     if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
         return f"HF_TOKEN may not write to {repo}; make a token with the right to, on the page of your settings"
     lines = [line.strip(" .:") for each in (error, error.__cause__) if each for line in str(each).splitlines()]
-    reason = re.sub(r"\?[^\s']+", "", ": ".join(filter(None, lines))) or type(error).__name__
+    reason = re.sub(r"\?[^\s']+", "", ": ".join(filter(None, dict.fromkeys(lines)))) or type(error).__name__
     return f"cannot upload to {repo}: {reason}; run the same command again to go on where it stopped"
