@@ -46,9 +46,11 @@ class ChatRecipe:
         cfg = self.cfg
         tokenizer, model = self.inference.build()
         seed = training.set_seed(cfg.seed) if cfg.temperature else None
-        sampling = generation.Sampling(**cfg.sampling, seed=seed, stop_strings=tokenizer.stop_strings)
+        stop_strings = getattr(tokenizer, "stop_strings", ())
+        sampling = generation.Sampling(**cfg.sampling, seed=seed, stop_strings=stop_strings)
         self.inference.load()
-        engine = generation.Engine(model, slots=1, stop_tokens=tokenizer.stop_tokens, tokenizer=tokenizer)
+        stops = tokenizer.stop_tokens
+        engine = generation.Engine(model, slots=1, stop_tokens=stops, tokenizer=tokenizer, int8=cfg.int8)
         self.conversation = generation.Conversation(engine, tokenizer, sampling, cfg.system)
         self.input = utils.LineInput(None if cfg.history is None else Path(cfg.history))
         sys.stdout.reconfigure(errors="replace")
@@ -73,7 +75,7 @@ class ChatRecipe:
     def answer(self, text: str) -> None:
         """Print the answer as it comes; on a terminal Ctrl-C ends it, and nothing else."""
         interactive, conversation = self.input.interactive, self.conversation
-        with training.Signals() as signals, closing(conversation.ask(text)) as pieces:
+        with training.Signals() as signals, closing(conversation.ask(self.cfg.question(text))) as pieces:
             try:
                 for piece in pieces:
                     print(utils.visible(piece) if interactive else piece, end="", flush=True)

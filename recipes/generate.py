@@ -49,18 +49,25 @@ class GenerateRecipe:
         cfg = self.cfg
         self.tokenizer, model = self.inference.build()
         seed = training.set_seed(cfg.seed) if cfg.temperature else None
-        stop_strings = self.tokenizer.stop_strings
+        stop_strings = getattr(self.tokenizer, "stop_strings", ())
         self.sampling = generation.Sampling(**cfg.sampling, seed=seed, stop_strings=stop_strings)
         if cfg.file is None:
-            prompt = {"system": cfg.system, **cfg.prompt} if isinstance(cfg.prompt, dict) else cfg.prompt
-            self.prompt = generation.encode_prompt(self.tokenizer, prompt)
+            self.prompt = generation.encode_prompt(self.tokenizer, self.as_asked(cfg.prompt))
             generation.cap_length(len(self.prompt), cfg.max_new_tokens, model.config.max_seq_len)
         else:
             self.rows = data.load_rows(str(cfg.file))
             self.out = generation.AnswerFile(Path(cfg.out), self.rows)
         self.inference.load()
-        stops, slots = self.tokenizer.stop_tokens, 1 if cfg.file is None else cfg.batch_size
-        self.engine = generation.Engine(model, slots=slots, stop_tokens=stops, tokenizer=self.tokenizer)
+        slots = 1 if cfg.file is None else cfg.batch_size
+        how = {"stop_tokens": self.tokenizer.stop_tokens, "tokenizer": self.tokenizer, "int8": cfg.int8}
+        self.engine = generation.Engine(model, slots=slots, **how)
+
+    def as_asked(self, prompt: str | dict[str, str | None]) -> str | dict[str, str | None]:
+        """Give a prompt for the template what the training put before and around each question."""
+        if isinstance(prompt, str) or prompt.get("user") is None:
+            return prompt
+        system, user = prompt.get("system") or self.cfg.system, self.cfg.question(prompt["user"])
+        return {**prompt, "system": system, "user": user}
 
     def run(self) -> None:
         """Answer, and say how fast that was."""
@@ -88,6 +95,7 @@ class GenerateRecipe:
             *(self.rows, out.done, self.engine, self.tokenizer, self.sampling),
             ahead=AHEAD * cfg.batch_size,
             system=cfg.system,
+            question=cfg.question,
         )
         with tqdm(results, desc="answers", unit="row", initial=out.done, total=len(self.rows)) as bar:
             for result in bar:

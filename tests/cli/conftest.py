@@ -53,7 +53,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def tune(shipped: Path, folder: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
-    """Runs a verb in an empty working directory and gives what it prints."""
+    """Run a verb in an empty working directory and return its output."""
 
     def run(*words: str, debug: bool = False) -> str:
         start(*words, debug=debug)
@@ -68,7 +68,7 @@ def words(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Callable[..., list[s
     seen = []
     monkeypatch.setattr(run_verb, "main", lambda args: seen.append((args.words, args.debug)))
     monkeypatch.setattr(run_verb, "set_environment", lambda: None)
-    monkeypatch.setattr(asking, "postpone_compiler", lambda: None)
+    monkeypatch.setattr(asking, "make_compiler_lazy", lambda: None)
 
     def of(verb: str, *given: object, debug: bool = False) -> list[str]:
         start(verb, *map(str, given), debug=debug)

@@ -102,7 +102,7 @@ def test_files_that_are_not_the_hubs_are_fetched_again(tune_download, hub, folde
 def test_what_comes_is_compared_with_what_the_hub_lists(name, tune_download, hub, folder):
     hub.claimed[name] = FILES[name][:-1] + b"!"
     done = tune_download("o/m", "--output-dir", "m")
-    assert done.returncode == 4 and f"m/{name}: what came ({len(FILES[name]):,} bytes) is not the file" in done.stderr
+    assert done.returncode == 4 and f"m/{name}: the download ({len(FILES[name]):,} bytes) is not" in done.stderr
     assert not list((folder / "m").glob(f"{name}*"))
 
 
@@ -112,8 +112,8 @@ def test_what_comes_is_compared_with_what_the_hub_lists(name, tune_download, hub
         (["o/none"], 4, "there is no model o/none, or it is private and HF_TOKEN may not read it"),
         (["o/gated"], 4, "o/gated is gated: accept its terms on its page, and set HF_TOKEN"),
         (["o/m", "--hf-token", "hf_secret"], 2, "a token on the command line is seen by every user"),
-        (["m"], 2, "'m' is no repository; expected OWNER/NAME"),
-        (["o/m", "--include", "*.gguf"], 2, "no file of o/m fits --include and --ignore (it has: config.json, "),
+        (["m"], 2, "'m' is not a repository; expected OWNER/NAME"),
+        (["o/m", "--include", "*.gguf"], 2, "no file of o/m matches --include and --ignore (it has: config.json, "),
         (["o/m", "--output-dir", "file/x"], 2, "--output-dir file/x: file is a file"),
     ],
 )

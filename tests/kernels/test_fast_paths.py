@@ -1,4 +1,4 @@
-"""How a fast path is chosen, and that none stands for a function that was edited since."""
+"""The choice of a fast path, and that none replaces a function that was edited since."""
 
 import subprocess
 import sys
@@ -57,7 +57,7 @@ def test_a_variable_switches_them_off(value, expected):
 
 
 def test_an_edited_function_runs_as_it_stands(tmp_path):
-    """In a copy of the package whose RoPE somebody has changed."""
+    """In a copy of the package with a changed RoPE."""
     import shutil
     from pathlib import Path
 

@@ -27,7 +27,7 @@ every_family = pytest.mark.parametrize("name", tiny.TINY)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Gives the folder of a tiny model."""
+    """Return the folder of a tiny model."""
     root, made = tmp_path_factory.mktemp("families"), {}
 
     def of(name):
@@ -150,7 +150,7 @@ def test_adapters_of_peft_compute_the_same_and_have_its_gradients(name, folder, 
 
 
 def _by_peft_name(model, layout):
-    """Our gradients as PEFT has them: of a fused matrix, whose parts here got the same A, the sum of those of A."""
+    """Our gradients in PEFT's form: for a fused matrix, whose parts here got the same A, the sum of those of A."""
     from torchtune_lite.checkpoint.formats.adapter_config import projections
 
     found = {}
@@ -216,7 +216,7 @@ CONFIG_FAULTS = {
 @pytest.mark.parametrize("fault", CONFIG_FAULTS)
 @torch.no_grad()
 def test_a_fault_of_the_config_would_be_seen(fault, folder):
-    """The test of the test: most of these pass unseen on models as transformers initialises them."""
+    """The test of the test: most of these faults go unseen on models as transformers initialises them."""
     name, changes = CONFIG_FAULTS[fault]
     ours, _ = load(folder(name))
     scaling = {key: changes[key] for key in changes if key in ("query_beta", "original_len", "amplitude")}
@@ -256,7 +256,7 @@ def test_a_norm_of_queries_and_keys_after_their_rotation_would_be_seen(folder, m
 
 
 def rewritten(source, target, change, config=None):
-    """Copies a folder with other tensors."""
+    """Copy a folder, with changed tensors."""
     from safetensors.torch import save_file
 
     target.mkdir()

@@ -1,4 +1,4 @@
-"""What the builders put under each projection, and what they refuse."""
+"""The weights that builders put under each projection, and the arguments they refuse."""
 
 import inspect
 from dataclasses import replace
@@ -135,7 +135,7 @@ def test_arguments_that_cannot_work(arguments, message):
 @pytest.mark.parametrize("argument", ["apply_lora_to_output", "quantize_output"])
 def test_a_tied_output_carries_nothing_of_its_own(argument):
     tied = DecoderConfig(**vars(CONFIG) | {"tie_word_embeddings": True})
-    with pytest.raises(ValueError, match=f"{argument} is for an output projection of its own"):
+    with pytest.raises(ValueError, match=f"{argument} is for a separate output projection"):
         lora_decoder(tied, ["q_proj"], quantize_base=True, **{argument: True})
     lora_decoder(tied, ["q_proj"], **{argument: False})
 

@@ -1,4 +1,4 @@
-"""The LoRA recipe: what it writes against transformers and PEFT, its resume, and its answers to bad input."""
+"""The LoRA recipe: its files against transformers and PEFT, its resume, and its answers to bad input."""
 
 import json
 import re

@@ -44,7 +44,7 @@ def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Weight], s
 
 
 def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters of `model` that are no adapter's, by name."""
+    """Return the parameters of `model` outside adapters, by name."""
     adapters = adapter_state(model)
     return {name: param for name, param in model.named_parameters() if name not in adapters}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torchtune_lite import catalog
 from torchtune_lite.cli import keys, run
-from torchtune_lite.cli.postponed import postpone_compiler
+from torchtune_lite.cli.lazy_compiler import make_compiler_lazy
 from torchtune_lite.utils import get_logger
 
 KEY = "key "
@@ -32,11 +32,11 @@ def configure(parser: ArgumentParser, recipe: str, without: Sequence[str] = ()) 
 def main(recipe: str, config: str, args: Namespace, changes: Sequence[str]) -> None:
     """Run the recipe on the folder; `changes` are overrides, laid over what the folder says."""
     run.set_environment()
-    postpone_compiler()
+    make_compiler_lazy()
     get_logger()
     # by its name: what reads checkpoints stands above this package, and imports torch
     found = import_module("torchtune_lite.checkpoint").find_model(args.folder, args.base)
-    words = [override(key, value) for key, value in {**found.values, "system": found.system_prompt}.items()]
+    words = [override(key, value) for key, value in found.answering_values.items()]
     trusted = [f"--allow-component={pattern}" for pattern in args.allow_component]
     words = [recipe, "--config", config, *trusted, *words, *options(recipe, args), *changes]
     run.main(Namespace(words=words, debug=args.debug))

@@ -8,8 +8,8 @@ from torchtune_lite import catalog
 def configure(parser: ArgumentParser) -> None:
     """Declare the arguments of `tune cat`."""
     parser.add_argument("config", help="name of a config ('tune ls' shows all) or path of a YAML file")
-    parser.add_argument("--sort", action="store_true", help="sort the keys; leaves the comments out")
-    parser.add_argument("--as-is", action="store_true", help="leave 'include' as it stands; only the file's own keys")
+    parser.add_argument("--sort", action="store_true", help="sort the keys, and leave the comments out")
+    parser.add_argument("--as-is", action="store_true", help="leave 'include' unresolved: only the file's own keys")
 
 
 def main(args: Namespace) -> None:

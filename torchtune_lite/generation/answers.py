@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ Result = dict[str, Any]
 """`row`, its number, `given`, what stands there, `answer`, `finish_reason` and `num_tokens`; or else the `problem`."""
 
 
-def as_prompt(row: Any, system: str | None = None) -> dict[str, Any]:
+def as_prompt(row: Any, system: str | None = None, question: Callable[[str], str] = str) -> dict[str, Any]:
     """Return the question of a row as a sample for a tokenizer, with `messages`; DataError for a row without one.
 
     A row has `messages`, a conversation, of which an answer at the end is left out, with what a chat template may read
-    besides; or `instruction`, and perhaps `input`, which Alpaca's prompt is put around; or `prompt` or `input`, a text.
-    `system` is for rows without a system prompt of their own.
+    besides; or `instruction`, and perhaps `input`, which Alpaca's prompt is put around; or `prompt` or `input`, a text
+    that `question` is applied to. `system` is for rows without a system prompt of their own.
     """
     column = next((name for name in COLUMNS if row.get(name) is not None), None)
     beside: dict[str, Any] = {}
@@ -41,7 +41,7 @@ def as_prompt(row: Any, system: str | None = None) -> dict[str, Any]:
     elif column == "instruction":
         messages = AlpacaToMessages()({**row, "output": ""})["messages"]
     else:
-        messages = [Message("user", check_text(row[column], f"column {column!r}"))]
+        messages = [Message("user", question(check_text(row[column], f"column {column!r}")))]
     if messages and messages[-1].role == "assistant":
         messages = messages[:-1]
     if not messages or messages[-1].role == "system":
@@ -52,18 +52,18 @@ def as_prompt(row: Any, system: str | None = None) -> dict[str, Any]:
 
 
 def answers(
-    rows: Any, first: int, engine: Engine, tokenizer: Any, sampling: Sampling, *, ahead: int, system: str | None = None
+    rows: Any, first: int, engine: Engine, tokenizer: Any, sampling: Sampling, *, ahead: int, **asked: Any
 ) -> Iterator[Result]:
     """Yield the results of the rows from `first` on, in their order, as soon as they are known.
 
-    At most `ahead` rows are under way. A row that cannot be asked costs no other: its result says why. With a seed each
-    row has its own, so that its answer depends on no other row, and not on where a run began.
+    At most `ahead` rows are under way; `asked` are arguments of `as_prompt`. A row that cannot be asked costs no other:
+    its result says why. With a seed each row has its own: its answer depends on no other row, nor on where a run began.
     """
     under_way: deque[tuple[Result, Request | None]] = deque()
     following = first
     while under_way or following < len(rows):
         while following < len(rows) and len(under_way) < ahead:
-            under_way.append(_started(rows, following, engine, tokenizer, sampling, system))
+            under_way.append(_started(rows, following, engine, tokenizer, sampling, asked))
             following += 1
         while under_way and (under_way[0][1] is None or under_way[0][1].finish_reason is not None):
             result, request = under_way.popleft()
@@ -76,13 +76,13 @@ def answers(
 
 
 def _started(
-    rows: Any, row: int, engine: Engine, tokenizer: Any, sampling: Sampling, system: str | None
+    rows: Any, row: int, engine: Engine, tokenizer: Any, sampling: Sampling, asked: Mapping[str, Any]
 ) -> tuple[Result, Request | None]:
     """Begin a row's result, and its answer, unless it has a problem."""
     result: Result = {"row": row}
     try:
         result["given"] = rows[row]
-        prompt = tokens_of(tokenizer, as_prompt(rows[row], system))
+        prompt = tokens_of(tokenizer, as_prompt(rows[row], **asked))
         own = sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + row)
         [request] = engine.submit(prompt, own)
     except TuneError as error:

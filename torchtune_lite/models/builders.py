@@ -64,7 +64,7 @@ def lora_decoder(
 
     With `quantize_base`, exactly the adapted projections are kept in NF4, the output projection excepted;
     `quantize_frozen` adds those of the layers that carry no adapter, `quantize_output` the output projection. One
-    whose `in_dim · out_dim` is no multiple of 16,384 is an error, or with `quantize_unsupported: skip` stays as it is,
+    whose `in_dim · out_dim` is not a multiple of 16,384 is an error; `quantize_unsupported: skip` leaves it as it is,
     with one warning that lists all of them.
 
     `fused_lora` False computes projection by projection, which is slower and keeps more for the backward pass; where
@@ -98,7 +98,7 @@ def lora_decoder(
     if config.tie_word_embeddings and ("output" in adapted or quantize_output):
         argument = "quantize_output" if quantize_output else "apply_lora_to_output"
         raise ValueError(
-            f"{argument} is for an output projection of its own; this model's is its embedding (tie_word_embeddings), "
+            f"{argument} is for a separate output projection; this model's is its embedding (tie_word_embeddings), "
             "which stays as it is; leave the argument out"
         )
     if init_lora_weights is not None:
@@ -162,8 +162,8 @@ def any_decoder(
         return lora_decoder(config, lora_attn_modules, apply_lora_to_mlp, apply_lora_to_output, **lora)
     if lora:
         raise ValueError(
-            f"{', '.join(lora)} is for adapters, and no projection carries one; name some in lora_attn_modules, or set "
-            "apply_lora_to_mlp"
+            f"no projection carries an adapter, which {', '.join(lora)} would be for; name some in "
+            "lora_attn_modules, or set apply_lora_to_mlp"
         )
     return decoder(config)
 
@@ -185,7 +185,7 @@ def size(
     )
 
 
-def builders(sizes: Mapping[str, DecoderConfig]) -> dict[str, Builder]:
+def size_builders(sizes: Mapping[str, DecoderConfig]) -> dict[str, Builder]:
     """Make three builders of each size: NAME, lora_NAME with adapters, qlora_NAME with adapters on a base in NF4."""
     return {
         f"{prefix}{name}": partial(build, config)

@@ -4,7 +4,6 @@ from torchtune_lite.peft.adapter import Adapter, adapter_modules, adapter_state,
 from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear
 from torchtune_lite.peft.lora import LoRALinear
-from torchtune_lite.peft.loraplus import adapter_optimizer
 from torchtune_lite.peft.nf4 import (
     blank_parts,
     dequantize,
@@ -17,6 +16,7 @@ from torchtune_lite.peft.nf4 import (
     storage,
     upcast_state_dict,
 )
+from torchtune_lite.peft.optimizer import adapter_optimizer
 
 __all__ = [
     "Adapter",

@@ -1,4 +1,4 @@
-"""What an adapter is: a frozen projection with a trained change, known by what it can do, not by its class."""
+"""The adapter protocol: a frozen projection with a trained change, known by its methods, not by its class."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

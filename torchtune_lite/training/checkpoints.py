@@ -120,7 +120,7 @@ class Checkpoints:
             self._failures += 1
             if final or self._failures == MAX_FAILURES_IN_A_ROW:
                 raise
-            log.error("%s; training goes on, and the next save is tried", error)
+            log.error("%s; training goes on until the next save", error)
 
     def close(self) -> None:
         """Wait for a save in the background, unless the user has interrupted; what went wrong is only logged."""

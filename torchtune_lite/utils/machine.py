@@ -1,4 +1,4 @@
-"""What this machine and its Python have: versions, devices, compilers, optional packages. Imports torch when asked."""
+"""This machine and its Python: versions, devices, compilers, optional packages. Imports torch on demand."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from typing import Any
 from torchtune_lite import __version__
 
 BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
-"""What torch calls the instructions for products in bfloat16, those of x86 and those of ARM."""
+"""torch's names of the instructions for products in bfloat16, on x86 and on ARM."""
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, where a container limits them

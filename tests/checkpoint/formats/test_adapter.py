@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from tests.models import tiny
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, load_adapter, write_adapter
 from torchtune_lite.checkpoint.formats import safetensors_stream
-from torchtune_lite.checkpoint.formats.adapter import CONFIG, WEIGHTS, _is_same, adapter_config
+from torchtune_lite.checkpoint.formats.adapter import CONFIG, WEIGHTS, _is_same, peft_config
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.errors import CheckpointError, ConfigError
@@ -55,7 +55,7 @@ def test_peft_gives_the_live_logits_from_our_adapter(hf_base, build, logits, tmp
 
 @pytest.fixture
 def peft_adapter(hf_base, tmp_path: Path):
-    """Writes an adapter with PEFT, its values not zero; gives the folder and PEFT's logits."""
+    """Write an adapter with PEFT, its values not zero; return the folder and PEFT's logits."""
 
     def write(**options):
         torch.manual_seed(2)
@@ -222,7 +222,7 @@ def test_float32_adapters_over_bfloat16_go_to_peft_and_back(
 
 def test_config_is_what_peft_needs(hf_base, build):
     model = build(FullModelHFCheckpointer(hf_base.dir), **QK, lora_dropout=0.1)
-    config = adapter_config(model, HFLayout(LLAMA, model.config), hf_base.dir)
+    config = peft_config(model, HFLayout(LLAMA, model.config), hf_base.dir)
     assert LoraConfig(**{k: v for k, v in config.items() if k != "peft_type"}).peft_type == config["peft_type"]
     expected = {
         "base_model_name_or_path": str(hf_base.dir),
@@ -281,7 +281,7 @@ def test_every_misfit_is_listed_and_nothing_loaded(hf_base, build, peft_adapter,
 
 
 def test_a_file_that_holds_more_than_an_adapter_is_not_loaded(hf_base, build, peft_adapter):
-    """What `bias`, `modules_to_save` and embeddings leave in the file, under a config that does not say so."""
+    """Weights of `bias`, `modules_to_save` and embeddings in a file whose config does not mention them."""
     folder, _ = peft_adapter(target_modules=["q_proj", "k_proj"])
     model = build(FullModelHFCheckpointer(hf_base.dir), **QK)
     weights = load_file(folder / WEIGHTS)
@@ -297,7 +297,7 @@ def test_a_file_that_holds_more_than_an_adapter_is_not_loaded(hf_base, build, pe
 
 @pytest.mark.parametrize("init", ["gaussian", "orthogonal", False, "pissa", "olora"])
 def test_another_start_of_peft_gives_its_logits_or_is_refused(hf_base, build, logits, tmp_path: Path, init):
-    """Those that change the base are taken once PEFT has made them an adapter of the base as it is."""
+    """Adapters that change the base load once PEFT has converted them to adapters of the unchanged base."""
     torch.manual_seed(2)
     options = {"r": 4, "lora_alpha": 12, "target_modules": ["q_proj", "k_proj"], "init_lora_weights": init}
     theirs = get_peft_model(base_model(hf_base), LoraConfig(**options))
@@ -417,7 +417,7 @@ def written(hf_base, build, tmp_path: Path):
 
 
 def refused(model, folder: Path) -> str:
-    """Gives the one line by which an adapter is refused; the model stays as it was."""
+    """Return the one-line error that refuses an adapter; check that the model stays as it was."""
     before = {name: value.clone() for name, value in adapter_state(model).items()}
     with pytest.raises(CheckpointError) as error:
         load_adapter(model, folder, HFLayout(LLAMA, model.config))
@@ -505,7 +505,7 @@ def test_a_pickle_that_runs_code_or_holds_no_tensors_is_refused(written):
     model, folder = written
     (folder / WEIGHTS).unlink()
     assert f"has no {WEIGHTS} or adapter_model.bin" in refused(model, folder)
-    for content, message in ((Payload(), "needs code to be run"), ([1, 2], "no plain dictionary of tensors")):
+    for content, message in ((Payload(), "would run code"), ([1, 2], "not a plain dictionary of tensors")):
         torch.save(content, folder / "adapter_model.bin")
         assert message in refused(model, folder)
     (folder / "adapter_model.bin").write_bytes(b"\x80\x02}q\x00.")

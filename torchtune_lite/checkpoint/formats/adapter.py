@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torchtune_lite.checkpoint.formats.adapter_config import (
     CONFIG,
     Projection,
-    adapter_config,
     config_misfits,
     config_problems,
+    peft_config,
     projections,
     scaled_alpha,
 )
@@ -77,17 +77,22 @@ def write_adapter(folder: Path, model: nn.Module, layout: HFLayout, base: Path |
     with torch.no_grad():
         weights = {name: Weight.of(tensor) for name, tensor in adapter_tensors(model, layout).items()}
     write_safetensors(folder / WEIGHTS, weights)
-    write_json(folder / CONFIG, adapter_config(model, layout, base))
+    write_json(folder / CONFIG, peft_config(model, layout, base))
 
 
 @torch.no_grad()
-def load_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
+def load_adapter(
+    model: nn.Module, path: Path | str, layout: HFLayout, base: Mapping[str, Weight] | None = None
+) -> None:
     """Load a PEFT adapter, as `fitting_adapter` reads it, into the adapters of `model`, whose base is loaded.
 
-    CheckpointError lists whatever does not fit, in weights or in adapter_config.json; the model is then as it was.
+    `base` has the weights by our names of a model whose base is not. CheckpointError lists whatever does not fit, in
+    weights or in adapter_config.json; the model is then as it was.
     """
     weights = fitting_adapter(model, path, layout)
     of_base = _base_weights(weights, model, layout)
+    if base is not None:
+        of_base = {name: base[ours].read() for name, ours in _names_of_base(weights, model, layout).items()}
     if changed := [name for name, param in of_base.items() if not _is_same(param, weights[name])]:
         raise CheckpointError(
             f"adapter {path} does not fit: {listed(changed)} in it is not the weight of this base (trained, or "
@@ -139,8 +144,8 @@ def _parts(
             first += part.update_rank
         if rest.any():
             raise CheckpointError(
-                f"{source} does not fit: that of {projection.path} changes more than its parts that carry an adapter "
-                "here, or couples them; adapt q_proj, k_proj and v_proj, or w1 and w3, together, with its rank"
+                f"{source} does not fit: that of {projection.path} also changes parts without an adapter here, "
+                "or couples its parts; adapt q_proj, k_proj and v_proj, or w1 and w3, together, with its rank"
             )
 
 
@@ -149,7 +154,7 @@ def check_adapter(folder: Path, model: nn.Module, layout: HFLayout) -> None:
     """Raise CheckpointError where the adapter in `folder` is not, value by value, that of `model`."""
     weights, tensors = fitting_adapter(model, folder, layout), adapter_tensors(model, layout)
     if wrong := [name for name, tensor in tensors.items() if not torch.equal(weights[name].read(), tensor.cpu())]:
-        raise CheckpointError(f"adapter {folder}: has other values than the live one in {listed(wrong)}")
+        raise CheckpointError(f"adapter {folder}: differs from the live one in {listed(wrong)}")
 
 
 def fitting_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> dict[str, Weight]:
@@ -245,8 +250,13 @@ def _by_saved_name(weights: Mapping[str, Weight], file: Path) -> dict[str, Weigh
 def _base_weights(weights: Mapping[str, Weight], model: nn.Module, layout: HFLayout) -> dict[str, Tensor]:
     """Find the live parameters of the base whose weights are among those of an adapter, by the names there."""
     params = base_parameters(model)
+    return {name: params[ours] for name, ours in _names_of_base(weights, model, layout).items()}
+
+
+def _names_of_base(weights: Mapping[str, Weight], model: nn.Module, layout: HFLayout) -> dict[str, str]:
+    params = base_parameters(model)
     ours = {name: layout.our_name(name.removeprefix(PREFIX).replace(".base_layer.", ".")) for name in weights}
-    return {name: params[known] for name, known in ours.items() if name.startswith(PREFIX) and known in params}
+    return {name: known for name, known in ours.items() if name.startswith(PREFIX) and known in params}
 
 
 def _is_same(param: Tensor, weight: Weight) -> bool:

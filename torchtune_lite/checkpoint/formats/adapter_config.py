@@ -97,7 +97,7 @@ def check_adapters(model: nn.Module, layout: HFLayout, merge_into: str) -> None:
             )
 
 
-def adapter_config(model: nn.Module, layout: HFLayout, base: Path | str) -> dict[str, Any]:
+def peft_config(model: nn.Module, layout: HFLayout, base: Path | str) -> dict[str, Any]:
     """Describe the adapter of `model` as a `LoraConfig`, read off its modules.
 
     Rank and alpha are the most frequent ones; a module that differs stands in `rank_pattern` or `alpha_pattern`.

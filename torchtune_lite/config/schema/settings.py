@@ -1,4 +1,4 @@
-"""What a recipe's `Settings` dataclass declares, and the check of a config against it."""
+"""The declarations of a recipe's `Settings` dataclass, and the check of a config against them."""
 
 import dataclasses
 import inspect

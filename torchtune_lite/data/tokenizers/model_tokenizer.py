@@ -64,6 +64,9 @@ class ModelTokenizer(ABC):
     pad_id: int
     stop_tokens: list[int]
     added: set[int]
+    adds_bos = True  # before a text, where transformers encodes it
+    turn_end: int | None = None
+    """The token that ends an answer in the chat template."""
     most_around = 2  # tokens that stand around a message: BOS and EOS
     marks_roles = False  # without a template, too
     cuts: re.Pattern | None = None
@@ -216,6 +219,7 @@ class ModelTokenizer(ABC):
                 "{{ eos_token }} after the answer",
                 template.name,
             )
+        self.turn_end = ends[-1] if ends else None
         self.stop_tokens += [token for token in ends[-1:] if token not in self.stop_tokens]
 
     def _tokenize(
@@ -246,7 +250,7 @@ class ModelTokenizer(ABC):
             self._to_look_at = 0
             log.warning(
                 "nothing stands between a question and its answer, as in %r; set tokenizer.prompt_template, e.g. "
-                "{user: ['', '\\n']}, unless that is meant",
+                "{user: ['', '\\n']}, unless this is intended",
                 glued,
             )
 

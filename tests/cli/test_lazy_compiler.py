@@ -1,4 +1,4 @@
-"""torch's compiler stays out of a process until something needs it, and is then whole."""
+"""torch's compiler is not imported until something needs it, and is then complete."""
 
 import subprocess
 import sys
@@ -7,8 +7,8 @@ import pytest
 
 START = """
 import sys
-from torchtune_lite.cli.postponed import postpone_compiler
-postpone_compiler()
+from torchtune_lite.cli.lazy_compiler import make_compiler_lazy
+make_compiler_lazy()
 import torch
 loaded = lambda: "torch._dynamo.symbolic_convert" in sys.modules
 """
@@ -24,7 +24,7 @@ assert not loaded()
 
 
 def run(code):
-    """Runs `code` in a Python of its own."""
+    """Run `code` in a Python of its own."""
     done = subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -47,7 +47,7 @@ def test_a_step_with_checkpointing_does_not_load_it():
     ],
 )
 def test_whatever_needs_it_loads_it_whole(use, before):
-    finders = "\nassert not any(type(finder).__module__ == postpone_compiler.__module__ for finder in sys.meta_path)"
+    finders = "\nassert not any(type(finder).__module__ == make_compiler_lazy.__module__ for finder in sys.meta_path)"
     run(
         before
         + use
@@ -62,6 +62,7 @@ def test_its_settings_can_be_read_and_changed_without_it():
 
 
 def test_one_that_is_loaded_already_stays():
-    code = "import torch._dynamo\nfrom torchtune_lite.cli.postponed import postpone_compiler\nfound = torch._dynamo\n"
-    code += "postpone_compiler()\nassert torch._dynamo is found and torch._dynamo.eval_frame"
+    code = "import torch._dynamo\nfrom torchtune_lite.cli.lazy_compiler import make_compiler_lazy\n"
+    code += "loaded = torch._dynamo\nmake_compiler_lazy()\n"
+    code += "assert torch._dynamo is loaded and torch._dynamo.eval_frame"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -26,7 +26,9 @@ class ConcatDataset:
         self.names = _names(self.datasets)
         pack_lens = {getattr(dataset, "pack_len", None) for dataset in self.datasets}
         if len(pack_lens) > 1:
-            raise ConfigError("dataset: some of the list are packed, others not; set packed alike in all")
+            raise ConfigError(
+                "dataset: some data sets of the list are packed and others are not; set packed to one value in all"
+            )
         self.pack_len = pack_lens.pop()
         if self.pack_len:
             self.lengths = array("l", (length for dataset in self.datasets for length in dataset.lengths))
@@ -113,7 +115,8 @@ def _checked(dataset: Any) -> Any:
     if isinstance(dataset, PreferenceDataset):
         raise DataError(
             "dataset makes pairs of answers, which no recipe here trains on; train on the chosen ones by "
-            "instruct_dataset with column_map={input: prompt, output: chosen}, or write one with padded_collate_dpo"
+            "instruct_dataset with column_map={input: prompt, output: chosen}, or write a recipe of your own "
+            "(padded_collate_dpo)"
         )
     ours = SFTDataset | PackedDataset | StreamDataset | ConcatDataset
     return dataset if isinstance(dataset, ours) else OwnDataset(dataset)

@@ -1,7 +1,7 @@
-"""Keeps torch from loading its compiler for a run that compiles nothing: a second and 140 MB of each start.
+"""A lazy import of torch's compiler, which saves a run that compiles nothing a second and 140 MB at its start.
 
 torch imports `torch._dynamo` for the first optimizer and for activation checkpointing, only to say that it must not
-compile these. Here the package is there, but its `__init__` runs when somebody asks for more than that.
+compile these. Here the package is in `sys.modules`, but its `__init__` runs only when more than that is needed.
 """
 
 import importlib
@@ -16,11 +16,11 @@ CONFIG = f"{COMPILER}.config"  # needs nothing of the rest
 PARTS = (f"{COMPILER}.", "torch._inductor")  # need all of it
 
 
-class PostponedCompiler(ModuleType):
-    """`torch._dynamo` before its `__init__` has run, which any other attribute and any import of a part makes run."""
+class LazyCompiler(ModuleType):
+    """`torch._dynamo` before its `__init__` has run; any other attribute, or the import of a submodule, runs it."""
 
     def disable(self, fn: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Leave a function of torch's own as it is: nothing is being compiled yet. Any other is a user's wish."""
+        """Return torch's own functions unchanged, as nothing is compiled yet; load the compiler for a user's."""
         if (getattr(fn, "__module__", None) or "").startswith("torch."):
             return fn
         load(self)
@@ -39,8 +39,8 @@ class PostponedCompiler(ModuleType):
         return getattr(self, name)
 
 
-class Parts(MetaPathFinder):
-    """Sees each import before all others, to have `__init__` run before a part's; finds nothing itself."""
+class CompilerImportHook(MetaPathFinder):
+    """An import hook that runs the compiler's `__init__` before a submodule is imported, and finds nothing itself."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         """Return None."""
@@ -49,17 +49,17 @@ class Parts(MetaPathFinder):
 
 
 def load(module: ModuleType) -> None:
-    """Make the stand-in the package itself."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Parts)]
+    """Turn the stand-in into the package itself."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, CompilerImportHook)]
     module.__class__ = ModuleType
     module.__spec__.loader.exec_module(module)
 
 
-def postpone_compiler() -> None:
-    """Put the stand-in where `import torch._dynamo` looks first, unless that has happened already."""
-    importlib.import_module("torch")  # which looks at all its packages
+def make_compiler_lazy() -> None:
+    """Put the stand-in into `sys.modules`, unless `torch._dynamo` has been imported."""
+    importlib.import_module("torch")  # which inspects all its packages
     if COMPILER not in sys.modules:
         module = module_from_spec(find_spec(COMPILER))
-        module.__class__ = PostponedCompiler
+        module.__class__ = LazyCompiler
         sys.modules[COMPILER] = module
-        sys.meta_path.insert(0, Parts())
+        sys.meta_path.insert(0, CompilerImportHook())

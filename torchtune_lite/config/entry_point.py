@@ -23,13 +23,13 @@ from torchtune_lite.tracebacks import shown
 S = TypeVar("S")
 
 OTHER_OPTION = re.compile(r"(?:--?(?:c|cfg|conf|config[-_](?:file|path|name))|-config|config(?==))(?:=(.*))?")
-"""What `--config` is called elsewhere."""
+"""Other tools' names of `--config`."""
 
 
 def parse(cls: type[S]) -> Callable[[Callable[[S], Any]], Callable[[], Any]]:
     """Make `recipe_main(cfg)` a command that reads `--config NAME_OR_PATH key=value ...` into a `cls`.
 
-    `--allow-component 'pkg.*'` trusts a package besides. A mistake of the user ends the program with one line on stderr
+    `--allow-component 'pkg.*'` trusts another package. A mistake of the user ends the program with one line on stderr
     and the exit code of its error; `--debug` shows the traceback.
     """
     if not isinstance(cls, type):  # the function itself, which torchtune's `parse` takes
@@ -134,5 +134,7 @@ def settings_of(recipe: Path) -> type:
     sys.modules[spec.name] = module  # where dataclasses look up a class's annotations
     spec.loader.exec_module(module)
     if not isinstance(getattr(module, "Settings", None), type):
-        raise ConfigError(f"{recipe} has no class Settings; a recipe declares its keys there, as those of 'tune ls' do")
+        raise ConfigError(
+            f"{recipe} has no class Settings; a recipe declares its keys there, as the recipes of 'tune ls' do"
+        )
     return module.Settings

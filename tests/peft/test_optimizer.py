@@ -42,6 +42,20 @@ def test_a_schedule_scales_both_rates():
         assert fast == pytest.approx(4 * slow)
 
 
+def test_b_may_have_a_decay_of_its_own():
+    model = lora_decoder(CONFIG, ["q_proj"])
+    of_a, of_b = adapter_optimizer(model, adamw, weight_decay_b=0.0).param_groups
+    assert (of_a["weight_decay"], of_b["weight_decay"], of_a["lr"], of_b["lr"]) == (0.1, 0.0, 1e-3, 1e-3)
+    assert {tuple(p.shape) for p in of_b["params"]} == {(16, 8)}
+    with pytest.raises(ValueError, match="weight_decay_b: Undecayed has no weight_decay"):
+        adapter_optimizer(model, Undecayed, weight_decay_b=0.0)
+
+
+class Undecayed(torch.optim.Optimizer):
+    def __init__(self, params):
+        super().__init__(params, {"lr": 1.0})
+
+
 def test_without_a_ratio_there_is_one_group():
     model = lora_decoder(CONFIG, ["q_proj"])
     [group] = adapter_optimizer(model, adamw).param_groups
@@ -49,5 +63,5 @@ def test_without_a_ratio_there_is_one_group():
 
 
 def test_a_model_without_an_a_is_refused():
-    with pytest.raises(ValueError, match="loraplus_lr_ratio is for LoRA's A and B"):
+    with pytest.raises(ValueError, match="are for LoRA's A and B"):
         adapter_optimizer(torch.nn.Linear(2, 2), adamw, loraplus_lr_ratio=4)

@@ -5,7 +5,7 @@ import pytest
 from torchtune_lite import config
 from torchtune_lite.data import PackedDataset
 from torchtune_lite.datasets import concatenated, preference_dataset, text_completion_dataset, validation_sets
-from torchtune_lite.datasets.concatenated import ConcatDataset, MixedDataset
+from torchtune_lite.datasets.mixing import ConcatDataset, MixedDataset
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -123,7 +123,7 @@ def test_all_are_packed_or_none():
     packed = [PackedDataset([{"tokens": [n], "labels": [-100]}] * n, 8) for n in (2, 3)]
     joined = concatenated(packed)
     assert joined.pack_len == 8 and list(joined.lengths) == [1] * 5
-    with pytest.raises(ConfigError, match="some of the list are packed, others not"):
+    with pytest.raises(ConfigError, match="some data sets of the list are packed and others are not"):
         ConcatDataset([packed[0], Numbers([1])])
 
 
