@@ -78,7 +78,7 @@ def test_what_asks_for_nothing_is_taken(given, reader):
         ({"messages": None}, "messages", "messages is missing; give the turns of a conversation"),
         ({"messages": []}, "messages", "messages is missing; give the turns of a conversation"),
         ({"messages": "a"}, "messages", "messages must be a list, got str"),
-        ({"messages": ["a"]}, "messages", "messages[0] is str; conversation_style=openai wants 'role' and 'con"),
+        ({"messages": ["a"]}, "messages", "messages[0] is str; conversation_style=openai "),
         ({"messages": [{"role": "me", "content": "a"}]}, "messages", "messages[0].role='me' is not one of system, "),
         ({"messages": [{"role": "user", "content": 7}]}, "messages", "messages: the content of a turn must be text"),
         (

@@ -165,9 +165,9 @@ class Reader:
             raise RequestError(str(error), "messages") from error
         for note in notes:
             if note.heading != NOT_READ:
-                raise RequestError(f"messages: {note.what} must be text", "messages")
+                raise RequestError(f"messages: {note.subject} must be text", "messages")
             if not self.tokenizer.reads(note.field):
-                raise RequestError(f"messages: {note.what} is not read; leave it out", "messages")
+                raise RequestError(f"messages: {note.subject} is not read; leave it out", "messages")
         if self.system_prompt is not None and messages[0].role != "system":
             messages.insert(0, Message("system", self.system_prompt))
         return messages
