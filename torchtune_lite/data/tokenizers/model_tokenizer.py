@@ -65,12 +65,10 @@ class ModelTokenizer(ABC):
     stop_tokens: list[int]
     added: set[int]
     adds_bos = True  # before a text, where transformers encodes it
-    turn_end: int | None = None
-    """The token that ends an answer in the chat template."""
+    turn_end: int | None = None  # the token that ends an answer in the chat template
     most_around = 2  # tokens that stand around a message: BOS and EOS
     marks_roles = False  # without a template, too
-    cuts: re.Pattern | None = None
-    """Where a text can be cut so that its start keeps its tokens; None: not known, a long text is encoded whole."""
+    cuts: re.Pattern | None = None  # where a text can be cut so that its start keeps its tokens; None: not known
 
     def __init__(
         self, path: str | Path, max_seq_len: int | None, add_eos_when_cut: bool = False, train_on: TrainOn = "all"
@@ -123,8 +121,8 @@ class ModelTokenizer(ABC):
         self._look_at(sample["messages"])
         if self.train_on == "last" and not inference:
             [sample] = self.expanded(sample)
-        given = sample.get("chat_template_kwargs", {})
-        tokens, mask, truncated = self._tokenize(sample["messages"], not inference, given)
+        options = sample.get("chat_template_kwargs", {})
+        tokens, mask, truncated = self._tokenize(sample["messages"], not inference, options)
         rest = {key: value for key, value in sample.items() if key != "messages"}
         return {**rest, "tokens": tokens, "mask": mask, "truncated": truncated}
 
@@ -260,7 +258,7 @@ class ModelTokenizer(ABC):
         A token has a loss if any of its text does. Of the `spans`, which come in order, those are asked for that stand
         in the first `limit` tokens.
         """
-        tokens, places = self._encode_chat_first(text, limit)
+        tokens, places = self._first(self.encode_chat, text, limit or math.inf, lambda encoded: len(encoded[0]))
         kept = places[:limit]
         length = max((max(end, start + 1) for start, end in kept), default=0)
         has_loss = bytearray(length)
@@ -268,9 +266,6 @@ class ModelTokenizer(ABC):
             has_loss[start:end] = b"\1" * (min(end, length) - start)
         mask = [not any(has_loss[start : max(end, start + 1)]) for start, end in kept]
         return tokens, mask + [True] * (len(tokens) - len(kept))
-
-    def _encode_chat_first(self, text: str, limit: int | None) -> tuple[list[int], list[Span]]:
-        return self._first(self.encode_chat, text, limit or math.inf, lambda encoded: len(encoded[0]))
 
     def _first(self, encode: Callable[[str], T], text: str, most: float, count: Callable[[T], int] = len) -> T:
         return first_tokens(encode, text, most, lambda: self.cuts, count)
