@@ -33,9 +33,10 @@ def main(recipe: str, config: str, args: Namespace, changes: Sequence[str]) -> N
     """Run the recipe on the folder; `changes` are overrides, laid over what the folder says."""
     run.set_environment()
     make_compiler_lazy()
-    get_logger()
+    log = get_logger()
     # by its name: what reads checkpoints stands above this package, and imports torch
     found = import_module("torchtune_lite.checkpoint").find_model(args.folder, args.base)
+    log.info("%s", found)
     words = [override(key, value) for key, value in found.answering_values.items()]
     trusted = [f"--allow-component={pattern}" for pattern in args.allow_component]
     words = [recipe, "--config", config, *trusted, *words, *options(recipe, args), *changes]

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from torchtune_lite.config import DottedPath
 from torchtune_lite.data.messages import Masking, Message
-from torchtune_lite.data.templates import Template, ending, find_glued, get_prompt_template, opened, written
+from torchtune_lite.data.templates import Template, endings, find_glued, get_prompt_template, opened, written
 from torchtune_lite.data.tokenizers.chat_template import (
     CHAT_TEMPLATE,
     RESERVED,
@@ -129,9 +129,7 @@ class ModelTokenizer(ABC):
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """What a text template writes after each answer, which no special token ends; () for nothing."""
-        template = self.prompt_template
-        end = "" if template is None or isinstance(template, ChatTemplate) else ending(template)
-        return (end,) if end else ()
+        return () if isinstance(self.prompt_template, ChatTemplate) else endings(self.prompt_template)
 
     @property
     def may_expand(self) -> bool:
@@ -169,8 +167,7 @@ class ModelTokenizer(ABC):
         if self.prompt_template is not None and not self._surely_fits(messages):
             return False  # and then not with a template around it, which is spared
         messages = written(messages, self.prompt_template)
-        has_label = any(message.role == "assistant" and not message.masked for message in messages)
-        return has_label and self._surely_fits(messages)
+        return self._surely_fits(messages) and any(m.role == "assistant" and not m.masked for m in messages)
 
     def _surely_fits(self, messages: list[Message]) -> bool:
         texts = [part["content"] for message in messages for part in message.content]
