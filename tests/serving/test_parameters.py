@@ -25,11 +25,18 @@ def test_a_conversation_is_encoded_by_the_template_as_in_training(reader, tokeni
 
 
 def test_the_system_prompt_of_the_training_stands_in_for_none(tokenizer, reader):
-    own = Reader(tokenizer, 256, 1152, system_prompt="Be brief.")
+    own = Reader(tokenizer, 256, 1152, system="Be brief.")
     system = [{"role": "system", "content": "Be brief."}]
     assert own.chat({"messages": ASKED}).prompts == chat(reader, messages=system + ASKED).prompts
     other = [{"role": "developer", "content": "Be long."}, *ASKED]
     assert own.chat({"messages": other}).prompts == chat(reader, messages=other).prompts
+
+
+def test_what_the_training_put_around_a_question_is_put_around_each(tokenizer, reader):
+    own = Reader(tokenizer, 256, 1152, question="Q: {}".format)
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    asked, put = ([{"role": role, "content": q * (role == "user") + text} for role, text in turns] for q in ("", "Q: "))
+    assert own.chat({"messages": asked}).prompts == chat(reader, messages=put).prompts
 
 
 def test_parameters_become_settings_of_the_sampling(reader):

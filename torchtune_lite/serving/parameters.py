@@ -4,7 +4,7 @@ What is not served is refused where it is asked for: a client learns more from a
 the one it wants.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,12 +99,19 @@ class Call:
 class Reader:
     """Reads requests for a model of `vocab_size`, with at most `max_seq_len` positions, by its tokenizer's template.
 
-    `system_prompt` is put before a conversation that has none.
+    `system` is the system prompt of a conversation that has none, `question` is applied to what the user says in one.
     """
 
-    def __init__(self, tokenizer: Any, max_seq_len: int, vocab_size: int, system_prompt: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_seq_len: int,
+        vocab_size: int,
+        system: str | None = None,
+        question: Callable[[str], str] = str,
+    ) -> None:
         self.tokenizer, self.max_seq_len, self.vocab_size = tokenizer, max_seq_len, vocab_size
-        self.system_prompt = system_prompt
+        self.system, self.question = system, question
 
     def chat(self, body: Any) -> Call:
         """Read a request for the next turn of a conversation."""
@@ -168,9 +175,9 @@ class Reader:
                 raise RequestError(f"messages: {note.subject} must be text", "messages")
             if not self.tokenizer.reads(note.field):
                 raise RequestError(f"messages: {note.subject} is not read; leave it out", "messages")
-        if self.system_prompt is not None and messages[0].role != "system":
-            messages.insert(0, Message("system", self.system_prompt))
-        return messages
+        if self.system is not None and messages[0].role != "system":
+            messages.insert(0, Message("system", self.system))
+        return [Message("user", self.question(turn.text_content)) if turn.role == "user" else turn for turn in messages]
 
     def _prompts(self, given: Mapping[str, Any]) -> list[list[int]]:
         """Encode the texts of `prompt`, of which each may be given in tokens."""

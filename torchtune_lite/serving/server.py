@@ -41,12 +41,20 @@ def listen(host: str, port: int) -> socket.socket:
     return taken
 
 
-def serve(taken: socket.socket, engine: Engine, name: str, system_prompt: str | None = None) -> None:
+def serve(
+    taken: socket.socket,
+    engine: Engine,
+    name: str,
+    *,
+    system: str | None = None,
+    question: Callable[[str], str] = str,
+) -> None:
     """Answer requests for the model `name` at a socket, until a signal comes; Stopped tells of Ctrl-C.
 
-    `system_prompt` is put before conversations that have none. What ends the engine is raised.
+    `system` is the system prompt of conversations that have none, `question` is applied to what users say in one. What
+    ends the engine is raised.
     """
-    reader = Reader(engine.tokenizer, engine.max_seq_len, engine.model.config.vocab_size, system_prompt)
+    reader = Reader(engine.tokenizer, engine.max_seq_len, engine.model.config.vocab_size, system, question)
     worker = Worker(engine)
     host, port = taken.getsockname()[:2]
     is_local = ipaddress.ip_address(host.partition("%")[0]).is_loopback

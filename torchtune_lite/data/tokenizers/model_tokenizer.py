@@ -167,7 +167,8 @@ class ModelTokenizer(ABC):
         if self.prompt_template is not None and not self._surely_fits(messages):
             return False  # and then not with a template around it, which is spared
         messages = written(messages, self.prompt_template)
-        return self._surely_fits(messages) and any(m.role == "assistant" and not m.masked for m in messages)
+        has_label = any(message.role == "assistant" and not message.masked for message in messages)
+        return has_label and self._surely_fits(messages)
 
     def _surely_fits(self, messages: list[Message]) -> bool:
         texts = [part["content"] for message in messages for part in message.content]
