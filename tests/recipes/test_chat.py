@@ -106,7 +106,7 @@ def test_a_conversation_in_a_terminal(chat, tmp_path):
     terminal.send("//A\n")
     terminal.expect("𝄞市\r\n.*> $")
     terminal.send("/save b.jsonl\n")
-    terminal.expect("added 3 messages")
+    terminal.expect("added 3 messages.*> $")
     terminal.send("/exit\n")
     assert terminal.end() == 0
     first, second = (json.loads((tmp_path / name).read_text())["messages"] for name in ("chat.jsonl", "b.jsonl"))
@@ -128,7 +128,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(chat, tmp_path):
     terminal.send("A\n")
     terminal.expect("𝄞市\r\n.*> $")  # and nothing of the half
     terminal.send("/save\n")
-    terminal.expect("added 4 messages")
+    terminal.expect("added 4 messages.*> $")
     terminal.send("\x04")
     assert terminal.end() == 0
     turns = [turn["content"] for turn in json.loads((tmp_path / "chat.jsonl").read_text())["messages"]]
