@@ -167,8 +167,7 @@ class ModelTokenizer(ABC):
         if self.prompt_template is not None and not self._surely_fits(messages):
             return False  # and then not with a template around it, which is spared
         messages = written(messages, self.prompt_template)
-        has_label = any(message.role == "assistant" and not message.masked for message in messages)
-        return has_label and self._surely_fits(messages)
+        return self._surely_fits(messages) and any(m.role == "assistant" and not m.masked for m in messages)
 
     def _surely_fits(self, messages: list[Message]) -> bool:
         texts = [part["content"] for message in messages for part in message.content]
@@ -256,7 +255,7 @@ class ModelTokenizer(ABC):
         A token has a loss if any of its text does. Of the `spans`, which come in order, those are asked for that stand
         in the first `limit` tokens.
         """
-        tokens, places = self._first(self.encode_chat, text, limit or math.inf, lambda encoded: len(encoded[0]))
+        tokens, places = self._encode_chat_first(text, limit)
         kept = places[:limit]
         length = max((max(end, start + 1) for start, end in kept), default=0)
         has_loss = bytearray(length)
@@ -264,6 +263,9 @@ class ModelTokenizer(ABC):
             has_loss[start:end] = b"\1" * (min(end, length) - start)
         mask = [not any(has_loss[start : max(end, start + 1)]) for start, end in kept]
         return tokens, mask + [True] * (len(tokens) - len(kept))
+
+    def _encode_chat_first(self, text: str, limit: int | None) -> tuple[list[int], list[Span]]:
+        return self._first(self.encode_chat, text, limit or math.inf, lambda encoded: len(encoded[0]))
 
     def _first(self, encode: Callable[[str], T], text: str, most: float, count: Callable[[T], int] = len) -> T:
         return first_tokens(encode, text, most, lambda: self.cuts, count)
