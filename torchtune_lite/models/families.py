@@ -51,6 +51,9 @@ NOT_SERVED = {
 }
 """Architectures by their `model_type` that need more than the layers of `modules`, and what that is."""
 
+NULLABLE = "sliding_window"
+"""The key of which null is a value, no window, where that of others is the default."""
+
 SILU = {"hidden_act": "silu"}
 NO_BIAS = {"attention_bias": False, "mlp_bias": False}
 
@@ -109,7 +112,8 @@ class Family:
     def decoder_args(self, config: HFConfig) -> Fields:
         """Read a config.json as the fields of `DecoderConfig`; ValueError names what is not computed here."""
         check_values(config)
-        config = {**self.defaults, **{key: value for key, value in config.items() if value is not None}}
+        given = {key: value for key, value in config.items() if value is not None or key == NULLABLE}
+        config = {**self.defaults, **given}
         for key, allowed in self.fixed.items():
             allowed = allowed if isinstance(allowed, tuple) else (allowed,)
             if config.get(key, allowed[0]) not in allowed:
