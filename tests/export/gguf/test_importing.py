@@ -92,7 +92,5 @@ def test_what_is_no_model_that_is_served_is_one_line(keys, problem, tmp_path):
 def test_a_file_that_lacks_a_tensor_is_one_line(llama, tmp_path):
     data = written(llama).read_bytes()
     (tmp_path / "x.gguf").write_bytes(data.replace(b"blk.1.ffn_up", b"blk.7.ffn_up"))
-    with pytest.raises(
-        CheckpointError, match=r"its model does not fit: 1 weight is missing \(layers.1.mlp.w3.weight\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"its model does not fit: 1 weight is missing \(layers.1.mlp.w3"):
         import_gguf(tmp_path / "x.gguf", tmp_path / "back")

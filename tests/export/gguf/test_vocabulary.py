@@ -8,7 +8,10 @@ from torchtune_lite.data import HuggingFaceModelTokenizer, load_tokenizer
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.export.gguf.vocabulary import write_vocabulary
 
-CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def _of_sentencepiece(tokenizer: SentencePieceTokenizer) -> tuple[Metadata, list
         raise ConfigError(
             f"{tokenizer.path} is no BPE model, or changes characters before it splits a text, which llama.cpp does not"
         )
-    tokens = [(piece.piece, piece.score, piece.type) for piece in model.pieces]
+    tokens = [(_spaced(piece.piece, piece.type), piece.score, piece.type) for piece in model.pieces]
     scheme = tokenizer.prepend_scheme if model.normalizer_spec.add_dummy_prefix else "never"
     add_bos = read_json(Path(tokenizer.path).expanduser().parent / "tokenizer_config.json").get("add_bos_token", True)
     return _llama(tokenizer, scheme, add_bos), tokens
@@ -118,12 +118,17 @@ def _tokens(content: dict[str, Any], scores: dict[str, float]) -> list[Token]:
         elif i in added and added[i]["special"]:
             tokens.append((text, -1000.0, CONTROL))
         elif i in added:
-            tokens.append((text.replace("▁", " "), -1000.0, USER_DEFINED))
+            tokens.append((_spaced(text, USER_DEFINED), -1000.0, USER_DEFINED))
         elif model.get("byte_fallback") and len(text) == 6 and text.startswith("<0x"):
             tokens.append((text, 0.0, BYTE))
         else:
             tokens.append((text, scores.get(text, 0.0), NORMAL))
     return tokens
+
+
+def _spaced(text: str, kind: int) -> str:
+    """Return a token as llama.cpp looks for it: one that is found in a text before its spaces are ▁ has spaces."""
+    return text.replace("▁", " ") if kind == USER_DEFINED else text
 
 
 def _llama(tokenizer: ModelTokenizer, scheme: str, add_bos: bool) -> Metadata:
