@@ -4,7 +4,8 @@ import pytest
 import tokenizers
 
 from tests.export.models import BASE
-from torchtune_lite.data import HuggingFaceModelTokenizer, load_tokenizer
+from torchtune_lite.data import HuggingFaceModelTokenizer, Llama2ChatTemplate, load_tokenizer
+from torchtune_lite.data.tokenizers.template_export import as_chat_template
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.export.gguf.vocabulary import write_vocabulary
 
@@ -74,6 +75,13 @@ def test_sentencepiece_has_its_scores_and_bytes():
     assert types[tokens.index("<0x0A>")] == 6 and types[tokens.index("[INST]")] == 4
     assert values["tokenizer.ggml.add_space_prefix"] is True and values["tokenizer.ggml.add_bos_token"] is True
     assert values["tokenizer.ggml.eos_token_id"] == 2 and values["tokenizer.ggml.bos_token_id"] == 1
+
+
+def test_a_text_template_is_written_as_a_chat_template():
+    tokenizer = load_tokenizer(BASE, prompt_template=Llama2ChatTemplate())
+    values = write_vocabulary(tokenizer, 1152)
+    assert values["tokenizer.chat_template"] == as_chat_template(tokenizer) is not None
+    assert values["tokenizer.ggml.add_space_prefix"] is False  # which would follow each special token
 
 
 def test_a_tokenizer_that_llama_cpp_lacks_is_refused(tmp_path, byte_level):
