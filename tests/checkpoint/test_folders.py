@@ -13,7 +13,7 @@ import yaml
 from tests.demo_run import BASE, make_run, settings
 from torchtune_lite import config, training
 from torchtune_lite.checkpoint import find_model
-from torchtune_lite.data import Message, SentencePieceTokenizer
+from torchtune_lite.data import AlpacaToMessages, Message, SentencePieceTokenizer
 from torchtune_lite.errors import CheckpointError, ConfigError
 from torchtune_lite.peft import is_quantized
 
@@ -97,15 +97,26 @@ def test_a_run_s_tokenizer_named_by_its_folder_is_read_from_the_checkpoint(tmp_p
 
 
 def test_the_system_prompt_is_that_of_all_data_sets(run, tmp_path):
-    assert find_model(run.dir).system_prompt is None
+    assert find_model(run.dir).system is None
     shutil.copytree(run.dir, tmp_path / "x")
     values = yaml.safe_load((run.dir / "config.yaml").read_text())
     values["dataset"]["new_system_prompt"] = "Be brief."
     (tmp_path / "x/config.yaml").write_text(yaml.safe_dump(values))
-    assert find_model(tmp_path / "x/epoch_0").system_prompt == "Be brief."
+    assert find_model(tmp_path / "x/epoch_0").system == "Be brief."
     values["dataset"] = [values["dataset"], {**values["dataset"], "new_system_prompt": None}]
     (tmp_path / "x/config.yaml").write_text(yaml.safe_dump(values))
-    assert find_model(tmp_path / "x/epoch_0").system_prompt is None
+    assert find_model(tmp_path / "x/epoch_0").system is None
+
+
+def test_what_a_data_set_puts_around_a_question_belongs_to_it(run, tmp_path):
+    assert find_model(run.dir).question_template is None
+    shutil.copytree(run.dir, tmp_path / "x")
+    values = yaml.safe_load((run.dir / "config.yaml").read_text())
+    values["dataset"] = {"_component_": "torchtune_lite.datasets.alpaca_cleaned_dataset", "source": "rows.jsonl"}
+    (tmp_path / "x/config.yaml").write_text(yaml.safe_dump(values))
+    values = SimpleNamespace(**find_model(tmp_path / "x").answering_values)
+    [trained, _] = AlpacaToMessages()({"instruction": "Why {x}?", "output": ""})["messages"]
+    assert training.AnsweringSettings.question(values, "Why {x}?") == trained.text_content
 
 
 def test_a_checkpoint_that_was_moved_out_of_its_run_is_a_model_with_a_template(run, tmp_path):

@@ -8,7 +8,7 @@ from torchtune_lite.checkpoint.formats.meta import FullModelMetaCheckpointer
 from torchtune_lite.checkpoint.resume import check_resumable, restore, run_facts, start_date
 from torchtune_lite.checkpoint.rng import rng_state, set_rng_state
 from torchtune_lite.checkpoint.run_state import TrainingState, gather
-from torchtune_lite.checkpoint.store.claim import Claim, claim
+from torchtune_lite.checkpoint.store.claim import Claim, claim_output_dir
 from torchtune_lite.checkpoint.store.discovery import latest, newest, read_best, resume_folder
 from torchtune_lite.checkpoint.store.manifest import verify
 from torchtune_lite.checkpoint.store.publishing import check_space, publish, published, retain
@@ -21,7 +21,7 @@ __all__ = [
     "TrainingState",
     "check_resumable",
     "check_space",
-    "claim",
+    "claim_output_dir",
     "find_model",
     "found",
     "gather",

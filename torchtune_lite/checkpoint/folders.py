@@ -18,6 +18,7 @@ from torchtune_lite.checkpoint.store.discovery import newest, read_best
 from torchtune_lite.checkpoint.store.manifest import has_manifest, verify
 from torchtune_lite.checkpoint.store.publishing import published
 from torchtune_lite.config.text import document
+from torchtune_lite.data.messages import ALPACA_PROMPT
 from torchtune_lite.data.tokenizers.chat_template import CHAT_TEMPLATE, find_chat_template
 from torchtune_lite.data.tokenizers.files import read_json as read_json_if_there
 from torchtune_lite.data.tokenizers.loader import FILES
@@ -29,6 +30,10 @@ PACKAGE = "torchtune_lite"
 CHECKPOINTER = f"{PACKAGE}.training.FullModelHFCheckpointer"
 FILE_KEYS = ("_component_", "checkpoint_files", "model_type")
 """What a checkpointer's config says of the files of its base."""
+QUESTIONS = dict.fromkeys(
+    ("alpaca_dataset", "alpaca_cleaned_dataset"), ALPACA_PROMPT.replace("{instruction}", "{question}")
+)
+"""What data sets put around each question themselves, beside the tokenizer's template."""
 MODEL = f"{PACKAGE}.models.from_checkpoint"
 TOKENIZER = f"{PACKAGE}.models.tokenizer_of_checkpoint"
 KINDS = "a run's output_dir, a checkpoint epoch_N or step_N, an adapter of PEFT's, or the folder of a model"
@@ -45,7 +50,8 @@ class ModelFolder:
     `path` has the weights: of `runs/x` the checkpoint that was chosen. They are a whole model, and then `base` is that
     folder too, or an `adapter` (else None) for the model in `base`. `model`, `tokenizer`, `checkpointer` and `dtype`
     are the values of these keys of a recipe's config (`training.RecipeSettings`): components as a YAML names them, none
-    of them built. `system_prompt` is the one that all rows of the training had; None where there is none.
+    of them built. `system` and `question_template` (`training.AnsweringSettings`) are the system prompt, and the text
+    around each question, that all rows of the training had; None for none.
     """
 
     path: Path
@@ -55,7 +61,8 @@ class ModelFolder:
     tokenizer: Component
     checkpointer: Component
     dtype: str
-    system_prompt: str | None
+    system: str | None
+    question_template: str | None
 
     def __str__(self) -> str:
         return f"adapter {self.adapter} on {self.base}" if self.adapter else f"model {self.path}"
@@ -64,6 +71,11 @@ class ModelFolder:
     def values(self) -> dict[str, Any]:
         """The keys of a config that runs this model."""
         return {key: getattr(self, key) for key in ("model", "tokenizer", "checkpointer", "dtype")}
+
+    @property
+    def answering_values(self) -> dict[str, Any]:
+        """The keys of a config that asks it as it was trained."""
+        return {**self.values, "system": self.system, "question_template": self.question_template}
 
 
 def find_model(path: Path | str, base: Path | str | None = None) -> ModelFolder:
@@ -77,15 +89,7 @@ def find_model(path: Path | str, base: Path | str | None = None) -> ModelFolder:
     checkpoint; else the folder's own, a model without a chat template being given the bare text. CheckpointError for a
     folder that is none of these, a checkpoint that is not whole, and a base that is not there.
     """
-    folder = Path(path).expanduser()
-    folder = folder if folder.name.strip(".") else folder.resolve()  # of `.`, whose name tells what it is
-    if not folder.is_dir():
-        raise CheckpointError(f"{path} is no folder; expected {KINDS}")
-    if folder.name.startswith((DRAFT, TRASH)):
-        raise CheckpointError(
-            f"{path} is not a whole checkpoint: it is being written, or a run that was killed has left it there"
-        )
-    folder = _of_run(folder)
+    folder = chosen_folder(path)
     if has_manifest(folder):
         verify(folder, quick=True)
     has_weights = any(any(folder.glob(pattern)) for pattern in WEIGHTS)
@@ -102,8 +106,19 @@ def find_model(path: Path | str, base: Path | str | None = None) -> ModelFolder:
     return _adapter(folder, adapter, checkpoint, base)
 
 
-def _of_run(folder: Path) -> Path:
-    """Choose a checkpoint of a run's output_dir; any other folder is what it is."""
+def chosen_folder(path: Path | str) -> Path:
+    """Return the folder that is meant: of a run's output_dir a checkpoint, the best or else the newest; or itself.
+
+    CheckpointError where there is none, or one that is not whole.
+    """
+    folder = Path(path).expanduser()
+    folder = folder if folder.name.strip(".") else folder.resolve()  # of `.`, whose name tells what it is
+    if not folder.is_dir():
+        raise CheckpointError(f"{path} is no folder; expected {KINDS}")
+    if folder.name.startswith((DRAFT, TRASH)):
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint: it is being written, or a run that was killed has left it there"
+        )
     is_run = (folder / RUN_CONFIG).is_file() and not (folder / "config.json").exists()
     found = published(folder)
     if not found and is_run:
@@ -136,8 +151,7 @@ def _whole_model(folder: Path, run: Mapping[str, Any]) -> ModelFolder:
         model={"_component_": MODEL},
         tokenizer=_tokenizer(folder, run),
         checkpointer={"_component_": CHECKPOINTER, "checkpoint_dir": str(folder)},
-        dtype=_dtype(run),
-        system_prompt=_system_prompt(run),
+        **_asked(run),
     )
 
 
@@ -157,8 +171,7 @@ def _adapter(folder: Path, adapter: Path, checkpoint: Path, given: Path | str | 
         checkpointer={"_component_": CHECKPOINTER}
         | {key: trained[key] for key in kept if key in trained}
         | {"checkpoint_dir": str(base), "adapter_checkpoint": str(adapter)},
-        dtype=_dtype(run),
-        system_prompt=_system_prompt(run),
+        **_asked(run),
     )
 
 
@@ -204,13 +217,14 @@ def _copy(path: Path, folder: Path) -> str:
     return str(path if path.expanduser().is_file() or not _has_tokenizer(folder) else folder)
 
 
-def _dtype(run: Mapping[str, Any]) -> str:
-    """Return the dtype of the training, of which 16 bits are what the device at hand computes in natively."""
-    return "fp32" if run.get("dtype") == "fp32" else "auto"
-
-
-def _system_prompt(run: Mapping[str, Any]) -> str | None:
+def _asked(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return in what dtype, and within which texts, a run's model was asked; 16 bits are those that the device has."""
     datasets = run.get("dataset")
-    datasets = datasets if isinstance(datasets, list) else [datasets]
-    prompts = {each.get("new_system_prompt") if isinstance(each, Mapping) else None for each in datasets}
-    return prompts.pop() if len(prompts) == 1 else None
+    datasets = [each for each in (datasets if isinstance(datasets, list) else [datasets]) if isinstance(each, Mapping)]
+    systems = {each.get("new_system_prompt") for each in datasets}
+    templates = {QUESTIONS.get(each["_component_"].rpartition(".")[2]) for each in datasets}
+    return {
+        "dtype": "fp32" if run.get("dtype") == "fp32" else "auto",
+        "system": systems.pop() if len(systems) == 1 else None,
+        "question_template": templates.pop() if len(templates) == 1 else None,
+    }

@@ -15,7 +15,7 @@ from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.utils import counted
 
 WITHIN = re.compile(r"^language_model\.(?=model\.|lm_head\.)|(?<=^model\.)language_model\.")
-"""What names of a text model have more within a larger one: of transformers up to 4.51, and from 4.52 on."""
+"""Prefixes of a text model's names within a larger model, in transformers up to 4.51 and from 4.52 on."""
 HEAD, SCORE, OUTPUT = "lm_head.weight", "score.weight", "output.weight"
 
 

@@ -44,9 +44,9 @@ def check_values(config: HFConfig) -> None:
             if key in WHOLE_NUMBERS or key in NUMBERS:
                 kinds, said = ((int,), "whole number") if key in WHOLE_NUMBERS else ((int, float), "number")
                 if not isinstance(value, kinds) or isinstance(value, bool) or not value > 0:
-                    raise ValueError(f"config.json gives {key} as {value!r}, not as a {said} above 0")
+                    raise ValueError(f"config.json has {key} {value!r}, which is not a {said} above 0")
             elif key in LISTS and not (isinstance(value, list) and all(isinstance(x, LISTS[key]) for x in value)):
-                raise ValueError(f"config.json gives {key} as {value!r}, which is not a list of its kind")
+                raise ValueError(f"config.json has {key} {value!r}, which is not a list of the right kind")
     bases = [rope["rope_theta"] for rope in (config, *ropes) if rope.get("rope_theta") is not None]
     if any(base != bases[0] for base in bases):
         raise ValueError(
@@ -68,7 +68,7 @@ def rope_fields(config: HFConfig) -> Fields:
         rope = by_kind["full_attention"]
         sliding = by_kind.get("sliding_attention", {})
         if (kind := sliding.get("rope_type", "default")) != "default":
-            raise ValueError(f"config.json scales the rotation of sliding layers ({kind}), which is not computed here")
+            raise ValueError(f"config.json scales the rotation of sliding layers ({kind}), which is not supported")
         local = {"local_rope_base": float(sliding.get("rope_theta", rope.get("rope_theta", 10_000.0)))}
     base = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
     share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
@@ -141,7 +141,7 @@ def sliding_fields(config: HFConfig, kinds: tuple[str, ...] | None = None) -> Fi
     names = {"sliding_attention": "sliding", "full_attention": "full", "attention": "full"}
     if listed is not None:
         if unknown := sorted(set(listed) - set(names)):
-            raise ValueError(f"config.json has layers of the kinds {', '.join(unknown)}, which are not computed here")
+            raise ValueError(f"config.json has layers of the kinds {', '.join(unknown)}, which are not supported")
         kinds = tuple(names[each] for each in listed)
     if kinds is None or "sliding" not in kinds:
         return {} if kinds is None else {"layer_kinds": kinds}

@@ -1,4 +1,4 @@
-"""What checkpoints of each architecture look like: their names, their config.json, and what they leave out.
+"""The form of each architecture's checkpoints: their names, their config.json, and their default values.
 
 A `Family` is a table. The functions here read any of them: names between ours and Hugging Face's, and a config.json of
 transformers 4 or 5 as the fields of `DecoderConfig`.
@@ -43,16 +43,21 @@ POST_NORM_KEYS = {
     "layers.{}.mlp_post_norm.weight": "model.layers.{}.post_feedforward_layernorm.weight",
 }
 
-MOE, STATE = "it has experts", "it has layers with a state (linear attention or state space)"
+MOE = "mixtral qwen2_moe qwen3_moe gpt_oss llama4_text deepseek_v3 olmoe granitemoe phimoe glm4_moe"
+STATE = "mamba mamba2 qwen3_next qwen3_5_text bamba jamba falcon_h1 nemotron_h"
+MEAN = "gpt2 gpt_neox opt phi falcon bloom stablelm starcoder2 cohere cohere2"
 NOT_SERVED = {
-    **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "llama4_text", "deepseek_v3", "olmoe"), MOE),
-    **dict.fromkeys(("mamba", "mamba2", "qwen3_next", "qwen3_5_text", "bamba", "jamba", "falcon_h1"), STATE),
+    **dict.fromkeys(MOE.split(), "it has experts"),
+    **dict.fromkeys(STATE.split(), "it has recurrent layers (linear attention or state space)"),
     **dict.fromkeys(("gemma3n_text", "gemma4_text"), "it has embeddings in each layer"),
+    **dict.fromkeys(MEAN.split(), "its norms subtract the mean (LayerNorm)"),
+    **dict.fromkeys(("glm", "glm4", "ernie4_5"), "it rotates neighbouring dimensions in pairs"),
+    "lfm2": "it has convolutions",
 }
 """Architectures by their `model_type` that need more than the layers of `modules`, and what that is."""
 
-NULLABLE = "sliding_window"
-"""The key of which null is a value, no window, where that of others is the default."""
+OFF_BY_NULL = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
+"""Keys of a config.json that null turns off; null in another one says no more than that the key is left out."""
 
 SILU = {"hidden_act": "silu"}
 NO_BIAS = {"attention_bias": False, "mlp_bias": False}
@@ -112,7 +117,7 @@ class Family:
     def decoder_args(self, config: HFConfig) -> Fields:
         """Read a config.json as the fields of `DecoderConfig`; ValueError names what is not computed here."""
         check_values(config)
-        given = {key: value for key, value in config.items() if value is not None or key == NULLABLE}
+        given = {key: value for key, value in config.items() if value is not None or key in OFF_BY_NULL}
         config = {**self.defaults, **given}
         for key, allowed in self.fixed.items():
             allowed = allowed if isinstance(allowed, tuple) else (allowed,)

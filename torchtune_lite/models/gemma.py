@@ -8,7 +8,7 @@ import math
 from functools import partial
 from typing import Any
 
-from torchtune_lite.models.builders import builders, component_builders, size
+from torchtune_lite.models.builders import component_builders, size, size_builders
 from torchtune_lite.models.config_json import Fields, HFConfig, hf_windows, sliding_fields
 from torchtune_lite.models.families import POST_NORM_KEYS, QK_NORM_KEYS, Family
 from torchtune_lite.models.tokenizers import tokenizer_builder
@@ -119,7 +119,7 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "gemma3_27b": _3_large(62, 32, 16, 5376, 21_504, head_dim=128, attn_scale=168**-0.5),
 }
 BUILDERS = {
-    **builders(SIZES),
+    **size_builders(SIZES),
     **component_builders("gemma", **_1.keywords, **FIELDS, tie_word_embeddings=True),
     **component_builders("gemma2", **_2.keywords, **FIELDS, tie_word_embeddings=True),
     **component_builders("gemma3", **_3.keywords, **FIELDS, tie_word_embeddings=True),

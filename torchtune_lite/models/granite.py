@@ -6,7 +6,7 @@ Granite 4 shares its architecture with the hybrid models, which have state-space
 from functools import partial
 from typing import Any
 
-from torchtune_lite.models.builders import builders, component_builders, size
+from torchtune_lite.models.builders import component_builders, size, size_builders
 from torchtune_lite.models.config_json import Fields, HFConfig, hf_windows, sliding_fields
 from torchtune_lite.models.families import NO_BIAS, SILU, Family
 from torchtune_lite.modules import DecoderConfig
@@ -80,7 +80,7 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     ),
 }
 BUILDERS = {
-    **builders(SIZES),
+    **size_builders(SIZES),
     **component_builders("granite", **_3.keywords),
 }
 globals().update(BUILDERS)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from torchtune_lite.data import MistralChatTemplate
-from torchtune_lite.models.builders import builders, component_builders, size
+from torchtune_lite.models.builders import component_builders, size, size_builders
 from torchtune_lite.models.config_json import Fields, HFConfig, hf_windows, sliding_fields
 from torchtune_lite.models.families import SILU, Family
 from torchtune_lite.models.tokenizers import tokenizer_builder
@@ -49,7 +49,7 @@ MINISTRAL3 = Family(
     name="ministral3",
     model_type="ministral3",
     architecture="Ministral3ForCausalLM",
-    defaults={"rms_norm_eps": 1e-5},
+    defaults={"rms_norm_eps": 1e-5, "head_dim": 128},
     fixed=SILU | {"sliding_window": None},
 )
 
@@ -68,7 +68,7 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "ministral3_14b": _ministral3(40, 32, 8, 5120, 16_384, rope_base=1e9),
 }
 BUILDERS = {
-    **builders(SIZES | {"mistral_reward_7b": replace(SIZES["mistral_7b"], num_classes=1)}),
+    **size_builders(SIZES | {"mistral_reward_7b": replace(SIZES["mistral_7b"], num_classes=1)}),
     **component_builders("mistral"),
     **component_builders("mistral_classifier"),
 }

@@ -4,7 +4,7 @@ Their files hold q, k, v in one matrix and w1, w3 in another; here they are apar
 modules phi3 and phi4.
 """
 
-from torchtune_lite.models.builders import builders, component_builders, size
+from torchtune_lite.models.builders import component_builders, size, size_builders
 from torchtune_lite.models.families import SILU, Family
 from torchtune_lite.models.mistral import all_sliding, hf_window
 from torchtune_lite.models.tokenizers import tokenizer_builder
@@ -35,7 +35,7 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "phi4_14b": size(40, 40, 10, 5120, 17_920, vocab_size=100_352, max_seq_len=16_384, rope_base=250_000.0),
 }
 BUILDERS = {
-    **builders(SIZES),
+    **size_builders(SIZES),
     **component_builders("phi3"),
     **component_builders(
         "phi4_mini",

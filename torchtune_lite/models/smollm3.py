@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torchtune_lite.models.builders import builders, component_builders, size
+from torchtune_lite.models.builders import component_builders, size, size_builders
 from torchtune_lite.models.config_json import Fields, HFConfig
 from torchtune_lite.models.families import NO_BIAS, SILU, Family
 from torchtune_lite.modules import DecoderConfig
@@ -33,7 +33,7 @@ _shared |= {"tie_word_embeddings": True, "layer_kinds": ("full", "full", "full",
 
 SIZES = {"smollm3_3b": size(36, 16, 4, 2048, 11_008, **_shared)}  # layers, heads, kv heads, width, feed-forward
 BUILDERS = {
-    **builders(SIZES),
+    **size_builders(SIZES),
     **component_builders("smollm3", **_shared),
 }
 globals().update(BUILDERS)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 LayerKind = Literal["full", "sliding", "nope"]
-"""What a layer's attention sees and whether it rotates: everything before, the last `window` keys, or all unrotated."""
+"""Kinds of attention: all earlier keys (full), the last `window` keys (sliding), or all keys without RoPE (nope)."""
 
 ROPE_KINDS = ("linear", "dynamic", "llama3", "yarn", "longrope")
 ACTIVATIONS = ("silu", "gelu_tanh")
@@ -12,7 +12,7 @@ ACTIVATIONS = ("silu", "gelu_tanh")
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies change for texts longer than those the model was first trained on.
+    """The change of rotary frequencies for texts longer than those of the model's first training.
 
     `original_len` is the number of positions of that training. `amplitude` multiplies cosine and sine (yarn, longrope).
     """
@@ -38,7 +38,7 @@ class RopeScaling:
 
     @property
     def depends_on_length(self) -> bool:
-        """Whether the frequencies of a text depend on how long it is."""
+        """True if the frequencies of a text depend on its length."""
         return self.kind in ("dynamic", "longrope")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 import sys
 import threading
 from collections.abc import Callable
@@ -112,13 +113,14 @@ class Checkpoints:
                 raise save.error
             self._newest, self._newest_step, self._saved = save.folder.resolve(), save.progress.global_step, True
             log.info("saved %s", save.folder)
+            log.info("try it: %s", shlex.join(["tune", "chat", str(save.folder)]))
             self._keep(save.folder, save.progress)
             self._failures = 0
         except SaveError as error:
             self._failures += 1
             if final or self._failures == MAX_FAILURES_IN_A_ROW:
                 raise
-            log.error("%s; training goes on, and the next save is tried", error)
+            log.error("%s; training goes on until the next save", error)
 
     def close(self) -> None:
         """Wait for a save in the background, unless the user has interrupted; what went wrong is only logged."""

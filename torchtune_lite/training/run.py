@@ -43,6 +43,7 @@ from torchtune_lite.training.memory.usage import parameter_summary, storage_summ
 from torchtune_lite.training.metrics.loggers import MetricLoggers
 from torchtune_lite.training.metrics.loss_curve import plot_loss_curve
 from torchtune_lite.training.metrics.meter import Meter
+from torchtune_lite.training.noise import add_neftune_noise
 from torchtune_lite.training.profiler import Profiler
 from torchtune_lite.training.progress import Progress, check_patience
 from torchtune_lite.training.run_data import RunData
@@ -91,11 +92,12 @@ class Run:
         return model
 
     def prepare(self, model: TransformerDecoder, loss_fn: nn.Module) -> None:
-        """Make a model that has its weights compile, and keep or recompute activations, as the settings say."""
+        """Make a model that has its weights compile, keep or recompute activations and add noise, by the settings."""
         if self.cfg.compile:
             compile_layers(model, self.device)
         self.log.info("%s; %s", parameter_summary(model), storage_summary(model))
         set_activations(model, self.cfg, self.data.train, loss_fn)
+        add_neftune_noise(model, self.cfg.neftune_noise_alpha)
 
     def start(
         self,
@@ -121,10 +123,10 @@ class Run:
         step = progress.global_step
         self.grads = Gradients(optimizer, progress, cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd)
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
-        self.claim = checkpoint.claim(self.output_dir)  # nothing is written before it
+        self.claim = checkpoint.claim_output_dir(self.output_dir)  # nothing is written before it
         cfg.seed = progress.seed  # drawn, or that of the run that goes on
-        how = {"background": cfg.enable_async_checkpointing, "verify": cfg.verify_saves}
-        self.checkpoints = Checkpoints(self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, **how)
+        saving = {"background": cfg.enable_async_checkpointing, "verify": cfg.verify_saves}
+        self.checkpoints = Checkpoints(self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, **saving)
         config.save(cfg, self.output_dir)
         logger = config.instantiate(cfg.metric_logger, defaults={"run_id": f"{self.claim.run_id}-{progress.start_id}"})
         self.metrics = MetricLoggers(self.output_dir, logger, resumed_step=step)

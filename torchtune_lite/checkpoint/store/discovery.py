@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the newest one that is proved whole, or the one that is named.
+"""The choice of the checkpoint to resume from: the newest one that verifies, or the one that is named.
 
 A checkpoint without a manifest, written by hand or by an older version, cannot be verified. It is used with a warning
 when it is named, and otherwise only where no checkpoint has a manifest.
@@ -55,10 +55,10 @@ def _named(folder: Path, output_dir: Path) -> Path:
             verify(folder)
         except CheckpointError as error:
             raise CheckpointError(
-                f"resume_from_checkpoint: {error} (if that was your own change: remove {MANIFEST} to do without)"
+                f"resume_from_checkpoint: {error} (if you changed it, remove {MANIFEST} to resume without the check)"
             ) from error
     if not _is_resumable(folder):
-        raise CheckpointError(f"resume_from_checkpoint {folder} is no checkpoint folder with a resume/ in it")
+        raise CheckpointError(f"resume_from_checkpoint {folder} is not a checkpoint folder with a resume/ in it")
     if not has_manifest(folder):
         _warn_unverified(folder)
     inside = folder.resolve().parent == output_dir.resolve()
@@ -132,7 +132,7 @@ def read_best(output_dir: Path | str) -> dict[str, Any]:
 
 
 def _warn_unverified(folder: Path) -> None:
-    log.warning("%s has no %s, so whether it is whole is unknown; resuming from it all the same", folder, MANIFEST)
+    log.warning("%s has no %s, so it cannot be verified; resuming from it all the same", folder, MANIFEST)
 
 
 def _is_resumable(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from torchtune_lite.config import DottedPath
 from torchtune_lite.data.messages import Masking, Message
-from torchtune_lite.data.templates import Template, find_glued, get_prompt_template, written
+from torchtune_lite.data.templates import Template, ending, find_glued, get_prompt_template, opened, written
 from torchtune_lite.data.tokenizers.chat_template import (
     CHAT_TEMPLATE,
     RESERVED,
@@ -64,12 +64,11 @@ class ModelTokenizer(ABC):
     pad_id: int
     stop_tokens: list[int]
     added: set[int]
-    turn_end: int | None = None
-    """The token that ends an answer in the chat template."""
+    adds_bos = True  # before a text, where transformers encodes it
+    turn_end: int | None = None  # the token that ends an answer in the chat template
     most_around = 2  # tokens that stand around a message: BOS and EOS
     marks_roles = False  # without a template, too
-    cuts: re.Pattern | None = None
-    """Where a text can be cut so that its start keeps its tokens; None: not known, a long text is encoded whole."""
+    cuts: re.Pattern | None = None  # where a text can be cut so that its start keeps its tokens; None: not known
 
     def __init__(
         self, path: str | Path, max_seq_len: int | None, add_eos_when_cut: bool = False, train_on: TrainOn = "all"
@@ -122,10 +121,17 @@ class ModelTokenizer(ABC):
         self._look_at(sample["messages"])
         if self.train_on == "last" and not inference:
             [sample] = self.expanded(sample)
-        given = sample.get("chat_template_kwargs", {})
-        tokens, mask, truncated = self._tokenize(sample["messages"], not inference, given)
+        options = sample.get("chat_template_kwargs", {})
+        tokens, mask, truncated = self._tokenize(sample["messages"], not inference, options)
         rest = {key: value for key, value in sample.items() if key != "messages"}
         return {**rest, "tokens": tokens, "mask": mask, "truncated": truncated}
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """What a text template writes after each answer, which no special token ends; () for nothing."""
+        template = self.prompt_template
+        end = "" if template is None or isinstance(template, ChatTemplate) else ending(template)
+        return (end,) if end else ()
 
     @property
     def may_expand(self) -> bool:
@@ -219,7 +225,7 @@ class ModelTokenizer(ABC):
     ) -> tuple[list[int], list[bool], bool]:
         template, more = self.prompt_template, False
         if not isinstance(template, ChatTemplate):
-            tokens, mask, more = self._by_parts(written(messages, template), add_eos)
+            tokens, mask, more = self._by_parts((written if add_eos else opened)(messages, template), add_eos)
         elif add_eos:
             tokens, mask = self._encode_spans(*template.loss_spans(messages, **given or {}), self.max_seq_len)
         else:
@@ -242,7 +248,7 @@ class ModelTokenizer(ABC):
             self._to_look_at = 0
             log.warning(
                 "nothing stands between a question and its answer, as in %r; set tokenizer.prompt_template, e.g. "
-                "{user: ['', '\\n']}, unless that is meant",
+                "{user: ['', '\\n']}, unless this is intended",
                 glued,
             )
 
@@ -252,7 +258,7 @@ class ModelTokenizer(ABC):
         A token has a loss if any of its text does. Of the `spans`, which come in order, those are asked for that stand
         in the first `limit` tokens.
         """
-        tokens, places = self._encode_chat_first(text, limit)
+        tokens, places = self._first(self.encode_chat, text, limit or math.inf, lambda encoded: len(encoded[0]))
         kept = places[:limit]
         length = max((max(end, start + 1) for start, end in kept), default=0)
         has_loss = bytearray(length)
@@ -260,9 +266,6 @@ class ModelTokenizer(ABC):
             has_loss[start:end] = b"\1" * (min(end, length) - start)
         mask = [not any(has_loss[start : max(end, start + 1)]) for start, end in kept]
         return tokens, mask + [True] * (len(tokens) - len(kept))
-
-    def _encode_chat_first(self, text: str, limit: int | None) -> tuple[list[int], list[Span]]:
-        return self._first(self.encode_chat, text, limit or math.inf, lambda encoded: len(encoded[0]))
 
     def _first(self, encode: Callable[[str], T], text: str, most: float, count: Callable[[T], int] = len) -> T:
         return first_tokens(encode, text, most, lambda: self.cuts, count)
