@@ -25,11 +25,13 @@ PEER = 8
 """The exit code of a process, or of a node, whose only trouble is that another has ended."""
 SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 GRACE = 600  # seconds for the save of a run that is stopped
+AGENT_WAITS = 20  # seconds at least between SIGTERM and SIGKILL of the agent
+HANGS = "parallel.timeout"  # in what a process says of one that it has waited for in vain
 
 
 @dataclass(frozen=True)
 class End:
-    """How a process ended: by itself, with its last `line`, or by a signal, `code` -9 of SIGKILL."""
+    """How a process ended: with its last `line`, or without a word; `code` is -9 where SIGKILL ended it."""
 
     rank: int
     code: int
@@ -37,19 +39,6 @@ class End:
     line: str = ""
     traceback: str = ""
     pid: int = 0
-
-    @property
-    def order(self) -> tuple[int, float, int]:
-        """What sorts first is the reason for the others.
-
-        A process that lost another ends with 8, and the agent ends those that are left with SIGTERM, then SIGKILL; a
-        stop was asked for. All else comes first, and then what came earlier.
-        """
-        if self.code == PEER:
-            return 2, self.time, self.rank
-        if self.code == -signal.SIGTERM:
-            return 3, self.time, self.rank
-        return (1 if self.code > 128 else 0), self.time, self.rank
 
 
 class OtherNodeError(TuneError):
@@ -90,14 +79,17 @@ def launch(arguments: Any, command: Sequence[str]) -> None:
         ends = [End(rank, each.exitcode, each.timestamp, pid=each.pid) for rank, each in error.failures.items()]
     except SignalException as error:
         stopped = error.sigval
-    except (RuntimeError, OSError) as error:  # of the rendezvous
+    except Exception as error:  # of the rendezvous, as many kinds as it has backends
         raise unmet(error, arguments) from error
     finally:
         told = read_ends(Path(config.logs_specs.root_log_dir))
-        if not any(end.code < 0 and end.code != -signal.SIGTERM for end in ends):
+        if not any(is_crash(end.code) for end in ends):
             shutil.rmtree(folder, ignore_errors=True)
-    if ends or stopped:
-        finish(told, ends, stopped, folder)
+    if ends or told:
+        finish(reason(told, ends), told, folder)
+    if stopped:
+        errors.say(f"stopped by {stopped.name}")
+        raise SystemExit(128 + stopped)
 
 
 def parse(words: Sequence[str]) -> Any:
@@ -150,41 +142,63 @@ def read_ends(folder: Path) -> list[End]:
 
 
 def reason(told: Iterable[End], ends: Iterable[End]) -> End:
-    """Choose why the run ended, of what processes have `told` and how each did end."""
+    """Choose why the run ended, of what processes have `told` and of how each did end: the first end of its own accord.
+
+    Not that of a process that lost another, which is its code 8, nor that of one which the agent then stopped: by
+    SIGTERM, and by SIGKILL half a minute later. A stop that was asked for is less than an error on the way to it.
+    """
     words = {end.rank: end for end in told}
-    return min((words.get(end.rank, end) for end in [*ends, *words.values()]), key=lambda end: end.order)
+    all_ends = [*(end for end in ends if end.rank not in words), *words.values()]
+    first = min(end.time for end in all_ends)
+
+    def order(end: End) -> tuple[int, float, int]:
+        by_agent = end.code == -signal.SIGTERM or (end.code == -signal.SIGKILL and end.time > first + AGENT_WAITS)
+        kind = 3 if by_agent else 2 if end.code == PEER else 1 if end.code > 128 else 0
+        return kind, end.time, end.rank
+
+    return min(all_ends, key=order)
 
 
-def finish(told: Sequence[End], ends: Sequence[End], stopped: signal.Signals | None, folder: Path) -> NoReturn:
+def finish(end: End, told: Sequence[End], folder: Path) -> NoReturn:
     """Say in one line why the run ended, and end with the exit code of that process."""
-    if not told and not ends:
-        errors.say(f"stopped by {stopped.name} before the first step; nothing to save")
-        raise SystemExit(128 + stopped)
-    end = reason(told, ends)
-    if end.code == PEER and "parallel.timeout" not in end.line:
+    if end.code == PEER and HANGS not in end.line:
         raise OtherNodeError(end.line.removeprefix("error: ") or "a process on another node has ended")
     sys.stderr.write(end.traceback)
-    if end.line:
-        errors.say(named(end, told))
-        raise SystemExit(end.code)
-    errors.say(f"error: {killed(end, folder)}")
-    raise SystemExit(PEER if end.code < 0 else end.code)
+    errors.say(named(end, told) if end.line else untold(end, folder))
+    raise SystemExit(end.code if end.code >= 0 else 128 - end.code if is_stop(end.code) else PEER)
 
 
 def named(end: End, told: Sequence[End]) -> str:
     """Write the last line of a process with its number, unless it speaks for all, or of what it was given."""
     kind, colon, what = end.line.partition("error: ")
     for_all = len(told) > 1 and all(each.line == end.line for each in told)
-    return f"{kind}{colon}rank {end.rank}: {what}" if colon and not for_all and end.code != 2 else end.line
+    return (
+        end.line
+        if not colon or for_all or end.code == ConfigError.exit_code
+        else f"{kind}{colon}rank {end.rank}: {what}"
+    )
 
 
-def killed(end: End, folder: Path) -> str:
+def untold(end: End, folder: Path) -> str:
     """Say what is known of a process that could not say anything."""
     if end.code >= 0:
-        return f"rank {end.rank} ended with exit code {end.code} and no word; its log is in output_dir/logs"
+        return f"error: rank {end.rank} ended with exit code {end.code} without a word; its log is in output_dir/logs"
     name = signal.Signals(-end.code).name if -end.code in set(signal.Signals) else f"signal {-end.code}"
+    if is_stop(end.code):
+        return f"stopped by {name} before the first step; nothing to save"
     why = "out of memory, perhaps" if end.code == -signal.SIGKILL else f"what it printed is in {folder}"
-    return f"rank {end.rank} (pid {end.pid}) was killed by {name} ({why}); go on with resume_from_checkpoint=True"
+    resume = "go on from the last checkpoint with resume_from_checkpoint=True"
+    return f"error: rank {end.rank} (pid {end.pid}) was killed by {name}, {why}; {resume}"
+
+
+def is_stop(code: int) -> bool:
+    """Return whether a process ended by a signal that asks for that."""
+    return -code in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT))
+
+
+def is_crash(code: int) -> bool:
+    """Return whether a process ended by a signal of another kind, of which only its output may tell."""
+    return code < 0 and not is_stop(code) and code != -signal.SIGKILL
 
 
 def unmet(error: Exception, arguments: Any) -> Exception:

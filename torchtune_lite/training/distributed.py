@@ -24,7 +24,7 @@ from torchtune_lite import worker
 from torchtune_lite.errors import ConfigError, TuneError
 from torchtune_lite.tracebacks import described
 from torchtune_lite.training.environment import set_seed
-from torchtune_lite.training.settings import Parallel
+from torchtune_lite.training.settings import TrainingSettings
 from torchtune_lite.utils import counted, get_device, get_logger, silence
 
 T = TypeVar("T")
@@ -75,6 +75,9 @@ class World:
     def draw_alike(self, optimizer: torch.optim.Optimizer, seed: Callable[[], str]) -> None:
         """Let all processes draw the same random numbers in a step of `optimizer`, by the `seed` of that step."""
 
+    def spread(self, params: Iterable[Tensor]) -> None:
+        """Give each parameter the value that it has on rank 0."""
+
     def sum_gradients(self, params: Iterable[Tensor]) -> None:
         """Replace the gradient of each parameter by the sum over the processes; that of none counts as zero."""
 
@@ -85,8 +88,8 @@ class World:
 class Processes(World):
     """One of several processes, whose collectives end with a PeerError after `timeout` seconds without the others."""
 
-    def __init__(self, device: str, timeout: float) -> None:
-        super().__init__(_device_of(device))
+    def __init__(self, device: torch.device, timeout: float) -> None:
+        super().__init__(device)
         import torch.distributed as dist
         from torch.distributed.rendezvous import rendezvous
 
@@ -192,15 +195,21 @@ class Processes(World):
         optimizer.register_step_pre_hook(before)
         optimizer.register_step_post_hook(after)
 
+    def spread(self, params: Iterable[Tensor]) -> None:
+        self.sum()
+        for param in params:
+            with self._meeting():
+                self._dist.broadcast(param.detach(), src=0)
+
     @torch.no_grad()
     def sum_gradients(self, params: Iterable[Tensor]) -> None:
-        self.sum()  # whoever is missing is found by gloo here, which can say who; NCCL would wait and then abort
+        self.sum()  # who is missing is found here, by gloo, which can say so; NCCL would wait, and then abort
         grads = []
         for param in params:
             if param.grad is None:
                 param.grad = torch.zeros_like(param)
             grads.append(param.grad)
-        for bucket in buckets(grads):
+        for bucket in buckets(grads, BUCKET):
             flat = torch.cat([grad.flatten() for grad in bucket])
             with self._meeting():
                 self._dist.all_reduce(flat)
@@ -212,7 +221,7 @@ class Processes(World):
         self._dist.destroy_process_group()
 
 
-def buckets(tensors: Iterable[Tensor], most: int = BUCKET) -> Iterator[list[Tensor]]:
+def buckets(tensors: Iterable[Tensor], most: int) -> Iterator[list[Tensor]]:
     """Yield tensors of one dtype and device in turn, of about `most` bytes together."""
     waiting: dict[Any, list[Tensor]] = defaultdict(list)
     sizes: Counter[Any] = Counter()
@@ -243,6 +252,22 @@ def _device_of(device: str) -> torch.device:
     return torch.device("cuda", local)
 
 
-def init_world(device: str, parallel: Parallel) -> World:
-    """Join the processes that torchrun started together with this one; without it, this is the only one."""
-    return World(get_device(device)) if worker.num_processes() == 1 else Processes(device, parallel.timeout)
+def init_world(cfg: TrainingSettings) -> World:
+    """Join the processes that torchrun started together with this one; without it, this is the only one.
+
+    ConfigError for what one process can do and several cannot.
+    """
+    size = worker.num_processes()
+    if size == 1:
+        return World(get_device(cfg.device))
+    device = _device_of(cfg.device)
+    on_cpu = device.type == "cpu"
+    refused = {
+        "optimizer_in_bwd: True": (cfg.optimizer_in_bwd, "steps before gradients are summed; set it False"),
+        "dtype: fp16": (cfg.dtype == "fp16", "has a loss scale of one process; set dtype: bf16"),
+        "memory_budget: auto": (on_cpu and cfg.memory_budget == "auto", "counts on all that is free; give GB"),
+    }
+    for setting, (given, why) in refused.items():
+        if given:
+            raise ConfigError(f"{setting} is not served with {size} processes: it {why}")
+    return Processes(device, cfg.parallel.timeout)

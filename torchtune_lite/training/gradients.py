@@ -41,10 +41,6 @@ class Gradients:
                 "use torchtune_lite.optim.CPUOffloadAdamW or PagedAdamW"
             )
         self.params = [param for group in optimizer.param_groups for param in group["params"]]
-        if world is not None and world.size > 1 and (in_backward or dtype == "fp16"):
-            key = "optimizer_in_bwd: True" if in_backward else "dtype: fp16"
-            instead = "False" if in_backward else "dtype: bf16"
-            raise ConfigError(f"{key} is not served with several processes; set {instead}")
         if dtype == "fp16" and in_backward:
             raise ConfigError("optimizer_in_bwd: True steps before dtype: fp16 can see an overflow; set dtype: bf16")
         if dtype == "fp16" and any(param.dtype == torch.float16 for param in self.params):

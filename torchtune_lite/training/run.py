@@ -69,7 +69,7 @@ class Run:
     def __init__(self, cfg: TrainingSettings) -> None:
         self.cfg = cfg
         self.log = get_logger(cfg.log_level)
-        self.world = init_world(cfg.device, cfg.parallel)
+        self.world = init_world(cfg)
         self.device = self.world.device
         cfg.dtype = choose_dtype(cfg.dtype, self.device)
         self.dtype, self.autocast = get_precision(cfg.dtype, self.device, mixed=cfg.mixed_precision)
@@ -82,18 +82,16 @@ class Run:
     def build_model(self) -> TransformerDecoder:
         """Build the model without weights and the data that fit it; check that the run can go on, if it is to."""
         cfg, world = self.cfg, self.world
-        self.resume_from = world.on_main(
-            lambda: checkpoint.resume_folder(self.output_dir, cfg.resume_from_checkpoint)  # which looks at all of it
-        )
+        self.resume_from = world.on_main(lambda: checkpoint.resume_folder(self.output_dir, cfg.resume_from_checkpoint))
         self.checkpointer, tokenizer, model = build_model(cfg)
         self.checkpointer.use_tokenizer(tokenizer, model.config.vocab_size)
         data.limit_length(tokenizer, model.config.max_seq_len)
         data.fix_date(tokenizer, checkpoint.start_date(self.resume_from, self.progress.start_date))
         self.data = RunData(cfg, tokenizer, model.config.vocab_size, self.progress.seed, world.rank, world.size)
         self.total_steps = self.data.steps_per_epoch * cfg.epochs
-        fingerprint = self.data.train.fingerprint()
-        self.facts = checkpoint.run_facts(config.to_dict(cfg), fingerprint, self.data.steps_per_epoch, world.size)
-        world.check_alike({**config.to_dict(cfg), "data": fingerprint, "version": __version__})
+        fingerprint, keys = self.data.train.fingerprint(), config.to_dict(cfg)
+        world.check_alike({**keys, "data": fingerprint, "version": __version__})
+        self.facts = checkpoint.run_facts(keys, fingerprint, self.data.steps_per_epoch, world.size)
         checkpoint.check_resumable(self.resume_from, self.facts)
         set_seed(self.progress.seed)  # data that were looked at may have drawn
         return model
@@ -122,16 +120,15 @@ class Run:
         self.lr_scheduler = config.instantiate(
             cfg.lr_scheduler, optimizer, num_training_steps=self.total_steps
         ) or get_constant_schedule_with_warmup(optimizer, num_warmup_steps=0)
+        self.world.spread(param for param in model.parameters() if param.requires_grad)
         if resume_from is not None:
-            where = {"rank": self.world.rank, "size": self.world.size}
-            saved = checkpoint.restore(resume_from, model, optimizer, self.lr_scheduler, self.facts, **where)
+            state = model, optimizer, self.lr_scheduler
+            saved = checkpoint.restore(resume_from, *state, self.facts, rank=self.world.rank, size=self.world.size)
             self.progress = Progress(**saved)
             self.data.train.seed, self.data.train.cursor = self.progress.seed, self.progress.cursor
         progress = self.progress
         step = progress.global_step
-        self.grads = Gradients(
-            optimizer, progress, cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd, world=self.world
-        )
+        self.grads = Gradients(optimizer, progress, cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd, self.world)
         self.world.draw_alike(optimizer, lambda: f"{progress.seed}/{progress.global_step}")
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
         cfg.seed = progress.seed  # drawn, or that of the run that goes on
@@ -159,8 +156,10 @@ class Run:
             if isinstance(error, StopRequested):
                 stopped = self._stop(error)
         finally:
-            self.signals.__exit__(kind, error, traceback)
+            if self.world.size == 1:  # else the agent's signal, once another process has ended, would cut this short
+                self.signals.__exit__(kind, error, traceback)
             self.close()
+            self.signals.__exit__(kind, error, traceback)
         if error is None or stopped:
             self.world.close()
         if stopped:
@@ -188,8 +187,8 @@ class Run:
             self._validate_and_save()
         while not self.is_done():
             epoch, done = divmod(progress.global_step, steps_per_epoch)
-            bar = {"total": steps_per_epoch, "initial": done, "desc": f"epoch {epoch}", "unit": "step"}
-            with tqdm(**bar, disable=self.world.rank > 0) as self.bar:
+            bar = {"desc": f"epoch {epoch}", "unit": "step", "disable": self.world.rank > 0}
+            with tqdm(total=steps_per_epoch, initial=done, **bar) as self.bar:
                 windows = self.data.windows(epoch, done)
                 for window, counts in steps(windows, self.data.train.pad_id, self.world, self.signals):
                     self.meter.start(window, counts)
