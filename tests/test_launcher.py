@@ -48,7 +48,8 @@ def fail(cfg: Settings, world: World) -> None:
     if cfg.fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if cfg.fault == "hang":
-        time.sleep(60)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # else it would be half a minute until SIGKILL
+        time.sleep(100)
     if cfg.fault == "stop":
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -50,14 +50,13 @@ class OtherNodeError(TuneError):
 def launch(arguments: Any, command: Sequence[str]) -> None:
     """Run `python command` in as many processes as torchrun's `arguments` say; raise SystemExit where one fails."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of sockets that are closed as a run ends
-    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # torchrun's own tale of it
     os.environ.setdefault(SHUTDOWN, str(GRACE))
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import launch_agent
     from torch.distributed.run import config_from_args, determine_local_world_size
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.disable()  # torchrun's own tale of it
     folder = Path(tempfile.mkdtemp(prefix="tune_run_"))
     has_own_logs = own_logs(arguments)
     arguments.log_dir = arguments.log_dir or str(folder)

@@ -1,6 +1,12 @@
 """Two processes that train together against one, which takes the same micro-batches in each step."""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.recipes.conftest import Tiny, common_keys, digest, metrics
-from torchtune_lite.checkpoint import verify
+from torchtune_lite.checkpoint import published, verify
 
 LORA = """
 model:
@@ -144,3 +150,67 @@ def test_a_run_goes_on_in_another_number_of_processes(train, tmp_path):
 def test_what_is_not_served_is_refused(train, change, answer):
     result = train("refused", "LoRA", change, processes=2, check=False)
     assert result.returncode == 2 and answer in result.stderr
+
+
+@pytest.fixture
+def launch(tmp_path, tiny: Tiny):
+    """Starts a real training of many steps in two processes by `tune run`."""
+    config = tmp_path / "long.yaml"
+    config.write_text(common_keys(tiny, tmp_path / "out") + LORA + REST.format(val=tiny.val))
+    (tmp_path / "many.jsonl").write_text(tiny.train.read_text() * 300)
+    words = ["run", "--nproc_per_node", "2", "lora_finetune_distributed", "--config", str(config)]
+    words += [f"dataset.source={tmp_path}/many.jsonl"]
+    words += ["keep_last_n_checkpoints=2", "dataset_val=null"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    started = []
+
+    def start(*more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "torchtune_lite", *words, *more]
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> str:
+    """Reads what a run says up to a line with this text."""
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            return line
+    raise AssertionError("".join(lines))
+
+
+def last_line(process: subprocess.Popen[str]) -> str:
+    lines = [line for line in process.communicate(timeout=120)[1].splitlines() if line.startswith("tune: ")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_a_run_saves_stops_goes_on_and_is_killed(launch, tmp_path):
+    out = tmp_path / "out"
+    run = launch()
+    while not (out / "metrics.jsonl").exists() or not metrics(out, "loss"):
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.1)
+    run.send_signal(signal.SIGUSR1)
+    assert re.search(rf"saved {out}/step_\d+", wait_for(run, "saved"))
+    run.send_signal(signal.SIGINT)
+    stopped = re.fullmatch(
+        rf"tune: stopped by SIGINT after step \d+; saved ({out}/step_\d+); continue with .*", last_line(run)
+    )
+    assert run.returncode == 130
+    verify(stopped[1])
+
+    run = launch("resume_from_checkpoint=True", "save_every_n_steps=10")
+    assert f"resuming from {stopped[1]} with seed 7" in wait_for(run, "resuming from")
+    wait_for(run, "saved")
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    second = next(pid for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
+    os.kill(int(second), signal.SIGKILL)
+    assert f"rank 1 (pid {second}) was killed by SIGKILL, out of memory, perhaps; go on" in last_line(run)
+    assert run.returncode == 8
+    assert all(verify(folder) is None for folder in published(out)) and len(published(out)) == 2
