@@ -100,7 +100,8 @@ SLOW = (
     *("checkpoint/test_model_weights.py", "checkpoint/test_store_faults.py", "checkpoint/test_verification.py"),
     *("cli/test_download.py", "cli/test_postponed.py", "kernels/nf4/test_codec.py", "kernels/nf4/test_cpu.py"),
     *("models/test_against_transformers.py", "models/test_sizes.py", "config/text/test_completion.py"),
-    *("training/test_compiling.py", "training/memory/test_step_memory.py"),
+    *("training/test_compiling.py", "training/test_distributed.py", "training/memory/test_step_memory.py"),
+    "test_launcher.py",
 )
 """What takes three quarters of the time: runs of recipes, comparisons with peers, each bad input in turn."""
 

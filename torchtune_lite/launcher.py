@@ -20,9 +20,8 @@ from typing import Any, NoReturn
 
 from torchtune_lite import errors
 from torchtune_lite.errors import ConfigError, TuneError
+from torchtune_lite.worker import PEER
 
-PEER = 8
-"""The exit code of a process, or of a node, whose only trouble is that another has ended."""
 SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 GRACE = 600  # seconds for the save of a run that is stopped
 AGENT_WAITS = 20  # seconds at least between SIGTERM and SIGKILL of the agent

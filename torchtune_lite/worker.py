@@ -8,6 +8,8 @@ import sys
 import time
 from typing import NoReturn
 
+PEER = 8
+"""The exit code of a process, or of a node, whose only trouble is that another has ended, or hangs."""
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """The variable with the file that an agent reads when a process of its has failed."""

@@ -184,7 +184,7 @@ def test_buckets_have_one_dtype_and_about_a_size():
         ("cuda", 4, 4, 3, "cuda:3"),
         ("auto", 4, 2, 1, "cuda:1"),
         ("cpu", 0, 8, 5, "cpu"),
-        ("cuda", 2, 4, 1, "--nproc_per_node 4: this machine has 2 GPUs, one for each process"),
+        ("cuda", 2, 4, 3, "--nproc_per_node 4: this machine has 2 GPUs, one for each process"),
         ("cuda:1", 2, 2, 1, "device: cuda:1 is one device, and several processes run"),
     ],
 )

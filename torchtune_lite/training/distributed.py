@@ -38,7 +38,7 @@ BUCKET = 2**26
 class PeerError(TuneError):
     """A collective that fails since another process is gone, or does not come to it."""
 
-    exit_code = 8
+    exit_code = worker.PEER
 
 
 class World:
@@ -99,9 +99,10 @@ class Processes(World):
         on_gpu = self.device.type == "cuda"
         with self._meeting():
             store, self.rank, self.size = next(rendezvous("env://", timeout=self.timeout))
-            self._store = dist.PrefixStore("torchtune_lite", store)
+        self._store = dist.PrefixStore("torchtune_lite", store)
+        with self._meeting():
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+                "nccl" if on_gpu else "gloo",
                 store=self._store,
                 rank=self.rank,
                 world_size=self.size,
@@ -123,7 +124,7 @@ class Processes(World):
             if self._store is not None:
                 self._store.set(f"count/{self.rank}", str(self._count))
             yield
-        except (RuntimeError, ValueError) as error:
+        except RuntimeError as error:
             raise PeerError(self._absent(time.monotonic() - start)) from error
 
     def _absent(self, seconds: float) -> str:
@@ -239,11 +240,11 @@ def _device_of(device: str) -> torch.device:
     """Return the device of this process: the GPU of its number on this node, or the CPU that all share."""
     if ":" in device or device == "mps":
         raise ConfigError(f"device: {device} is one device, and several processes run; set device: cuda, cpu or auto")
-    here, local = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    found = get_device(device)
+    found, local = get_device(device), int(os.environ.get("LOCAL_RANK", 0))
     if found.type != "cuda":
         return torch.device("cpu")
-    if (gpus := torch.cuda.device_count()) < (local + 1 if here == 1 else here):
+    if local >= (gpus := torch.cuda.device_count()):
+        here = os.environ.get("LOCAL_WORLD_SIZE", local + 1)
         raise ConfigError(
             f"--nproc_per_node {here}: this machine has {counted(gpus, 'GPU')}, one for each process; "
             "start as many, or set device: cpu"

@@ -23,7 +23,8 @@ class Gradients:
     rule of torch's GradScaler, for whose tensors the host would have to wait; the scale is a number in `progress`. With
     `in_backward`, each parameter is updated in the backward pass of the window's last micro-batch, so that the
     gradients of the whole model exist only if the window has others, and `clip_grad_norm` bounds that of each
-    parameter. `progress` is that of a resumed run, if it is one. The gradients of the processes of `world` are summed.
+    parameter. `progress` is that of a resumed run, if it is one. The processes of `world` start
+    from the same parameters, and their gradients are summed.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class Gradients:
             )
         self.optimizer, self.progress, self.max_norm = optimizer, progress, clip_grad_norm
         self.world = world or World(self.params[0].device)
+        self.world.spread(self.params)
+        self.world.draw_alike(optimizer, lambda: f"{progress.seed}/{progress.global_step}")
         fresh = {"scale": INITIAL_SCALE, "_growth_tracker": 0}
         progress.scaler = progress.scaler or fresh if dtype == "fp16" else None
         self.in_backward = StepInBackward(optimizer, clip_grad_norm) if in_backward else None

@@ -1,7 +1,5 @@
 """One run of a training recipe, but for its method: data, resuming, counting, logging, validating, saving, stopping.
 
-Of several processes that train together each has its run, with its share of the data; the first alone writes.
-
 Two recipes must not differ in these. A recipe calls them in this order:
 
     run = training.Run(cfg)
@@ -60,7 +58,7 @@ Save = Callable[..., None]
 
 
 class Run:
-    """One run, of the settings `cfg`.
+    """One run, of the settings `cfg`; of several processes that train together each has its own.
 
     A recipe reads `device`, `dtype` of the weights, `autocast` to compute in, `output_dir`, `checkpointer`,
     `resume_from` (a checkpoint folder or None) and, from `start` on, `lr_scheduler`.
@@ -84,6 +82,7 @@ class Run:
         cfg, world = self.cfg, self.world
         self.resume_from = world.on_main(lambda: checkpoint.resume_folder(self.output_dir, cfg.resume_from_checkpoint))
         self.checkpointer, tokenizer, model = build_model(cfg)
+        self.checkpointer.writes_cache = world.rank == 0
         self.checkpointer.use_tokenizer(tokenizer, model.config.vocab_size)
         data.limit_length(tokenizer, model.config.max_seq_len)
         data.fix_date(tokenizer, checkpoint.start_date(self.resume_from, self.progress.start_date))
@@ -120,7 +119,6 @@ class Run:
         self.lr_scheduler = config.instantiate(
             cfg.lr_scheduler, optimizer, num_training_steps=self.total_steps
         ) or get_constant_schedule_with_warmup(optimizer, num_warmup_steps=0)
-        self.world.spread(param for param in model.parameters() if param.requires_grad)
         if resume_from is not None:
             state = model, optimizer, self.lr_scheduler
             saved = checkpoint.restore(resume_from, *state, self.facts, rank=self.world.rank, size=self.world.size)
@@ -129,14 +127,13 @@ class Run:
         progress = self.progress
         step = progress.global_step
         self.grads = Gradients(optimizer, progress, cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd, self.world)
-        self.world.draw_alike(optimizer, lambda: f"{progress.seed}/{progress.global_step}")
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
         cfg.seed = progress.seed  # drawn, or that of the run that goes on
         self.records = Records(cfg, progress, self.world)  # nothing is written before it
         how = {"background": cfg.enable_async_checkpointing, "verify": cfg.verify_saves}
         self.checkpoints = Checkpoints(self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, **how)
         profiler = config.instantiate(cfg.profiler) or Profiler(cfg.profile, f"{self.output_dir}/profile")
-        profiler = profiler if self.world.rank == 0 else None
+        profiler = None if self.world.rank else profiler  # of the first process
         self.meter = Meter(model, self.data.train, self.device, cfg.log_peak_memory_stats, profiler, self.world)
         self.bar: tqdm | None = None
 
@@ -285,12 +282,12 @@ class Run:
 
     def save(self, name: str, final: bool = False) -> None:
         """Publish the checkpoint folder `name` under output_dir, whole or not at all."""
-        rng = self.world.gather(checkpoint.rng_state())
-        self.world.on_main(lambda: self._save_now(name, rng, final=final or self.is_done()))
-
-    def _save_now(self, name: str, rng: list[dict[str, Any]], final: bool) -> None:
-        state = checkpoint.gather(self.model, self.optimizer, self.lr_scheduler, asdict(self.progress), self.facts, rng)
-        self.checkpoints.save(name, self.progress, self._write, self.model, state, final=final)
+        state = checkpoint.gather(
+            *(self.model, self.optimizer, self.lr_scheduler, asdict(self.progress), self.facts),
+            rng=self.world.gather(checkpoint.rng_state()),
+        )
+        what = name, self.progress, self._write, self.model, state
+        self.world.on_main(lambda: self.checkpoints.save(*what, final=final or self.is_done()))
 
     def close(self) -> None:
         """End a save, close the loggers, draw the loss curve and give the output_dir free."""
