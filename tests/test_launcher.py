@@ -128,7 +128,7 @@ def test_processes_meet_and_end(start, tmp_path):
         ("kill", 8, r"error: rank 1 \(pid \d+\) was killed by SIGKILL, out of memory, perhaps; go on from the last .*"),
         ("raise", 1, r"error: rank 1: fault.py:\d+: ZeroDivisionError: of mine"),
         ("early", 1, r"error: rank 1: fault.py:\d+: ZeroDivisionError: before they meet"),
-        ("hang", 8, r"error: rank 0: rank 1 did not come to step 4 in \d s \(parallel.timeout\): it hangs, or .*"),
+        ("hang", 8, r"error: rank 1 did not come to step 4 in \d s \(parallel.timeout\): it hangs, or .*"),
         ("stop", 143, "stopped by SIGTERM before the first step; nothing to save"),
     ],
 )
@@ -205,7 +205,7 @@ SIGKILL = -signal.SIGKILL
     ],
 )
 def test_the_reason_is_what_was_not_caused_by_another(told, ends, rank):
-    assert reason(told, ends).rank == rank
+    assert reason(ends, told).rank == rank
 
 
 def test_a_line_has_its_rank_unless_it_is_of_all():
@@ -218,7 +218,7 @@ def test_a_line_has_its_rank_unless_it_is_of_all():
 
 def test_a_process_that_crashed_says_where_its_output_is(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
-        finish(End(2, -signal.SIGSEGV, 1.0, pid=7), [], tmp_path)
+        finish([End(2, -signal.SIGSEGV, 1.0, pid=7)], [], tmp_path)
     assert end.value.code == 8
     assert f"rank 2 (pid 7) was killed by SIGSEGV, what it printed is in {tmp_path};" in capsys.readouterr().err
 
@@ -251,12 +251,15 @@ def test_what_torchrun_does_not_take_is_refused(words, answer):
         parse(words.split())
 
 
-def test_last_words_that_are_torn_are_passed_over(tmp_path):
-    (tmp_path / "0").mkdir()
-    (tmp_path / "0" / "error.json").write_text('{"message": {"mess')
+def test_the_last_words_are_those_of_the_last_attempt_and_none_that_are_torn(tmp_path):
     assert launcher.read_ends(tmp_path) == []
     end = {"rank": 0, "code": 3, "time": 1.5, "line": "error: x", "traceback": ""}
-    (tmp_path / "0" / "error.json").write_text(json.dumps({"end": end}))
+    for attempt, text in enumerate((json.dumps({"end": end | {"code": 4}}), json.dumps({"end": end}))):
+        folder = tmp_path / "run_1" / f"attempt_{attempt}"
+        for rank, content in enumerate((text, '{"message": {"mess')):
+            (folder / str(rank)).mkdir(parents=True)
+            (folder / str(rank) / "error.json").write_text(content)
+        os.utime(folder, (attempt, attempt))
     assert launcher.read_ends(tmp_path) == [End(**end)]
 
 

@@ -50,44 +50,53 @@ def launch(arguments: Any, command: Sequence[str]) -> None:
     """Run `python command` in as many processes as torchrun's `arguments` say; raise SystemExit where one fails."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of sockets that are closed as a run ends
     os.environ.setdefault(SHUTDOWN, str(GRACE))
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import launch_agent
-    from torch.distributed.run import config_from_args, determine_local_world_size
 
     logging.disable()  # torchrun's own tale of it
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, lambda number, frame: tell_children(number))
     folder = Path(tempfile.mkdtemp(prefix="tune_run_"))
-    has_own_logs = own_logs(arguments)
+    ends: list[End] = []
+    try:
+        config = agents_config(arguments, folder)
+        launch_agent(config, sys.executable, ["-u", *command])
+    except ChildFailedError as error:
+        ends = [End(rank, each.exitcode, each.timestamp, pid=each.pid) for rank, each in error.failures.items()]
+        finish(ends, read_ends(config.logs_specs.root_log_dir), folder)
+    except SignalException as error:
+        if told := read_ends(config.logs_specs.root_log_dir):
+            finish([], told, folder)
+        errors.say(f"stopped by {error.sigval.name}")
+        raise SystemExit(128 + error.sigval) from None
+    except ConfigError:
+        raise
+    except Exception as error:  # of the rendezvous, as many kinds as it has backends
+        raise unmet(error, arguments) from error
+    finally:
+        if not any(is_crash(end.code) for end in ends):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def agents_config(arguments: Any, folder: Path) -> Any:
+    """Make torchrun's config; what processes print and leave goes to `folder`, unless the user has said where."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+    from torch.distributed.run import config_from_args, determine_local_world_size
+
+    said = arguments.log_dir, arguments.local_ranks_filter, arguments.logs_specs
+    has_own_logs = any(said) or arguments.redirects != "0" or arguments.tee != "0"
     arguments.log_dir = arguments.log_dir or str(folder)
     try:
         number = determine_local_world_size(arguments.nproc_per_node)
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
         config, _, _ = config_from_args(arguments)
-    except (ValueError, AssertionError, RuntimeError) as error:
+    except (ValueError, AssertionError, RuntimeError, OSError) as error:
         raise ConfigError(f"{' '.join(str(error).split())} ('torchrun --help' explains its arguments)") from error
     if not has_own_logs:
         quiet = {local: Std.ALL for local in range(1, number)}
         config.logs_specs = DefaultLogsSpecs(log_dir=str(folder), redirects=quiet)
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, lambda number, frame: tell_children(number))
-    ends, stopped = [], None
-    try:
-        launch_agent(config, sys.executable, ["-u", *command])
-    except ChildFailedError as error:
-        ends = [End(rank, each.exitcode, each.timestamp, pid=each.pid) for rank, each in error.failures.items()]
-    except SignalException as error:
-        stopped = error.sigval
-    except Exception as error:  # of the rendezvous, as many kinds as it has backends
-        raise unmet(error, arguments) from error
-    finally:
-        told = read_ends(Path(config.logs_specs.root_log_dir))
-        if not any(is_crash(end.code) for end in ends):
-            shutil.rmtree(folder, ignore_errors=True)
-    if ends or told:
-        finish(reason(told, ends), told, folder)
-    if stopped:
-        errors.say(f"stopped by {stopped.name}")
-        raise SystemExit(128 + stopped)
+    return config
 
 
 def parse(words: Sequence[str]) -> Any:
@@ -115,12 +124,6 @@ def parse(words: Sequence[str]) -> Any:
     return arguments
 
 
-def own_logs(arguments: Any) -> bool:
-    """Return whether the user has said where the output of processes goes."""
-    said = arguments.log_dir, arguments.local_ranks_filter, arguments.logs_specs
-    return any(said) or arguments.redirects != "0" or arguments.tee != "0"
-
-
 def tell_children(number: int) -> None:
     """Pass a signal on to the processes that this one has started, where the system says which they are."""
     children = Path(f"/proc/self/task/{os.getpid()}/children")
@@ -128,10 +131,11 @@ def tell_children(number: int) -> None:
         os.kill(int(pid), number)
 
 
-def read_ends(folder: Path) -> list[End]:
-    """Read the last words of the processes of this node."""
+def read_ends(folder: Path | str) -> list[End]:
+    """Read the last words of the processes of this node, in the last of its attempts (`--max_restarts`)."""
+    attempts = sorted(Path(folder).rglob("attempt_*"), key=lambda path: path.stat().st_mtime_ns)
     ends = []
-    for path in folder.rglob("error.json"):
+    for path in attempts[-1].glob("*/error.json") if attempts else ():
         try:
             ends.append(End(**json.loads(path.read_text(encoding="utf-8"))["end"]))
         except (OSError, ValueError, KeyError, TypeError):
@@ -139,8 +143,8 @@ def read_ends(folder: Path) -> list[End]:
     return ends
 
 
-def reason(told: Iterable[End], ends: Iterable[End]) -> End:
-    """Choose why the run ended, of what processes have `told` and of how each did end: the first end of its own accord.
+def reason(ends: Iterable[End], told: Iterable[End]) -> End:
+    """Choose why the run ended, of how processes ended and what they have `told`: the first end of its own accord.
 
     Not that of a process that lost another, which is its code 8, nor that of one which the agent then stopped: by
     SIGTERM, and by SIGKILL half a minute later. A stop that was asked for is less than an error on the way to it.
@@ -157,8 +161,9 @@ def reason(told: Iterable[End], ends: Iterable[End]) -> End:
     return min(all_ends, key=order)
 
 
-def finish(end: End, told: Sequence[End], folder: Path) -> NoReturn:
+def finish(ends: Sequence[End], told: Sequence[End], folder: Path) -> NoReturn:
     """Say in one line why the run ended, and end with the exit code of that process."""
+    end = reason(ends, told)
     if end.code == PEER and HANGS not in end.line:
         raise OtherNodeError(end.line.removeprefix("error: ") or "a process on another node has ended")
     sys.stderr.write(end.traceback)
@@ -167,14 +172,12 @@ def finish(end: End, told: Sequence[End], folder: Path) -> NoReturn:
 
 
 def named(end: End, told: Sequence[End]) -> str:
-    """Write the last line of a process with its number, unless it speaks for all, or of what it was given."""
+    """Write the last line of a process with its number, unless it speaks for all, of its input, or of another one."""
     kind, colon, what = end.line.partition("error: ")
     for_all = len(told) > 1 and all(each.line == end.line for each in told)
-    return (
-        end.line
-        if not colon or for_all or end.code == ConfigError.exit_code
-        else f"{kind}{colon}rank {end.rank}: {what}"
-    )
+    if not colon or for_all or end.code == ConfigError.exit_code or HANGS in what:
+        return end.line
+    return f"{kind}{colon}rank {end.rank}: {what}"
 
 
 def untold(end: End, folder: Path) -> str:

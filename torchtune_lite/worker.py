@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import NoReturn
 
 PEER = 8
@@ -50,7 +51,7 @@ def leave(line: str, traceback: str, code: int) -> NoReturn:
     """
     extra = {"py_callstack": f"{traceback}{line}", "timestamp": str(int(time.time()))}  # as torchrun shows it
     end = {"rank": rank(), "line": line, "traceback": traceback, "code": code, "time": time.time()}
-    with open(os.environ[ERROR_FILE], "w", encoding="utf-8") as file:
+    with suppress(OSError), open(os.environ[ERROR_FILE], "w", encoding="utf-8") as file:  # of an agent that is gone
         json.dump({"message": {"message": line, "extraInfo": extra}, "end": end}, file)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
