@@ -1,12 +1,15 @@
 """What processes tell each other: in two of them, forked, and alone."""
 
+import ast
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from tests.recipes.conftest import tune_in, tune_server  # noqa: F401
+from torchtune_lite import launcher
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.training import distributed
 from torchtune_lite.training.distributed import World, buckets
@@ -199,3 +202,10 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch, device, gpus, here, loca
             distributed._device_of(device)
     else:
         assert str(distributed._device_of(device)) == answer
+
+
+def test_one_process_imports_nothing_of_it():
+    """What torch.distributed has is imported where several processes are started, or meet."""
+    for module in (distributed, launcher):
+        top = [node for node in ast.parse(Path(module.__file__).read_text()).body if isinstance(node, ast.ImportFrom)]
+        assert not [node.module for node in top if node.module.startswith("torch.")]
