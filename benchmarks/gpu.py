@@ -243,7 +243,7 @@ HEAD = (
     "row",
     "by",
     "batch × tokens",
-    "model made",
+    "model built",
     "in training",
     "first step",
     "tokens/s",

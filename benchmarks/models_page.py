@@ -1,9 +1,9 @@
-"""Writes docs/models.md: each architecture and size that is served, and the memory that training it takes.
+"""Write docs/models.md: the supported architectures and sizes, and the memory that training takes.
 
     python benchmarks/models_page.py
 
 The memory is counted by `training.memory.step_memory`, as `memory_budget` does, on the meta device: of one layer and
-the loss, since the layers of a model hold the same weights. Nothing is measured, no weights are needed.
+the loss, since all layers of a model have weights of the same shapes. Nothing is measured, and no weights are needed.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from torchtune_lite.models.phi import phi4_mini
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 from torchtune_lite.peft import adapter_modules, is_quantized, num_bytes
-from torchtune_lite.training.memory.step_memory import StepMemory, step_memory
+from torchtune_lite.training.memory.step_memory import StepMemory, count_step
 from torchtune_lite.utils import get_logger
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
@@ -27,7 +27,7 @@ ROWS, TOKENS, RANK = 4, 512, 8
 
 
 class Architecture(NamedTuple):
-    """What the page says of a `model_type`; `sizes` are the beginnings of the names of its sizes."""
+    """The page's row about a `model_type`; the names of its sizes start with `sizes`."""
 
     models: str
     sizes: tuple[str, ...]
@@ -40,56 +40,56 @@ ARCHITECTURES = {
         "Llama 2 to 3.3, Code Llama, SmolLM2, TinyLlama, R1-Distill-Llama",
         ("llama", "code_llama2", "smollm2", "tinyllama"),
         "`[INST]` (2, Code Llama); header tokens (3 on); ChatML (SmolLM2)",
-        "from 3.1 on the rotation is scaled; Meta's own files are read too",
+        "RoPE scaling from 3.1 on; Meta's own files can be read, too",
     ),
     "qwen2": Architecture(
         "Qwen2, Qwen2.5, their Coder and Math editions, R1-Distill-Qwen",
         ("qwen2",),
-        "ChatML, with a system turn of its own",
-        "biases on q, k and v; the small ones tie the embeddings",
+        "ChatML, with a default system turn",
+        "biases on q, k and v; tied embeddings in the small sizes",
     ),
     "qwen3": Architecture(
         "Qwen3, dense",
         ("qwen3",),
         "ChatML with `<think>`",
-        "q and k are normed per head; the width of a head is apart from the model's",
+        "q and k normed per head; head width independent of the model's",
     ),
     "mistral": Architecture(
         "Mistral 7B, Nemo 12B, Small 3 24B",
         ("mistral",),
         "`[INST]`",
-        "7B v0.1 sees a window of 4,096 tokens; in Nemo and Small the width of a head is apart",
+        "window of 4,096 tokens in 7B v0.1; independent head width in Nemo and Small",
     ),
-    "ministral": Architecture("Ministral 8B (2410)", (), "`[INST]`", "most layers see a window"),
+    "ministral": Architecture("Ministral 8B (2410)", (), "`[INST]`", "a window in most layers"),
     "ministral3": Architecture(
-        "Ministral 3, text part", ("ministral3",), "`[INST]`", "YaRN; queries grow with the position past 16,384"
+        "Ministral 3, text part", ("ministral3",), "`[INST]`", "YaRN; queries scaled up with the position past 16,384"
     ),
     "phi3": Architecture(
         "Phi-3, Phi-3.5, Phi-4, Phi-4-mini",
         ("phi3", "phi4"),
         "`<|user|>` (3, 4-mini); `<|im_sep|>` (4)",
-        "files hold q, k, v and w1, w3 as one matrix each; LongRoPE; 4-mini rotates 96 of 128 dimensions of a head",
+        "q, k, v and w1, w3 as one matrix each in files; LongRoPE; RoPE on 96 of 128 dimensions of a head in 4-mini",
     ),
     "gemma": Architecture("Gemma", ("gemma_",), "`<start_of_turn>`, no system turn", "norms add 1 to their weight"),
     "gemma2": Architecture(
         "Gemma 2",
         ("gemma2",),
         "`<start_of_turn>`, no system turn",
-        "scores and logits are capped, every second layer sees a window, norms before and after",
+        "softcaps on scores and logits; a window in every second layer; norms before and after",
     ),
     "gemma3_text": Architecture(
         "Gemma 3, text part",
         ("gemma3",),
         "`<start_of_turn>`",
-        "five of six layers see a window and rotate by another base; q and k normed",
+        "a window and another RoPE base in five of six layers; q and k normed",
     ),
-    "smollm3": Architecture("SmolLM3", ("smollm3",), "ChatML with the date", "every fourth layer has no rotation"),
+    "smollm3": Architecture("SmolLM3", ("smollm3",), "ChatML with the date", "no RoPE in every fourth layer"),
     "olmo2": Architecture(
-        "OLMo 2", ("olmo2",), "`<|user|>`", "norms after attention and feed-forward alone; q and k normed whole"
+        "OLMo 2", ("olmo2",), "`<|user|>`", "norms only after attention and feed-forward; q and k normed across heads"
     ),
-    "olmo3": Architecture("OLMo 3", ("olmo3",), "ChatML", "as OLMo 2, and three of four layers see a window; YaRN"),
+    "olmo3": Architecture("OLMo 3", ("olmo3",), "ChatML", "as OLMo 2, with a window in three of four layers; YaRN"),
     "exaone4": Architecture(
-        "EXAONE 4", (), "`[|user|]`", "as OLMo 2, but q and k normed per head; full layers of the 32B have no rotation"
+        "EXAONE 4", (), "`[|user|]`", "as OLMo 2, but q and k normed per head; no RoPE in full layers of the 32B"
     ),
     "granite": Architecture(
         "Granite 3",
@@ -98,7 +98,7 @@ ARCHITECTURES = {
         "multipliers of embeddings, residuals, scores and logits; dropout in attention",
     ),
     "granitemoehybrid": Architecture(
-        "Granite 4, dense", ("granite4",), "`<|start_of_role|>`", "as Granite 3; w1 and w3 are one matrix in the file"
+        "Granite 4, dense", ("granite4",), "`<|start_of_role|>`", "as Granite 3; w1 and w3 as one matrix in files"
     ),
     "seed_oss": Architecture("Seed-OSS 36B", ("seed_oss",), "`<seed:bos>`", "biases on q, k and v"),
 }
@@ -115,21 +115,21 @@ TEXT = """\
 
 *Made by `python benchmarks/models_page.py` from the tables in `torchtune_lite/models/`.*
 
-Any checkpoint of these architectures is served, whatever its size: `torchtune_lite.models.from_checkpoint` reads the
-sizes from its `config.json`. What is computed is compared with transformers for each of them
-(`tests/models/test_against_transformers.py`). Of files that see images too, the text part is read. The tokenizer and
-the chat template are the checkpoint's own; the table tells which form to expect.
+Any checkpoint of these architectures works, whatever its size: `torchtune_lite.models.from_checkpoint` reads the
+sizes from its `config.json`. Each architecture is compared with transformers
+(`tests/models/test_against_transformers.py`). Of models that also see images, the text part is read. The tokenizer and
+the chat template are the checkpoint's own; the table shows the usual form.
 
-| architecture (`model_type`) | models | template | what is its own |
+| architecture (`model_type`) | models | template | distinctive features |
 |---|---|---|---|
 {architectures}
 
-Not served, which is said before a weight is read: {not_served}.
+Not supported, with an error before any weight is read: {not_served}.
 
 ## Sizes
 
 Each size has three builders: `NAME` to train every weight, `lora_NAME` and `qlora_NAME` for adapters. They are for
-configs that name a size; `from_checkpoint` does without.
+configs that name a size; `from_checkpoint` does not need them.
 
 Memory is in GB (10⁹ bytes), at the peak of a training step of {rows} × {tokens} tokens, all with labels, with
 `enable_activation_checkpointing: True`, AdamW with both moments, and no accumulation.
@@ -139,14 +139,14 @@ Memory is in GB (10⁹ bytes), at the peak of a training step of {rows} × {toke
 - *QLoRA*: the same, with these projections in NF4; embedding and output stay in bf16.
 
 The bytes are **counted** tensor by tensor, as `memory_budget` counts them, not measured. Leave a GB for the device's
-own context and what kernels take for themselves. Attention is counted with all its scores, which the fused kernels of
+own context and the kernels' own buffers. Attention is counted with all its scores, which the fused kernels of
 a GPU do not keep; longer texts take more.
 
 | size | architecture | parameters | full | LoRA | QLoRA |
 |---|---|---|---|---|---|
 {sizes}
 
-\\* NF4 takes matrices of a multiple of 16,384 weights; with `quantize_unsupported: skip` these stay in bf16: {plain}.
+\\* NF4 needs matrices with a multiple of 16,384 weights; with `quantize_unsupported: skip` these stay in bf16: {plain}.
 """
 
 
@@ -175,7 +175,7 @@ def build(config: DecoderConfig, method: str) -> TransformerDecoder:
 
 def count(config: DecoderConfig, model: TransformerDecoder) -> StepMemory:
     """Count the memory of a step from a `model` of one layer."""
-    memory, more = step_memory(model, LinearCrossEntropyLoss(), batch()), config.num_layers - 1
+    memory, more = count_step(model, LinearCrossEntropyLoss(), batch()), config.num_layers - 1
     return replace(
         memory,
         num_layers=config.num_layers,
@@ -185,7 +185,7 @@ def count(config: DecoderConfig, model: TransformerDecoder) -> StepMemory:
 
 
 def batch() -> dict[str, torch.Tensor]:
-    """Make the batch of the page, all of it labels."""
+    """Return the page's batch, with a label at every token."""
     return {name: torch.zeros(ROWS, TOKENS, dtype=torch.int64) for name in ("tokens", "labels")}
 
 
@@ -201,7 +201,7 @@ def num_parameters(config: DecoderConfig) -> int:
 
 
 def render() -> str:
-    """Write the page."""
+    """Return the text of the page."""
     architectures = [
         row(f"{FAMILIES[kind].architecture} (`{kind}`)", each.models, each.template, quirks(kind))
         for kind, each in ARCHITECTURES.items()
@@ -228,12 +228,12 @@ def render() -> str:
 
 
 def row(*cells: str) -> str:
-    """Write a row of a table."""
+    """Return a row of a table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def quirks(kind: str) -> str:
-    """Return what is an architecture's own, float16 included where its activations exceed it."""
+    """Return the distinctive features of an architecture, with a note if its activations exceed float16."""
     return ARCHITECTURES[kind].quirks + ("" if FAMILIES[kind].fits_fp16 else "; no float16")
 
 

@@ -72,9 +72,9 @@ def stepper(model: object, loss_mean: Callable[[object], object]) -> Callable[[o
 
 def ours(samples: list[list[int]], packed: bool = False, **how: str) -> dict:
     """Train our model on our batches, started as by `tune run`."""
-    from torchtune_lite.cli.postponed import postpone_compiler
+    from torchtune_lite.cli.lazy_compiler import make_compiler_lazy
 
-    postpone_compiler()
+    make_compiler_lazy()
     import torch
     from torchtune_lite.models.llama2 import lora_llama2
 

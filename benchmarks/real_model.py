@@ -1,4 +1,4 @@
-"""Take a real model from loading to saving, and compares each step with transformers: what `make test-real` runs.
+"""Take a real model from loading to saving, and compare each step with transformers, as `make test-real` does.
 
     python benchmarks/real_model.py FOLDER
 

@@ -1,10 +1,10 @@
-"""Kills training runs at random instants and counts what is lost; does to saves and files what can be done to them.
+"""Kill training runs at random instants, break saves and damage files, and count the losses.
 
     python benchmarks/reliability.py [--kills 200] [--seed 0] [--quick]
 
 Each operation of a save fails or kills; power is lost at any moment; every file of a checkpoint is damaged in every
-way; the tests that docs/reliability.md names are run. The sweeps are those of the tests. Prints a Markdown table.
-`--quick` kills 6 times. Controls show that the digest of a run notices each part of its state.
+way; the tests that docs/reliability.md names are run. The sweeps are those of the tests. The result is a Markdown
+table. `--quick` kills 6 times. Negative controls show that the digest of a run covers each part of its state.
 """
 
 import argparse
@@ -62,7 +62,7 @@ CONTROLS = {
 
 
 def controls(work: Path, whole: Run) -> list[str]:
-    """Resume LoRA from step 4 with one part of its state spoiled; lists the parts of which the digest took note."""
+    """Resume LoRA from step 4 with one part of its state altered; return the parts that changed the digest."""
     expected = whole.digest()
     noticed = []
     for name, spoil in CONTROLS.items():
@@ -83,32 +83,35 @@ def controls(work: Path, whole: Run) -> list[str]:
 
 
 def sweeps(work: Path) -> list[tuple[str, str]]:
-    """Do what the tests do, and counts: an AssertionError ends it."""
+    """Run the tests' sweeps and count their cases; raise AssertionError at the first loss."""
     operations = faults.num_operations(work / "count")
-    for name, how in {
+    for name, run in {
         "ENOSPC": lambda folder, at: faults.run_and_fail(folder, at, 28),
         "EIO": lambda folder, at: faults.run_and_fail(folder, at, 5),
         "kill": faults.run_and_die,
     }.items():
         (work / name).mkdir()
-        faults.sweep(work / name, how)
+        faults.sweep(work / name, run)
     images = len(PowerLoss(work / "power").images)
     return [
-        ("each operation of three saves fails (ENOSPC, EIO) or kills: something lost", f"0 of {3 * operations}"),
-        ("disk images after a power loss: something lost", f"0 of {images}"),
+        (
+            "failures (ENOSPC, EIO) or kills at each operation of three saves that lost a checkpoint",
+            f"0 of {3 * operations}",
+        ),
+        ("disk images after a power loss that lost a checkpoint", f"0 of {images}"),
     ]
 
 
 def damages(whole: Run) -> tuple[str, str]:
-    """Damage each file of the last checkpoint of a run: an AssertionError where that goes unnoticed."""
+    """Damage each file of the last checkpoint of a run; raise AssertionError if it goes undetected."""
     older, newer = sorted(published(whole.output_dir), key=lambda folder: read_manifest(folder).step)[-2:]
     names = corruption.files(newer)
     count = sum(corruption.sweep(newer, older, name) for name in names)
-    return f"damages to each of the {len(names)} files of a checkpoint: not passed over, or not named", f"0 of {count}"
+    return f"damage to one of the {len(names)} files of a checkpoint: detected and named", f"{count} of {count}"
 
 
 def save_memory(folder: Path, kind: str) -> tuple[str, str]:
-    """Measure what a save takes beside the model, compared with the live one, in a process of its own."""
+    """Measure the memory that a verified save takes beside the model, in a process of its own."""
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         os.write(write, json.dumps(save_peak(folder, kind)).encode())
@@ -164,12 +167,12 @@ def main() -> None:
         rows += [save_memory(work / f"wide {kind}", kind) for kind in KINDS]
         rows += faults_handled()
     names = [name for name in CONTROLS if name != "nothing"]
-    rows.append((f"controls: spoiled {', '.join(names)}; the digest notices", f"{len(noticed)} of {len(names)}"))
-    print("| what | count |\n|---|---|")
-    print("\n".join(f"| {what} | {number} |" for what, number in rows))
+    rows.append((f"negative controls (altered {', '.join(names)}): detected", f"{len(noticed)} of {len(names)}"))
+    print("| experiment | count |\n|---|---|")
+    print("\n".join(f"| {experiment} | {number} |" for experiment, number in rows))
     print(f"\n{time.perf_counter() - start:.0f} s, one thread, torch {torch.__version__}")
     if noticed != names:
-        sys.exit(f"the controls noticed {noticed}")
+        sys.exit(f"only these controls were detected: {noticed}")
 
 
 if __name__ == "__main__":

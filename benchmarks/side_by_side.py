@@ -104,9 +104,9 @@ def problem(path: Path, words: int, shape: str) -> None:
 
 def ours(given: dict, method: str, dtype: object, checkpointing: bool) -> Contender:
     """Build our model, as `tune run` would start it."""
-    from torchtune_lite.cli.postponed import postpone_compiler
+    from torchtune_lite.cli.lazy_compiler import make_compiler_lazy
 
-    postpone_compiler()
+    make_compiler_lazy()
     import torch
 
     from torchtune_lite.checkpoint import FullModelHFCheckpointer
@@ -233,7 +233,7 @@ def child(who: str, case: str, path: str) -> None:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=True)
     for param in model.parameters():
         if type(param.data) is torch.Tensor:
-            param.detach().view(-1)[::1024].sum()  # a page that is mapped from the checkpoint is no added memory
+            param.detach().view(-1)[::1024].sum()  # a page that is mapped from the checkpoint is not added memory
     ctypes.CDLL(None).malloc_trim(0)
     before = resident(reset=True)
     seconds, losses = [], []

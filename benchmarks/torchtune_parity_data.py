@@ -1,4 +1,4 @@
-"""Compares tokens and labels with torchtune's, token for token, over builders, templates, masks and truncation.
+"""Compare tokens and labels with torchtune's, token for token, over builders, templates, masks and truncation.
 
     python benchmarks/torchtune_parity_data.py --peer PYTHON tokenizer.model [--instruct qa.jsonl]
 

@@ -1,10 +1,12 @@
-"""Score a model by exact match: the share of rows whose answer is exactly the expected text, on one device.
+"""Score the answers of a model to the questions of a file, on one device: by exact match, and other metrics.
 
     tune run exact_match_eval --config demo/address_eval checkpointer.checkpoint_dir=runs/demo/qlora/epoch_0
+    tune run exact_match_eval --config demo/address_eval extract=json metrics=[json_fields]
     tune cp exact_match_eval my_recipe.py     # then change it, and: tune run my_recipe.py --config ...
 
-Answers greedily. Prints a few rows with their answers, then the score; writes `exact_match.json` in output_dir: the
-score and every row's answer.
+Answers greedily. Prints a few rows with their answers, then the scores; writes `exact_match.json` in output_dir: the
+scores, and every row's prompt, answer and scores. Until then the answers are in `exact_match_answers.jsonl`, which an
+evaluation that was killed goes on with.
 """
 
 import sys
@@ -13,30 +15,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from torchtune_lite import config, data, errors, generation, training, utils
+from torchtune_lite import config, data, evaluation, training, utils
 
 
 @dataclass(kw_only=True)
 class Settings(training.RecipeSettings):
     """The keys of this recipe's YAML, beside those of every recipe (`training/settings.py`; `--help` lists all)."""
 
-    output_dir: str | Path  # for exact_match.json
+    output_dir: str | Path  # folder for exact_match.json
 
-    source: str | Path = config.key()  # json, or the rows' file itself
-    data_files: data.DataFiles = None  # the rows' file, or a list of them, where source is json
+    source: str | Path = config.key()  # json, or a file of rows
+    data_files: data.DataFiles = None  # with source: json, a file of rows, or a list of them
     column_map: Any = None  # a mapping of `input` and `output` to the rows' own column names; null: those names
     new_system_prompt: str | None = None  # as in the training
     max_rows: int | None = config.key(None, minimum=1)  # the first n rows; null: all
 
+    extract: str = config.key("whole", choices=evaluation.EXTRACTIONS)  # the answer in a text; number: after ####
+    extract_regex: str | None = None  # with extract: regex; its first group is the answer
+    metrics: list[str] = config.key([])  # besides exact_match: normalized_match, contains, f1, json_fields
+
     batch_size: int = config.key(50, minimum=1)  # rows answered together
-    max_new_tokens: int = config.key(64, minimum=1)  # longer answers are cut, and wrong
+    max_new_tokens: int = config.key(64, minimum=1)  # longer answers are cut
     num_examples: int = config.key(5, minimum=0)  # rows shown
 
 
 class ExactMatchEvalRecipe:
-    """A count of the answers to the rows of a file that equal the expected text, spaces around it aside."""
+    """The scores of a model's answers to the rows of a file."""
 
     def __init__(self, cfg: Settings) -> None:
         self.cfg, self.inference = cfg, training.Inference(cfg)
@@ -44,70 +48,48 @@ class ExactMatchEvalRecipe:
     def setup(self) -> None:
         """Make the result's folder, build the model, encode every row's prompt, and read the checkpoint last."""
         cfg = self.cfg
-        self.result = training.ResultFile(Path(cfg.output_dir) / "exact_match.json")
+        self.result = evaluation.ResultFile(Path(cfg.output_dir) / "exact_match.json")
+        self.scoring = evaluation.Scoring(cfg.extract, cfg.extract_regex, cfg.metrics)
         rows = data.load_rows(cfg.source, data_files=cfg.data_files)
-        self.to_messages = data.InputOutputToMessages(
+        to_messages = data.InputOutputToMessages(
             train_on_input=False, column_map=cfg.column_map, new_system_prompt=cfg.new_system_prompt
         )
         self.tokenizer, self.model = self.inference.build()
-        self.results = [self.prepare(rows, i) for i in range(min(len(rows), cfg.max_rows or len(rows)))]
-        self.warn([result["problem"] for result in self.results if "problem" in result])
+        how = {"max_rows": cfg.max_rows, "max_seq_len": self.model.config.max_seq_len}
+        self.questions = evaluation.read_questions(rows, to_messages, self.tokenizer, self.scoring, **how)
+        evaluation.warn_of_problems(self.questions, self.result.path)
         self.inference.load()
 
-    def prepare(self, rows: Any, row: int) -> dict[str, Any]:
-        """Start a row's result: with the tokens of its prompt, as in training, or the problem that makes it wrong."""
-        result = {"row": row, "expected": None, "answer": None, "match": False}
-        try:
-            *prompt, expected = self.to_messages(rows[row])["messages"]
-            result["expected"] = expected.text_content.strip()
-            sample = self.tokenizer({"messages": prompt}, inference=True)
-            if sample["truncated"]:
-                raise errors.DataError(f"the prompt is longer than tokenizer.max_seq_len={self.tokenizer.max_seq_len}")
-            generation.check_length(len(sample["tokens"]), self.cfg.max_new_tokens, self.model.config.max_seq_len)
-        except errors.TuneError as error:
-            where = rows.where(row)
-            return result | {"problem": f"{where}: {str(error).removeprefix(f'{where}: ')}"}
-        return result | {"prompt": sample["tokens"]}
-
-    def warn(self, problems: list[str]) -> None:
-        """Name the first rows that cannot be answered; DataError where none can."""
-        if len(problems) == len(self.results):
-            raise errors.DataError(f"none of {utils.counted(len(problems), 'row')} can be answered: {problems[0]}")
-        for problem in problems[:3]:
-            self.inference.log.warning("%s; it counts as wrong", problem)
-        if len(problems) > 3:
-            more = utils.counted(len(problems) - 3, "more row")
-            self.inference.log.warning("%s cannot be answered either; %s will name them", more, self.result.path)
-
     def evaluate(self) -> None:
-        """Answer every row, in batches of prompts of like length, and report."""
-        start = time.perf_counter()
-        order = sorted((each for each in self.results if "prompt" in each), key=lambda each: len(each["prompt"]))
-        for first in tqdm(range(0, len(order), self.cfg.batch_size), desc="exact match", unit="batch"):
-            batch = order[first : first + self.cfg.batch_size]
-            for result, answer in zip(batch, self.answer([each.pop("prompt") for each in batch]), strict=True):
-                result |= {"answer": answer, "match": answer == result["expected"]}
+        """Answer every row that has no answer yet, and report."""
+        cfg, start = self.cfg, time.perf_counter()
+        asked = {name: value for name, value in config.to_dict(cfg).items() if name in ANSWERED_BY}
+        kept = evaluation.AnswerFile(Path(cfg.output_dir) / "exact_match_answers.jsonl", evaluation.made_by(asked))
+        how = {"max_new_tokens": cfg.max_new_tokens, "batch_size": cfg.batch_size, "kept": kept}
+        evaluation.answer_questions(self.model, self.tokenizer, self.questions, **how)
+        for question in self.questions:
+            self.scoring.score(question)
         self.report(time.perf_counter() - start)
-
-    def answer(self, prompts: list[list[int]]) -> list[str]:
-        """Continue the prompts greedily until EOS."""
-        tokens = generation.generate(
-            self.model,
-            prompts,
-            max_new_tokens=self.cfg.max_new_tokens,
-            stop_tokens=self.tokenizer.stop_tokens,
-        )
-        return [self.tokenizer.decode(ids).strip() for ids in tokens]
+        kept.remove()
 
     def report(self, seconds: float) -> None:
-        """Print examples and the score; write `exact_match.json`."""
-        matches, count = sum(result["match"] for result in self.results), len(self.results)
-        for result in self.results[: self.cfg.num_examples]:
-            print(f"row {result['row']}: {'right' if result['match'] else 'WRONG'}")
-            print(f"  expected {result['expected']}\n  answer   {result['answer']}")
+        """Print examples and the scores; write `exact_match.json`."""
+        count, scores = len(self.questions), evaluation.summary(self.questions, self.scoring.metrics)
+        matches = sum(question.scores["exact_match"] == 1 for question in self.questions)
+        for question in self.questions[: self.cfg.num_examples]:
+            print(f"row {question.row}: {'right' if question.scores['exact_match'] == 1 else 'WRONG'}")
+            print(f"  expected {question.expected}\n  answer   {question.answer}")
         print(f"exact match {matches / count:.1%} ({matches} of {utils.counted(count, 'row')}, {seconds:.1f} s)")
-        summary = {"exact_match": matches / count, "matches": matches, "rows": count, "seconds": seconds}
-        self.result.write(summary | {"results": self.results})
+        for name in self.scoring.metrics[1:]:
+            print(f"{name} {scores[name]:.4f}")
+        for path, share in scores.get("fields", {}).items():
+            print(f"  {path} {share:.1%}")
+        found = {**scores, "matches": matches, "rows": count, "seconds": seconds}
+        self.result.write(found | {"results": [question.result() for question in self.questions]})
+
+
+ANSWERED_BY = ("model", "tokenizer", "checkpointer", "dtype", "device", "max_new_tokens")
+"""The keys that an answer depends on, besides its prompt."""
 
 
 @config.parse(Settings)

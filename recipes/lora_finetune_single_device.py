@@ -21,7 +21,7 @@ from functools import partial
 
 from torch import Tensor
 
-from torchtune_lite import config, data, training
+from torchtune_lite import config, data, peft, training
 
 
 @dataclass(kw_only=True)
@@ -29,7 +29,9 @@ class Settings(training.TrainingSettings):
     """The keys of adapters, beside those of every training (`training/settings.py`; `--help` lists all)."""
 
     model: training.AdaptedModel = config.component()  # sizes left out come from the checkpoint
-    adapter_dtype: str | None = config.key(None, choices=("fp32", "bf16"))  # null: as dtype; fp32 learns finer
+    adapter_dtype: str | None = config.key(None, choices=("fp32", "bf16"))  # null: as dtype; fp32 keeps small updates
+    loraplus_lr_ratio: float | None = config.key(None, minimum=1)  # learning rate of B over that of A; null: 1
+    weight_decay_b: float | None = config.key(None, minimum=0)  # of B; null: the optimizer's, as for A
     save_adapter_weights_only: bool = False  # True: no merged model, megabytes instead of gigabytes
 
 
@@ -46,8 +48,8 @@ class LoRAFinetuneRecipeSingleDevice:
         self.load_base()
         self.loss_fn = config.instantiate(cfg.loss)
         run.prepare(self.model, self.loss_fn)
-        adapters = [param for param in self.model.parameters() if param.requires_grad]
-        self.optimizer = config.instantiate(cfg.optimizer, adapters)
+        build = partial(config.instantiate, cfg.optimizer)
+        self.optimizer = peft.adapter_optimizer(self.model, build, cfg.loraplus_lr_ratio, cfg.weight_decay_b)
         save = partial(run.checkpointer.save, adapter_only=cfg.save_adapter_weights_only)
         run.start(self.model, self.optimizer, self.loss_sum, save)
 

@@ -1,4 +1,4 @@
-"""What several packages' tests share: a folder, a tokenizer of single characters, files of rows, the log, GPUs."""
+"""Fixtures of several packages' tests: a folder, a tokenizer of single characters, files of rows, the log, GPUs."""
 
 import io
 import json
@@ -46,7 +46,7 @@ def char_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def spell(char_model: Path) -> Callable[[list[int]], str]:
-    """Writes ids of `char_model` out: ⟨ for BOS, ⟩ for EOS, · for the label -100."""
+    """Write ids of `char_model` out: ⟨ for BOS, ⟩ for EOS, · for the label -100."""
     model = sentencepiece.SentencePieceProcessor(model_file=str(char_model))
     marks = {model.bos_id(): "⟨", model.eos_id(): "⟩", -100: "·"}
     return lambda ids: "".join(marks[i] if i in marks else model.id_to_piece(i) for i in ids)
@@ -54,7 +54,7 @@ def spell(char_model: Path) -> Callable[[list[int]], str]:
 
 @pytest.fixture
 def jsonl(tmp_path: Path) -> Callable[..., str]:
-    """Writes rows to a file, one a line, and gives its path."""
+    """Write rows to a file, one a line, and return its path."""
 
     def write(rows: list[Any], name: str = "rows.jsonl") -> str:
         path = tmp_path / name
@@ -78,7 +78,7 @@ def log_lines() -> Iterator[list[str]]:
 
 @pytest.fixture
 def default_dtype() -> Callable[[Any], AbstractContextManager[None]]:
-    """Sets torch's default dtype, in which modules are built, for a block."""
+    """Set torch's default dtype, in which modules are built, for a block."""
     import torch
 
     @contextmanager
@@ -98,16 +98,17 @@ SLOW = (
     *("recipes", "benchmarks", "test_attacks.py", "test_configs.py", "test_error_messages.py", "test_fuzz.py"),
     *("test_torchtune_configs.py", "test_torchtune_table.py", "test_waits.py", "checkpoint/test_checkpointer.py"),
     *("checkpoint/test_model_weights.py", "checkpoint/test_store_faults.py", "checkpoint/test_verification.py"),
-    *("cli/test_download.py", "cli/test_postponed.py", "kernels/nf4/test_codec.py", "kernels/nf4/test_cpu.py"),
+    *("cli/test_download.py", "cli/test_lazy_compiler.py", "kernels/nf4/test_codec.py", "kernels/nf4/test_cpu.py"),
     *("models/test_against_transformers.py", "models/test_sizes.py", "config/text/test_completion.py"),
+    *("export/gguf/test_model.py", "export/gguf/test_importing.py"),
     *("training/test_compiling.py", "training/test_distributed.py", "training/memory/test_step_memory.py"),
     "test_launcher.py",
 )
-"""What takes three quarters of the time: runs of recipes, comparisons with peers, each bad input in turn."""
+"""Tests that take three quarters of the time: runs of recipes, comparisons with peers, each bad input in turn."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow, and skip what needs a GPU where there is none."""
+    """Mark slow tests, and skip those that need a GPU if there is none."""
     for item in items:
         if item.path.relative_to(TESTS).as_posix().startswith(SLOW):
             item.add_marker(pytest.mark.slow)

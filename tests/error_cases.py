@@ -1,8 +1,9 @@
-"""Bad inputs by section: what a user gave, the command, the files beside it; docs/errors.md shows the answers."""
+"""Bad inputs by section: the mistake, the command, the files beside it; docs/errors.md shows the answers."""
 
 import json
 
 from tests.error_files import (
+    ANY,
     CHECK,
     CONFIG,
     EVALUATE,
@@ -18,6 +19,7 @@ from tests.error_files import (
     hf_config,
     index,
     other_format,
+    own_adapter,
     pickled,
     rows,
     truncated,
@@ -37,6 +39,7 @@ PACKED_AND_NOT = "dataset:\n" + "".join(
     f"- {{_component_: torchtune_lite.datasets.instruct_dataset, source: train.jsonl, packed: {packed}}}\n"
     for packed in (True, False)
 )
+UPLOAD = "upload out me/model --adapter --base org/base"
 SET = "{_component_: torchtune_lite.datasets.instruct_dataset, source: train.jsonl, "
 IDS = """class Rows:
     def __init__(self, tokenizer):
@@ -52,19 +55,25 @@ OWN = config("  source: train.jsonl\n", "")
 
 
 def own(module: str, body: str) -> dict[str, str]:
-    """Gives a module with the class Rows, a data set of the user's own, and my.yaml for it."""
+    """Return a module with the class Rows, a data set of the user's own, and my.yaml for it."""
     text = f"class Rows:\n    def __init__(self, tokenizer):\n        self.ids = [5, 6, 7]\n\n    {body}\n"
     return OWN | {f"{module}.py": text}
 
 
 def sample(module: str, tokens: str, labels: str) -> dict[str, str]:
-    """Gives such a module with one sample."""
+    """Return such a module with one sample."""
     returned = f"{{'tokens': {tokens}, 'labels': {labels}}}"
     return own(module, f"__len__ = lambda self: 1\n    __getitem__ = lambda self, i: {returned}")
 
 
 SYSTEM, ASKED, ANSWERED = ({"role": role, "content": "a"} for role in ("system", "user", "assistant"))
 KWARGS, CHAT = "tokenizer.chat_template_kwargs", "tokenizer.prompt_template=chat_template"
+TEMPLATE = "base/chat_template.jinja"
+REFUSES = "{{ raise_exception('Conversation roles must alternate') }}"
+INCLUDED = {"a.yaml": "epoch: 3\n"}
+GEMMA = hf_config(model_type="gemma", hidden_activation="gelu_pytorch_tanh")
+MOE = hf_config(model_type="qwen3_moe", architectures=["Qwen3MoeForCausalLM"])
+OWN_FORM = "tokenizer.prompt_template=null"
 THINKS = {"base/chat_template.jinja": "{{ strftime_now('%Y') if enable_thinking }}{{ messages[0].content }}"}
 DISK = "torchtune_lite.checkpoint.store.disk"
 LORA = "lora_llama2\n  lora_attn_modules: [q_proj]\n  lora_rank: 2"
@@ -104,6 +113,7 @@ def to_messages(row):
 """
 OWN_TRANSFORM = DATASET.replace("instruct_dataset", "sft_dataset\n  message_transform: own.to_messages")
 ADAPTER = "out/epoch_0/adapter/adapter_model.safetensors"
+BASE_GONE = {"base_model_name_or_path": "/models/gone"}
 SHARD = "model-00001-of-00002.safetensors"
 WEIGHT = "model.norm.weight"
 ADAPTED = f"{RUN} output_dir=new checkpointer.adapter_checkpoint=out/epoch_0/adapter"
@@ -111,7 +121,7 @@ RESUME = f"{RUN} resume_from_checkpoint=True epochs=2"
 
 
 def logger(name: str, arguments: str) -> str:
-    """Gives the command of a run with a metric logger."""
+    """Return the command of a run with a metric logger."""
     return f"{RUN} 'metric_logger={{_component_: torchtune_lite.training.{name}, {arguments}}}'"
 
 
@@ -134,11 +144,12 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A copy onto a file that exists", "cp llama2/7B_lora_single_device my.yaml"),
             Case("A copy into a folder that is missing", "cp llama2/7B_lora_single_device no/such.yaml"),
             Case("A config without --config", "run lora_finetune_single_device my.yaml seed=1"),
-            Case("A config where the recipe stands", "run my.yaml seed=1"),
-            Case("A config where the verb stands", "my.yaml"),
-            Case("A recipe where the verb stands", "lora_finetune_single_device --config my.yaml"),
+            Case("A config in the place of the recipe", "run my.yaml seed=1"),
+            Case("A config in the place of the verb", "my.yaml"),
+            Case("A recipe in the place of the verb", "lora_finetune_single_device --config my.yaml"),
             Case("Two configs", f"{RUN} --config=other.yaml"),
-            Case("A script in torchtune's form", "run theirs.py --config my.yaml", {"theirs.py": THEIRS}),
+            Case("A recipe of torchtune that is not here", "run qat_distributed --config my.yaml"),
+            Case("A torchtune recipe script", "run theirs.py --config my.yaml", {"theirs.py": THEIRS}),
         ],
     ),
     "Overrides": (
@@ -148,31 +159,31 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A word without =", f"{CHECK} lr"),
             Case("Dashes", f"{RUN} --lr 1e-5"),
             Case("None for null", f"{CHECK} seed=None"),
-            Case("A list that does not end", f"{CHECK} 'model.lora_attn_modules=[q_proj'"),
+            Case("An unclosed list", f"{CHECK} 'model.lora_attn_modules=[q_proj'"),
             Case("A number with a comma", f"{CHECK} optimizer.lr=2e-5,"),
             Case("Zero where there must be one", f"{CHECK} batch_size=0"),
             Case("A negative number", f"{CHECK} epochs=-1"),
-            Case("No number", f"{CHECK} epochs="),
-            Case("A removal of what is not there", f"{CHECK} ~lr_schedule"),
-            Case("A dtype that is not served", f"{CHECK} dtype=fp8"),
+            Case("An empty value for a number", f"{CHECK} epochs="),
+            Case("Removing a key that does not exist", f"{CHECK} ~lr_schedule"),
+            Case("An unsupported dtype", f"{CHECK} dtype=fp8"),
             Case("A model that is split over processes", f"{CHECK} parallel.data=fsdp parallel.offload=True"),
             Case("A key within a key that does not exist", f"{CHECK} parallel.timout=5"),
             Case("A key below a value", f"{CHECK} seed.x=1"),
             Case("A device that does not exist", f"{RUN} device=gpu"),
             Case("A key without its section", f"{CHECK} lora_rank=16"),
             Case("A key in the wrong section", f"{CHECK} model.lr=1e-4"),
-            Case("A removal without the section", f"{CHECK} ~lora_rank"),
+            Case("Removing a key without its section", f"{CHECK} ~lora_rank"),
             Case("Another word for a value", f"{CHECK} dtype=bfloat16"),
-            Case("The home folder of nobody", f"{CHECK} output_dir=~nobody-here/out"),
+            Case("The home folder of an unknown user", f"{CHECK} output_dir=~nobody-here/out"),
             Case("A prompt that is a number", f"{GENERATE} prompt=2024"),
-            Case("A prompt of a role that is not known", f"{GENERATE} 'prompt={{human: hi}}'"),
-            Case("A prompt and answer that are too long", f"{GENERATE} prompt=hi max_new_tokens=9999"),
+            Case("A prompt of an unknown role", f"{GENERATE} 'prompt={{human: hi}}'"),
+            Case("A prompt that fills the model", f"{GENERATE} model.max_seq_len=4 prompt=hi"),
         ],
     ),
     "Config file": (
         2,
         [
-            Case("A key with a slip", CHECK, config("epochs: 1", "epoch: 1")),
+            Case("A misspelt key", CHECK, config("epochs: 1", "epoch: 1")),
             Case(
                 "An argument that a component does not have",
                 CHECK,
@@ -189,11 +200,11 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A file that is not UTF-8", CHECK, {"my.yaml": CONFIG.encode() + b"# caf\xe9\n"}),
             Case("An empty file", f"{CHECK} --recipe lora_finetune_single_device", {"my.yaml": ""}),
             Case("A list at the top", f"{CHECK} --recipe lora_finetune_single_device", {"my.yaml": "- a\n"}),
-            Case("A key twice", CHECK, config("epochs: 1", "epochs: 1\nepochs: 2")),
-            Case("A key left out", CHECK, config("output_dir: out\n", "")),
+            Case("A duplicate key", CHECK, config("epochs: 1", "epochs: 1\nepochs: 2")),
+            Case("A missing key", CHECK, config("output_dir: out\n", "")),
             Case("No recipe key", CHECK, config("recipe: lora_finetune_single_device\n", "")),
             Case("A component that does not exist", CHECK, config("epochs: 1", f"loss: {LOSS}.LinearCrossEntropyLos")),
-            Case("An argument left out", CHECK, config("  source: train.jsonl\n", "")),
+            Case("A missing argument", CHECK, config("  source: train.jsonl\n", "")),
             Case("A component that is a module", CHECK, config("epochs: 1", f"loss: {LOSS}")),
             Case("A component without a path", CHECK, config("torch.optim.AdamW", "AdamW")),
             Case("A mapping without _component_", CHECK, config("  _component_: torch.optim.AdamW\n", "")),
@@ -201,7 +212,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A reference to no key", CHECK, config("{checkpointer.ch", "{checkpointr.ch")),
             Case("References in a circle", CHECK, config("output_dir: out", "output_dir: ${x_a}\nx_a: ${output_dir}")),
             Case("A variable that is not set", CHECK, config("_dir: out", "_dir: ${oc.env:NO_SUCH_VARIABLE}")),
-            Case("A key of torchtune that is on", CHECK, config("epochs: 1", "epochs: 1\nfsdp_cpu_offload: True")),
+            Case("An unsupported torchtune key", CHECK, config("epochs: 1", "epochs: 1\nfsdp_cpu_offload: True")),
             Case("patience without validation", f"{RUN} patience=2"),
             Case(
                 "Several mistakes, all at once",
@@ -210,15 +221,19 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             ),
             Case("A key that nothing refers to", CHECK, config("output_dir: out", "root: out\noutput_dir: out")),
             Case("A file in UTF-16", CHECK, {"my.yaml": CONFIG.encode("utf-16")}),
-            Case(
-                "A family of torchtune that is not here", CHECK, config("_lite.models.llama2.lora_llama2", THEIR_MODEL)
-            ),
-            Case("An argument of a loss that is not served", f"{CHECK} loss={CROSS_ENTROPY} loss.label_smoothing=0.1"),
+            Case("An unsupported torchtune family", CHECK, config("_lite.models.llama2.lora_llama2", THEIR_MODEL)),
+            Case("An unsupported argument of a loss", f"{CHECK} loss={CROSS_ENTROPY} loss.label_smoothing=0.1"),
             Case("An optimizer that needs a closure", f"{CHECK} optimizer=torch.optim.LBFGS"),
-            Case("A loss that is called otherwise", f"{CHECK} loss=own.Loss", {"own.py": TWO_ARGUMENTS}),
-            Case("A function in the place of a loss", f"{CHECK} loss=own.loss", {"own.py": FUNCTION}),
+            Case("A loss with another signature", f"{CHECK} loss=own.Loss", {"own.py": TWO_ARGUMENTS}),
+            Case("A function instead of a loss", f"{CHECK} loss=own.loss", {"own.py": FUNCTION}),
             Case("A loss that returns no tensor", f"{RUN} loss=own.Loss", {"own.py": NO_TENSOR}),
             Case("A transform of two arguments", CHECK, config(DATASET, OWN_TRANSFORM) | {"own.py": TWO_ARGUMENTS}),
+            Case("An include that does not exist", CHECK, config("recipe:", "include: qlra\nrecipe:")),
+            Case("An include of a file that is missing", CHECK, config("recipe:", "include: base.yaml\nrecipe:")),
+            Case("An include of itself", CHECK, config("recipe:", "include: my.yaml\nrecipe:")),
+            Case("An include of a file elsewhere", CHECK, config("recipe:", "include: ../other.yaml\nrecipe:")),
+            Case("Two includes", CHECK, config("recipe:", "include: [lora, full]\nrecipe:")),
+            Case("A mistake in an included file", CHECK, config("recipe:", "include: a.yaml\nrecipe:") | INCLUDED),
             Case(
                 "A model without adapters",
                 RUN,
@@ -237,7 +252,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A file", f"{RUN} output_dir=my.yaml"),
             Case("A folder below a file", f"{RUN} output_dir=my.yaml/out"),
             Case("The checkpoint's folder", f"{RUN} output_dir=base"),
-            Case("The same, in torchtune's way", f"{RUN} checkpointer.output_dir=base"),
+            Case("The same, with torchtune's key", f"{RUN} checkpointer.output_dir=base"),
             Case("No folder", f"{RUN} output_dir="),
         ],
     ),
@@ -250,7 +265,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 "A folder of two kinds of files", f"{RUN} dataset.source=data", {"data/a.csv": "a", "data/b.txt": "b"}
             ),
             Case("A CSV file without the column", f"{RUN} dataset.source=a.csv", {"a.csv": "input,answer\na,b\n"}),
-            Case("A list of a packed and another data set", RUN, config(DATASET, PACKED_AND_NOT), code=2),
+            Case("A list of packed and unpacked data sets", RUN, config(DATASET, PACKED_AND_NOT), code=2),
             Case("Packs to be padded", f"{RUN} dataset.packed=True collate=padded", code=2),
             Case("Weights of a single data set", f"{RUN} dataset_weights=[1,2]", code=2),
             Case("A stream without an end", f"{RUN} dataset.streaming=True", code=2),
@@ -258,7 +273,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("White space only", RUN, rows("", "  ")),
             Case("An empty list", RUN, rows("[]")),
             Case("Malformed JSON in a line", RUN, rows(ROW, '{"input": "a" "output": "b"}')),
-            Case("A line that is no object", RUN, rows(ROW, '"a"')),
+            Case("A line that is not an object", RUN, rows(ROW, '"a"')),
             Case("Bytes that are not UTF-8", RUN, rows(ROW, b'{"input": "caf\xe9", "output": ""}')),
             Case("A compressed file under another name", RUN, rows(b"\x1f\x8b\x08\x00")),
             Case("Half a surrogate pair", RUN, rows('{"input": "\\ud83d", "output": "b"}')),
@@ -273,7 +288,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A sample that is too long", f"{RUN} tokenizer.max_seq_len=4 dataset.on_long_sample=error"),
             Case("No sample with a label", f"{RUN} tokenizer.max_seq_len=4"),
             Case("A split that is not there", f"{RUN} dataset.split=test"),
-            Case("A policy that is not known", f"{CHECK} dataset.on_bad_sample=ignore", code=2),
+            Case("An unknown policy", f"{CHECK} dataset.on_bad_sample=ignore", code=2),
             Case("No validation set in the list", f"{RUN} dataset_val=[]", code=2),
             Case(
                 "A validation set without an end",
@@ -309,8 +324,8 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 f"{RUN} dataset=endless.Rows",
                 own("endless", "__iter__ = lambda self: iter([])"),
             ),
-            Case("An evaluation without a row that fits", f"{EVALUATE} max_new_tokens=9999"),
-            Case("A file in the place of its result's folder", f"{EVALUATE} output_dir=my.yaml", code=2),
+            Case("An evaluation without a row that fits", f"{EVALUATE} model.max_seq_len=8"),
+            Case("A file where the result's folder should be", f"{EVALUATE} output_dir=my.yaml", code=2),
         ],
     ),
     "Tokenizer": (
@@ -329,11 +344,43 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 f"{RUN} dataset=rows.Rows",
                 config("  source: train.jsonl\n", "") | {"rows.py": IDS},
             ),
+            Case("Variables without a chat template", f"{RUN} '{KWARGS}={{enable_thinking: False}}'", code=2),
+            Case("A misspelt variable", f"{RUN} {CHAT} '{KWARGS}={{enable_thinkng: False}}'", THINKS, code=2),
+            Case("A missing chat template", f"{RUN} {CHAT}"),
+            Case("A chat template that is not valid Jinja", f"{RUN} {CHAT}", {TEMPLATE: "{% if messages %}"}),
+            Case("A chat template that refuses the row", f"{RUN} {CHAT}", {TEMPLATE: REFUSES}),
+            Case("An invalid date", f"{RUN} {CHAT} '{KWARGS}={{strftime_now: today}}'", THINKS, code=2),
+        ],
+    ),
+    "Any model": (
+        4,
+        [
+            Case("No folder", ANY.replace(" model_dir=base", ""), code=2),
+            Case("No data", ANY.replace(" data=train.jsonl", ""), code=2),
+            Case("The name of a model for its folder", ANY.replace("=base", "=Qwen/Qwen3-4B")),
+            Case("An architecture that is not served", "validate lora model_dir=base data=train.jsonl", MOE),
+            Case("A base model, which has no chat template", ANY, code=3),
+            Case("Columns of no known form", f"{ANY} {OWN_FORM}", rows({"q": "a", "a": "b"}), code=3),
+            Case("A rotation of no known kind", ANY, hf_config(rope_scaling={"rope_type": "spiral"})),
+            Case("An option that is not computed", ANY, hf_config(mlp_bias=True)),
+            Case("fp16 for a Gemma", f"{ANY} dtype=fp16", GEMMA, code=2),
             Case(
-                "Variables of a chat template that is not there", f"{RUN} '{KWARGS}={{enable_thinking: False}}'", code=2
+                "An adapter on an output that is the embedding",
+                f"{ANY} {OWN_FORM} model.apply_lora_to_output=True",
+                hf_config(tie_word_embeddings=True),
+                code=2,
             ),
-            Case("A variable with a slip", f"{RUN} {CHAT} '{KWARGS}={{enable_thinkng: False}}'", THINKS, code=2),
-            Case("A date that is not one", f"{RUN} {CHAT} '{KWARGS}={{strftime_now: today}}'", THINKS, code=2),
+            Case(
+                "Projections that NF4 does not fit",
+                f"{ANY.replace(' lora ', ' qlora ')} {OWN_FORM} model.quantize_unsupported=error",
+                hf_config(hidden_size=96),
+                code=2,
+            ),
+            Case(
+                "Arguments of adapters without a projection",
+                f"{ANY} {OWN_FORM} model.lora_attn_modules=[] model.apply_lora_to_mlp=False",
+                code=2,
+            ),
         ],
     ),
     "Checkpoint": (
@@ -341,7 +388,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
         [
             Case("A folder that is missing", f"{RUN} checkpointer.checkpoint_dir=missing"),
             Case("No config.json", RUN, prepare=lambda folder: (folder / "base/config.json").unlink()),
-            Case("A config.json that is no JSON", RUN, {"base/config.json": "{"}),
+            Case("A config.json that is not JSON", RUN, {"base/config.json": "{"}),
             Case("No weights", RUN, prepare=lambda folder: (folder / "base/model.safetensors").unlink()),
             Case("A shard that is missing", RUN, prepare=index(a=SHARD, b="x.safetensors")),
             Case("An index that names a file elsewhere", RUN, prepare=index(a="../../etc/passwd")),
@@ -357,7 +404,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("Another family", RUN, hf_config(model_type="gpt2")),
             Case("A quantised export", RUN, hf_config(quantization_config={"quant_method": "gptq"})),
             Case("A weight that is missing", RUN, prepare=changed_weights(lambda weights: weights.pop(WEIGHT))),
-            Case("A weight too many", RUN, prepare=changed_weights(lambda w: w.update(extra=w[WEIGHT].clone()))),
+            Case("An extra weight", RUN, prepare=changed_weights(lambda w: w.update(extra=w[WEIGHT].clone()))),
             Case("Weights in int8", RUN, prepare=changed_weights(lambda w: w.update({WEIGHT: w[WEIGHT].char()}))),
             Case("A weight that is NaN", RUN, prepare=changed_weights(lambda w: w[WEIGHT].fill_(float("nan")))),
             Case("An adapter of another rank", f"{ADAPTED} model.lora_rank=4", trained=True),
@@ -368,7 +415,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 trained=True,
             ),
             Case(
-                "An adapter beside modules that were trained whole",
+                "An adapter with fully trained modules",
                 ADAPTED,
                 prepare=adapter_config(modules_to_save=["lm_head"]),
                 trained=True,
@@ -386,30 +433,54 @@ CASES: dict[str, tuple[int, list[Case]]] = {
     "Resuming": (
         4,
         [
-            Case("A folder that is no checkpoint", f"{RUN} resume_from_checkpoint=base"),
+            Case("A folder that is not a checkpoint", f"{RUN} resume_from_checkpoint=base"),
             Case("A new run in the folder of another", RUN, trained=True, code=2),
             Case("Another seed", f"{RESUME} seed=1", trained=True),
             Case("Another rank", f"{RESUME} model.lora_rank=4", trained=True),
             Case("Other data", RESUME, rows(ROW, ROW, ROW), trained=True),
-            Case("A bit that has flipped", RESUME, prepare=flipped(ADAPTER), trained=True),
+            Case("A flipped bit", RESUME, prepare=flipped(ADAPTER), trained=True),
             Case("A truncated file", RESUME, prepare=truncated(ADAPTER, 999), trained=True),
             Case("A checkpoint of a later version", RESUME, prepare=other_format, trained=True),
             Case("Another dtype", f"{RESUME} dtype=bf16", trained=True),
             Case("The same rows with other labels", f"{RESUME} dataset.train_on_input=True", trained=True),
         ],
     ),
+    "A folder to ask": (
+        4,
+        [
+            Case("A file", "chat train.jsonl"),
+            Case("A folder without a model", "generate . hi"),
+            Case("A run that has saved nothing yet", "chat new", {"new/config.yaml": "a: 1\n"}),
+            Case("A checkpoint that is being written", "chat out/.tmp-epoch_0-7", {"out/.tmp-epoch_0-7/a": ""}),
+            Case("A checkpoint that is cut off", "chat out", prepare=truncated(ADAPTER, 100), trained=True),
+            Case("An adapter whose base is gone", "chat my_adapter", prepare=own_adapter(**BASE_GONE), trained=True),
+            Case(
+                "An adapter of a larger model",
+                "chat my_adapter --base base device=cpu",
+                hf_config(num_hidden_layers=2),
+                own_adapter(),
+                trained=True,
+            ),
+            Case("A base for a whole model", "chat base --base base"),
+            Case("Two prompts", "generate base Tell me", code=2),
+            Case("An option that is no key", "chat base --temprature 0", code=2),
+            Case("No prompt", "generate base device=cpu", code=2),
+            Case("A file to answer, and none for the answers", "generate base --file train.jsonl device=cpu", code=2),
+            Case(
+                "A file of other things for the answers",
+                "generate base --file train.jsonl --out my.yaml device=cpu seed=0",
+                code=2,
+            ),
+        ],
+    ),
     "Your own code": (
         1,
         [
-            Case("A slip in a loss", f"{RUN} loss=own.Loss", {"own.py": SLIP}),
-            Case("A slip in a transform", RUN, config(DATASET, OWN_TRANSFORM) | {"own.py": SLIP}),
+            Case("A bug in a loss", f"{RUN} loss=own.Loss", {"own.py": SLIP}),
+            Case("A bug in a transform", RUN, config(DATASET, OWN_TRANSFORM) | {"own.py": SLIP}),
             Case("A library that is not installed", f"{CHECK} loss=own.Loss", {"own.py": "import no_such_library\n"}),
-            Case("A module that is no Python", f"{CHECK} loss=own.Loss", {"own.py": "class Loss:\ndef f(): ...\n"}),
-            Case(
-                "A slip in a recipe",
-                "run mine.py --config my.yaml",
-                {"mine.py": "import sys\nsys.exit(main())\n"},
-            ),
+            Case("A module with a syntax error", f"{CHECK} loss=own.Loss", {"own.py": "class Loss:\ndef f(): ...\n"}),
+            Case("A bug in a recipe", "run mine.py --config my.yaml", {"mine.py": "import sys\nsys.exit(main())\n"}),
         ],
     ),
     "What a config or file from elsewhere may not do": (
@@ -444,16 +515,27 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("Take a secret from the environment", CHECK, config("_dir: out", "_dir: out/${oc.env:HF_TOKEN}")),
             Case("Send the key of W&B elsewhere", logger("WandBLogger", "settings: {base_url: https://a.b}")),
             Case("Send the code of the run", logger("WandBLogger", "save_code: True")),
-            Case("Write into a file that is no log", logger("DiskLogger", "log_dir: ., filename: my.yaml")),
-            Case("Write outside of the log's folder", logger("DiskLogger", "log_dir: ., filename: ../a.txt")),
+            Case("Write into a file that is not a log", logger("DiskLogger", "log_dir: ., filename: my.yaml")),
+            Case("Write outside the log's folder", logger("DiskLogger", "log_dir: ., filename: ../a.txt")),
             Case(
-                "Publish a file by way of a link",
+                "Publish a file through a link",
                 f"{RUN} tokenizer.prompt_template=chat_template",
                 {"secret": "x"},
                 lambda folder: (folder / "base/chat_template.jinja").symlink_to(folder / "secret"),
                 code=3,
             ),
             Case("Fill the screen", CHECK, config("epochs: 1", f"epochs: {'a' * 20_000}")),
+        ],
+    ),
+    "Serving and uploading": (
+        2,
+        [
+            Case("A port that does not exist", "serve base port=70000 device=cpu"),
+            Case("A repository without its owner", "upload out model"),
+            Case("An adapter whose base is known by its folder alone", "upload out me/model --adapter", trained=True),
+            Case("A run that has kept its adapter alone", "upload out me/model", trained=True),
+            Case("An upload of what was changed", UPLOAD, prepare=flipped(ADAPTER), trained=True, code=4),
+            Case("An upload of what nothing proves whole", "upload base me/model", code=4),
         ],
     ),
 }

@@ -39,12 +39,13 @@ ROW = {"input": "a question", "output": "an answer"}
 CHECK = "validate my.yaml"
 GENERATE = "run generate --config generation model_dir=base device=cpu tokenizer.prompt_template=null"
 EVALUATE = "run exact_match_eval --config demo/address_eval source=train.jsonl output_dir=new device=cpu"
+ANY = "run lora_finetune_single_device --config lora model_dir=base data=train.jsonl device=cpu"
 RUN = "run lora_finetune_single_device --config my.yaml"
 
 
 @dataclass(frozen=True)
 class Case:
-    """`files` are written over those of a run that works; `prepare` does to them what a text cannot say."""
+    """`files` replace those of a working run; `prepare` makes changes to them that a text cannot express."""
 
     given: str
     command: str
@@ -55,7 +56,7 @@ class Case:
 
 
 def lay_out(case: Case, folder: Path, trained: Path) -> None:
-    """Writes what lies in the working directory of a case; `trained` is the output_dir of a run."""
+    """Write the working directory of a case; `trained` is the output_dir of a run."""
     shutil.copytree(BASE, folder / "base")
     if case.trained:
         shutil.copytree(trained, folder / "out")
@@ -67,19 +68,19 @@ def lay_out(case: Case, folder: Path, trained: Path) -> None:
 
 
 def config(old: str, new: str) -> dict[str, str]:
-    """Gives my.yaml with a part of it replaced."""
+    """Return my.yaml with a part of it replaced."""
     assert old in CONFIG
     return {"my.yaml": CONFIG.replace(old, new)}
 
 
 def rows(*lines: str | bytes | dict | list) -> dict[str, bytes]:
-    """Gives train.jsonl with these lines."""
+    """Return train.jsonl with these lines."""
     texts = [json.dumps(line) if isinstance(line, dict | list) else line for line in lines]
     return {"train.jsonl": b"".join((text.encode() if isinstance(text, str) else text) + b"\n" for text in texts)}
 
 
 def chat(messages: object, **columns: object) -> dict[str, str | bytes]:
-    """Gives train.jsonl with one conversation, and columns beside it, and my.yaml for it."""
+    """Return train.jsonl with one conversation, and columns beside it, and my.yaml for it."""
     if isinstance(messages, list):
         turns = [
             turn if isinstance(turn, dict) else dict(zip(("role", "content"), turn, strict=True)) for turn in messages
@@ -90,12 +91,12 @@ def chat(messages: object, **columns: object) -> dict[str, str | bytes]:
 
 
 def hf_config(**changes: object) -> dict[str, str]:
-    """Gives the checkpoint's config.json with other values."""
+    """Return the checkpoint's config.json with other values."""
     return {"base/config.json": json.dumps(json.loads((BASE / "config.json").read_text()) | changes)}
 
 
 def adapter_config(**changes: object) -> Callable[[Path], object]:
-    """Makes the trained adapter's config one with other values."""
+    """Change values in the trained adapter's config."""
 
     def prepare(folder: Path) -> None:
         path = folder / "out/epoch_0/adapter/adapter_config.json"
@@ -104,8 +105,18 @@ def adapter_config(**changes: object) -> Callable[[Path], object]:
     return prepare
 
 
+def own_adapter(**changes: object) -> Callable[[Path], object]:
+    """Puts the trained adapter into a folder of its own, my_adapter, and makes its config one with other values."""
+
+    def prepare(folder: Path) -> None:
+        adapter_config(**changes)(folder)
+        (folder / "out/epoch_0/adapter").rename(folder / "my_adapter")
+
+    return prepare
+
+
 def index(**weight_map: str) -> Callable[[Path], object]:
-    """Makes a checkpoint in shards of which one weight each is named."""
+    """Make a checkpoint with one named weight per shard."""
 
     def prepare(folder: Path) -> None:
         (folder / "base/model.safetensors").rename(folder / "base/model-00001-of-00002.safetensors")
@@ -116,12 +127,12 @@ def index(**weight_map: str) -> Callable[[Path], object]:
 
 
 def truncated(name: str, size: int) -> Callable[[Path], object]:
-    """Cuts a file off."""
+    """Truncate a file."""
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
 
 
 def changed_weights(change: Callable) -> Callable[[Path], object]:
-    """Rewrites the model's weights after a change to the dictionary of them."""
+    """Rewrite the model's weights after a change to the dictionary of them."""
 
     def prepare(folder: Path) -> None:
         from safetensors.torch import load_file, save_file
@@ -141,7 +152,7 @@ class Payload:
 
 
 def pickled(folder: Path) -> None:
-    """Puts a pickle in the place of the weights."""
+    """Put a pickle in the place of the weights."""
     import torch
 
     (folder / "base/model.safetensors").unlink()
@@ -149,13 +160,13 @@ def pickled(folder: Path) -> None:
 
 
 def other_format(folder: Path) -> None:
-    """Makes the manifest of the trained checkpoint one of a later version."""
+    """Change the manifest of the trained checkpoint to a later version."""
     path = folder / "out/epoch_0/MANIFEST.json"
     path.write_text(path.read_text().replace('"format": 1', '"format": 9'))
 
 
 def flipped(name: str) -> Callable[[Path], object]:
-    """Flips a bit in the middle of a file."""
+    """Flip a bit in the middle of a file."""
 
     def prepare(folder: Path) -> None:
         data = bytearray((folder / name).read_bytes())

@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md: which tests show what happens at which fault."""
+"""The table of docs/reliability.md: the tests that show the response to each fault."""
 
 import os
 import re
@@ -15,18 +15,18 @@ Row = tuple[str, list[str]]  # a code, and the tests as pytest names them
 
 
 def rows() -> list[Row]:
-    """Reads the table; the code of a P0 row keeps its asterisks."""
+    """Read the table; the code of a P0 row keeps its asterisks."""
     lines = re.findall(r"^\| (\**[D-G]\d+\**) \|.*\| ([^|]+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     return [(code, [f"tests/{test}" for test in re.findall(r"`([^`]+)`", cell)]) for code, cell in lines]
 
 
 def is_p0(code: str) -> bool:
-    """Tells whether a fault must be handled before a release."""
+    """Return whether a fault must be handled before a release."""
     return code.startswith("**")
 
 
 def shown(table: Sequence[Row]) -> list[str]:
-    """Runs the tests and gives the codes of those rows of which each test passed, with all its parameters."""
+    """Run the tests and return the codes of the rows whose tests all passed, with all their parameters."""
     tests = sorted({test for _, names in table for test in names})
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -38,7 +38,7 @@ def shown(table: Sequence[Row]) -> list[str]:
 
 
 def outcomes(report: Path) -> dict[tuple[str, str], bool]:
-    """Reads of each test, by file and name without parameters, whether it passed with all of them."""
+    """Return for each test, by file and name, whether it passed with all its parameters."""
     passed: dict[tuple[str, str], bool] = {}
     for case in ElementTree.parse(report).iter("testcase"):
         key = case.get("file", ""), case.get("name", "").partition("[")[0]

@@ -1,4 +1,4 @@
-"""How the cost of a call grows with its input, for code that runs inside a regular expression, where no step counts."""
+"""Growth of the cost of a call with its input, for code inside regular expressions, where steps cannot be counted."""
 
 import time
 from collections.abc import Callable
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def growth(call: Callable[[str], Any], piece: str, size: int = 5_000, times: int = 10) -> float:
-    """Divides the processor time for `times` as many characters of repeated `piece` by that for `size`.
+    """Divide the processor time for `times` as many characters of repeated `piece` by that for `size`.
 
-    Of three each the least. Ten for what grows linearly, a hundred for what grows with the square.
+    The least of three runs each. Linear growth gives ten, quadratic growth a hundred.
     """
 
     def least(length: int) -> float:

@@ -1,4 +1,4 @@
-"""YAMLs that try to run code or to delete a folder: refused by `tune validate` and `tune run`, and nothing happens."""
+"""YAMLs that try to run code or to delete a folder: `tune validate` and `tune run` refuse them, and nothing happens."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ watchers: list[list[str]] = []
 
 
 def watch(event: str, arguments: tuple) -> None:
-    """Notes what changes files, starts programs or goes to the network; files may be opened for reading."""
+    """Note calls that change files, start programs or use the network; files may be opened for reading."""
     if watchers and (event in EVENTS or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))):
         watchers[-1].append(event)
 

@@ -90,3 +90,9 @@ def test_a_wrong_name_is_answered_with_the_nearest(find, given, meant, shipped, 
 
 def test_every_alias_of_the_package_leads_to_a_script():
     assert {catalog.find_recipe(alias).name for alias in catalog.ALIASES} == set(catalog.ALIASES.values())
+
+
+def test_a_recipe_of_torchtune_that_is_not_here_is_said_to_be_so():
+    with pytest.raises(ConfigError, match=r"no recipe .qat_distributed.: quantisation-aware training is not served"):
+        catalog.find_recipe("qat_distributed")
+    assert not catalog.NOT_SERVED.keys() & catalog.recipes_by_name().keys()

@@ -99,7 +99,7 @@ def test_the_memory_that_it_names_is_that_of_its_model(name, folder):
 
 
 def repeated(node, below):
-    """Keys of a node that say what the nearest one below it says."""
+    """Keys that repeat the value from the nearest included config."""
     for key, value in node.items():
         included = next((each[key] for each in below if key in each), ...)
         if includes.merges(value, included):

@@ -1,6 +1,6 @@
-"""Every bad input of `error_cases` is answered as docs/errors.md shows: in a line, with its place, by its exit code.
+"""Every bad input of `error_cases` gets the answer in docs/errors.md: one line with its place, and its exit code.
 
-After a change that is meant: TORCHTUNE_LITE_WRITE_ERRORS=1 pytest tests/test_error_messages.py, and read the diff.
+After an intended change: TORCHTUNE_LITE_WRITE_ERRORS=1 pytest tests/test_error_messages.py, and read the diff.
 """
 
 import os
@@ -22,7 +22,7 @@ answers: dict[tuple[str, str], str] = {}
 
 
 def call(command: str, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
-    """Runs `tune` as in a process of its own; gives its exit code."""
+    """Run `tune` as in a process of its own; return its exit code."""
     sys.modules.pop("own", None)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", ["tune", *shlex.split(command)])
@@ -45,13 +45,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(stderr: str) -> list[str]:
-    """Gives the lines that are neither of the log nor of a progress bar, nor a traceback before an error."""
+    """Return the lines without log, progress bar and tracebacks."""
     stderr = re.sub(r"^Traceback .*?(?=^tune: error: )|^  File .*?(?=^tune: error: )", "", stderr, flags=re.M | re.S)
     return [line for line in stderr.splitlines() if line and not re.match(r"\d\d:\d\d:\d\d |epoch \d", line)]
 
 
 def shown(case: Case, stderr: str, folder: Path) -> str:
-    """Writes a case as the page does: what was given, the command, what is printed, without lines of the log."""
+    """Write a case as on the page: the mistake, the command and its output without log lines."""
     stderr = re.sub(r"[0-9a-f]{12}(?=…)", "0123456789ab", stderr)  # of weights, which machines round differently
     code = f" (exit code {case.code})" if case.code else ""
     lines = [f"$ tune {case.command}", *said(stderr.replace(str(folder), "/work"))]

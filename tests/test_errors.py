@@ -32,7 +32,7 @@ def test_a_stop_is_no_error_and_one_line_with_the_code_of_its_signal(capsys):
 
 
 def end_of(error, capsys, debug=False, log=None, file=errors.__file__):
-    """What is printed, and the exit code, when `error` ends a command, raised in the first line of a file."""
+    """The output and the exit code when `error`, raised in the first line of a file, ends a command."""
     with pytest.raises(SystemExit) as exit, errors.reporting(debug):
         if log:
             errors.log_to(log)
@@ -98,7 +98,7 @@ def test_a_script_of_torchtunes_is_told_how_to_go_on(capsys, folder):
     error = ModuleNotFoundError("No module named 'torchtune'", name="torchtune.config")
     lines, code = end_of(error, capsys, file=folder / "theirs.py")
     assert code == 1
-    assert "theirs.py:1: ModuleNotFoundError: No module named 'torchtune'; a script of torchtune's is" in lines[-1]
+    assert "theirs.py:1: ModuleNotFoundError: No module named 'torchtune'; a torchtune script has" in lines[-1]
     assert "tune cp" in lines[-1] and "coming_from_torchtune.md" in lines[-1]
 
 

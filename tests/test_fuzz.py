@@ -1,4 +1,4 @@
-"""Files and words that are damaged at random give a value or a TuneError in a line, never anything else."""
+"""Randomly damaged files and words give a value or a one-line TuneError, never anything else."""
 
 import json
 import random
@@ -52,7 +52,7 @@ def survives(call: Callable[[], object]) -> None:
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
-    """Flips, doubles, drops or replaces some bytes."""
+    """Flip, double, drop or replace some bytes."""
     data = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(data) + 1)
@@ -67,7 +67,7 @@ SPECIAL += [b"&a", b"*a", b"!!", b"${", b"null", b"\\ud800", b"_component_"]
 
 
 def changed(node: Any, rng: random.Random, value: Any) -> Any:
-    """Replaces, renames or removes something at a random depth of a JSON value."""
+    """Replace, rename or remove something at a random depth of a JSON value."""
     if not isinstance(node, dict | list) or not node or rng.random() < 0.1:
         return value
     copy = dict(node) if isinstance(node, dict) else list(node)
@@ -86,7 +86,7 @@ OTHER_VALUES = ["null", "[1, 2]", "{a: 1}", "-1", "yes", "'x'", "1e999", "${x}",
 
 
 def mutated_lines(text: str, rng: random.Random) -> str:
-    """Drops, doubles, renames, indents, retypes or swaps lines of a YAML file."""
+    """Drop, double, rename, indent, retype or swap lines of a YAML file."""
     lines = text.splitlines()
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(len(lines))

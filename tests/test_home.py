@@ -1,4 +1,4 @@
-"""Runs whose every path starts with ~: all is read and written at home, and no folder is called ~."""
+"""Runs with ~ in every path: all files are read and written at home, and no folder is called ~."""
 
 import json
 import os

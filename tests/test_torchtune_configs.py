@@ -1,4 +1,4 @@
-"""A config in torchtune's vocabulary, every key of its LoRA configs in it: it runs, with a warning, or says why not."""
+"""A config with every key of torchtune's LoRA configs: it runs, with a warning, or the error says why not."""
 
 import sys
 

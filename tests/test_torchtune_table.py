@@ -1,7 +1,7 @@
-"""docs/coming_from_torchtune.md lists torchtune's text configs; each row is what happens to a config of its vocabulary.
+"""docs/coming_from_torchtune.md lists torchtune's text configs; each row is the answer to a config in its vocabulary.
 
-`torchtune_configs.tsv` has what decides it: recipe, builders, optimizer, and the keys that no recipe here has.
-`TORCHTUNE_LITE_WRITE_CONFIGS=1 pytest tests/test_torchtune_table.py` writes the section anew.
+`torchtune_configs.tsv` has the deciding facts: recipe, builders, optimizer, and the keys that no recipe here has.
+`TORCHTUNE_LITE_WRITE_CONFIGS=1 pytest tests/test_torchtune_table.py` rewrites the section.
 """
 
 import csv
@@ -29,7 +29,7 @@ found: dict[str, str] = {}
 
 
 def theirs(row):
-    """A config of torchtune's with what the row has."""
+    """A torchtune config with the row's values."""
     keys = json.loads(row["keys"])
     parameters = inspect.signature(config.find(row["tokenizer"])).parameters.values()
     needed = {each.name: "x" for each in parameters if each.default is each.empty}
@@ -40,6 +40,8 @@ def theirs(row):
         **keys,
         "checkpointer": checkpointer | keys.get("checkpointer", {}),
     }
+    if row["recipe"] == "eleuther_eval":
+        return values | {"tasks": ["truthfulqa_mc2"], "max_seq_length": 4096, "batch_size": 8}
     if "finetune" not in row["recipe"]:
         return values | {"prompt": {"user": "x"}, "max_new_tokens": 8}
     optimizer = row["optimizer"]
@@ -54,9 +56,9 @@ def theirs(row):
 
 
 def verdict(row, said):
-    """What the page says of a config; `said` gives what has been printed."""
+    """The page's cell for a config; `said` returns the output so far."""
     if row not in SERVED:
-        return f"not served: there is no recipe `{row['recipe']}`"
+        return f"not served yet: {catalog.NOT_SERVED[row['recipe']]} (`{row['recipe']}`)"
     Path("theirs.yaml").write_text(yaml.safe_dump(theirs(row)))
     try:
         config.load("theirs.yaml", [], config.settings_of(catalog.find_recipe(row["recipe"]).path))

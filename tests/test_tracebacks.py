@@ -1,4 +1,4 @@
-"""Whose an error is: by its innermost frame that is of the user or of this package."""
+"""The owner of an error, by its innermost frame in the user's files or this package."""
 
 import importlib
 import inspect
@@ -100,7 +100,7 @@ def test_the_traceback_starts_in_the_users_file(own):
 
 
 class Rows(torch.utils.data.Dataset):
-    """A data set of the user's, with a slip."""
+    """A user's data set with a bug."""
 
     def __len__(self):
         return 1

@@ -1,4 +1,4 @@
-"""What the meta device shows in place of a GPU: the checks themselves can fail."""
+"""Checks on the meta device in place of a GPU, which can themselves fail."""
 
 import pytest
 import torch

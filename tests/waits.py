@@ -1,4 +1,4 @@
-"""The meta device in place of a GPU: nothing is computed, but what would make the host wait for it is seen."""
+"""The meta device in place of a GPU: nothing is computed, but waits of the host are noted."""
 
 from typing import Any
 
@@ -21,9 +21,9 @@ SIZES = (aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.
 
 
 class Waits(TorchDispatchMode):
-    """Notes in `seen` what makes the host wait for a GPU: reading a value, a blocking copy, a size that follows values.
+    """Mode that notes in `seen` each wait for a GPU: a value read, a blocking copy, a size that depends on values.
 
-    What is read is 1. AssertionError for an operator on tensors of both devices, numbers apart, as on a GPU.
+    Every value read is 1. An operator on tensors of both devices raises AssertionError, as on a GPU; numbers may mix.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Waits(TorchDispatchMode):
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
-    """What the host waits for, that of `optim`'s streams for copies included."""
+    """The waits of the host, including those of `optim`'s streams for copies."""
     mode = Waits()
     monkeypatch.setattr(CopyStream, "wait", lambda stream, mark: mode.seen.append("copies of the optimizer"))
     return mode
@@ -72,7 +72,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
 
 @pytest.fixture
 def meta_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has recipes find the meta device as theirs, and load a model to it."""
+    """Make recipes choose the meta device and load a model to it."""
     load = FullModelHFCheckpointer.load
 
     def load_to_meta(self: FullModelHFCheckpointer, model: nn.Module, *, device: torch.device, **how: Any) -> None:
@@ -88,7 +88,7 @@ def meta_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on_meta(tensor: Tensor) -> Tensor:
-    """Gives a tensor of the same shape, dtype and class on the meta device."""
+    """Return a tensor of the same shape, dtype and class on the meta device."""
     if not is_quantized(tensor):
         return tensor.to(META)
     return from_nf4_parts(tensor.shape, NF4Weight(*(part.to(META) for part in nf4_parts(tensor))))

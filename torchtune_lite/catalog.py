@@ -13,6 +13,20 @@ ALIASES = {
     "dev/generate_v2": "generate",
 }
 
+DPO, RL = "preference training (DPO)", "reinforcement learning (PPO, GRPO)"
+QAT, DISTILLATION = "quantisation-aware training", "knowledge distillation"
+# torchtune's other recipes, and what is not served yet of what they do.
+NOT_SERVED = {
+    **dict.fromkeys(("lora_dpo_single_device", "lora_dpo_distributed", "full_dpo_distributed"), DPO),
+    **dict.fromkeys(("ppo_full_finetune_single_device", "dev/grpo_full_finetune_distributed"), RL),
+    "dev/async_grpo_full_finetune_distributed": RL,
+    **dict.fromkeys(("qat_single_device", "qat_distributed", "qat_lora_finetune_distributed"), QAT),
+    **dict.fromkeys(("knowledge_distillation_single_device", "knowledge_distillation_distributed"), DISTILLATION),
+    "dev/generate_v2_distributed": "a model on several devices",
+    "dev/lora_finetune_distributed_multi_dataset": "training on images",
+    "dev/early_exit_finetune_distributed": "training with early exits",
+}
+
 
 class Recipe(NamedTuple):
     """A script that `tune run` starts, with the names of its configs and its aliases: none for a user's own script."""
@@ -104,5 +118,7 @@ def find_config(name_or_path: str | Path) -> Path:
 def _not_found(kind: str, given: str | Path, known: dict) -> str:
     if str(given) in (recipes_by_name() if kind == "config" else configs()):
         return f"'{given}' is a {'recipe' if kind == 'config' else 'config'}, not a {kind} ('tune ls' shows all)"
+    if kind == "recipe" and str(given) in NOT_SERVED:
+        return f"there is no recipe '{given}': {NOT_SERVED[str(given)]} is not served yet ('tune ls' shows all)"
     name = re.sub(r"\.(py|ya?ml)$", "", str(given))
     return f"there is no {kind} '{given}'{did_you_mean(name, known)} ('tune ls' shows all)"

@@ -1,4 +1,4 @@
-"""What a user did that cannot work, said in one line, with the exit code that scripts can test."""
+"""Errors of a user, each one line, with exit codes that scripts can test."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from torchtune_lite.redaction import redact
 
 
 class TuneError(ValueError):
-    """A mistake its reader can mend: the message is one line that names it and says what to do.
+    """A mistake that the user can fix: the message is one line that names it and says what to do.
 
     Of several problems it is a line each, below their number. Line ends and control characters are made visible,
     secrets are blanked, and what is long, a quoted value above all, is cut.
@@ -59,7 +59,7 @@ class NonFiniteError(TuneError):
 
 
 class Stopped(Exception):  # noqa: N818 (no error)
-    """A run that a signal ended; the message says after which step and how to go on, and is no error."""
+    """A run that a signal ended; the message, which is not an error, names the step and says how to continue."""
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
@@ -138,7 +138,7 @@ def say(message: str) -> None:
 
 USERS_CODE, OUT_OF_MEMORY, BUG = 1, 7, 70
 PORTING = (
-    "a script of torchtune's is written anew from a copy of a recipe here ('tune cp lora_finetune_single_device "
+    "a torchtune script has to be rewritten from a copy of a recipe here ('tune cp lora_finetune_single_device "
     "my_recipe.py'), while its YAML runs as it is; see docs/coming_from_torchtune.md"
 )
 CLOSED_PIPE = 141  # as a shell reports the end by SIGPIPE
@@ -221,9 +221,9 @@ def _report(error: BaseException, debug: bool) -> int:
         code, line = USERS_CODE, f"error: {place}: {shortened(described(error), LONGEST_LINE)}{_ported(error)}{whole}"
         seen = seen or redact(users_traceback(error))
     else:
-        what = shortened(described(error), LONGEST_LINE)
+        problem = shortened(described(error), LONGEST_LINE)
         where = f"the traceback is in {_log}, and --debug shows it" if logged else "the traceback is above"
-        code, line = BUG, f"internal error: {what}; {where}; please report it"
+        code, line = BUG, f"internal error: {problem}; {where}; please report it"
         seen = trace if debug or not logged else ""
     return _end(line, seen, code)
 

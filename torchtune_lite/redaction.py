@@ -15,7 +15,7 @@ WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 """The words of a name such as `hf_token`, `WANDB_API_KEY`, `apiKey`."""
 
 ENDS = ("password", "passwd", "passphrase", "passcode", "secret", "secrets", "credential", "credentials", "apikey")
-"""How the last word of a secret's name ends, `PGPASSWORD` included."""
+"""Endings of the last word of a secret's name, such as `PGPASSWORD`."""
 
 LAST = {"auth", "authorization", "cookie", "dsn"}
 AFTER = {
@@ -39,14 +39,14 @@ TOKENS = {
     "video",
 }
 PLAIN = {"foreign", "partition", "primary", "public", "sort"}
-"""What a token is of that a tokenizer has, and a key that is no secret even where the name is a variable's."""
+"""Words before `token` (a tokenizer's) and `key` in names that are not secrets."""
 
 IN_TEXT = re.compile(
     r"\b(?:hf|api_org|gh[oprsu]|npm)_[A-Za-z0-9]{30,}"  # Hugging Face and others; a shorter one may be a folder's name
     r"|\bgithub_pat_\w{20,}|\b[rs]k_(?:live|test)_\w{16,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
     r"|(?<![\w-])(?:sk-(?=[\w-]{20})(?=[\w-]*\d)|glpat-(?=[\w-]{20})|xox[a-z]-(?=[\w-]{10})|AIza(?=[\w-]{35}))[\w-]+"
     r"|(?<![\w-])eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"  # JWT
-    r"|\bwandb_v\d_\w{16,}"  # W&B, and its older keys: 40 hex digits that are no part of a path or revision
+    r"|\bwandb_v\d_\w{16,}"  # W&B, and its older keys: 40 hex digits that are not part of a path or revision
     r"|(?<![\w/\\@.-])(?<!revision )[0-9a-f]{40}(?![\w/\\.-])"
     r"|(?<=://)[^\s/'\":]*:[^\s/'\"]+(?=@)"  # user and password of an address
     r"|(?<=[?&]sig=)[^\s&'\"]+"  # of a signed address

@@ -1,4 +1,4 @@
-"""The pretraining corpus: what it must not contain."""
+"""The pretraining corpus: forbidden content."""
 
 import json
 import re

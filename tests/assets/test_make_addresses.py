@@ -1,4 +1,4 @@
-"""The demo's data: real places, rows that a person could answer, and two sides that share nothing."""
+"""The demo's data: real places, rows that a person could answer, and two disjoint splits."""
 
 import json
 import re

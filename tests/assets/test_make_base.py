@@ -1,4 +1,4 @@
-"""The embedded base model: what it starts from, and the committed weights."""
+"""The embedded base model: its starting point, and the committed weights."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The chat demo's data: orders that say what their JSON says, and test rows whose pairs are not trained on."""
+"""The chat demo's data: orders that agree with their JSON, and test rows whose pairs are not in training."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The embedded tokenizer: Llama's special tokens, a piece for every character, text that comes back whole."""
+"""The embedded tokenizer: Llama's special tokens, a piece for every character, texts that decode to themselves."""
 
 from pathlib import Path
 from random import Random

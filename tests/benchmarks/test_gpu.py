@@ -1,4 +1,4 @@
-"""The GPU benchmark in small, on a CPU: that it runs, and that a row has its numbers."""
+"""The GPU benchmark at small size on a CPU: it runs, and its rows have numbers."""
 
 import re
 import runpy

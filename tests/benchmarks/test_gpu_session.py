@@ -1,4 +1,4 @@
-"""The script for whoever has a GPU, rehearsed on a CPU: it starts from anywhere, twice, and ends with a table."""
+"""The script for a GPU, rehearsed on a CPU: it starts from any folder, twice, and ends with a table."""
 
 import os
 import subprocess

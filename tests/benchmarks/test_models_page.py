@@ -1,4 +1,4 @@
-"""docs/models.md is what its script writes, and a layer counts for all of its model."""
+"""docs/models.md equals its script's output, and one layer stands for all layers of its model."""
 
 import importlib.util
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from torchtune_lite.models import FAMILIES, SIZES
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
-from torchtune_lite.training.memory.step_memory import step_memory
+from torchtune_lite.training.memory.step_memory import count_step
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "models_page.py"
 SPEC = importlib.util.spec_from_file_location("models_page", SCRIPT)
@@ -27,7 +27,7 @@ def test_one_layer_tells_the_memory_of_the_whole_model(size, method):
     config = SIZES[size]
     whole = page.build(config, method)
     counted = page.count(config, page.build(page.replace(config, num_layers=1), method))
-    assert counted == step_memory(whole, LinearCrossEntropyLoss(), page.batch())
+    assert counted == count_step(whole, LinearCrossEntropyLoss(), page.batch())
 
 
 def test_the_memory_grows_with_what_a_method_holds():

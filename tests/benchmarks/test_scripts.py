@@ -1,4 +1,4 @@
-"""Every benchmark can still be started: what it imports of the library is there."""
+"""Every benchmark can still be started: its imports from the library exist."""
 
 import runpy
 import sys

@@ -15,13 +15,13 @@ from torchtune_lite.models import llama2
 
 @pytest.fixture(autouse=True)
 def seen_by_caplog(monkeypatch) -> None:
-    """Lets pytest see the package's messages, also where a test before has set its logger up."""
+    """Let pytest see the package's messages, even if an earlier test has set up its logger."""
     monkeypatch.setattr(logging.getLogger("torchtune_lite"), "propagate", True)
 
 
 @pytest.fixture(scope="session")
 def hf_base(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Gives `dir`, `model` (float32), `tokens` and their `logits`; weights are large, so that any mistake shows."""
+    """Return `dir`, `model` (float32), `tokens` and their `logits`; weights are large, so that any mistake shows."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=96,
@@ -49,7 +49,7 @@ def hf_base(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 @pytest.fixture
 def build():
-    """Builds our model for a checkpointer and fills it; with `adapters`, a LoRA model whose update is not zero."""
+    """Build and load a checkpointer's model; with `adapters`, a LoRA model whose update is not zero."""
 
     def build(checkpointer, *, dtype=torch.float32, adapter_dtype=None, max_seq_len=64, resume_from=None, **adapters):
         args = {"max_seq_len": max_seq_len, **checkpointer.decoder_args}
@@ -68,7 +68,7 @@ def build():
 
 @pytest.fixture
 def logits():
-    """Gives the float32 logits of our model, or of the folder of one through transformers."""
+    """Return the float32 logits of our model, or of the folder of one through transformers."""
 
     @torch.no_grad()
     def logits(model_or_folder, tokens):
@@ -81,7 +81,7 @@ def logits():
 
 @pytest.fixture
 def wide_base(tmp_path: Path):
-    """Writes a base of 46 M weights with `write(dtype)`; `bound(dtype)` is what a save may take beside the model."""
+    """Write a base of 46 M weights with `write(dtype)`; `bound(dtype)` is the memory allowed for a save."""
 
     def bound(dtype: torch.dtype) -> int:
         return 2 * memory.NUM_LARGEST * dtype.itemsize + 32_000_000
@@ -92,7 +92,7 @@ def wide_base(tmp_path: Path):
 
 @pytest.fixture
 def peak_bytes():
-    """Gives what a function takes of the host's memory at its peak, mapped files included."""
+    """Return the peak of the host memory that a function takes, mapped files included."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("needs Linux's /proc to reset the peak")
     memory.give_back_freed()

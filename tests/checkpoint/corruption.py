@@ -1,4 +1,4 @@
-"""What can happen to a file of a published checkpoint, and what must come of each: another is taken, or it is named."""
+"""Kinds of damage to a file of a published checkpoint; each must be named, and another checkpoint resumed from."""
 
 import logging
 import os
@@ -51,14 +51,14 @@ DAMAGES: dict[str, Callable[[Path, Path], object]] = {  # to a file, given also 
 
 
 def files(checkpoint: Path) -> list[str]:
-    """Lists the files of a checkpoint by their paths in it."""
+    """List the files of a checkpoint by their paths in it."""
     return sorted(str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if path.is_file())
 
 
 def sweep(newer: Path, older: Path, file: str) -> int:
-    """Does each damage to one file of the `newer` of two checkpoints and puts it right again; counts those done.
+    """Apply each damage to one file of the `newer` of two checkpoints and undo it; return their number.
 
-    AssertionError where another than the `older` one would be resumed from, or the file is not named.
+    Raise AssertionError unless the `older` one would be resumed from and the file is named.
     """
     path, whole = newer / file, (newer / file).read_bytes()
     count = 0
@@ -87,7 +87,7 @@ def check(newer: Path, older: Path, file: str, damage: str) -> None:
     if (file, damage) == (MANIFEST, "deleted"):  # that is how a user says to do without
         with warnings() as said:
             assert resume_folder(elsewhere, str(newer)) == newer
-        assert "whether it is whole is unknown" in said[0]
+        assert "cannot be verified" in said[0]
         return
     try:
         resume_folder(elsewhere, str(newer))
@@ -101,7 +101,7 @@ def check(newer: Path, older: Path, file: str, damage: str) -> None:
 
 @contextmanager
 def warnings() -> Iterator[list[str]]:
-    """Gives the package's warnings as they come."""
+    """Return the package's warnings as they come."""
     said: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())

@@ -1,11 +1,11 @@
-"""A run whose checkpoints are a few hundred bytes, and what must hold of its folder after any fault."""
+"""A run whose checkpoints are a few hundred bytes, and the conditions on its folder after any fault."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
-from torchtune_lite.checkpoint import claim, latest, publish, published, retain, verify
+from torchtune_lite.checkpoint import claim_output_dir, latest, publish, published, retain, verify
 from torchtune_lite.checkpoint.formats.files import write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors_files
 from torchtune_lite.checkpoint.formats.weights import Weight
@@ -18,7 +18,7 @@ KEEP = 2
 
 
 def save(output_dir: Path, step: int) -> None:
-    """Publishes a checkpoint the way a checkpointer does: tensors in two files, JSON, a subfolder."""
+    """Publish a checkpoint the way a checkpointer does: tensors in two files, JSON, a subfolder."""
     with publish(output_dir / f"step_{step}", step=step, num_bytes=64) as draft:
         weights = {"x": Weight.of(torch.full((8,), float(step))), "y": Weight.of(torch.arange(8.0))}
         write_safetensors_files({draft / "1.safetensors": weights, draft / "2.safetensors": weights})
@@ -27,8 +27,8 @@ def save(output_dir: Path, step: int) -> None:
 
 
 def run(output_dir: Path, steps: Iterable[int] = STEPS, saved: Callable[[int], object] = lambda step: None) -> None:
-    """Saves at each of `steps`, tells `saved`, and keeps the last two."""
-    with claim(output_dir):
+    """Save at each of `steps`, call `saved`, and keep the last two."""
+    with claim_output_dir(output_dir):
         for step in steps:
             save(output_dir, step)
             saved(step)
@@ -36,7 +36,7 @@ def run(output_dir: Path, steps: Iterable[int] = STEPS, saved: Callable[[int], o
 
 
 def check(output_dir: Path, saved: list[int]) -> None:
-    """Asserts that what is published is whole and the run's own, and that the newest of what was `saved` is there."""
+    """Assert that published checkpoints are whole and the run's own, and that the newest `saved` one is among them."""
     for folder in published(output_dir):
         verify(folder)
         assert read_manifest(folder).run_id == read_run_id(output_dir) is not None
@@ -46,7 +46,7 @@ def check(output_dir: Path, saved: list[int]) -> None:
 
 
 def check_next_run(output_dir: Path) -> None:
-    """Asserts that the next run needs no help: it saves, removes what was left behind, and keeps what it should."""
+    """Assert that the next run needs no repair: it saves, removes the remains, and keeps the right checkpoints."""
     run(output_dir, [12])
     assert latest(output_dir) == output_dir / "step_12" and len(published(output_dir)) <= KEEP
     assert not [path.name for path in output_dir.iterdir() if path.name.startswith((".tmp-", ".trash-"))]

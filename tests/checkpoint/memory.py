@@ -1,4 +1,4 @@
-"""What a function takes of the host's memory, and a base model wide enough to see it."""
+"""A meter for the host memory that a function takes, and a base model wide enough to show it."""
 
 import ctypes
 import gc
@@ -19,7 +19,7 @@ NUM_LARGEST = 6000 * 1024
 
 
 def write_base(folder: Path, dtype: torch.dtype, num_layers: int = 2) -> Path:
-    """Writes a base of 12 M weights and 17 M in each layer."""
+    """Write a base of 12 M weights and 17 M in each layer."""
     config = LlamaConfig(
         vocab_size=6000,
         hidden_size=1024,
@@ -39,12 +39,12 @@ def write_base(folder: Path, dtype: torch.dtype, num_layers: int = 2) -> Path:
 
 
 def give_back_freed() -> None:
-    """Lets malloc give back to the system what is freed, of tensors from 1 MiB; call it before what is not measured."""
+    """Let malloc return freed tensors from 1 MiB on to the system; call it before the unmeasured part."""
     ctypes.CDLL(None).mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """Runs a function and gives the bytes it takes at its peak, mapped files included; needs Linux's /proc."""
+    """Run a function and return the peak of the bytes it takes, mapped files included; needs Linux's /proc."""
 
     def peak() -> float:
         return peak_memory(torch.device("cpu"))["peak_memory_resident"] * 1024**3

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 
+from tests.models import tiny
 from torchtune_lite import checkpoint, config
 from torchtune_lite.data import ChatMLTemplate, SentencePieceTokenizer
 from torchtune_lite.errors import CheckpointError
@@ -48,6 +49,15 @@ def test_family_size_and_template_are_named(folder_of_a_model, char_model):
     folder, count = folder_of_a_model
     said = checkpoint.found(settings(folder, char_model))
     assert said == f"model: qwen3, {count / 1e6:.1f}M parameters (2 layers of 32); template: ChatMLTemplate"
+
+
+def test_dropout_that_the_checkpoint_asks_for_is_named(tmp_path, char_model):
+    config = tiny.config("granite")
+    config.attention_dropout = 0.1
+    config.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    said = checkpoint.found(settings(tmp_path, char_model))
+    assert "(2 layers of 256, with 10% dropout in attention); template: " in said
 
 
 def test_a_run_says_the_same_when_it_starts(folder_of_a_model, char_model, caplog):

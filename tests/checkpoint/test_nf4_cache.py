@@ -1,4 +1,4 @@
-"""A model from the cache is the quantised one bit for bit; a cache of no use is made anew, with one warning."""
+"""A model from the cache is the quantised one bit for bit; a useless cache is rebuilt, with one warning."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ ADAPTERS = {"lora_attn_modules": ["q_proj", "output_proj"], "apply_lora_to_mlp":
 
 @pytest.fixture
 def load(hf_base, tmp_path: Path, caplog, monkeypatch):
-    """Loads the base from a folder of its own; gives its NF4 weights' parts, and what was logged."""
+    """Load the base from a folder of its own; return the parts of its NF4 weights, and the log."""
     shutil.copytree(hf_base.dir, tmp_path / "base")
     monkeypatch.setattr(logging.getLogger("torchtune_lite"), "propagate", True)
 
@@ -127,7 +127,7 @@ def test_a_damaged_cache_is_made_anew(load, tmp_path: Path, monkeypatch, damage:
 
         monkeypatch.setattr(nf4_cache, "from_nf4_parts", breaking)
     quantized, [warning, message] = load()
-    assert warning.startswith(f"the NF4 cache {folder} cannot be read and is made anew: ") and "\n" not in warning
+    assert warning.startswith(f"the NF4 cache {folder} cannot be read and is rebuilt: ") and "\n" not in warning
     assert message.startswith("wrote") and same(quantized, expected)
     quantized, [message] = load()
     assert message.startswith("read") and same(quantized, expected)

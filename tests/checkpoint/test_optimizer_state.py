@@ -1,4 +1,4 @@
-"""An optimizer goes on from what was saved as if it had not stopped, whatever its state is made of."""
+"""An optimizer continues from a save as if it had not stopped, whatever its state consists of."""
 
 import json
 import warnings
@@ -109,7 +109,7 @@ def test_options_of_a_schedule_that_is_not_ours_are_the_saved_ones():
     [("paged", "new_state", "exp_avg"), ("bitsandbytes paged", "get_state_buffer", "state1")],
 )
 def test_a_state_is_read_to_where_the_optimizer_keeps_it(name, method, key, tmp_path, monkeypatch):
-    """Which is page-locked memory, or managed memory: not the device, on which it may not fit."""
+    """State goes to page-locked or managed memory, not to the device, where it may not fit."""
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
     run = Run(OPTIMIZERS[name])
     run.train(1)

@@ -61,7 +61,7 @@ class Run:
         return self
 
     def digest(self) -> list:
-        """Everything that decides how the run goes on."""
+        """Everything that decides how the run continues."""
         state = [self.optimizer.state[param] for param in self.params]
         tensors = [*map(dequantize, self.model.parameters()), *(entry[key] for entry in state for key in sorted(entry))]
         groups = [
@@ -95,7 +95,7 @@ def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(hf_base, build, tmp_path:
 
 @pytest.mark.parametrize("options", [{}, LORA], ids=["full", "lora"])
 def test_each_weight_is_read_from_one_place(hf_base, build, tmp_path: Path, monkeypatch, options: dict):
-    """A full model's from the checkpoint alone, an adapter's base from the base; nothing is read before the checks."""
+    """A full model loads from the checkpoint, an adapter's base from the base; nothing is read before the checks."""
     run = Run(hf_base, build, **options).train(3)
     run.save(tmp_path / "step_3")
     expected, read = run.train(1).digest(), Counter()
@@ -224,7 +224,7 @@ def test_a_longer_schedule_goes_on_at_its_own_rate(hf_base, build, tmp_path: Pat
 
 
 def facts(epochs: int, lr_scheduler: dict | None) -> dict:
-    """Those of runs of 3 steps an epoch."""
+    """The progress of runs of 3 steps an epoch."""
     return run_facts(changed(epochs=epochs, lr_scheduler=lr_scheduler), "29 samples", 3)
 
 
@@ -233,7 +233,7 @@ def facts(epochs: int, lr_scheduler: dict | None) -> dict:
 def test_a_schedule_that_another_number_of_steps_changes_is_announced(
     hf_base, build, tmp_path: Path, caplog, epochs: int, kind: str | None
 ):
-    """The run was to have 4 epochs, and was saved after step 5; a constant rate knows no number of steps."""
+    """The run had 4 epochs, and was saved after step 5; a constant rate does not depend on the number of steps."""
     scheduler = {"_component_": kind} if kind else None
 
     def make(epochs: int) -> Run:
@@ -254,11 +254,11 @@ def test_a_schedule_that_another_number_of_steps_changes_is_announced(
         assert not caplog.messages
         return
     [message] = caplog.messages
-    told = f"the run was to have 12 steps and has {3 * epochs} (epochs, max_steps_per_epoch), "
+    told = f"the run had 12 steps and now has {3 * epochs} (epochs, max_steps_per_epoch), "
     rate, before = (each.scheduler.get_last_lr()[0] for each in (resumed, run))
     if kind == "cosine":
         assert rate != before
-        told += f"which changes its schedule: at step 6 the learning rate is {rate:g}, was to be {before:g}"
+        told += f"which changes its schedule: at step 6 the learning rate is {rate:g} instead of {before:g}"
     else:
         assert rate == before
         told += "but its learning rate follows the schedule that was saved"
@@ -410,11 +410,11 @@ def data(samples="29 samples", **rows):
         (data(own=None), data(own="1"), []),
         ("29 samples", data(a="1"), []),  # of an older version
         ("30 samples", data(a="1"), ["dataset was 30 samples, is 29 samples;"]),
-        (data(a="1", b="2"), data(a="1", b="3"), ["rows of dataset b were changed (hash 2, is 3)"]),
+        (data(a="1", b="2"), data(a="1", b="3"), ["rows of dataset b were changed (hash was 2, is 3)"]),
         (
             data("30 samples", a="1"),
             data(a="2"),
-            ["dataset was 30 samples, is 29 samples;", "rows of dataset a were changed (hash 1, is 2)"],
+            ["dataset was 30 samples, is 29 samples;", "rows of dataset a were changed (hash was 1, is 2)"],
         ),
         (
             data("29 samples with hash 5", a="1"),
@@ -450,10 +450,10 @@ def test_an_adapter_goes_on_over_the_same_base_only_wherever_that_lies(saved, tm
     check_resumable(saved, facts["moved"])
     check_resumable(saved, facts["other"])  # of a full model, the checkpoint has all weights itself
     [message] = caplog.messages
-    assert "the weights in checkpointer.checkpoint_dir were others" in message
+    assert "the weights in checkpointer.checkpoint_dir have changed" in message
     (saved / "adapter").mkdir()
     check_resumable(saved, facts["moved"])
-    with pytest.raises(CheckpointError, match="the weights in checkpointer.checkpoint_dir were others .hash "):
+    with pytest.raises(CheckpointError, match="the weights in checkpointer.checkpoint_dir have changed .hash was "):
         check_resumable(saved, facts["other"])
 
 

@@ -38,7 +38,7 @@ def test_an_apple_gpu_goes_on_too(saved, monkeypatch):
 
 
 def test_a_step_turns_no_state_into_numbers(monkeypatch):
-    """What a step keeps are copies; only a save writes them out."""
+    """A step keeps copies; only a save writes them out."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.get_rng_state()])
     state = rng_state()

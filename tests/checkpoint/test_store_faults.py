@@ -1,4 +1,4 @@
-"""Every operation of three saves fails in turn, and is the last one of the process in turn."""
+"""Each operation of three saves in turn fails, or is the last one of the process."""
 
 import errno
 import inspect
@@ -19,7 +19,7 @@ OPERATIONS = [name for name, _ in inspect.getmembers(disk, inspect.isfunction) i
 
 
 class Stop:
-    """Counts operations; at the one numbered `at` calls `fault`, half of a write or removal being done."""
+    """Counter of operations that calls `fault` at number `at`, with half of a write or removal done."""
 
     def __init__(self, at: int = -1, fault: Callable[[], None] = lambda: None) -> None:
         self.at, self.fault, self.count = at, fault, -1
@@ -47,7 +47,7 @@ class Stop:
 
 
 class File:
-    """A file each of whose writes is an operation."""
+    """A file whose every write is an operation."""
 
     def __init__(self, file, stop: Stop) -> None:
         self._file, self._stop = file, stop
@@ -98,7 +98,7 @@ def run_and_fail(folder: Path, at: int, number: int) -> list[int]:
 
 
 def run_and_die(folder: Path, at: int) -> list[int]:
-    """Does it in a process of its own; what it said to be saved comes through a pipe."""
+    """Save in a process of its own; a pipe reports the checkpoints that it called saved."""
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         try:
@@ -136,7 +136,7 @@ def test_a_process_that_dies_loses_nothing(tmp_path: Path):
 
 @contextmanager
 def publish_in_place(folder: Path, **options) -> Iterator[Path]:
-    """What `publish` must not be: writing where readers look."""
+    """An unsafe `publish`, which writes where readers look."""
     disk.make_folder(folder)
     yield folder
     write_manifest(folder, run_id=None, step=None)

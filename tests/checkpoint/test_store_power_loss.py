@@ -1,4 +1,4 @@
-"""Power loss at any moment of three saves: what was not synced may be gone, in any combination.
+"""Power loss at any moment of three saves: unsynced changes may be gone, in any combination.
 
 A process that is killed leaves its writes with the system; a power loss does not. So the disk is simulated: a run is
 watched, and from what it has synced so far, images of the disk are built as a power loss could leave it (as Pillai et
@@ -22,7 +22,7 @@ Image = dict[str, bytes | None]  # the content of each path; None: a folder
 
 
 class Disk:
-    """What is on the disk for certain, `names` of each folder and `content` of files, and `pending` changes of names.
+    """The synced state of the disk, `names` of each folder and `content` of files, and `pending` changes of names.
 
     Folders and files have numbers of their own, since the system uses inodes again.
     """
@@ -39,7 +39,7 @@ class Disk:
         self.look()
 
     def look(self, at_once: bool = False) -> None:
-        """Takes note of changed names, one by one or `at_once`."""
+        """Take note of changed names, one by one or `at_once`."""
         folders = [self.root, *filter(Path.is_dir, self.root.rglob("*"))]
         paths = [*folders, *filter(Path.is_file, self.root.rglob("*"))]
         known = self.inodes
@@ -71,7 +71,7 @@ class Disk:
         return names
 
     def images(self) -> Iterator[Image]:
-        """Gives what may be found: with all changes of names, none, each one alone, and all but one.
+        """Return the possible images: with all changes of names, none, each one alone, and all but one.
 
         Bytes that were not synced are zeros or missing.
         """
@@ -94,7 +94,7 @@ class Disk:
 
 
 class PowerLoss:
-    """Watches three saves and checks every image of every moment; a place in the code `without` its sync may be named.
+    """Watches three saves and checks every image of every moment, optionally `without` the sync at one place.
 
     `places` are those that sync, `images` the folders that were checked.
     """

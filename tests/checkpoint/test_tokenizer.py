@@ -22,12 +22,12 @@ from torchtune_lite.errors import DataError
 
 CONVERSATION = [Message("user", "what is  it? "), Message("assistant", "42\nlines."), Message("user", "é市")]
 DICTS = [{"role": message.role, "content": message.text_content} for message in CONVERSATION]
-WARNING = "encodes otherwise than the run did"
+WARNING = "encodes differently from the run's"
 
 
 @pytest.fixture
 def save(tmp_path: Path):
-    """Saves a tokenizer into a folder that has the files of `base`."""
+    """Save a tokenizer into a folder that has the files of `base`."""
 
     def save(tokenizer, base: Path) -> Path:
         folder = tmp_path / "saved"
@@ -109,7 +109,7 @@ def test_a_tokenizer_from_elsewhere_takes_the_place_of_the_bases(save, tmp_path,
 
 
 def test_llama_3s_ranks_leave_the_bases_files(save, tmp_path, caplog):
-    """They stand in original/, beside them a tokenizer.json of the same tokens."""
+    """The files are in original/, beside a tokenizer.json with the same tokens."""
     base = write_folder(tmp_path / "base", "bytelevel", plain(TEMPLATES["llama3"]))
     (base / "tokenizer.json").unlink()
     ranks = [base64.b64encode(bytes([byte])).decode() for byte in range(256)]
@@ -169,7 +169,7 @@ def test_warns_where_the_saved_files_are_not_those_of_the_run(save, tmp_path, ca
     write_folder(tmp_path / "base", "bytelevel")
     monkeypatch.setattr("torchtune_lite.checkpoint.tokenizer.as_tokenizer_json", lambda tokenizer: None)
     save(load_tokenizer(base / "tokenizer.model"), base)
-    assert WARNING in caplog.text and "no BPE model of plain text" in caplog.text
+    assert WARNING in caplog.text and "not a plain BPE model" in caplog.text
 
 
 KINDS = ["bytelevel", "metaspace", "llama_json", "spm_plain", "spm_legacy", "spm"]
@@ -194,7 +194,7 @@ PLACES = ["beside the base", "a copy elsewhere", "a folder elsewhere"]
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_transformers_encodes_texts_as_the_run_did(kind, place, tmp_path, save, caplog):
-    """Whatever they start with; a BOS where the base's own files had one, which a copy of the model must not lose."""
+    """For texts with any start; with a BOS if the base's own files had one, which a copy of the model must not lose."""
     base = write_folder(tmp_path / "base", kind, plain(TEMPLATES["zephyr"]))
     (base / "config.json").write_text(json.dumps({"model_type": "llama"}))
     own = AutoTokenizer.from_pretrained(base)
@@ -219,7 +219,7 @@ def test_transformers_encodes_texts_as_the_run_did(kind, place, tmp_path, save, 
 def test_a_tokenizer_json_that_drops_the_space_before_a_text_is_written_anew_where_texts_are_trained_on(
     save, tmp_path, caplog
 ):
-    """As transformers has it, which a run with a chat template has followed."""
+    """As in transformers, which a run with a chat template follows."""
     base = write_folder(tmp_path / "base", "spm_plain", plain(TEMPLATES["zephyr"]))
     chat = load_tokenizer(base, prompt_template="chat_template")
     (base / "tokenizer.json").write_text(json.dumps(as_tokenizer_json(chat)))
@@ -235,7 +235,7 @@ def test_a_tokenizer_json_that_drops_the_space_before_a_text_is_written_anew_whe
 
 
 def test_a_copy_of_a_model_that_cannot_be_converted_keeps_the_bases_config(char_model, save, tmp_path, caplog):
-    """Without which AutoTokenizer would forget BOS."""
+    """AutoTokenizer would otherwise forget BOS."""
     base = tmp_path / "base"
     base.mkdir()
     shutil.copyfile(char_model, base / "tokenizer.model")
@@ -306,7 +306,7 @@ def test_the_next_save_has_the_same_files_without_making_them_again(hf_base, bui
 
 
 def copied(source: Path, tmp_path: Path) -> dict[str, str]:
-    """What is copied of a folder."""
+    """Return the names of the files that are copied from a folder."""
     (tmp_path / "draft").mkdir()
     copy_files(source, tmp_path / "draft", (*TOKENIZER_FILES, "LICENSE*"))
     return {path.name: path.read_text() for path in (tmp_path / "draft").iterdir()}
@@ -314,7 +314,7 @@ def copied(source: Path, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A folder of a base, in which a secret lies beside it."""
+    """A base's folder with a secret outside it."""
     (tmp_path / "secret.json").write_text("secret")
     source = tmp_path / "models--org--name" / "snapshots" / "0123abc"
     source.mkdir(parents=True)
@@ -324,7 +324,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("up", ["../../../secret.json", "../secret.json"])
 def test_a_link_that_leads_out_of_the_base_is_not_published(up, source, tmp_path, caplog):
-    """Whether to a file above it, or by way of a folder or a link that is inside."""
+    """Links to a file above it, or through a folder or link inside it."""
     (source.parent / "secret.json").write_text("secret")
     (source / "tokenizer.json").symlink_to(up)
     (source / "blobs").symlink_to(tmp_path)
@@ -337,7 +337,7 @@ def test_a_link_that_leads_out_of_the_base_is_not_published(up, source, tmp_path
 
 
 def test_a_snapshot_in_the_cache_of_the_hub_is_copied_whole(source, tmp_path, caplog):
-    """There each file is a link to a blob; that of a blob elsewhere is not followed."""
+    """Each file there is a link to a blob; a link to a blob elsewhere is not followed."""
     blobs = source.parent.parent / "blobs"
     blobs.mkdir()
     (blobs / "abc").write_text("a tokenizer")
@@ -373,7 +373,7 @@ def test_code_what_is_no_file_and_what_is_huge_are_not_copied(source, tmp_path, 
 
 
 def test_a_checkpoint_of_a_base_in_the_cache_of_the_hub_has_its_files(hf_base, build, tmp_path, caplog):
-    """And not those that a link brings in from elsewhere."""
+    """Files that a link brings in from elsewhere are not copied."""
     repo = tmp_path / "models--org--name"
     snapshot = repo / "snapshots" / "abc"
     snapshot.mkdir(parents=True)

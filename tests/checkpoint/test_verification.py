@@ -1,4 +1,4 @@
-"""The check of a written model against the live one: what is right passes, and each planted fault does not."""
+"""The check of a written model against the live one: a right one passes, and each planted fault fails."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -53,7 +53,7 @@ def trained(model: nn.Module, tokens: Tensor) -> nn.Module:
 
 
 def written(model: nn.Module) -> dict[str, Weight]:
-    """What a save would read back."""
+    """The weights that a save would read back."""
     return {name: Weight.of(weight.read().clone()) for name, weight in merged_weights(model).items()}
 
 
@@ -66,7 +66,7 @@ def exchanged(first: str, second: str) -> Callable[[dict[str, Weight]], dict[str
 
 
 def one_value(weight: Tensor) -> Tensor:
-    """Changes a value of usual size by four steps of its dtype, in float32 by as little as is told from another sum."""
+    """Change a value of usual size by four steps of its dtype, or in float32 by the least that a check can detect."""
     at = weight.abs().flatten().argsort()[weight.numel() // 2]
     by = 4e-6 * weight.abs().max() if weight.dtype == torch.float32 else 4 * 2**-8 * weight.flatten()[at].abs()
     weight.view(-1)[at] += by
@@ -126,7 +126,7 @@ def test_an_adapter_that_was_not_merged_or_not_scaled_is_seen(model, kind):
 
 
 def tiles(change: Callable[[LoRALinear, Tensor], Tensor]):
-    """A `merged_tiles` that gives what `change` makes of the module and its base."""
+    """A `merged_tiles` that applies `change` to the module and its base."""
 
     def merged_tiles(self, base=None):
         yield slice(None), change(self, dequantize(self.weight if base is None else base).float())
@@ -168,7 +168,7 @@ MAGNITUDE = {"magnitude forgotten": lambda module, base: base + module.scaling *
 
 @pytest.mark.parametrize("adapters", [KINDS["lora"], KINDS["qdora"]], ids=["lora", "qdora"])
 def test_a_wrong_merge_that_was_written_as_it_was_computed_is_seen(hf_base, build, dtype, adapters, monkeypatch):
-    """The file then holds what the merge gives: only the forward pass knows better."""
+    """The file then agrees with the merge; only the forward pass shows the fault."""
     model = build(FullModelHFCheckpointer(hf_base.dir), dtype=dtype, **adapters)
     model = trained(model, hf_base.tokens)
     faults = FORMULAS | (MAGNITUDE if adapters.get("use_dora") else {})
@@ -179,7 +179,7 @@ def test_a_wrong_merge_that_was_written_as_it_was_computed_is_seen(hf_base, buil
         if fault == "right":
             compare(model, weights)
             continue
-        with pytest.raises(CheckpointError, match="was merged into another function than the trained one") as error:
+        with pytest.raises(CheckpointError, match="was merged into a function other than the trained one") as error:
             compare(model, weights)
         assert str(len(adapter_modules(model)) if fault != "update transposed" else 4) in str(error.value), fault
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from torchtune_lite import catalog
+from torchtune_lite.cli import asking
+from torchtune_lite.cli import run as run_verb
 from torchtune_lite.cli.main import start
 
 TRAIN = '''"""Adds up numbers."""
@@ -51,10 +53,28 @@ def shipped(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def tune(shipped: Path, folder: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
-    """Runs a verb in an empty working directory and gives what it prints."""
+    """Run a verb in an empty working directory and return its output."""
 
     def run(*words: str, debug: bool = False) -> str:
         start(*words, debug=debug)
         return capsys.readouterr().out
 
     return run
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Callable[..., list[str]]:
+    """Gives the words of `tune run` that a verb ends in."""
+    seen = []
+    monkeypatch.setattr(run_verb, "main", lambda args: seen.append((args.words, args.debug)))
+    monkeypatch.setattr(run_verb, "set_environment", lambda: None)
+    monkeypatch.setattr(asking, "make_compiler_lazy", lambda: None)
+
+    def of(verb: str, *given: object, debug: bool = False) -> list[str]:
+        start(verb, *map(str, given), debug=debug)
+        [(found, debugged)] = seen
+        seen.clear()
+        assert debugged == debug
+        return found
+
+    return of

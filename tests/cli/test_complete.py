@@ -10,7 +10,7 @@ CONFIG = "model: {rank: 8, parts: [{a: 1}]}\nsteps: 2\nx_mine: 3\n"
 
 @pytest.fixture
 def answers(tune, folder):
-    """What the last word of a line can become, among files of the user's."""
+    """Completions of the last word of a line, among a user's files."""
     (folder / "my.yaml").write_text("recipe: full_finetune_single_device\n" + CONFIG)
     (folder / "mine.py").write_text("class Settings:\n    own_key: int = 1\n")
     (folder / "notes.txt").write_text("")
@@ -55,6 +55,9 @@ KEYS = ["model.parts.0.a=", "model.parts.0=", "model.parts=", "model.rank=", "mo
         ("tune validate my.yaml model.r", ["model.rank="]),
         ("tune inspect my.yaml --recipe mine.py own", ["own_key="]),
         ("tune inspect --rows 3 my", ["my.yaml"]),
+        ("tune generate s", ["sub/"]),
+        ("tune generate my", []),
+        ("tune generate sub/ --file no", ["notes.txt"]),
         ("tune completion ", ["bash", "zsh"]),
         ("tune nonsense ", []),
         ("tune run generate --config missing.yaml x", []),

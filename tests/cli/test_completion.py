@@ -25,7 +25,7 @@ _tune
 
 @pytest.fixture
 def ask(folder):
-    """Completes a line in a shell that has read its script."""
+    """Complete a line in a shell that has read its script."""
     (folder / "tune").write_text(f'#!/bin/sh\nexec {sys.executable} -m torchtune_lite "$@"\n')
     (folder / "tune").chmod(0o755)
     (folder / "my config.yaml").write_text("steps: 2\n")

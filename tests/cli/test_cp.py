@@ -32,10 +32,10 @@ def test_a_file_is_cloned(words, copy, tune, folder, shipped):
     [
         (["tiny/1M_ful", "x"], "there is no recipe or config 'tiny/1M_ful'; did you mean 'tiny/1M_full'"),
         (["generate", "x", "--type", "config"], "there is no config 'generate'"),
-        (["both", "x"], "'both' is a recipe and a config; say which one with --type recipe or --type config"),
+        (["both", "x"], "'both' is a recipe and a config; choose with --type recipe or --type config"),
         (["generate", "new/mine.py"], "there is no folder new; make it with --make-parents"),
         (["generate", "new/"], "there is no folder new; make it with --make-parents"),
-        (["generate", "taken"], "taken.py exists; choose another name, or write over it with --force"),
+        (["generate", "taken"], "taken.py exists; choose another name, or overwrite it with --force"),
         (["generate", "taken.py/x", "--make-parents"], "cannot write taken.py/x.py: "),
     ],
 )

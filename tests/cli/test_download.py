@@ -1,95 +1,17 @@
 """`tune download` from a hub in this process: the few addresses of the Hugging Face hub that it needs."""
 
-import hashlib
-import json
-import os
 import re
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.cli.hub import FILES, SHA, environment, serving
 from torchtune_lite.cli import download
 from torchtune_lite.errors import CheckpointError, ConfigError
 
 pytest.importorskip("huggingface_hub")
-
-SHA = "a" * 40
-FILES = {
-    "config.json": b"{}",
-    "model.safetensors": bytes(range(256)) * 48_000,
-    "pytorch_model.bin": b"the same again",
-    "original/consolidated.00.pth": b"and again",
-    "tokenizer.model": b"pieces",
-}
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Serves `server.files` as the repository o/m; notes each request; breaks off after `server.breaks_after` bytes."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        server, range_header = self.server, self.headers.get("Range")
-        server.seen.append((self.command, self.path, range_header, self.headers.get("Authorization")))
-        found = re.match(rf"/o/m/resolve/{SHA}/([^?]+)", self.path)
-        if self.path.startswith(f"/api/models/o/m/revision/{SHA[:1]}") or "/o/m/revision/main" in self.path:
-            siblings = [self.listed(name, data) for name, data in server.files.items()]
-            body = json.dumps({"_id": "1", "id": "o/m", "modelId": "o/m", "sha": SHA, "siblings": siblings}).encode()
-            self.answer(200, {"Content-Type": "application/json"}, body)
-        elif server.down:
-            self.answer(403, {}, b"down")
-        elif found:
-            body = server.files[found[1]]
-            if server.storage:
-                linked = {"X-Linked-ETag": f'"{hashlib.md5(body).hexdigest()}"', "X-Linked-Size": str(len(body))}
-                self.answer(302, linked | {"Location": server.storage + self.path, "X-Repo-Commit": SHA}, b"")
-                return
-            headers = {"ETag": f'"{hashlib.md5(body).hexdigest()}"', "X-Repo-Commit": SHA, "Accept-Ranges": "bytes"}
-            first = int(re.match(r"bytes=(\d+)", range_header)[1]) if range_header and self.command == "GET" else 0
-            if first:
-                headers["Content-Range"] = f"bytes {first}-{len(body) - 1}/{len(body)}"
-            self.answer(206 if first else 200, headers, body[first:])
-        else:
-            code = "GatedRepo" if "gated" in self.path else "RepoNotFound"
-            self.answer(403 if code == "GatedRepo" else 404, {"X-Error-Code": code, "X-Error-Message": code}, b"")
-
-    def listed(self, name, data):
-        data = self.server.claimed.get(name, data)
-        file = {
-            "rfilename": name,
-            "size": len(data),
-            "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
-        }
-        lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
-        return file | ({"lfs": lfs} if len(data) > 10_000 else {})
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def answer(self, status, headers, body):
-        self.send_response(status)
-        for name, value in (headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            cut = self.server.breaks_after if len(body) > 10_000 else None
-            self.wfile.write(body[:cut])
-            if cut is not None:
-                self.server.down = self.close_connection = True
-
-    def log_message(self, *args):
-        """Keeps quiet."""
-
-
-def serving():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.files, server.claimed, server.seen = dict(FILES), {}, []
-    server.down, server.breaks_after, server.storage = False, None, None
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
 
 
 @pytest.fixture
@@ -105,11 +27,8 @@ def tune_download(hub, folder):
     """Runs the command against the hub in a process of its own, with no token unless one is given."""
 
     def run(*words, token=None):
-        hidden = ("HF_", "HUGGING", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-        env = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-        env |= {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(folder / "home")}
-        env |= {"HF_TOKEN": token} if token else {}
         command = [sys.executable, "-m", "torchtune_lite", "download", *words]
+        env = environment(hub, folder / "home", token)
         return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
 
     return run
@@ -183,7 +102,7 @@ def test_files_that_are_not_the_hubs_are_fetched_again(tune_download, hub, folde
 def test_what_comes_is_compared_with_what_the_hub_lists(name, tune_download, hub, folder):
     hub.claimed[name] = FILES[name][:-1] + b"!"
     done = tune_download("o/m", "--output-dir", "m")
-    assert done.returncode == 4 and f"m/{name}: what came ({len(FILES[name]):,} bytes) is not the file" in done.stderr
+    assert done.returncode == 4 and f"m/{name}: the download ({len(FILES[name]):,} bytes) is not" in done.stderr
     assert not list((folder / "m").glob(f"{name}*"))
 
 
@@ -193,8 +112,8 @@ def test_what_comes_is_compared_with_what_the_hub_lists(name, tune_download, hub
         (["o/none"], 4, "there is no model o/none, or it is private and HF_TOKEN may not read it"),
         (["o/gated"], 4, "o/gated is gated: accept its terms on its page, and set HF_TOKEN"),
         (["o/m", "--hf-token", "hf_secret"], 2, "a token on the command line is seen by every user"),
-        (["m"], 2, "'m' is no repository; expected OWNER/NAME"),
-        (["o/m", "--include", "*.gguf"], 2, "no file of o/m fits --include and --ignore (it has: config.json, "),
+        (["m"], 2, "'m' is not a repository; expected OWNER/NAME"),
+        (["o/m", "--include", "*.gguf"], 2, "no file of o/m matches --include and --ignore (it has: config.json, "),
         (["o/m", "--output-dir", "file/x"], 2, "--output-dir file/x: file is a file"),
     ],
 )

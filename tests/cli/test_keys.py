@@ -121,7 +121,7 @@ def test_a_class_that_leads_back_to_itself_has_no_keys(folder):
 
 @pytest.mark.parametrize("recipe", catalog.recipes(), ids=lambda recipe: recipe.name)
 def test_what_the_source_says_is_what_the_class_has(recipe):
-    """Names, required keys, defaults and kinds, which the source is read for, are those of the imported class."""
+    """Names, required keys, defaults and kinds read from the source are those of the imported class."""
     cls = config.settings_of(recipe.path)
     types = get_type_hints(cls)
     read = {key.name: key for key in keys.read(recipe.path)}
@@ -141,7 +141,8 @@ def test_what_the_source_says_is_what_the_class_has(recipe):
 @pytest.mark.parametrize("name", ["lora_finetune_single_device", "mine.py"])
 def test_help_lists_them_without_torch(name, folder):
     recipe = catalog.find_recipe("lora_finetune_single_device").path
-    (folder / "mine.py").write_text(recipe.read_text().replace("null: as dtype; fp32 learns finer", "my own words"))
+    ours = "null: as dtype; fp32 keeps small updates"
+    (folder / "mine.py").write_text(recipe.read_text().replace(ours, "my own words"))
     code = (
         "import sys; from torchtune_lite.cli.main import main\n"
         f"sys.argv = ['tune', 'run', {name!r}, '--help']\nmain()\n"
@@ -151,6 +152,6 @@ def test_help_lists_them_without_torch(name, folder):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stderr == "[]\n"
     assert "\n  batch_size                       int = 2, at least 1  # sequences in a micro-batch\n" in done.stdout
-    words = "my own words" if name == "mine.py" else "null: as dtype; fp32 learns finer"
+    words = "my own words" if name == "mine.py" else ours
     assert f"\n  adapter_dtype                    fp32 or bf16 or null = null  # {words}\n" in done.stdout
     assert ("\nConfigs: " in done.stdout) == (name != "mine.py")

@@ -17,7 +17,7 @@ def test_options_may_stand_among_the_overrides(tune):
 def test_a_config_without_a_recipe_key_needs_one(tune, folder):
     (folder / "theirs.yaml").write_text("steps: 4\n")
     assert tune("validate", "theirs.yaml", "--recipe", "full_finetune_distributed") == "Config is well-formed.\n"
-    with pytest.raises(ConfigError, match="theirs.yaml does not say whose it is; add --recipe RECIPE"):
+    with pytest.raises(ConfigError, match="theirs.yaml does not name its recipe; add --recipe RECIPE"):
         tune("validate", "theirs.yaml")
 
 

@@ -35,10 +35,15 @@ def test_a_key_that_is_on_is_an_error_that_says_what_to_do(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_beside_an_error_there_is_no_warning(capsys):
+    problems, rest = drop({"compile": True, "profiler": None})
+    assert len(problems) == 1 and rest == {} and capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("value", [4, None])
 def test_a_key_that_has_another_name_now_is_an_error_whatever_its_value(value, capsys):
     problems, rest = drop({"verify_rows": value})
-    assert problems == ["their.yaml: 'verify_rows' has another name now; use verify_saves: first_and_last, all or null"]
+    assert problems == ["their.yaml: 'verify_rows' was renamed; use verify_saves: first_and_last, all or null"]
     assert rest == {} and capsys.readouterr().err == ""
 
 

@@ -1,6 +1,6 @@
 """Tokenizers trained on the spot, in folders that both this library and transformers read, and chat templates.
 
-A template marks what the model writes by ⟦ and ⟧; without the marks it is one as it is found with models, and with
+A template marks the model's text by ⟦ and ⟧; without the marks it is the template as models have it, and with
 `{% generation %}` in their place transformers itself tells which tokens are the assistant's.
 """
 
@@ -161,7 +161,7 @@ TOOL_TEMPLATES = {
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<start_of_turn>assistant\n' }}{% endif %}""",
 }
-"""In the manner of Llama 3.1's, Qwen 3's, Hermes's, Mistral's and Gemma 3's, which read more than role and content."""
+"""Templates like those of Llama 3.1, Qwen 3, Hermes, Mistral and Gemma 3, which read more than role and content."""
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 SPECIAL += ["<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"]
@@ -251,7 +251,7 @@ FORMATS = {each.__name__: each for each in (bytelevel, metaspace, llama_json, sp
 
 @functools.cache
 def trained(kind: str) -> tuple[str, bytes, dict]:
-    """Trains a tokenizer of a format once; gives its file's name and content, and values for tokenizer_config.json."""
+    """Train a tokenizer of a format once; return its file's name and content, and values for tokenizer_config.json."""
     with tempfile.TemporaryDirectory() as name:
         values = FORMATS[kind](Path(name))
         [file] = Path(name).iterdir()
@@ -259,7 +259,7 @@ def trained(kind: str) -> tuple[str, bytes, dict]:
 
 
 def write_folder(folder: Path, kind: str, template: str | None = None, **config) -> Path:
-    """Writes a tokenizer of the format, and a tokenizer_config.json with a chat template and other values."""
+    """Write a tokenizer of the format, and a tokenizer_config.json with a chat template and other values."""
     name, content, values = trained(kind)
     folder.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)

@@ -1,4 +1,4 @@
-"""Short templates in the manner of those of the families, ⟦…⟧ around what has a loss."""
+"""Short templates like those of the families, with ⟦…⟧ around the text in the loss."""
 
 NOW = "{%- set today = date_string if date_string is defined else strftime_now('%d %b %Y') %}"
 

@@ -29,7 +29,7 @@ def test_reads_a_column_by_name_or_path(column, value):
 @pytest.mark.parametrize(
     "column, message",
     [
-        ("x", r"^missing column 'x' \(has: a, b, b.c, n\); set key to the one that is meant$"),
+        ("x", r"^missing column 'x' \(has: a, b, b.c, n\); set key to the one you mean$"),
         ("b.x", r"^missing column 'x' of 'b.x' \(has: c, é\)"),
         ("b.c.2.d", r"^missing column '2' of 'b.c.2.d' \(has: a list of 2\)"),
         ("b.c.d", r"^missing column 'd' of 'b.c.d' \(has: a list of 2\)"),

@@ -52,8 +52,8 @@ IMAGE = [{"type": "image_url", "image_url": {"url": "x"}}]
         ({"prompt": [], "x": 1}, r"missing column 'turns' \(has: prompt, x\); set conversation_column"),
         ({"turns": "hello"}, "column 'turns' must be a list of messages, got str"),
         ({"turns": None}, "must be a list of messages, got null"),
-        ({"turns": ["hello"]}, r"turns\[0\] is str; conversation_style=openai wants 'role' and 'content'"),
-        (sharegpt(CHAT), r"turns\[0\] has keys from, value; conversation_style=openai wants"),
+        ({"turns": ["hello"]}, r"turns\[0\] is str; conversation_style=openai expects 'role' and 'content'"),
+        (sharegpt(CHAT), r"turns\[0\] has keys from, value; conversation_style=openai expects"),
         (
             openai([("user", "Q"), ("asistant", "A")]),
             r"turns\[1\].role='asistant' is not one of system, user, assistant",
@@ -146,7 +146,7 @@ def test_a_flag_keeps_a_turn_out_of_the_loss_in_either_style(transform, form, fl
 
 
 def what(sample):
-    return sorted(note.what for note in sample.get("notes", ()))
+    return sorted(note.subject for note in sample.get("notes", ()))
 
 
 @pytest.mark.parametrize("transform, form", [(OpenAIToMessages, openai), (ShareGPTToMessages, sharegpt)])

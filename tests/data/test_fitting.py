@@ -68,7 +68,7 @@ def test_an_added_token_that_is_not_embedded_becomes_text(tmp_path, caplog, monk
     assert max(tokenizer.tokenize_messages(messages)[0]) == embedded
     with caplog.at_level("INFO"):
         check_vocabulary(tokenizer, embedded)
-    assert "the model does not embed <image>, which are taken for text" in caplog.text
+    assert "the model does not embed <image>, which are read as text" in caplog.text
     tokens, _ = tokenizer.tokenize_messages(messages)
     assert max(tokens) < embedded == tokenizer.vocab_size
     assert "<image>" in tokenizer.decode(tokens)

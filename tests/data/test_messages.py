@@ -63,11 +63,11 @@ def test_a_message_is_in_the_loss_by_its_role_unless_told():
 def test_numbers_are_text_and_other_columns_noted():
     alpaca = AlpacaToMessages()({"instruction": 1, "input": 0, "output": True, "id": 7, "text": None})
     assert "### Instruction:\n1\n\n### Input:\n0\n" in seen(alpaca)[0][1] and seen(alpaca)[1][1] == "true"
-    assert sorted(note.what for note in alpaca["notes"]) == [
+    assert sorted(note.subject for note in alpaca["notes"]) == [
         *("column 'id'", "column 'input'", "column 'instruction'", "column 'output'")
     ]
     pair = InputOutputToMessages(column_map={"input": "q.text"})({"q": {"text": "Q"}, "output": "A", "x": "y"})
-    assert [note.what for note in pair["notes"]] == ["column 'x'"]
+    assert [note.subject for note in pair["notes"]] == ["column 'x'"]
 
 
 def test_validates_messages_of_any_origin():

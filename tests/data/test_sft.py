@@ -11,7 +11,7 @@ def rows_of(*texts):
 
 
 def codes(sample):
-    """A tokenizer: a letter is its code, what is not lower case is masked, `…` at the end means truncated."""
+    """A tokenizer: a letter is its code, all but lower case is masked, `…` at the end means truncated."""
     text = sample["text"]
     return {
         "tokens": [ord(letter) for letter in text],
@@ -41,7 +41,7 @@ def test_gives_tokens_and_labels_of_the_same_length():
 
 
 class Codes:
-    """`codes` that can tell a whole sample by its first letter; notes what it tokenises."""
+    """`codes` that knows a whole sample by its first letter, and notes the texts it tokenises."""
 
     def __init__(self):
         self.seen = []
@@ -113,7 +113,7 @@ def test_names_every_bad_row_at_once_before_any_is_tokenized():
     with pytest.raises(DataError) as error:
         SFTDataset(rows, ColumnText("text"), lambda sample: pytest.fail("tokenized"))
     assert str(error.value) == (
-        "x:2 and 1 more: missing column 'text' (has: body); set column to the one that is meant; "
+        "x:2 and 1 more: missing column 'text' (has: body); set column to the one you mean; "
         "x:3: column 'text' must be text, got null"
     )
 
@@ -145,7 +145,7 @@ def test_bad_rows_may_be_left_out(log_lines):
     rows = Rows("x", [{"text": "ab"}, {"body": "b"}, {"text": "cd"}], lambda i: f"x:{i + 1}")
     dataset = SFTDataset(rows, ColumnText("text"), codes, on_bad_sample="skip")
     assert (len(dataset), dataset.where(1)) == (2, "x:3")
-    bad = "x:2: missing column 'text' (has: body); set column to the one that is meant"
+    bad = "x:2: missing column 'text' (has: body); set column to the one you mean"
     assert log_lines == [f"x: 2 samples of 3 rows; 1 (33.3%) left out as bad, first {bad}"]
     assert dataset.bad == {1: bad}
 
@@ -157,7 +157,7 @@ def test_one_line_says_that_nothing_is_left_out(log_lines):
 
 def test_warns_of_empty_texts(log_lines):
     SFTDataset(rows_of("ab", "", " \n"), ColumnText("text"), codes)
-    assert log_lines[0] == "x.jsonl:2 and 1 more: an empty text, trained on as it is"
+    assert log_lines[0] == "x.jsonl:2 and 1 more: an empty text is trained on as it is"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_broken_lines_and_bad_rows_are_named_together_or_left_out(folder, log_li
 
 @pytest.fixture
 def large(monkeypatch):
-    """Makes a data set of which the first row and every third are checked at the start."""
+    """Return a data set whose first row and every third are checked at the start."""
     monkeypatch.setattr(checked_rows, "CHECKED_WHOLE", {"rows": 5, "bytes": 1000})
     monkeypatch.setattr(checked_rows, "CHECKED_FIRST", 1)
     monkeypatch.setattr(checked_rows, "CHECKED_SPREAD", 2)

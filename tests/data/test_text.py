@@ -17,7 +17,7 @@ def test_text_is_cut_one_below_the_limit_and_never_masked(char_model, spell, max
 
 def test_reads_a_column():
     assert ColumnText("body")({"body": "x"}) == {"text": "x"}
-    assert [note.what for note in ColumnText("body")({"body": "x", "id": 1})["notes"]] == ["column 'id'"]
+    assert [note.subject for note in ColumnText("body")({"body": "x", "id": 1})["notes"]] == ["column 'id'"]
     assert ColumnText("body")({"body": 1.5})["text"] == "1.5"
     with pytest.raises(DataError, match=r"missing column 'text' \(has: body\); set column to"):
         ColumnText("text")({"body": "x"})

@@ -12,7 +12,7 @@ def tokenizer(char_model):
 
 @pytest.fixture
 def written(spell):
-    """Writes the samples of a data set out, tokens above labels."""
+    """Write the samples of a data set out, tokens above labels."""
     return lambda dataset: [
         (spell(sample["tokens"]), spell(sample["labels"])) for sample in (dataset[i] for i in range(len(dataset)))
     ]

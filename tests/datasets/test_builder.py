@@ -6,7 +6,7 @@ from torchtune_lite import config, datasets
 from torchtune_lite.config.schema.components import check
 from torchtune_lite.config.text.document import Document
 from torchtune_lite.data import ColumnText, Rows, TextTokens
-from torchtune_lite.datasets.builder import builder
+from torchtune_lite.datasets.builder import dataset_builder
 from torchtune_lite.errors import ConfigError
 
 SHARED = ["data_files", "field", "name", "split", "packed", "streaming", "filter_fn", "on_bad_sample", "on_long_sample"]
@@ -24,9 +24,9 @@ ELSEWHERE = {
 }
 
 
-@builder(source="rows.jsonl")
+@dataset_builder(source="rows.jsonl")
 def letters_dataset(tokenizer, letter: str = "a", *, add_eos: bool = True):
-    """Builds a test's data set."""
+    """Build a test's data set."""
     return ColumnText(letter), TextTokens(tokenizer, add_eos)
 
 
@@ -44,7 +44,7 @@ def test_a_builder_takes_its_own_arguments_and_the_shared_ones(tokenizer, jsonl,
     assert [tokens for tokens, _ in written(letters_dataset(tokenizer))] == ["⟨▁x⟩", "⟨▁z⟩"]
     dataset = letters_dataset(tokenizer, "rows.jsonl", "b", add_eos=False, split="train[1:]")
     assert written(dataset) == [("⟨▁y", "▁y·")] and dataset.where(0) == "rows.jsonl:2"
-    assert letters_dataset.__name__ == "letters_dataset" and letters_dataset.__doc__.startswith("Builds a test")
+    assert letters_dataset.__name__ == "letters_dataset" and letters_dataset.__doc__.startswith("Build a test")
     with pytest.raises(TypeError, match="unexpected keyword argument 'spilt'"):
         letters_dataset(tokenizer, spilt="train")
 
@@ -126,7 +126,7 @@ def test_a_packed_data_set_reads_each_row_once(tokenizer, jsonl, folder):
             read.append(row["a"])
             return super().__call__(row)
 
-    @builder()
+    @dataset_builder()
     def noted_dataset(tokenizer):
         return Noted("a"), TextTokens(tokenizer)
 

@@ -132,7 +132,7 @@ def test_samples_are_spelled_out_with_their_spaces_and_special_tokens(cfg, token
 
 @pytest.mark.parametrize("kind", ["spm", "bytelevel", "metaspace"])
 def test_a_run_of_text_is_spelled_out_with_the_last_tokens_before_it(kind, tmp_path, monkeypatch):
-    """As with all of them; of twice as many runs, that would cost four times as much."""
+    """As with all of them; with twice as many runs, that would cost four times as much."""
     tokenizer = load_tokenizer(write_folder(tmp_path, kind))
     tokens = tokenizer.encode("the 市場 fox é  x\n " * 60, add_bos=False, add_eos=False)
     decoded, decode = [], tokenizer.decode

@@ -127,7 +127,7 @@ class Unfinished(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("dataset", [Iterable(), Counted(), Unfinished(), iter([sample()]), {"train": [sample()]}, 5])
 def test_iterables_are_refused_with_what_to_do(dataset):
-    with pytest.raises(DataError, match=r"needs __len__ and __getitem__ by number: an iterable .* with streaming=True"):
+    with pytest.raises(DataError, match=r"needs __len__ and __getitem__ by number: an iterable .* and streaming=True"):
         OwnDataset(dataset)
 
 

@@ -1,4 +1,4 @@
-"""How a fast path is chosen, and that none stands for a function that was edited since."""
+"""The choice of a fast path, and that none replaces a function that was edited since."""
 
 import subprocess
 import sys
@@ -57,7 +57,7 @@ def test_a_variable_switches_them_off(value, expected):
 
 
 def test_an_edited_function_runs_as_it_stands(tmp_path):
-    """In a copy of the package whose RoPE somebody has changed."""
+    """In a copy of the package with a changed RoPE."""
     import shutil
     from pathlib import Path
 
@@ -73,5 +73,5 @@ def test_an_edited_function_runs_as_it_stands(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": f"{tmp_path}:{':'.join(sys.path)}"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.split() == [str(tmp_path / "torchtune_lite" / "kernels" / "__init__.py"), "0", "1"]
+    assert done.stdout.split() == [str(tmp_path / "torchtune_lite" / "kernels" / "__init__.py"), "0", "2"]
     assert "rotate was edited and runs as it stands, without kernels.rotary" in done.stderr

@@ -22,11 +22,11 @@ def frozen(out_dim=128, bias=False):
 
 
 class Subclass(LoRALinear):
-    """Another function than LoRA's, perhaps."""
+    """A subclass that may compute something else."""
 
 
 def hooked(projection):
-    """A projection that somebody looks at."""
+    """A projection with a hook."""
     projection.register_forward_hook(lambda *_: None)
     return projection
 
@@ -47,7 +47,7 @@ GROUPS = {
 
 
 def gradients(outputs, inputs, probes):
-    """Those of a weighted sum of all outputs."""
+    """Gradients of a weighted sum of all outputs."""
     return torch.autograd.grad(sum((y * p).sum() for y, p in zip(outputs, probes, strict=True)), inputs)
 
 

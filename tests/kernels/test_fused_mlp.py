@@ -143,7 +143,7 @@ def test_a_tile_holds_a_share_of_the_memory():
 
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 def test_the_derivative_written_in_place_is_that_of_autograd(activation):
-    """To the bit: of each activation's backward pass with `grad_input`."""
+    """Each activation's backward pass equals that with `grad_input`, bit for bit."""
     made = fused_mlp.ACTIVATIONS[activation]
     for dtype in (torch.float32, torch.bfloat16):
         x, grad = torch.randn(1000, dtype=dtype, requires_grad=True), torch.randn(1000, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The GPU's kernel for packed sequences, which a plain computation stands in for, and where it is taken."""
+"""The GPU's kernel for packed sequences, replaced by a plain computation, and the conditions for its use."""
 
 from types import SimpleNamespace
 
@@ -42,7 +42,7 @@ def as_in_2_13(*args, scale=None, window_size=(-1, -1), enable_gqa=False):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Makes the CPU a GPU that runs FlashAttention, with the `varlen_attn` of one of torch's versions."""
+    """Make the CPU pass for a GPU that runs FlashAttention, with the `varlen_attn` of one of torch's versions."""
     monkeypatch.setattr(varlen_attention, "_kernels", {})
 
     def has(version):
@@ -108,7 +108,7 @@ def test_a_torch_without_it_has_none(monkeypatch):
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 100, 128, 224, 256])
 @pytest.mark.parametrize(("kv_heads", "window"), [(4, None), (1, None), (2, 100)])
 def test_on_a_gpu_sequences_do_not_see_each_other(dtype, head_dim, kv_heads, window):
-    """Of any width, whether the kernel takes it or not, forward and backward."""
+    """For any width, supported by the kernel or not, forward and backward."""
     torch.manual_seed(0)
     lengths = [130, 1, 300, 65]
     shapes = [(1, heads, sum(lengths), head_dim) for heads in (4, kv_heads, kv_heads)]

@@ -14,7 +14,7 @@ from torchtune_lite.checkpoint import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.formats.adapter import write_adapter
 from torchtune_lite.models import FAMILIES, from_checkpoint
 from torchtune_lite.models.builders import decoder
-from torchtune_lite.modules import DecoderConfig, transformer
+from torchtune_lite.modules import CachedSequences, DecoderConfig, transformer
 from torchtune_lite.peft import dequantize, is_quantized
 
 ALL = ["q_proj", "k_proj", "v_proj", "output_proj"]
@@ -27,7 +27,7 @@ every_family = pytest.mark.parametrize("name", tiny.TINY)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Gives the folder of a tiny model."""
+    """Return the folder of a tiny model."""
     root, made = tmp_path_factory.mktemp("families"), {}
 
     def of(name):
@@ -93,7 +93,10 @@ def test_packed_sequences_and_cached_keys_compute_the_same(name, folder):
     tokens = tokens_of(48)
     whole = ours(tokens)
     ours.setup_caches(2, 48)
-    pieces = [ours(tokens[:, :20]), *(ours(tokens[:, i : i + 1]) for i in range(20, 48))]
+    pieces = []
+    for start, end in ((0, 20), *((i, i + 1) for i in range(20, 48))):
+        sequences = CachedSequences([0, 1], [start] * 2, [end - start] * 2, tokens.device, [48, 48])
+        pieces.append(ours(tokens[:, start:end].flatten()[None], mask=sequences).view(2, end - start, -1))
     assert error(torch.cat(pieces, 1), whole) < 1e-5
 
 
@@ -147,7 +150,7 @@ def test_adapters_of_peft_compute_the_same_and_have_its_gradients(name, folder, 
 
 
 def _by_peft_name(model, layout):
-    """Our gradients as PEFT has them: of a fused matrix, whose parts here got the same A, the sum of those of A."""
+    """Our gradients in PEFT's form: for a fused matrix, whose parts here got the same A, the sum of those of A."""
     from torchtune_lite.checkpoint.formats.adapter_config import projections
 
     found = {}
@@ -213,7 +216,7 @@ CONFIG_FAULTS = {
 @pytest.mark.parametrize("fault", CONFIG_FAULTS)
 @torch.no_grad()
 def test_a_fault_of_the_config_would_be_seen(fault, folder):
-    """The test of the test: most of these pass unseen on models as transformers initialises them."""
+    """The test of the test: most of these faults go unseen on models as transformers initialises them."""
     name, changes = CONFIG_FAULTS[fault]
     ours, _ = load(folder(name))
     scaling = {key: changes[key] for key in changes if key in ("query_beta", "original_len", "amplitude")}
@@ -253,7 +256,7 @@ def test_a_norm_of_queries_and_keys_after_their_rotation_would_be_seen(folder, m
 
 
 def rewritten(source, target, change, config=None):
-    """Copies a folder with other tensors."""
+    """Copy a folder, with changed tensors."""
     from safetensors.torch import save_file
 
     target.mkdir()

@@ -1,12 +1,14 @@
-"""What a config.json of transformers 4 or 5 may hold."""
+"""Values that a config.json of transformers 4 or 5 may hold."""
 
 import itertools
 
 import pytest
 from transformers import AutoConfig
 
+from tests.models import tiny
+from torchtune_lite.models import FAMILIES
 from torchtune_lite.models.llama import LLAMA
-from torchtune_lite.modules import RopeScaling
+from torchtune_lite.modules import DecoderConfig, RopeScaling
 
 PLAIN = {
     "model_type": "llama",
@@ -54,15 +56,15 @@ def test_configs_of_old_and_new_transformers_give_the_same_rotation():
         ({"rope_parameters": [500.0]}, r"rope parameters \[500.0\], not a mapping"),
         ({"rope_scaling": "default"}, "rope parameters 'default', not a mapping"),
         ({"rope_scaling": {"rope_type": "spiral"}}, "rope type 'spiral'; known are default, linear"),
-        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor as '2', not as a number above 0"),
-        ({"hidden_size": "32"}, "hidden_size as '32', not as a whole number above 0"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers as 0, not as a whole number above 0"),
-        ({"num_attention_heads": 2.0}, "num_attention_heads as 2.0, not as a whole number above 0"),
-        ({"rms_norm_eps": -1e-5}, "rms_norm_eps as -1e-05, not as a number above 0"),
-        ({"rms_norm_eps": float("nan")}, "rms_norm_eps as nan, not as a number above 0"),
-        ({"vocab_size": True}, "vocab_size as True, not as a whole number above 0"),
-        ({"layer_types": "full_attention"}, "layer_types as 'full_attention', which is not a list of its kind"),
-        ({"layer_types": [1, 2]}, r"layer_types as \[1, 2\], which is not a list of its kind"),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor '2', which is not a number above 0"),
+        ({"hidden_size": "32"}, "hidden_size '32', which is not a whole number above 0"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers 0, which is not a whole number above 0"),
+        ({"num_attention_heads": 2.0}, "num_attention_heads 2.0, which is not a whole number above 0"),
+        ({"rms_norm_eps": -1e-5}, "rms_norm_eps -1e-05, which is not a number above 0"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps nan, which is not a number above 0"),
+        ({"vocab_size": True}, "vocab_size True, which is not a whole number above 0"),
+        ({"layer_types": "full_attention"}, "layer_types 'full_attention', which is not a list of the right kind"),
+        ({"layer_types": [1, 2]}, r"layer_types \[1, 2\], which is not a list of the right kind"),
     ],
 )
 def test_a_value_of_another_kind_is_refused(changes, message):
@@ -74,3 +76,62 @@ def test_a_value_of_another_kind_is_refused(changes, message):
 def test_without_kv_heads_every_head_has_its_own(absent):
     config = {key: value for key, value in PLAIN.items() if key != "num_key_value_heads"}
     assert LLAMA.decoder_args(config | absent)["num_kv_heads"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "fields"),
+    [
+        ("mistral_v01", "sliding_window", {"layer_kinds": ("full",), "window": None}),
+        ("phi3", "sliding_window", {"layer_kinds": ("full",), "window": None}),
+        ("exaone4", "sliding_window", {"layer_kinds": ("full",), "window": None}),
+        ("gemma2", "attn_logit_softcapping", {"attn_softcap": None}),
+        ("gemma2", "final_logit_softcapping", {"logit_softcap": None}),
+    ],
+)
+def test_null_turns_off_what_a_family_has_by_default(name, key, fields):
+    """As in transformers: Mistral Nemo's file has `sliding_window: null`, and no window."""
+    config = tiny.config(name).to_dict()
+    family = FAMILIES[config["model_type"]]
+    found, whole = (DecoderConfig(**family.decoder_args(config | null)) for null in ({key: None}, {}))
+    assert {field: getattr(found, field) for field in fields} == fields
+    assert any(getattr(whole, field) != value for field, value in fields.items())
+    assert getattr(AutoConfig.for_model(**config | {key: None}), key) is None
+
+
+UNLISTED = ("gemma2", "gemma3_text", "olmo3", "exaone4")
+"""Of these, transformers 4 did not write the kind of each layer."""
+
+
+def of_transformers_4(config):
+    """Spell a config.json of transformers 5 as 4 does."""
+    rope = dict(config["rope_parameters"])
+    local = rope.get("sliding_attention", {}).get("rope_theta")
+    rope = dict(rope.get("full_attention", rope))
+    base, kind = rope.pop("rope_theta"), rope.pop("rope_type")
+    share = rope.pop("partial_rotary_factor", None)
+    scaling = None if kind == "default" else {"type": kind, **rope}
+    old = {key: value for key, value in config.items() if key != "rope_parameters"}
+    old |= {"rope_theta": base, "rope_scaling": scaling, "rope_local_base_freq": local, "partial_rotary_factor": share}
+    if config["model_type"] in UNLISTED:
+        del old["layer_types"]
+    if config["model_type"] == "granitemoehybrid":
+        old["layer_types"] = ["attention" for _ in config["layer_types"]]
+    return old
+
+
+@pytest.mark.parametrize("name", tiny.TINY)
+def test_a_config_of_transformers_4_gives_the_same_model(name, log_lines):
+    config = tiny.config(name).to_dict()
+    family = FAMILIES[config["model_type"]]
+    assert family.decoder_args(of_transformers_4(config)) == family.decoder_args(config)
+    assert log_lines == []
+
+
+def test_yarn_of_olmo_3_is_of_its_full_layers_whatever_the_file_says(log_lines):
+    """transformers 5.0 to 5.8 wrote the scaling for all layers, and later ones read such a file without it."""
+    config = tiny.config("olmo3").to_dict()
+    flat = config | {"rope_parameters": config["rope_parameters"]["full_attention"]}
+    family = FAMILIES["olmo3"]
+    assert family.decoder_args(flat) == family.decoder_args(config)
+    [line] = log_lines
+    assert "which layers are scaled: the full ones" in line and "full_attention" in line

@@ -1,4 +1,4 @@
-"""The tables of the families: names there and back, values that are not computed here, config.json for Meta's files."""
+"""The tables of the families: names there and back, unsupported values, config.json for Meta's files."""
 
 import pytest
 import torch

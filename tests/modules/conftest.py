@@ -14,7 +14,7 @@ from torchtune_lite.modules import DecoderConfig
 
 @pytest.fixture
 def llama() -> Callable[..., SimpleNamespace]:
-    """Builds `ours`, `theirs` and `tokens [2, 24]`; float32, weights large enough for any mistake to show."""
+    """Build `ours`, `theirs` and `tokens [2, 24]`; float32, weights large enough for any mistake to show."""
 
     def build(num_kv_heads: int = 2) -> SimpleNamespace:
         torch.manual_seed(0)

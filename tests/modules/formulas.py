@@ -1,4 +1,4 @@
-"""What the modules compute, in the words of the papers."""
+"""The modules' functions as formulas from the papers."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def softmax_attention(
 
 
 def block_diagonal(lengths: Sequence[int], window: int | None = None) -> Tensor:
-    """What each token of sequences in one row sees: its own up to itself, of these the last `window`."""
+    """Visibility for sequences in one row: a token sees its own up to itself, or the last `window` tokens of it."""
     number, position = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)), torch.arange(sum(lengths))
     distance = position[:, None] - position
     return (number[:, None] == number) & (distance >= 0) & (distance < (window or sum(lengths)))

@@ -1,4 +1,4 @@
-"""Attention against softmax written out."""
+"""Attention against the formula."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torchtune_lite.modules.attention import attention
 
 @pytest.fixture(autouse=True, params=["plain", "with kernels"])
 def both(request):
-    """The function as its body says, and as it runs."""
+    """The plain function, and the one that runs."""
     if request.param == "plain":
         with kernels.plain():
             yield

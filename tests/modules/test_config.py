@@ -1,4 +1,4 @@
-"""The shape of a decoder: what follows from what, and what does not go together."""
+"""The shape of a decoder: derived values and contradictions."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The chunked loss against cross-entropy over all logits: value, gradients, and how much it projects."""
+"""The chunked loss against cross-entropy over all logits: value, gradients, and the number of projected tokens."""
 
 import pytest
 import torch
@@ -209,6 +209,19 @@ def test_log_probabilities_project_a_chunk_at_a_time_and_keep_no_logits():
         assert not token_log_probs(output, hidden, labels).requires_grad
     log_probs.sum().backward()
     assert sum(rows) == 3 * B * S and hidden.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk_size", [7, None])
+def test_the_likeliest_tokens_are_those_of_all_logits(chunk_size, dtype):
+    output, hidden, labels = problem(keep=0.5, dtype=dtype)
+    likeliest = torch.full_like(labels, -1)
+    with torch.inference_mode():
+        log_probs = token_log_probs(output, hidden, labels, chunk_size, likeliest=likeliest)
+        logits = output(hidden)
+    assert torch.equal(likeliest, logits.argmax(-1).where(labels != -100, -1))
+    dense = logits.float().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    assert_close(log_probs, dense.where(labels != -100, 0.0))
 
 
 def test_of_an_adapter_on_the_output_only_what_is_trained_gets_a_gradient():

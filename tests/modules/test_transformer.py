@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from torchtune_lite.models.builders import decoder, plain_linear
 from torchtune_lite.models.llama import LLAMA
-from torchtune_lite.modules import DecoderConfig, TransformerDecoder
+from torchtune_lite.modules import CachedSequences, DecoderConfig, TransformerDecoder
 
 TINY = {"vocab_size": 96, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 32, "max_seq_len": 16}
 
@@ -72,11 +72,16 @@ def test_a_mask_hides_padding(llama):
 def test_a_cached_pass_in_pieces_equals_the_whole(llama, sizes):
     pair = llama()
     whole = pair.ours(pair.tokens)
-    pair.ours.setup_caches(2, 24)
-    pieces = [pair.ours(piece) for piece in pair.tokens.split(sizes, dim=1)]
+    pair.ours.setup_caches(3, 24)
+    pieces, start = [], 0
+    for piece in pair.tokens.split(sizes, dim=1):  # both rows as one
+        size = piece.shape[1]
+        sequences = CachedSequences([2, 0], [start, start], [size, size], piece.device)
+        pieces.append(pair.ours(piece.flatten()[None], mask=sequences).view(2, size, -1))
+        start += size
     assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=1e-5)
     pair.ours.delete_caches()
-    assert torch.equal(pair.ours(pair.tokens), whole)
+    assert all(layer.attn.kv_cache is None for layer in pair.ours.layers)
 
 
 def test_caches_are_set_up_in_the_dtype_of_the_model():
@@ -93,9 +98,9 @@ def test_more_tokens_than_positions_are_an_error():
     with pytest.raises(ValueError, match="17 tokens exceed max_seq_len 16"):
         model(torch.zeros(1, 17, dtype=torch.long))
     model.setup_caches(1, 20)
-    model(torch.zeros(1, 10, dtype=torch.long))
     with pytest.raises(ValueError, match="17 tokens exceed max_seq_len 16"):
-        model(torch.zeros(1, 7, dtype=torch.long))
+        sequences = CachedSequences([0], [10], [7], torch.device("cpu"))
+        model(torch.zeros(1, 7, dtype=torch.long), mask=sequences)
 
 
 # --- activation checkpointing ---

@@ -1,4 +1,4 @@
-"""AdamW for bfloat16 weights, against torch's, on the CPU: what is off the device elsewhere is computed alike."""
+"""AdamW for bfloat16 weights, against torch's, on the CPU, where off-device state is computed in the same way."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ OURS = [optim.MasterAdamW, optim.StochasticAdamW, optim.PagedAdamW, optim.CPUOff
 
 
 def trained(cls, dtype=torch.float32, *, bucket=None, steps=4, device="cpu", **options):
-    """The parameters after a few steps, and their optimizer; what is drawn is representable in bfloat16."""
+    """The parameters after a few steps, and their optimizer; random values are representable in bfloat16."""
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape).bfloat16().to(device, dtype)) for shape in SHAPES]
     optimizer = cls(params, lr=1e-2, weight_decay=0.1, **options)
@@ -51,7 +51,7 @@ def test_the_master_of_a_bfloat16_weight_is_the_weight_of_a_float32_run(cls):
 
 
 def drift(cls, device="cpu", **options):
-    """How far 64 updates of 1e-4 take weights of 1, between which and the next bfloat16 there are 0.0039."""
+    """The sum of 64 updates of 1e-4 to weights of 1, where the next bfloat16 is 0.0039 away."""
     torch.manual_seed(0)
     param = torch.nn.Parameter(torch.ones(4096, dtype=torch.bfloat16, device=device))
     optimizer = cls([param], lr=1e-4, weight_decay=0.0, **options)

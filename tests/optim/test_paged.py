@@ -6,7 +6,7 @@ from torchtune_lite.optim import MasterAdamW, PagedAdamW, paged
 
 
 def test_the_state_on_the_device_is_that_of_two_buckets_and_a_copy(monkeypatch):
-    """The rest is in the host's memory: what is computed are copies, and those of a bucket are dropped after it."""
+    """All state is in the host's memory; a bucket is computed on copies, which are dropped afterwards."""
     params = [torch.nn.Parameter(torch.ones(1000)) for _ in range(8)]
     optimizer = PagedAdamW(params)
     optimizer.bucket = 2000

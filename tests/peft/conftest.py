@@ -15,7 +15,7 @@ IN, OUT, RANK, ALPHA = 48, 32, 4, 24
 
 @pytest.fixture
 def beside_peft() -> Callable[[type[LoRALinear]], SimpleNamespace]:
-    """Gives `ours`, `theirs`, an input `x`, and `params`: pairs of the trained parameters of both, none zero."""
+    """Return `ours`, `theirs`, an input `x`, and `params`: pairs of the trained parameters of both, none zero."""
 
     def build(kind: type[LoRALinear]) -> SimpleNamespace:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""LoRA against PEFT's layer, and its own promises: starts at the base, merges to the same function."""
+"""LoRA against PEFT's layer, and its own guarantees: it starts at the base, and merges to the same function."""
 
 import math
 

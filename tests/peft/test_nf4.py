@@ -94,7 +94,7 @@ def test_only_whole_blocks_of_scales_are_quantised(shape, fits):
     if fits:
         assert is_quantized(quantize(torch.randn(shape)))
     else:
-        with pytest.raises(ValueError, match="no multiple of 16,384"):
+        with pytest.raises(ValueError, match="not hold a multiple of 16,384"):
             quantize(torch.randn(shape))
 
 

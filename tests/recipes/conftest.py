@@ -110,7 +110,7 @@ def ranks(size: int) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def tune_in(tune_server: subprocess.Popen[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `tune` in a process of its own, or in several as torchrun does, from `cwd`, `without` some packages."""
+    """Run `tune` in a process of its own, or in several as torchrun does, from `cwd`, `without` some packages."""
 
     def run(
         cwd: Path, *args: object, check: bool = True, without: Sequence[str] = (), processes: int = 1
@@ -133,12 +133,12 @@ def tune_in(tune_server: subprocess.Popen[str]) -> Callable[..., subprocess.Comp
 
 @pytest.fixture
 def tune(tune_in, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `tune` in a process of its own, from a folder of its own."""
+    """Run `tune` in a process of its own, from a folder of its own."""
     return partial(tune_in, tmp_path)
 
 
 def common_keys(tiny: Tiny, output_dir: Path) -> str:
-    """The YAML that the configs of both fine-tuning recipes share."""
+    """The YAML shared by the configs of both fine-tuning recipes."""
     return f"""
 output_dir: {output_dir}
 tokenizer:
@@ -158,7 +158,7 @@ dtype: fp32
 
 
 def metrics(output_dir: Path, name: str) -> list[float]:
-    """Reads the values of one metric, in order."""
+    """Read the values of one metric, in order."""
     lines = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())
     return [line[name] for line in lines if name in line]
 
@@ -230,7 +230,7 @@ class FewLabels:
 
 @pytest.fixture
 def probe(tmp_path: Path) -> Callable[..., list[str]]:
-    """Gives the overrides that put something into the loss of a run: signals, or a factor such as nan."""
+    """Return the overrides that inject signals, or a factor such as nan, into the loss of a run."""
     (tmp_path / "probe.py").write_text(PROBE)
 
     def overrides(*at: int, **arguments: object) -> list[str]:
@@ -241,7 +241,7 @@ def probe(tmp_path: Path) -> Callable[..., list[str]]:
 
 
 def digest(output_dir: Path, folder: str) -> dict[str, object]:
-    """Everything that decides how a run goes on from its checkpoint `folder`, and every number it has logged."""
+    """Everything that decides how a run continues from its checkpoint `folder`, and every number it has logged."""
     found: dict[str, object] = {}
     for path in [*(output_dir / folder).rglob("*.safetensors"), output_dir / folder / "resume" / "rng.json"]:
         found[path.relative_to(output_dir).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Training runs that are killed at random instants and resumed, and what of them is lost.
+"""Training runs that are killed at random instants and resumed, and a count of their losses.
 
 They are real ones, `tune run` on the embedded model with validation, a checkpoint every second step and the last two
 kept, each in a process that is forked from one that has imported everything and used no thread. A checkpoint counts as
@@ -79,7 +79,7 @@ class Run:
         self.log.touch()
 
     def start(self, *words: str) -> int:
-        """Forks the process that trains."""
+        """Fork the process that trains."""
         child = os.fork()
         if child == 0:
             log = os.open(self.log, os.O_WRONLY | os.O_APPEND)
@@ -97,14 +97,14 @@ class Run:
         return child
 
     def finish(self, *words: str) -> float:
-        """Runs to the end; returns the seconds it took."""
+        """Run to the end; return the seconds it took."""
         start = time.perf_counter()
         if os.waitpid(self.start(*words), 0)[1] != 0:
             sys.exit(f"a run failed; the end of its log:\n{self.log.read_text()[-2000:]}")
         return time.perf_counter() - start
 
     def kill(self, rng: random.Random, seconds: float) -> bool:
-        """Starts the run and kills it at any instant of `seconds`, in a save or just after one; False if it ended."""
+        """Start the run and kill it within `seconds`, in a save or just after one; return False if it ended."""
         moment, saves = rng.choice(MOMENTS), self.num_saved() + rng.randint(0, 4)
         delay = rng.uniform(0, seconds) if moment == "any" else rng.choice((0, 0.001, 0.01)) * rng.random()
         child = self.start()
@@ -122,7 +122,7 @@ class Run:
         return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
     def saved(self) -> list[Path]:
-        """Lists the checkpoints that the log said to be saved."""
+        """List the checkpoints that the log calls saved."""
         lines = self.log.read_text(errors="replace").splitlines()
         return [Path(line.partition(" saved ")[2]) for line in lines if " saved /" in line]
 
@@ -130,15 +130,15 @@ class Run:
         return self.log.read_bytes().count(b" saved /")
 
     def state(self) -> str:
-        """Says what the run was at when it was killed, by what it left."""
+        """Return the phase in which the run was killed, judged by the folders it left."""
         if any(self.output_dir.glob(".trash-*")):
-            return "removal of an old one"
+            return "while an old one was removed"
         if any(self.output_dir.glob(".tmp-*")):
-            return "save"
-        return "training" if published(self.output_dir) else "before the first save"
+            return "in a save"
+        return "in training" if published(self.output_dir) else "before the first save"
 
     def digest(self) -> dict[str, str]:
-        """Hashes all that the end of a run is made of, by what it is."""
+        """Hash every part of a run's final state, by name."""
         last = self.output_dir / LAST
         trainer = json.loads((last / "resume/trainer.json").read_text())
         del trainer["progress"]["start_id"], trainer["progress"]["start_date"]  # random; of the day
@@ -156,7 +156,7 @@ class Run:
 def kills(
     work: Path, count: int, seed: int, kinds: Collection[str] = tuple(KINDS)
 ) -> tuple[list[tuple[str, str]], dict[str, Run]]:
-    """Kills runs `count` times; gives rows of a table, and the run of each kind that was not interrupted."""
+    """Kill runs `count` times; return rows of a table, and the uninterrupted run of each kind."""
     rng, tally, states = random.Random(seed), Counter(), Counter()
     whole = {kind: Run(work / f"{kind} whole", kind) for kind in kinds}
     seconds = {kind: run.finish() for kind, run in whole.items()}
@@ -191,5 +191,5 @@ def kills(
             f"{tally['checked'] - tally['valid']} of {tally['checked']}",
         ),
         ("newest acknowledged checkpoint lost", f"{tally['acknowledged'] - tally['there']} of {tally['acknowledged']}"),
-        (f"runs resumed to the bit ({', '.join(kinds)})", f"{tally['equal']} of {tally['runs']}"),
+        (f"runs resumed bit for bit ({', '.join(kinds)})", f"{tally['equal']} of {tally['runs']}"),
     ], whole

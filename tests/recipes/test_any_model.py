@@ -1,10 +1,11 @@
-"""The configs that name no family: a folder and a file are all that they need."""
+"""The configs that name no family: they need only a folder and a file."""
 
 import json
 
 import pytest
 import yaml
 
+from tests.models.tiny import make
 from tests.recipes.conftest import metrics
 
 RECIPES = {
@@ -41,3 +42,15 @@ def test_qlora_leaves_what_nf4_does_not_fit_and_says_so_in_one_line(tiny, tune, 
     done = tune("run", RECIPES["qlora"], "--config", "qlora", *words)
     [line] = [line for line in done.stderr.splitlines() if "they stay unquantised" in line]
     assert "q_proj (96 -> 128)" in line
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3"])
+def test_gemma_is_refused_in_fp16_before_the_run_and_in_mixed_precision_too(family, tiny, tune, tmp_path):
+    make(family).save_pretrained(tmp_path / family)
+    (tmp_path / family / "tokenizer.model").write_bytes((tiny.checkpoint / "tokenizer.model").read_bytes())
+    words = (f"model_dir={family}", f"data={tiny.train}", "tokenizer.prompt_template=null", "device=cpu", "dtype=fp16")
+    for how in ("adapter_dtype=fp32", "mixed_precision=True"):
+        for command in (("validate", "lora"), ("run", RECIPES["lora"], "--config", "lora")):
+            done = tune(*command, *words, how, check=False)
+            message = f"tune: error: dtype: fp16 does not hold the activations of {family} models; use bf16 or fp32"
+            assert (done.returncode, done.stderr.splitlines()[-1]) == (2, message)

@@ -23,7 +23,7 @@ def model():
 
 
 def varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size):
-    """Stands in for the kernel of a GPU: attention within the bounds that it is told."""
+    """Stand in for the kernel of a GPU: attention within the given bounds."""
     q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     number = torch.searchsorted(cu_seq_q, torch.arange(q.shape[2], dtype=torch.int32), right=True)
@@ -32,7 +32,7 @@ def varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size):
 
 
 def loss_and_gradients(model, batches):
-    """Sums the loss over all batches."""
+    """Sum the loss over all batches."""
     loss_fn, total = LinearCrossEntropyLoss(), 0.0
     model.zero_grad()
     for batch in batches:

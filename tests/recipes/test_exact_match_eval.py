@@ -2,17 +2,21 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 from torchtune_lite.models.llama2 import llama2_tokenizer
 
 from tests.recipes.conftest import Tiny
+from torchtune_lite.cli.main import main
+from torchtune_lite.evaluation import AnswerFile
 
 
 def greedy_answers(tiny: Tiny, prompts: list[str], max_new_tokens: int) -> list[str]:
-    """Continues each prompt by itself with transformers."""
+    """Continue each prompt by itself with transformers."""
     tokenizer = llama2_tokenizer(str(tiny.checkpoint / "tokenizer.model"), prompt_template=None)
     model = transformers.LlamaForCausalLM.from_pretrained(tiny.checkpoint, dtype=torch.float32)
     answers = []
@@ -90,14 +94,57 @@ def test_a_prompt_that_the_tokenizer_would_cut_is_wrong_too(tiny, tune, tmp_path
 
 
 def test_what_no_row_survives_or_no_file_takes_is_known_before_any_weight_is_read(tiny, tune, tmp_path):
-    write_rows(tmp_path / "rows.jsonl", ["red"] * 9, ["x"] * 9)
+    write_rows(tmp_path / "rows.jsonl", ["red " * 200] * 9, ["x"] * 9)
     shutil.copytree(tiny.checkpoint, tmp_path / "base")
     (tmp_path / "base/model.safetensors").write_bytes(b"no weights")
     args = [*arguments(tiny, tmp_path / "rows.jsonl", tmp_path / "out"), "checkpointer.checkpoint_dir=base"]
     for word, code, problem in (
-        ("max_new_tokens=128", 3, "none of 9 rows can be answered"),
+        ("num_examples=1", 3, "none of 9 rows can be answered"),
         ("output_dir=rows.jsonl/out", 2, "output_dir rows.jsonl/out cannot be used"),
     ):
         result = tune("run", "exact_match_eval", *args, word, check=False)
         assert (result.returncode, result.stderr.count("\n")) == (code, 1)
         assert problem in result.stderr
+
+
+def test_an_evaluation_that_is_killed_goes_on_with_the_rows_that_are_left(tiny, tune, tmp_path, monkeypatch):
+    """Killed by its loss of the disk; then the whole file is asked, and the same answers come out as without a kill."""
+    questions = [json.loads(line)["input"] for line in tiny.train.read_text().splitlines()][:8]
+    write_rows(tmp_path / "rows.jsonl", questions, ["x"] * 8)
+    whole = [*arguments(tiny, tmp_path / "rows.jsonl", tmp_path / "whole"), "batch_size=1"]
+    tune("run", "exact_match_eval", *whole)
+    expected = json.loads((tmp_path / "whole/exact_match.json").read_text())["results"]
+    assert [row["prompt"] for row in expected] == questions
+
+    words = [*arguments(tiny, tmp_path / "rows.jsonl", tmp_path / "out"), "batch_size=1"]
+    monkeypatch.setattr(sys, "argv", ["tune", "run", "exact_match_eval", *words])
+    add, added = AnswerFile.add, []
+
+    def killed(*args):
+        if len(added) == 3:
+            raise KeyboardInterrupt
+        added.append(args)
+        add(*args)
+
+    monkeypatch.setattr(AnswerFile, "add", killed)
+    with pytest.raises(SystemExit):
+        main()
+    assert not (tmp_path / "out/exact_match.json").exists()
+    result = tune("run", "exact_match_eval", *words)
+    assert "3 of 8 rows were answered before, and are kept" in result.stderr
+    assert json.loads((tmp_path / "out/exact_match.json").read_text())["results"] == expected
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["exact_match.json"]
+
+
+def test_numbers_and_fields_of_json_are_compared_by_their_value(tiny, tune, tmp_path):
+    [question, *_] = [json.loads(line)["input"] for line in tiny.train.read_text().splitlines()]
+    [answer] = greedy_answers(tiny, [question], max_new_tokens=8)
+    write_rows(tmp_path / "rows.jsonl", [question, question], [f"{answer} or so", "else"])
+    args = arguments(tiny, tmp_path / "rows.jsonl", tmp_path / "out")
+    word = answer.split()[0]
+    result = tune("run", "exact_match_eval", *args, "extract=regex", f"extract_regex='({word})'", "metrics=[contains]")
+    assert "exact match 50.0% (1 of 2 rows" in result.stdout and "\ncontains 0.5000\n" in result.stdout
+    result = tune("run", "exact_match_eval", *args, "extract=json", check=False)
+    assert result.returncode == 3 and "none of 2 rows can be answered: " in result.stderr
+    result = tune("run", "exact_match_eval", *args, "metrics=[f2]", check=False)
+    assert result.returncode == 2 and "metrics: 'f2' is not one of exact_match" in result.stderr

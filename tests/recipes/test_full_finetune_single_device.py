@@ -36,7 +36,7 @@ lr_scheduler:
 def plain_loop(
     tiny: Tiny, *, epochs: int, accumulation: int, clip: float | None, train_on_input: bool
 ) -> tuple[list[float], transformers.LlamaForCausalLM]:
-    """Trains transformers' model on the same tokens, nothing of ours but the data set; returns each step's loss."""
+    """Train transformers' model on the same tokens, nothing of ours but the data set; return each step's loss."""
     tokenizer = llama2_tokenizer(str(tiny.checkpoint / "tokenizer.model"), prompt_template=None)
     rows = instruct_dataset(tokenizer, source=str(tiny.train), train_on_input=train_on_input)
     samples = [rows[i] for i in range(len(rows))]

@@ -1,4 +1,4 @@
-"""Whole runs on a GPU; what they have in common with a CPU's, the other files of this folder test."""
+"""Whole runs on a GPU; the other files of this folder test what they share with a CPU's runs."""
 
 import json
 import warnings
@@ -15,7 +15,7 @@ STEPS = 6
 
 @pytest.fixture
 def run(tiny, tune, tmp_path):
-    """Runs a recipe on the GPU; returns the losses of its steps."""
+    """Run a recipe on the GPU; return the losses of its steps."""
 
     def steps(method: str, *changes: str, out: str = "out") -> list[float]:
         path = tmp_path / f"{out}.yaml"

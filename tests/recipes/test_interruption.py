@@ -14,7 +14,7 @@ from torchtune_lite import checkpoint
 
 
 def runner(tiny: Tiny, tune_in, folder: Path):
-    """Gives a function that runs, from `folder`, a recipe of 6 steps in 2 epochs, of up to 3 micro-batches each."""
+    """Return a function that runs, from `folder`, a recipe of 6 steps in 2 epochs, of up to 3 micro-batches each."""
     text = (
         common_keys(tiny, folder / "out")
         + """
@@ -54,7 +54,7 @@ def run(tiny: Tiny, tune_in, tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def whole(tiny: Tiny, tune_in, tmp_path_factory: pytest.TempPathFactory):
-    """Gives the digest of the run of each kind that nothing interrupts; it is run once."""
+    """Return the digest of an uninterrupted run of each kind; each runs once."""
 
     @cache
     def whole(kind: str = "lora") -> dict[str, object]:
@@ -84,7 +84,7 @@ def test_a_stop_in_the_middle_of_a_window_is_resumed_to_the_bit(run, whole, prob
 
 
 def test_the_draws_of_the_discarded_micro_batches_would_count(run, whole, probe, tmp_path):
-    """Negative control: saved with the random states of the moment, the resumed run is another one."""
+    """Negative control: saved with the current random states, the resumed run differs."""
     run("output_dir=stopped", *probe(5, send=["SIGINT"], keep_rng=True), code=130)
     run("output_dir=stopped", "resume_from_checkpoint=True")
     expected, resumed = whole(), digest(tmp_path / "stopped", "epoch_1")
@@ -129,7 +129,7 @@ def test_a_stop_before_training_leaves_nothing_and_no_traceback(run, probe, tmp_
 
 
 def run_through_and_stopped_twice(run, probe, words, at):
-    """Runs into `out`; and into `stopped`, stopped at these calls of the loss, each counted from a start."""
+    """Run into `out`; and into `stopped`, stopped at these calls of the loss, each counted from a start."""
     run(*words)
     words = [*words, "output_dir=stopped"]
     run(*words, *probe(at[0], send=["SIGTERM"]), code=143)
@@ -150,7 +150,7 @@ def test_a_run_of_dora_on_nf4_over_a_mixture_of_data_sets_is_stopped_twice(run, 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_run_over_packs_of_a_stream_is_stopped_twice(run, probe, tiny, tmp_path, num_workers):
-    """A turn of the two files takes about 5 of the 8 steps: it is stopped in the first turn and in the second."""
+    """A turn of the two files takes about 5 of the 8 steps: the run is stopped in the first turn and in the second."""
     words = ["dataset.source=json", f"dataset.data_files=[{tiny.train},{tiny.val}]", "dataset.streaming=True"]
     words += ["dataset.packed=True", "tokenizer.max_seq_len=32", "batch_size=2", f"num_workers={num_workers}"]
     words += ["max_steps_per_epoch=4", "verify_saves=all"]
@@ -177,7 +177,7 @@ def folders(output_dir: Path) -> list[str]:
 
 
 def rows_of_step(number: int, tiny: Tiny) -> set[str]:
-    """The places of the rows that the metrics of a 3-row run say nothing of: by the order of seed 7, epoch 0."""
+    """The places of the rows that a 3-row run's metrics leave out, in the order of seed 7, epoch 0."""
     order = list(range(29))
     random.Random("7/0").shuffle(order)
     return {f"{tiny.train}:{row + 1}" for row in order[(number - 1) * 12 : number * 12]}
@@ -210,7 +210,7 @@ def test_skip_leaves_out_the_step_counts_it_and_stops_at_three_in_a_row(run, pro
 
 
 def test_a_step_without_labels_leaves_the_weights_alone(run, probe, tmp_path):
-    """The second step has no label, and of the third the first micro-batch has none."""
+    """The second step has no label, nor has the first micro-batch of the third."""
     run("dataset={_component_: probe.FewLabels}", "shuffle=False", "save_every_n_steps=1", *probe())
     losses = metrics(tmp_path / "out", "loss")
     assert losses[1] == 0 and losses[0] > 0 and losses[2] > 0
@@ -322,7 +322,7 @@ def test_another_run_is_not_resumed(run, tiny, tmp_path):
         ("model.lora_alpha=3", "model.lora_alpha was None, is 3"),
         (f"dataset.source={tmp_path}/fewer.jsonl", "dataset was 29 samples with hash"),
         ("tokenizer.max_seq_len=8", "dataset was 29 samples with hash"),
-        ("checkpointer.checkpoint_dir=base", "the weights in checkpointer.checkpoint_dir were others (hash "),
+        ("checkpointer.checkpoint_dir=base", "the weights in checkpointer.checkpoint_dir have changed (hash was "),
     ):
         line = last_line(run(*resume, word, code=4))
         assert "epoch_0 cannot be resumed with this config: " in line and change in line

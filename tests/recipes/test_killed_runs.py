@@ -1,4 +1,4 @@
-"""Runs that are killed with SIGKILL lose nothing and are resumed to the bit; benchmarks/reliability.py kills more."""
+"""Runs that are killed with SIGKILL lose nothing and resume bit for bit; benchmarks/reliability.py kills more."""
 
 import json
 import os

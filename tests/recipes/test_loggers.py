@@ -19,7 +19,7 @@ WANDB = "{_component_: torchtune_lite.training.WandBLogger}"
 
 
 class FakeRun:
-    """A run of W&B whose calls do what a test says."""
+    """A W&B run whose calls a test can define."""
 
     dir = "/nowhere/files"
 
@@ -41,7 +41,7 @@ class FakeRun:
 
 @pytest.fixture
 def losses(tiny, tmp_path, monkeypatch):
-    """Trains 8 steps in this process with `wandb.init` as given, None for no logger; gives the losses."""
+    """Train 8 steps in this process with `wandb.init` as given, None for no logger; return the losses."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(WandBLogger, "init_timeout_s", 0.2)
     monkeypatch.setattr(WandBLogger, "finish_timeout_s", 0.2)

@@ -1,4 +1,4 @@
-"""What a run that ends by a slip in the user's code leaves: its place on the terminal, all of it in the run's log."""
+"""A run that ends by a bug in the user's code: its place on the terminal, the whole traceback in the run's log."""
 
 from tests.recipes.conftest import common_keys
 

@@ -1,4 +1,4 @@
-"""What a run does not import."""
+"""Modules that a run must not import."""
 
 import os
 import subprocess

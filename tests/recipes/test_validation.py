@@ -1,4 +1,4 @@
-"""What a run with two validation sets and a drawn seed writes down: when it validates and logs, its best, its log."""
+"""The records of a run with two validation sets and a drawn seed: its validations, metrics, best checkpoint and log."""
 
 import json
 
@@ -33,7 +33,7 @@ class Drawing:
 
 @pytest.fixture
 def lora(tiny, tune, tmp_path):
-    """Runs, of 8 steps an epoch, of which each third is saved, each fifth validated and each fourth logged."""
+    """Run 8 steps per epoch, saving every third, validating every fifth and logging every fourth."""
     (tmp_path / "own.py").write_text(OWN)
     short = tiny.val.read_text().splitlines(keepends=True)[:3]
     (tmp_path / "short.jsonl").write_text("".join(short))

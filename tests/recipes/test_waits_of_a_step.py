@@ -1,4 +1,4 @@
-"""Training on a device that is not the CPU: how often a step makes the host wait, and on what device tensors are made.
+"""Training on another device than the CPU: the number of waits of the host, and the devices of tensors.
 
 The recipes run as they are, on the meta device in place of a GPU; `test_gpu.py` asks torch the same on a GPU.
 """
@@ -10,7 +10,7 @@ import pytest
 
 from tests.recipes.conftest import common_keys
 from tests.waits import meta_gpu, waits  # noqa: F401, fixtures
-from torchtune_lite.config.parse import load, settings_of
+from torchtune_lite.config.entry_point import load, settings_of
 from torchtune_lite.kernels import varlen_attention
 from torchtune_lite.modules import attention
 
@@ -33,7 +33,7 @@ log_every_n_steps: 1
 
 
 def recipe_of(tiny, folder, method, *changes):
-    """Makes the recipe of a run that saves nothing, as saving reads all that is trained."""
+    """Return the recipe of a run without saves, as a save reads all trained weights."""
     path = folder / "walk.yaml"
     path.write_text(common_keys(tiny, folder / "out") + REST + (FULL if method == "full" else LORA))
     cls = settings_of(RECIPES / f"{method}_finetune_single_device.py")
@@ -45,7 +45,7 @@ def recipe_of(tiny, folder, method, *changes):
 
 @pytest.fixture
 def walk(tiny, tmp_path, meta_gpu, waits):  # noqa: F811
-    """Takes the steps of a run; returns what the host waited for."""
+    """Take the steps of a run; return the calls that made the host wait."""
 
     def run(method: str, *changes: str) -> list[str]:
         recipe = recipe_of(tiny, tmp_path, method, *changes)

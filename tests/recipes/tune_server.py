@@ -1,6 +1,6 @@
-"""Runs `tune` as often as asked, each time in a process of its own, forked from one that has done all imports.
+"""Run `tune` as often as asked, each time in a process of its own, forked from one with all imports done.
 
-Reads one JSON object a line: `args`, `cwd`, the paths `out` and `err`, `without`, packages that the run shall not find,
+Reads one JSON object a line: `args`, `cwd`, the paths `out` and `err`, `without`, packages that the run must not find,
 and `env`, a list with the variables of each process that is to run; answers each with a line, the exit codes as
 `subprocess` gives them. A run is then as real as one from a shell, without the seconds of importing.
 """
@@ -20,7 +20,7 @@ import torchtune_lite.training  # noqa: F401
 
 
 def serve() -> None:
-    """Answers until the standard input ends."""
+    """Answer until the standard input ends."""
     for line in sys.stdin:
         request = json.loads(line)
         children = []
@@ -33,7 +33,7 @@ def serve() -> None:
 
 
 def run(args: list[str], cwd: str, out: str, err: str, without: list[str]) -> None:
-    """Becomes `python -m torchtune_lite *args`; of several, each adds its output to that of the others."""
+    """Become `python -m torchtune_lite *args`; of several, each adds its output to that of the others."""
     os.chdir(cwd)
     for path, fd in ((os.devnull, 0), (out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), fd)

@@ -1,4 +1,4 @@
-"""What a run does with its checkpoints: a save that fails, the best one, those that are kept."""
+"""A run's checkpoints: a save that fails, the best one, those that are kept."""
 
 import json
 import threading
@@ -27,6 +27,11 @@ def never(folder: Path, model: nn.Module, state: TrainingState, verify: bool) ->
     raise AssertionError(f"{folder} is there already")
 
 
+def saved(folder: Path) -> list[str]:
+    """What is said of a save."""
+    return [f"saved {folder}", f"try it: tune chat {folder}"]
+
+
 def best(output_dir: Path) -> dict:
     return json.loads((output_dir / "best.json").read_text())
 
@@ -37,7 +42,7 @@ def test_saved_is_said_after_it_is_and_the_newest_is_known(tmp_path, log_lines):
     checkpoints.save(
         "step_3", Progress(seed=0, global_step=3), lambda folder, **_: log_lines.append(f"writes {folder}"), *NOTHING
     )
-    assert log_lines == [f"writes {tmp_path}/step_3", f"saved {tmp_path}/step_3"]
+    assert log_lines == [f"writes {tmp_path}/step_3", *saved(tmp_path / "step_3")]
     assert checkpoints.at(3) == tmp_path / "step_3" and checkpoints.at(4) is None
 
 
@@ -46,7 +51,7 @@ def test_one_save_may_fail_but_not_two_in_a_row_nor_the_last(tmp_path, log_lines
     for name in ("step_1", "step_3"):
         checkpoints.save(name, progress, fail, *NOTHING)
         assert log_lines[-1] == (
-            f"{tmp_path}/{name} was not saved: No space left on device; training goes on, and the next save is tried"
+            f"{tmp_path}/{name} was not saved: No space left on device; training goes on until the next save"
         )
         assert checkpoints.at(1) is None
         progress.global_step += 1
@@ -117,7 +122,7 @@ def test_what_a_stop_has_published_is_not_written_again_but_may_be_the_best(tmp_
 
 
 class Slow:
-    """A `write` that waits until it is let go, and then keeps what it was given."""
+    """A `write` that waits until it is released, and then keeps its argument."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.go, self.error, self.written = threading.Event(), error, {}
@@ -138,7 +143,7 @@ def trained() -> tuple[nn.Module, TrainingState]:
 
 @pytest.mark.parametrize("background", [True, False])
 def test_what_is_written_in_the_background_is_the_state_of_the_save(tmp_path, log_lines, background):
-    """And the negative control: written late without a copy, it is the state of later."""
+    """With the negative control: written late without a copy, it is a later state."""
     model, state = trained()
     checkpoints, slow = Checkpoints(tmp_path, background=background), Slow()
     if not background:
@@ -154,7 +159,7 @@ def test_what_is_written_in_the_background_is_the_state_of_the_save(tmp_path, lo
         assert log_lines == [], "nothing is saved yet"
         slow.go.set()
     assert checkpoints.at(1) == tmp_path / "step_1"
-    assert log_lines == [f"saved {tmp_path}/step_1"]
+    assert log_lines == saved(tmp_path / "step_1")
     assert slow.written == {"weight": [[0.0, 0.0]] if background else [[1.0, 1.0]], "moment": [0.0, 0.0]}
 
 
@@ -165,7 +170,7 @@ def test_an_error_in_the_background_is_met_at_a_later_step_and_counts(tmp_path, 
     checkpoints.poll()
     first.go.set()
     checkpoints.poll(wait=True)
-    assert log_lines == ["no 1; training goes on, and the next save is tried"]
+    assert log_lines == ["no 1; training goes on until the next save"]
     checkpoints.save("step_2", progress, second, *trained())
     second.go.set()
     with pytest.raises(SaveError, match="no 2"):
@@ -177,7 +182,7 @@ def test_one_save_at_a_time_and_the_final_one_is_waited_for(tmp_path, log_lines)
     checkpoints.save("step_1", Progress(seed=0, global_step=1), slow, *trained())
     threading.Timer(0.05, slow.go.set).start()
     checkpoints.save("epoch_0", Progress(seed=0, global_step=2), write, *trained(), final=True)
-    assert log_lines == [f"saved {tmp_path}/step_1", f"saved {tmp_path}/epoch_0"]
+    assert log_lines == saved(tmp_path / "step_1") + saved(tmp_path / "epoch_0")
     with pytest.raises(SaveError):
         checkpoints.save("epoch_1", Progress(seed=0, global_step=3), fail, *trained(), final=True)
 
@@ -192,7 +197,7 @@ def test_the_end_of_a_run_waits_for_a_save_but_not_one_that_is_interrupted(tmp_p
     assert log_lines == []
     slow.go.set()
     checkpoints.close()
-    assert log_lines == [f"saved {tmp_path}/step_1"]
+    assert log_lines == saved(tmp_path / "step_1")
 
 
 def test_a_save_that_is_interrupted_is_not_called_saved(tmp_path, log_lines):
@@ -212,7 +217,7 @@ def test_a_save_that_is_interrupted_is_not_called_saved(tmp_path, log_lines):
     [("first_and_last", [True, True, False, False, True]), ("all", [True] * 5), (None, [False] * 5)],
 )
 def test_which_saves_are_verified(tmp_path, background, verify, expected):
-    """The first one fails, so that the second is the first that is published; and so it is for a run that goes on."""
+    """The first one fails, so that the second is the first to be published; likewise for a resumed run."""
     for resumed_from in (None, tmp_path / "step_0"):
         asked = []
 

@@ -18,7 +18,7 @@ SIZES = {"vocab_size": 64, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2, "
 
 @pytest.fixture
 def front_end(monkeypatch):
-    """Has `compile_layers` use the compiler's front end, with torch's own operators behind it, and ends at a limit."""
+    """Make `compile_layers` use the compiler's front end, with torch's own operators behind it, and end at a limit."""
 
     def use(backend="eager", **how):
         compile_layer = torch.nn.Module.compile
@@ -126,7 +126,7 @@ def test_with_a_kernel_for_documents_it_serves_any_number_of_them(
 
 
 def test_a_graph_for_a_gpu_holds_nothing_of_the_cpu(front_end, monkeypatch, default_dtype):
-    """Such as scaling and eps as tensors, for which torch's compiler calls a C++ compiler."""
+    """Scaling and eps as tensors, for example, make torch's compiler call a C++ compiler."""
     monkeypatch.setattr(varlen_attention, "runs_flash", lambda device: device.type == "meta")
     monkeypatch.setattr(varlen_attention, "_kernels", {})
     devices = set()

@@ -1,4 +1,4 @@
-"""The contracts of components: what the library brings fits them, what does not is named."""
+"""The contracts of components: the library's own fit them, and others are named."""
 
 import pytest
 import torch
@@ -84,7 +84,7 @@ def test_a_loss_needs_no_gradient_in_validation():
 
 
 def test_the_loops_ask_for_nothing_that_a_contract_does_not_say():
-    """Each method that a recipe calls of an optimizer and a schedule is in its contract."""
+    """Each method of an optimizer and a schedule that a recipe calls is in its contract."""
     import ast
 
     from torchtune_lite import catalog

@@ -41,7 +41,7 @@ def test_bf16_on_a_device_without_it_is_an_error(monkeypatch):
 
 @pytest.fixture
 def bf16(monkeypatch):
-    """Pretends to devices of which some have bf16."""
+    """Pretend to have devices, some of them with bf16."""
 
     def pretend(cpu=False, gpu=False, mps=False):
         monkeypatch.setattr(environment, "cpu_has_bf16", lambda: cpu)
@@ -77,7 +77,7 @@ def test_16_bits_that_a_cpu_emulates_are_warned_of_with_the_factor(
     bf16(cpu=cpu)
     monkeypatch.setattr(environment, "slowdown", lambda dtype: factor)
     assert choose_dtype(dtype, CPU) == dtype
-    line = f"dtype: {dtype} is emulated by this CPU, a product takes about {factor:.2g} times as long as in fp32; "
+    line = f"dtype: {dtype} is emulated by this CPU: a product takes about {factor:.2g} times as long as in fp32; "
     assert log_lines == ([f"{line}set dtype: fp32, or auto"] if warned else [])
 
 

@@ -1,4 +1,4 @@
-"""What a recipe does with gradients: the three ways are the same steps."""
+"""The gradients of a recipe: three ways to take the same steps."""
 
 import json
 from dataclasses import asdict
@@ -20,7 +20,7 @@ def window(labels=3, micro_batches=2):
 
 
 class Loop:
-    """A loop as a recipe has it."""
+    """A recipe's loop."""
 
     def __init__(self, *, progress=None, dtype="fp32", clip_grad_norm=0.5, in_backward=False):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Model and tokenizer of a recipe that asks a model."""
+"""Model and tokenizer of a recipe that prompts a model."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The loss of a batch of several data sets: the sum, each one's share, and the gradients that are there for it."""
+"""The loss of a batch of several data sets: the sum, the share of each, and the gradients."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ D, V = 8, 300
 
 
 class OnesOwn(LinearCrossEntropyLoss):
-    """A loss that tells nothing of its tokens."""
+    """A loss without values per token."""
 
     calls = 0
 

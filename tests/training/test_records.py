@@ -33,13 +33,13 @@ def cfg(tmp_path):
 def test_the_first_process_claims_the_folder_and_writes(cfg, tmp_path):
     records = Records(cfg, training.Progress(seed=1), World(torch.device("cpu")))
     with pytest.raises(ConfigError, match="another run"):
-        checkpoint.claim(tmp_path / "out")
+        checkpoint.claim_output_dir(tmp_path / "out")
     records.log({"loss": 2.5}, step=3)
     records.close({"steps": 3})
     assert json.loads((tmp_path / "out" / "metrics.jsonl").read_text()) == {"step": 3, "loss": 2.5}
     assert json.loads((tmp_path / "out" / "run.json").read_text())["steps"] == 3
     assert (tmp_path / "out" / "config.yaml").is_file()
-    checkpoint.claim(tmp_path / "out").release()
+    checkpoint.claim_output_dir(tmp_path / "out").release()
 
 
 def test_another_keeps_a_log_of_its_own_and_writes_nothing_else(cfg, tmp_path):

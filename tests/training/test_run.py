@@ -1,4 +1,4 @@
-"""A run without a recipe: its steps, its ends and what they leave."""
+"""A run without a recipe: its steps, its ends and its files."""
 
 import json
 
@@ -21,7 +21,7 @@ model: {_component_: torchtune_lite.models.llama2.llama2}
 
 @pytest.fixture
 def start(tmp_path):
-    """Gives a run that is started, and the recipe of one that trains its model."""
+    """Return a started run, and a recipe that trains its model."""
 
     def start(*changes: str):
         path = tmp_path / "run.yaml"
@@ -45,7 +45,7 @@ def start(tmp_path):
 
 
 def take(run, optimizer, loss, stop_in=None):
-    """Takes the steps that are left; returns the loss of each. In step `stop_in` it is stopped."""
+    """Take the steps that are left; return the loss of each. In step `stop_in` it is stopped."""
     losses = []
     with run:
         for window in run.windows():
@@ -76,7 +76,7 @@ def test_every_step_of_every_epoch_is_taken_counted_logged_and_saved(start, tmp_
     assert epochs == sorted(epochs) and set(epochs) == {0, 1}
     names = {folder.name for folder in checkpoint.published(tmp_path / "out")}
     assert names == {"step_2", "epoch_0", "step_4", "epoch_1"}
-    with checkpoint.claim(tmp_path / "out"):
+    with checkpoint.claim_output_dir(tmp_path / "out"):
         pass  # it is free again
 
 
@@ -97,7 +97,7 @@ def test_an_error_closes_the_run_and_saves_nothing(start, tmp_path):
     with pytest.raises(NonFiniteError):
         take(run, optimizer, lambda batch: loss(batch) * float("nan"))
     assert checkpoint.published(tmp_path / "out") == []
-    checkpoint.claim(tmp_path / "out").release()
+    checkpoint.claim_output_dir(tmp_path / "out").release()
 
 
 def test_the_loss_of_a_step_is_the_mean_over_the_label_tokens_of_its_window(start):

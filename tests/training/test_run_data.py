@@ -13,7 +13,7 @@ SAMPLES = [{"tokens": [n] * n, "labels": [n] * (n - 1) + [-100]} for n in range(
 
 
 class Dataset(tuple):
-    """Samples that are no list of data sets."""
+    """Samples that are not a list of data sets."""
 
 
 KEYS = {
@@ -33,7 +33,7 @@ KEYS = {
 
 @pytest.fixture
 def make(monkeypatch):
-    """Makes the data of a run; what the settings hold are data sets already."""
+    """Make the data of a run; the settings hold finished data sets."""
     monkeypatch.setattr(run_data.config, "instantiate", lambda value, tokenizer: value)
     tokenizer = SimpleNamespace(pad_id=0)
     return lambda **changes: RunData(SimpleNamespace(**{**KEYS, **changes}), tokenizer, vocab_size=20, seed=1)

@@ -1,4 +1,4 @@
-"""Signals are noted while they are listened to, and heeded at a poll."""
+"""Signals are noted while a handler is installed, and acted on at a poll."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def send(number: int) -> None:
 
 @pytest.fixture
 def before():
-    """A handler for each signal that counts what reaches it."""
+    """A handler for each signal that counts its deliveries."""
     got = []
     numbers = [signal.SIGINT, signal.SIGTERM, *(getattr(signal, n, signal.SIGTERM) for n in ("SIGHUP", "SIGUSR1"))]
     old = {number: signal.signal(number, lambda number, frame: got.append(number)) for number in numbers}

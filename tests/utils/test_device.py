@@ -1,4 +1,4 @@
-"""The device that was asked for, or an error that says how to get one."""
+"""The requested device, or an error that says how to get one."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from torchtune_lite.utils import get_device, to_device
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Pretends to a build of torch with CUDA and the given number of GPUs."""
+    """Pretend to have a build of torch with CUDA and the given number of GPUs."""
 
     def pretend(gpus, cuda_build="13.0"):
         monkeypatch.setattr(torch.version, "cuda", cuda_build)
@@ -84,7 +84,7 @@ def test_importing_utils_does_not_import_torch():
 
 
 class Calls(list):
-    """A tensor that writes down how it is moved."""
+    """A tensor that notes its moves."""
 
     def pin_memory(self):
         self.append("pinned")

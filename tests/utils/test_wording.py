@@ -14,7 +14,7 @@ NOUNS = (
 )
 BY_HAND = re.compile(rf"^ (more |optimizer |trained |label |CUDA |data )?({NOUNS})\b(?!/)")
 ALWAYS_SEVERAL = {
-    "concatenated.py": "sets",
+    "mixing.py": "sets",
     "errors.py": "characters",
     "fingerprints.py": "samples",  # a line, which checkpoints of earlier versions have
     "meta.py": "files",

@@ -1,4 +1,4 @@
-"""What the embedded base model learns before any fine-tuning: texts, and questions with answers, made from a seed.
+"""The pretraining corpus of the embedded base model: texts, and questions with answers, made from a seed.
 
 They teach what a general base model would bring: the characters, which town lies where (`gazetteer.json`), numerals,
 copying a span, key-value lists and JSON, and what the parts of an address are. Nothing asks for the demo's task: an

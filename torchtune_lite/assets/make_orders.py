@@ -51,7 +51,7 @@ class Item(NamedTuple):
 
     @property
     def answer(self) -> dict[str, object]:
-        """What the till needs of it."""
+        """The order as the till needs it."""
         return {"count": self.count, "size": self.size or None, "item": self.item, "with": list(self.extras)}
 
 

@@ -1,6 +1,7 @@
-"""What the checkpointers of all layouts have in common: a folder in, a folder out."""
+"""The common part of the checkpointers of all layouts: a folder in, a folder out."""
 
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,15 @@ import torch
 from torch import nn
 
 from torchtune_lite.checkpoint.description import described
-from torchtune_lite.checkpoint.formats.adapter import check_adapter, fitting_adapter, load_adapter, write_adapter
+from torchtune_lite.checkpoint.formats.adapter import (
+    check_adapter,
+    fitting_adapter,
+    load_adapter,
+    put_adapters,
+    read_start,
+    write_adapter,
+)
+from torchtune_lite.checkpoint.formats.adapter_config import check_adapters
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import (
@@ -22,7 +31,7 @@ from torchtune_lite.checkpoint.model_weights import (
     load_weights,
     merged_weights,
 )
-from torchtune_lite.checkpoint.nf4_cache import NF4Cache
+from torchtune_lite.checkpoint.nf4_cache import open_cache
 from torchtune_lite.checkpoint.run_state import TrainingState
 from torchtune_lite.checkpoint.store.publishing import publish
 from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, save_tokenizer
@@ -31,12 +40,13 @@ from torchtune_lite.config import unserved_family
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family, find_family
-from torchtune_lite.peft import adapter_modules, adapter_state, is_quantized
+from torchtune_lite.peft import adapter_modules, adapter_state
 
 COPIED = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "USE_POLICY*")
 """Small files of the base that a checkpoint made from it needs as well."""
 
 MERGE_INTO = ("quantized", "original")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # OWNER/NAME
 REWARD = "REWARD"  # torchtune's model_type of a classifier of any family
 
 log = logging.getLogger("torchtune_lite")
@@ -52,7 +62,6 @@ class Checkpointer(ABC):
     "quantized" their own values, for exactly the function that was trained; "original" the full-precision ones of
     `checkpoint_dir`, read again, for a function nearer to the base. `cache_quantized` keeps the NF4 weights beside the
     run's folder, at 0.52 bytes a weight, and starts the next run of the same base from them.
-
     `decoder_args` has the sizes that the checkpoint gives, as arguments of `DecoderConfig`.
     """
 
@@ -80,7 +89,9 @@ class Checkpointer(ABC):
         self.checkpoint_files = checkpoint_files
         self.adapter_checkpoint = adapter_checkpoint and Path(adapter_checkpoint)
         if checkpoint_dir == "" or not self.checkpoint_dir.is_dir():
-            raise CheckpointError(f"checkpointer.checkpoint_dir {str(checkpoint_dir)!r} is not a folder")
+            name = str(checkpoint_dir)
+            fetch = f"; 'tune download {name}' makes one of a model of the hub" if HUB_NAME.fullmatch(name) else ""
+            raise CheckpointError(f"checkpointer.checkpoint_dir {name!r} is not a folder{fetch}")
         if output_dir is not None and Path(output_dir).resolve() == self.checkpoint_dir.resolve():
             raise ConfigError(
                 f"checkpointer.output_dir {output_dir} is checkpoint_dir; choose another folder to write to"
@@ -116,12 +127,12 @@ class Checkpointer(ABC):
         """Return the checkpoint's name of our parameter `name`."""
 
     @abstractmethod
-    def _write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
+    def write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
         """Write the merged model and what a reader of the layout needs besides the files in `COPIED`."""
 
     @abstractmethod
     def _readers(self, folder: Path) -> "list[Checkpointer]":
-        """Open a folder that `_write_model` wrote."""
+        """Open a folder that `write_model` wrote."""
 
     def load(
         self,
@@ -142,27 +153,42 @@ class Checkpointer(ABC):
         `resume_from` is a checkpoint that `restore` is going to read: nothing that it holds is read here. A model
         without adapters then has zeros until that call.
         """
-        if dtype == torch.float16 and not self.family.fits_fp16:
-            raise ConfigError(
-                f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
-            )
-        weights = self._checked_weights(model)
+        if dtype == torch.float16:
+            self.check_fp16()
+        weights = self.checked_weights(model)
+        check_adapters(model, self.layout, self.merge_into)
         adapter = self.adapter_checkpoint if resume_from is None else None
         if adapter:
             fitting_adapter(model, adapter, self.layout)
+        if given := adapter or resume_from:
+            read_start(model, given, self.layout)
         if resume_from is not None and not adapter_modules(model):
             fill_with_zeros(model, device=device, dtype=dtype)
             return
-        cache = self._nf4_cache(model, cache_dir, device, dtype)
+        cache = None
+        if self.cache_quantized:
+            cache = open_cache(cache_dir, model, self._files, self.decoder_args, device=device, dtype=dtype)
         cached = cache.fill() if cache else ()
         rest = {name: weight for name, weight in weights.items() if name not in cached}
-        load_weights(model, rest, device=device, dtype=dtype, source=self.checkpoint_dir)
+        load_weights(model, rest, device=device, dtype=dtype, source=self.checkpoint_dir, adapter_dtype=adapter_dtype)
         if cache and not cached and self.writes_cache:
             cache.write()
         for module in adapter_modules(model).values():
             module.init_adapter(adapter_dtype)
         if adapter:
             load_adapter(model, adapter, self.layout)
+
+    def check_fp16(self) -> None:
+        """Raise ConfigError where the model must not compute in fp16, not even with weights in fp32."""
+        if not self.family.fits_fp16:
+            raise ConfigError(
+                f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
+            )
+
+    def put_adapters(self, model: nn.Module) -> None:
+        """Put adapters on a plain `model`, without weights, as `adapter_checkpoint` has them, if there is one."""
+        if self.adapter_checkpoint is not None and not adapter_modules(model):
+            put_adapters(model, self.adapter_checkpoint, HFLayout(self.family, model.config, self._is_within))
 
     def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:
         """Check, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.
@@ -172,17 +198,6 @@ class Checkpointer(ABC):
         check_vocabulary(tokenizer, vocab_size, self.checkpoint_dir)
         log.info(described(self.family.name, self.decoder_args, tokenizer))
         self._tokenizer, self._small_files = tokenizer, None
-
-    def _nf4_cache(
-        self, model: nn.Module, cache_dir: Path | str | None, device: torch.device | str, dtype: torch.dtype
-    ) -> NF4Cache | None:
-        if not self.cache_quantized:
-            return None
-        if cache_dir is None or not any(map(is_quantized, model.parameters())):
-            why = "this recipe keeps no cache" if cache_dir is None else "no weight of the model is in NF4"
-            log.warning("checkpointer.cache_quantized is without effect: %s", why)
-            return None
-        return NF4Cache(cache_dir, model, self._files, self.decoder_args, device=device, dtype=dtype)
 
     def save(
         self,
@@ -205,15 +220,15 @@ class Checkpointer(ABC):
             raise SaveError("save_adapter_weights_only is set, but the model has no adapter")
         check_finite(model)
         if self.layout is None:
-            self._checked_weights(model)
+            self.checked_weights(model)
         step = state.trainer["progress"].get("global_step") if state is not None else None
         with publish(folder, step=step, num_bytes=self._num_bytes(model, adapter_only, state)) as draft:
             self._write_small_files(draft)
             if adapted:
                 write_adapter(draft / "adapter", model, self.layout, base=self.checkpoint_dir)
-            originals = self._checked_weights(model) if self.merge_into == "original" and not adapter_only else None
+            originals = self.checked_weights(model) if self.merge_into == "original" and not adapter_only else None
             if not adapter_only:
-                self._write_model(draft, merged_weights(model, originals))
+                self.write_model(draft, merged_weights(model, originals))
             if verify:
                 self._verify(draft, Path(folder), model, originals, adapter_only)
             if state is not None:
@@ -246,7 +261,7 @@ class Checkpointer(ABC):
             if adapter_modules(model):
                 check_adapter(draft / "adapter", model, self.layout)
             for reader in () if adapter_only else self._readers(draft):
-                found = compare(model, reader._checked_weights(model), originals)
+                found = compare(model, reader.checked_weights(model), originals)
         except CheckpointError as error:
             problem = str(error).replace(str(draft), str(folder))
             raise SaveError(
@@ -255,8 +270,8 @@ class Checkpointer(ABC):
             ) from error
         log.info("verified %s in %.1f s: %s", folder.name, time.perf_counter() - start, found)
 
-    def _checked_weights(self, model: nn.Module) -> dict[str, Weight]:
-        """List the weights of the checkpoint; CheckpointError where they are not those of `model`."""
+    def checked_weights(self, model: nn.Module) -> dict[str, Weight]:
+        """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`."""
         self._check_sizes(model)
         self.layout = HFLayout(self.family, model.config, self._is_within)
         weights = self._weights()

@@ -11,12 +11,17 @@ from torchtune_lite.utils import counted
 
 
 def described(family: str, decoder_args: dict[str, Any], tokenizer: Any) -> str:
-    """Say which model and which template were found, as `llama, 134.5M parameters (30 layers of 576); template …`."""
+    """Say which model and which template were found, as `llama, 134.5M parameters (30 layers of 576); template …`.
+
+    And the dropout in its attention, which its config.json may ask for (Granite's do).
+    """
     with torch.device("meta"):
         model = from_checkpoint(**decoder_args)
     count = sum(parameter.numel() for parameter in model.parameters())
     size = f"{count / 1e9:.2f}B parameters" if count >= 1e9 else f"{count / 1e6:.1f}M parameters"
     layers = f"{counted(model.config.num_layers, 'layer')} of {model.config.embed_dim}"
+    if dropout := model.config.attn_dropout:
+        layers += f", with {dropout:.0%} dropout in attention"
     template = getattr(tokenizer, "prompt_template", None)
     name = getattr(template, "name", type(template).__name__) if template is not None else "none"
     return f"model: {family}, {size} ({layers}); template: {name}"
@@ -31,6 +36,8 @@ def found(cfg: Any) -> str:
     if not isinstance(model, dict) or config.find(model["_component_"]) is not from_checkpoint:
         return ""
     checkpointer = config.instantiate(cfg.checkpointer)
+    if getattr(cfg, "dtype", None) == "fp16":
+        checkpointer.check_fp16()
     tokenizer = config.instantiate(cfg.tokenizer, defaults=checkpointer.tokenizer_args)
     with torch.device("meta"):
         built = config.instantiate(model, defaults=checkpointer.decoder_args)

@@ -6,18 +6,16 @@ projection though it is the embedding, and may hold more than the text model, wh
 
 import re
 from collections.abc import Mapping
-from functools import partial
 
 import torch
-from torch import Tensor
 
-from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.formats.weights import Weight, joined
 from torchtune_lite.models import Family
 from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.utils import counted
 
 WITHIN = re.compile(r"^language_model\.(?=model\.|lm_head\.)|(?<=^model\.)language_model\.")
-"""What names of a text model have more within a larger one: of transformers up to 4.51, and from 4.52 on."""
+"""Prefixes of a text model's names within a larger model, in transformers up to 4.51 and from 4.52 on."""
 HEAD, SCORE, OUTPUT = "lm_head.weight", "score.weight", "output.weight"
 
 
@@ -49,12 +47,7 @@ class HFLayout:
 
     def parts(self, theirs: str) -> dict[str, int]:
         """Return our parameters that a fused matrix consists of, with their rows, from the first on; {} for others."""
-        c = self.config
-        rows = {"q_proj": c.num_heads, "k_proj": c.num_kv_heads, "v_proj": c.num_kv_heads}
-        rows = {name: heads * c.head_dim for name, heads in rows.items()} | dict.fromkeys(
-            ("w1", "w3"), c.intermediate_dim
-        )
-        return {name: rows[name.split(".")[-2]] for name in self.family.parts(WITHIN.sub("", theirs))}
+        return {name: self.config.out_dim(name) for name in self.family.parts(WITHIN.sub("", theirs))}
 
     def ours(self, tensors: Mapping[str, Weight]) -> dict[str, Weight]:
         """Return the weights by our names; a tensor of the text model that is not known keeps its name.
@@ -92,7 +85,7 @@ class HFLayout:
         for ours, weight in weights.items():
             name = self.their_name(ours)
             if parts := self.parts(name):
-                weight = _joined([weights[part] for part in parts])
+                weight = joined([weights[part] for part in parts])
             tensors[self._in_file.get(name, name)] = weight
         return tensors | self.carried
 
@@ -104,16 +97,6 @@ def _split(theirs: str, fused: Weight, parts: Mapping[str, int]) -> dict[str, We
         )
     found, start = {}, 0
     for name, rows in parts.items():
-        read = partial(_rows, fused, start, start + rows)
-        found[name] = Weight(fused.dtype, (rows, *fused.shape[1:]), read)
+        found[name] = fused.rows(start, start + rows)
         start += rows
     return found
-
-
-def _rows(weight: Weight, start: int, stop: int) -> Tensor:
-    return weight.read()[start:stop]
-
-
-def _joined(parts: list[Weight]) -> Weight:
-    rows = sum(part.shape[0] for part in parts)
-    return Weight(parts[0].dtype, (rows, *parts[0].shape[1:]), lambda: torch.cat([part.read() for part in parts]))

@@ -21,13 +21,13 @@ from torchtune_lite.checkpoint.store.manifest import verify
 from torchtune_lite.checkpoint.store.publishing import publish
 from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.kernels.nf4.codec import NF4Weight
-from torchtune_lite.peft import blank_parts, from_nf4_parts, is_quantized, nf4_parts, num_bytes
+from torchtune_lite.peft import adapter_modules, blank_parts, from_nf4_parts, is_quantized, nf4_parts, num_bytes
 from torchtune_lite.utils import counted
 
 log = logging.getLogger("torchtune_lite")
 
 FORMAT = 2
-"""Counts up when the quantiser gives other bits for the same weight, or this file lays them out in another way."""
+"""The version, increased when the quantiser gives other bits for the same weight, or the layout changes."""
 WEIGHTS = "nf4.safetensors"
 
 
@@ -94,7 +94,7 @@ class NF4Cache:
                 parts = [weights[f"{name}/{field}"].read().to(self._device, copy=True) for field in NF4Weight._fields]
                 set_parameter(self._model, name, from_nf4_parts(shape, NF4Weight(*parts)))
         except (CheckpointError, OSError, SafetensorError) as error:
-            log.warning("the NF4 cache %s cannot be read and is made anew: %s", self.folder, error)
+            log.warning("the NF4 cache %s cannot be read and is rebuilt: %s", self.folder, error)
             return set()
         log.info("read %s from the NF4 cache %s", self._summary(start), self.folder)
         return set(self._shapes)
@@ -114,3 +114,19 @@ class NF4Cache:
     def _summary(self, start: float) -> str:
         size = sum(num_bytes(self._model.get_parameter(name)) for name in self._shapes)
         return f"{counted(len(self._shapes), 'weight')} ({size / 1e6:,.1f} MB) in {time.perf_counter() - start:.1f} s"
+
+
+def open_cache(
+    cache_dir: Path | str | None, model: nn.Module, files: Sequence[Path], reading: Mapping[str, Any], **kind: Any
+) -> NF4Cache | None:
+    """Return the `NF4Cache` of these arguments; None, and one warning, where it would be without effect."""
+    if cache_dir is None:
+        reason = "this recipe keeps no cache"
+    elif not any(map(is_quantized, model.parameters())):
+        reason = "no weight of the model is in NF4"
+    elif any(module.init_lora_weights for module in adapter_modules(model).values()):
+        reason = "the adapters start from the base (init_lora_weights)"
+    else:
+        return NF4Cache(cache_dir, model, files, reading, **kind)
+    log.warning("checkpointer.cache_quantized is without effect: %s", reason)
+    return None

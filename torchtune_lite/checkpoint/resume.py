@@ -60,9 +60,9 @@ ON_CHANGE = {
     "seed": REFUSE,
     "shuffle": REFUSE,
 }
-"""What a key that changed does to resuming; it counts for the keys under it. Any other key may change.
+"""The effect of a changed key on resuming, which includes the keys under it. Any other key may change.
 
-Not by their keys are judged `dataset` and `tokenizer`, by the rows and the samples they make,
+Some keys are judged otherwise: `dataset` and `tokenizer` by the rows and the samples they make,
 `checkpointer.checkpoint_dir`, by the weights in it, of which an adapter needs the same ones again, and
 `max_steps_per_epoch`, which may change as long as the run is in its first epoch: later, the steps done would stand for
 other rows.
@@ -129,15 +129,15 @@ def check_resumable(folder: Path | str | None, facts: Mapping[str, Any]) -> None
     warned = [lines[key] for key, effect in changed.items() if effect == WARN]
     bases = saved.get("base"), facts["base"]
     if None not in bases and bases[0] != bases[1]:
-        line = f"the weights in checkpointer.checkpoint_dir were others (hash {bases[0]}, is {bases[1]})"
+        line = f"the weights in checkpointer.checkpoint_dir have changed (hash was {bases[0]}, is {bases[1]})"
         (refused if (Path(folder) / "adapter").is_dir() else warned).append(line)
     if refused:
         raise CheckpointError(
             f"{folder} cannot be resumed with this config: {'; '.join(refused)}; "
-            "set what it was, or start a new run in another output_dir"
+            "restore the old values, or start a new run in another output_dir"
         )
     if warned:
-        log.warning("resuming, but not as the run would have gone on: %s", "; ".join(warned))
+        log.warning("resuming, but not as an unbroken run would go on: %s", "; ".join(warned))
     _tell_of_the_end(progress, facts)
 
 
@@ -177,7 +177,7 @@ def _data_changes(saved: Mapping[str, Any] | str, ours: Mapping[str, Any] | str)
     old, new = ({"samples": each, "rows": []} if isinstance(each, str) else each for each in (saved, ours))
     pairs = [(name, before, now) for (_, before), (name, now) in zip(old["rows"], new["rows"], strict=False)]
     changes = [
-        f"rows of dataset {name} were changed (hash {before}, is {now})"
+        f"rows of dataset {name} were changed (hash was {before}, is {now})"
         for name, before, now in pairs
         if None not in (before, now) and before != now
     ]
@@ -242,14 +242,14 @@ def _tell_of_another_schedule(trainer: dict[str, Any], facts: Mapping[str, Any],
     before, now = (trainer.get("facts") or {}).get("total_steps"), facts["total_steps"]
     if before in (None, now) or facts["config"].get("lr_scheduler", "") is None:
         return
-    changed = f"the run was to have {counted(before, 'step')} and has {now} (epochs, max_steps_per_epoch)"
+    changed = f"the run had {counted(before, 'step')} and now has {now} (epochs, max_steps_per_epoch)"
     if not isinstance(lr_scheduler, LambdaLR):
         log.warning("%s, but its learning rate follows the schedule that was saved", changed)
         return
     [rate, *_], [saved_rate, *_] = lr_scheduler.get_last_lr(), trainer["lr_scheduler"]["state"]["_last_lr"]
     step = trainer["progress"]["global_step"] + 1
     log.warning(
-        "%s, which changes its schedule: at step %d the learning rate is %g, was to be %g",
+        "%s, which changes its schedule: at step %d the learning rate is %g instead of %g",
         changed,
         step,
         rate,
@@ -272,7 +272,7 @@ def _check(
     names = {param: name for name, param in model.named_parameters()}
     groups = [[names[param] for param in group["params"]] for group in optimizer.param_groups]
     if not problems and groups != [group["params"] for group in trainer["optimizer"]["groups"]]:
-        problems.append("the optimizer's parameter groups were others")
+        problems.append("the optimizer's parameter groups have changed")
     if (kind := trainer["lr_scheduler"]["class"]) != class_name(lr_scheduler):
         problems.append(f"the lr_scheduler was {kind}, is {class_name(lr_scheduler)}")
     if problems:

@@ -67,7 +67,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([torch.as_tensor(s, dtype=torch.uint8) for s in state["cuda"]])
     else:
         log.warning(
-            "the checkpoint has random states of %s, here are %d: dropout differs from an unbroken run",
+            "the checkpoint has random states of %s; there are %d here: dropout differs from an unbroken run",
             counted(len(state["cuda"]), "CUDA device"),
             torch.cuda.device_count(),
         )

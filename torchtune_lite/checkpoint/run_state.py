@@ -1,4 +1,4 @@
-"""What a run needs to go on as if it had not stopped: trained weights, optimizer, schedule, progress, random numbers.
+"""The state to continue a run exactly: trained weights, optimizer, schedule, progress, random numbers.
 
 In `resume/` of a checkpoint folder, without pickle: `optimizer.safetensors` has the optimizer's tensors as
 `<parameter>/<key>`, in their own dtype (what a tensor of a class of torchao is made of as `<parameter>/<key>/<part>`),

@@ -1,4 +1,4 @@
-"""Saves the tokenizer with a checkpoint, and checks that what was saved encodes a chat as in training."""
+"""Save the tokenizer with a checkpoint, and check that the saved one encodes a chat as in training."""
 
 import filecmp
 import json
@@ -32,7 +32,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template*",
 )
-"""What transformers reads a tokenizer from."""
+"""The files from which transformers reads a tokenizer."""
 CODE = (".bin", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")  # or pickles, which run it
 LARGEST = 100_000_000  # bytes; the largest tokenizer.json of 2025 has 35 million
 
@@ -47,9 +47,9 @@ CHATS = (
     (("user", "  two  spaces"), ("assistant", " it  has")),
     (("user", "\n\tA tab "), ("assistant", "and\n\nlines\n")),
 )
-"""What is encoded to compare two tokenizers: those that the template takes."""
+"""Chats to compare two tokenizers by, as far as the template accepts them."""
 TEXTS = ("", " ", " And", "  two  spaces ", "\n\n and lines", "\ta tab", "a\n b", "é市𝄞", " é市𝄞")
-"""What is encoded besides where a run trains on texts as they are."""
+"""Texts to compare two tokenizers by, if a run trains on texts as they are."""
 
 log = logging.getLogger("torchtune_lite")
 
@@ -67,7 +67,7 @@ def copy_files(source: Path, folder: Path, patterns: Iterable[str]) -> None:
         else:
             shutil.copyfile(file, folder / file.name)
     if left_out:
-        log.warning("not copied into the checkpoint: %s; copy what belongs there yourself", ", ".join(left_out))
+        log.warning("not copied into the checkpoint: %s; copy those that belong there yourself", ", ".join(left_out))
 
 
 def _why_not_copied(file: Path) -> str | None:
@@ -76,7 +76,7 @@ def _why_not_copied(file: Path) -> str | None:
     if not file.is_file():
         return "(not a regular file)"
     if file.suffix.lower() in CODE:
-        return "(code, or a file that can run some)"
+        return "(code, or a file that can run code)"
     if (size := file.stat().st_size) > LARGEST:
         return f"(too large for a tokenizer: {size:,} bytes)"
     return None
@@ -121,7 +121,7 @@ def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
         log.log(level, "the tokenizer in the checkpoint was not compared with the one of the run: %s", error)
         return
     if problem:
-        log.warning("the tokenizer in the checkpoint encodes otherwise than the run did: %s", problem)
+        log.warning("the tokenizer in the checkpoint encodes differently from the run's: %s", problem)
 
 
 def _is_a_copy(path: Path, checkpoint_dir: Path) -> bool:
@@ -150,7 +150,7 @@ def _convert(folder: Path, tokenizer: SentencePieceTokenizer) -> bool:
     """
     converted, config = as_tokenizer_json(tokenizer), folder / "tokenizer_config.json"
     if converted is None:
-        log.warning("%s is no BPE model of plain text: transformers may encode some texts otherwise", tokenizer.path)
+        log.warning("%s is not a plain BPE model: transformers may encode some texts differently", tokenizer.path)
         return False
     values = {"add_bos_token": True, "add_eos_token": False, **tokenizer.template_variables, **read_json(config)}
     for path, content in (
@@ -181,7 +181,7 @@ def _write_template(folder: Path, tokenizer: ModelTokenizer) -> bool:
 
 
 def _problem(folder: Path, tokenizer: ModelTokenizer) -> str | None:
-    """Say where what was saved encodes otherwise than `tokenizer`, read as transformers reads it."""
+    """Return the place where the saved tokenizer, read as by transformers, encodes differently from `tokenizer`."""
     template = tokenizer.prompt_template
     saved = load_tokenizer(folder, tokenizer.max_seq_len, None if template is None else CHAT_TEMPLATE)
     if isinstance(template, ChatTemplate):

@@ -1,7 +1,7 @@
 """Compares what was written with the live model, weight by weight and tile by tile: no second model in memory.
 
 Two questions. Does the file hold what was to be written? Each value must be the live one, or with an adapter the value
-of its dtype that is nearest to the merged weight, which is computed anew in float32. And is the merged weight what was
+of its dtype that is nearest to the merged weight, which is recomputed in float32. And is the merged weight what was
 trained? It is multiplied by random vectors of signs, and the live projection is applied to the same vectors, both in
 float32: of two linear maps that differ, at least half of all such vectors show it (R. Freivalds, "Probabilistic
 machines can use less running time", 1977).
@@ -29,15 +29,15 @@ Tiles = Iterable[tuple[slice, Tensor]]
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 NUM_PROBES = 8
 REPEATED = 1e-6
-"""By how much a merged value may be farther off than the nearest one, relative to the largest: float32 summed again."""
+"""The tolerance of a merged value beyond the nearest one, relative to the largest: float32 summed again."""
 COMPUTED, COMPUTED_FAST = 1e-5, 1e-2
-"""By how much the products may differ, relative to their size. Two ways to compute them come to 4e-7 in float32 (up to
+"""The tolerance of the products, relative to their size. Two ways to compute them come to 4e-7 in float32 (up to
 28,672 inputs); TF32, which the user may have put in its place, has a thousandth of its precision."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How many weights were compared, and how many of them have an adapter merged in.
+    """The number of weights compared, and of those with an adapter merged in.
 
     `base_error` is how far those that are quantised in the live model are from what was written in their place,
     relative to its size; None where they were written themselves.
@@ -52,9 +52,7 @@ class Comparison:
         if self.num_merged:
             text += f", {self.num_merged} of them with an adapter merged in"
         if self.base_error is not None:
-            text += (
-                f"; the base has its original values, and was {self.base_error:.1%} off in training, the error of NF4"
-            )
+            text += f"; the base has its original values; its NF4 values in training were {self.base_error:.1%} off"
         return text
 
 
@@ -121,7 +119,7 @@ def _distance(values: Tensor, expected: Tensor) -> Tensor:
 
 
 class _Merge:
-    """What the merged weight of `module` makes of random vectors, and what its forward pass makes of them."""
+    """The products of random vectors with the merged weight of `module`, and by its forward pass."""
 
     def __init__(self, module: Adapter) -> None:
         self._module = module
@@ -141,7 +139,7 @@ class _Merge:
         off, size = (y.square().mean().sqrt().item() for y in (merged - live, live))
         if off <= size * (COMPUTED if _is_exact(live.device) else COMPUTED_FAST):
             return None
-        return f"was merged into another function than the trained one, with products that differ by {off / size:.2%}"
+        return f"was merged into a function other than the trained one: its products differ by {off / size:.2%}"
 
     def _live(self) -> Tensor:
         module, was_training = self._module, self._module.training

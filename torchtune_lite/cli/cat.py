@@ -8,8 +8,8 @@ from torchtune_lite import catalog
 def configure(parser: ArgumentParser) -> None:
     """Declare the arguments of `tune cat`."""
     parser.add_argument("config", help="name of a config ('tune ls' shows all) or path of a YAML file")
-    parser.add_argument("--sort", action="store_true", help="sort the keys; leaves the comments out")
-    parser.add_argument("--as-is", action="store_true", help="leave 'include' as it stands; only the file's own keys")
+    parser.add_argument("--sort", action="store_true", help="sort the keys, and leave the comments out")
+    parser.add_argument("--as-is", action="store_true", help="leave 'include' unresolved: only the file's own keys")
 
 
 def main(args: Namespace) -> None:
@@ -21,7 +21,5 @@ def main(args: Namespace) -> None:
         text = (document.read_text if args.as_is else completion.complete)(path, args.config)
         print(text, end="")
         return
-    from omegaconf import OmegaConf
-
     read = document.read if args.as_is else includes.read
-    print(OmegaConf.to_yaml(read(path, args.config).values, sort_keys=True), end="")
+    print(document.written(read(path, args.config).values, sort_keys=True), end="")

@@ -20,12 +20,12 @@ def configure(parser: ArgumentParser) -> None:
     """Declare the arguments of `tune cp`."""
     parser.add_argument("name", help="name of a recipe or config ('tune ls' shows all)")
     parser.add_argument("destination", nargs="?", default=".", help="file or folder (default: the working directory)")
-    parser.add_argument("--type", choices=tuple(SUFFIXES), help="which one, where a recipe and a config share the name")
+    parser.add_argument("--type", choices=tuple(SUFFIXES), help="which one, if a recipe and a config share the name")
     parser.add_argument("--make-parents", action="store_true", help="make the folders that are missing")
-    parser.add_argument("--as-is", action="store_true", help="leave 'include' as it stands; only the file's own keys")
+    parser.add_argument("--as-is", action="store_true", help="leave 'include' unresolved: only the file's own keys")
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--force", action="store_true", help="write over an existing file")
-    existing.add_argument("-n", "--no-clobber", action="store_true", help="leave an existing file without an error")
+    existing.add_argument("--force", action="store_true", help="overwrite an existing file")
+    existing.add_argument("-n", "--no-clobber", action="store_true", help="keep an existing file, without an error")
 
 
 def main(args: Namespace) -> None:
@@ -36,7 +36,7 @@ def main(args: Namespace) -> None:
         print(f"{target} exists and is left as it is")
         return
     if target.exists() and not args.force:
-        raise ConfigError(f"{target} exists; choose another name, or write over it with --force")
+        raise ConfigError(f"{target} exists; choose another name, or overwrite it with --force")
     if not target.parent.is_dir() and not args.make_parents:
         raise ConfigError(f"there is no folder {target.parent}; make it with --make-parents")
     content = source.read_bytes() if args.as_is or kind == "recipe" else whole(source, args.name)
@@ -63,7 +63,7 @@ def find(name: str, kind: str | None) -> tuple[str, Path]:
         found = {kind: found[kind]}
     kinds = [each for each, files in found.items() if name in files]
     if len(kinds) > 1:
-        raise ConfigError(f"'{name}' is a recipe and a config; say which one with --type recipe or --type config")
+        raise ConfigError(f"'{name}' is a recipe and a config; choose with --type recipe or --type config")
     if not kinds:
         known = [known for files in found.values() for known in files]
         raise ConfigError(

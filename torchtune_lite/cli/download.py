@@ -42,7 +42,7 @@ def main(args: Namespace) -> None:
     if args.hf_token is not None:
         raise ConfigError("a token on the command line is seen by every user of the machine; set HF_TOKEN instead")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", args.repo):
-        raise ConfigError(f"'{args.repo}' is no repository; expected OWNER/NAME, such as meta-llama/Llama-2-7b-hf")
+        raise ConfigError(f"'{args.repo}' is not a repository; expected OWNER/NAME, such as meta-llama/Llama-2-7b-hf")
     folder = args.output_dir.expanduser() if args.output_dir else Path("/tmp") / args.repo.rpartition("/")[2]
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if not sys.stderr.isatty():
@@ -93,7 +93,7 @@ def fetch(url: str, folder: Path, file: Any, token: str | bool) -> None:
         size = partial.stat().st_size
         partial.unlink()
         raise CheckpointError(
-            f"{target}: what came ({counted(size, 'byte')}) is not the file of the hub; run the command again"
+            f"{target}: the download ({counted(size, 'byte')}) is not the hub's file; run the command again"
         )
     partial.replace(target)
 
@@ -132,7 +132,7 @@ def choose(repo: str, names: Iterable[str], include: Sequence[str] | None, ignor
         and not any(fnmatch(name, pattern) for pattern in ignore)
     ]
     if not chosen:
-        raise ConfigError(f"no file of {repo} fits --include and --ignore (it has: {', '.join(names)})")
+        raise ConfigError(f"no file of {repo} matches --include and --ignore (it has: {', '.join(names)})")
     return chosen
 
 

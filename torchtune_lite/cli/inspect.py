@@ -3,7 +3,7 @@
   tune inspect my.yaml dataset.on_long_sample=skip --rows 5
 
 Reads the data and the tokenizer, but no weights. The tokens in the loss are green, or stand in ⟦…⟧ where the output
-is no terminal.
+is not a terminal.
 """
 
 import json
@@ -69,7 +69,7 @@ def _count(number: int | None) -> str:
 
 
 def written(pieces: list[dict[str, Any]], coloured: bool) -> str:
-    """Write a sample out; what is no printable character, which could steer a terminal, as its escape."""
+    """Write a sample out, with escapes for characters that are not printable, which could steer a terminal."""
     text = ""
     for label, run in groupby(pieces, key=lambda piece: piece["label"]):
         parts = []

@@ -1,4 +1,4 @@
-"""Reads the verb and hands over to its file; nothing else is imported, so that every command answers at once."""
+"""The `tune` command: read the verb and import its file alone, so that every command answers at once."""
 
 import argparse
 import importlib
@@ -13,13 +13,21 @@ VERBS = {
     "cp": "clone a recipe or a config, to edit it",
     "cat": "print a config",
     "run": "run a recipe with a config",
+    "chat": "talk with the model of a run, or any other",
+    "generate": "answer a prompt, or each row of a file",
+    "serve": "answer over HTTP, in the form of OpenAI's API",
     "validate": "check a config without running it",
     "inspect": "show what a config will train on",
+    "export": "write a model in the files that other programs take",
+    "import": "make a folder to fine-tune of a GGUF",
+    "merge": "merge adapters, each with a weight, into their base",
     "env": "show versions, devices and what is missing",
     "download": "fetch a model from the Hugging Face hub",
+    "upload": "send a checkpoint to the Hugging Face hub",
     "completion": "print the script that completes words in a shell",
 }
 CONFIG_FIRST = ("cat", "validate", "inspect")  # verbs whose first word is a config
+FOLDER_FIRST = ("chat", "generate")  # verbs, called as their recipes are, whose first word is a model's folder
 HIDDEN = ("complete",)  # what that script calls
 
 HELP = f"""\
@@ -78,7 +86,7 @@ def start(verb: str, *words: str, debug: bool = False) -> None:
         nearest = errors.did_you_mean(verb, VERBS) or run_meant(verb, words)
         raise errors.ConfigError(f"there is no 'tune {verb}'{nearest} ('tune --help' lists the verbs)")
     if verb in CONFIG_FIRST and any(word.partition("=")[0] == "--config" for word in words):
-        from torchtune_lite.config.parse import read_words
+        from torchtune_lite.config.entry_point import read_words
 
         config, others = read_words(words)
         words = (config, *others)  # as 'tune run' has it

@@ -23,7 +23,7 @@ from argparse import ArgumentParser, Namespace
 
 from torchtune_lite import catalog, worker
 from torchtune_lite.cli import keys
-from torchtune_lite.cli.postponed import postpone_compiler
+from torchtune_lite.cli.lazy_compiler import make_compiler_lazy
 from torchtune_lite.errors import ConfigError
 
 TORCHRUN = re.compile(
@@ -58,13 +58,13 @@ def main(args: Namespace) -> None:
     check_config(name, recipe, rest)
     sys.argv = [str(recipe.path), *rest, *(["--debug"] if args.debug else [])]
     if is_own_script(name):
-        from torchtune_lite.config.parse import check_ported
+        from torchtune_lite.config.entry_point import check_ported
 
         check_ported(recipe.path)
         sys.path.insert(0, str(recipe.path.parent))
     set_environment()
     worker.end_with_agent()
-    postpone_compiler()
+    make_compiler_lazy()
     atexit.register(gc.freeze)  # else Python's end looks through all objects of torch once more: a second and a half
     runpy.run_path(str(recipe.path), run_name="__main__")
 
@@ -134,7 +134,7 @@ def check_config(name: str, recipe: catalog.Recipe, words: list[str]) -> None:
 
     A user's own script takes any config.
     """
-    from torchtune_lite.config.parse import read_words
+    from torchtune_lite.config.entry_point import read_words
 
     given, _ = read_words(words, f"tune run {name}")
     if not given:

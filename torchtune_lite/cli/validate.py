@@ -47,7 +47,7 @@ def settings(args: Namespace) -> Iterator[Any]:
 
     name = args.recipe or catalog.recipe_key(args.config)
     if not name:
-        raise ConfigError(f"{args.config} does not say whose it is; add --recipe RECIPE ('tune ls' shows all)")
+        raise ConfigError(f"{args.config} does not name its recipe; add --recipe RECIPE ('tune ls' shows all)")
     recipe = catalog.find_recipe(name)
     if not args.recipe and name.endswith(".py") and not trust.is_own_file(recipe.path):
         raise ConfigError(

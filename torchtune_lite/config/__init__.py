@@ -1,6 +1,6 @@
 """From a YAML file and `key=value` words to a recipe's checked `Settings` and its components. Imports no torch."""
 
-from torchtune_lite.config.parse import load, parse, settings_of
+from torchtune_lite.config.entry_point import load, parse, settings_of
 from torchtune_lite.config.registry.lookup import DottedPath, find
 from torchtune_lite.config.registry.trust import trusting
 from torchtune_lite.config.schema.components import instantiate

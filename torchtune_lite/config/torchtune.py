@@ -1,4 +1,4 @@
-"""What names in torchtune's configs mean here, where that is not this package's object of the same name."""
+"""The meaning of names in torchtune's configs that differ from this package's object of the same name."""
 
 import inspect
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What torchtune's configs name and is not served here: they run as they are where that changes nothing."""
+"""Features of torchtune's configs that are not supported here; configs run as they are if that changes nothing."""
 
 from collections.abc import Container
 from typing import Any
@@ -35,6 +35,7 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "output_dir": ((ANY,), ""),
     "profiler": ((), "use torch.profiler in a recipe of your own ('tune cp')"),
     "quantizer": ((), "use a qlora_ model builder"),
+    "resume_from_checkpoint": ((), "name the folder of the checkpoint in checkpointer.checkpoint_dir"),
     "tensor_parallel_dim": ((1,), f"{EACH_WHOLE}; use QLoRA where it does not fit"),
     "tensor_parallel_plan": ((ANY,), ""),
 }
@@ -51,7 +52,7 @@ SHARDED = ("fsdp", "hsdp")
 IMAGES = "it sees or makes images"
 FAMILIES = {
     **dict.fromkeys(("clip", "clip_text", "flux", "llama3_2_vision", "llama3_vision", "llama4"), IMAGES),
-    **dict.fromkeys(("t5", "t5_encoder"), "it is no decoder"),
+    **dict.fromkeys(("t5", "t5_encoder"), "it is not a decoder"),
 }
 """torchtune's families that are not here, by the names of their modules and of `model_type`, and why."""
 
@@ -60,14 +61,14 @@ RENAMED = {"verify_rows": "verify_saves: first_and_last, all or null"}
 
 
 def drop(document: Document, served: Container[str]) -> list[str]:
-    """Take out the keys of the table that the recipe does not serve: those that are off with one warning for all.
+    """Take out the keys of the table that the recipe does not serve; warn of those that are off, if no other is on.
 
     Returns one line for each that is on, and for each of our own that has another name now.
     """
     off, problems = [], []
     for key in [key for key in document.values if key in RENAMED and key not in served]:
         del document.values[key]
-        problems.append(f"{document.place((key,))}: '{key}' has another name now; use {RENAMED[key]}")
+        problems.append(f"{document.place((key,))}: '{key}' was renamed; use {RENAMED[key]}")
     parallel = document.values.get("parallel")
     if "parallel" in served and isinstance(parallel, dict):
         problems += _drop_parallel(document, parallel)
@@ -79,7 +80,7 @@ def drop(document: Document, served: Container[str]) -> list[str]:
             off.append(key)
         else:
             problems.append(f"{document.place((key,))}: '{key}' is not served here; {instead}")
-    if off:
+    if off and not problems:
         warn(f"{document.name}: without effect here: {', '.join(off)}")
     return problems
 

@@ -1,4 +1,4 @@
-"""Which rows of a data set are checked before training begins."""
+"""The rows of a data set that are checked before training begins."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ CHECKED_WHOLE = {"rows": 200_000, "bytes": 64 * 2**20}
 """The most a data set may have of each for all of its rows to be checked at the start."""
 
 CHECKED_FIRST, CHECKED_SPREAD = 100, 10_000
-"""How many rows of a larger one are checked at the start: the first ones, and at most so many evenly spread."""
+"""The rows of a larger one that are checked at the start: the first ones, and the maximum of evenly spread ones."""
 
 
 def is_small(rows: Any) -> bool:

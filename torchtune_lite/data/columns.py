@@ -11,10 +11,10 @@ NOT_READ, AS_TEXT = "not read", "numbers, true and false read as text"
 
 
 class Note(NamedTuple):
-    """What is said once for all rows: under a heading, `what` it is about; not if the chat template reads `field`."""
+    """A note said once for all rows: a heading, and its subject; dropped if the chat template reads `field`."""
 
     heading: str
-    what: str
+    subject: str
     field: str = ""
 
 
@@ -36,9 +36,7 @@ def column_value(row: Mapping[str, Any], column: str, setting: str) -> Any:
     value, missing = _find(row, column)
     if missing is not None:
         within = f" of {column!r}" if missing != column else ""
-        raise DataError(
-            f"missing column {missing!r}{within} (has: {_has(value)}); set {setting} to the one that is meant"
-        )
+        raise DataError(f"missing column {missing!r}{within} (has: {_has(value)}); set {setting} to the one you mean")
     return value
 
 
@@ -48,10 +46,10 @@ def column_text(row: Mapping[str, Any], column: str, setting: str, notes: set[No
     return as_text(column_value(row, column, setting), where, where, notes)
 
 
-def as_text(value: Any, where: str, what: str, notes: set[Note]) -> str:
-    """Return text as it is, and a number or truth value as JSON writes it, which is noted of `what`."""
+def as_text(value: Any, where: str, subject: str, notes: set[Note]) -> str:
+    """Return text as it is, and a number or truth value as JSON writes it, which is noted with its `subject`."""
     if isinstance(value, int | float) and value == value:  # nan is what stands for nothing
-        notes.add(Note(AS_TEXT, what))
+        notes.add(Note(AS_TEXT, subject))
         return json.dumps(value)
     return check_text(value, where)
 
@@ -63,7 +61,7 @@ def check_text(value: Any, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where} has half a surrogate pair at character {error.start + 1}; mend the escape") from None
+        raise DataError(f"{where} has half a surrogate pair at character {error.start + 1}; fix the escape") from None
     return value
 
 
@@ -84,7 +82,7 @@ def summarized(notes: Counter[Note], reads: Callable[[str], bool]) -> str:
     for note, count in sorted(notes.items()):
         if not (note.field and reads(note.field)):
             rows = f"{count:,} row{'s' * (count > 1)}"
-            by_heading.setdefault(note.heading, []).append(f"{note.what} ({rows})")
+            by_heading.setdefault(note.heading, []).append(f"{note.subject} ({rows})")
     return "; ".join(f"{heading}: {', '.join(each)}" for heading, each in by_heading.items())
 
 

@@ -130,7 +130,7 @@ class ConversationToMessages:
     def _unlike(self, turn: Any, where: str) -> DataError:
         got = f"has keys {', '.join(map(str, turn))}" if isinstance(turn, Mapping) else f"is {kind(turn)}"
         return DataError(
-            f"{where} {got}; conversation_style={self.style} wants {self.role_key!r} and {self.content_key!r}"
+            f"{where} {got}; conversation_style={self.style} expects {self.role_key!r} and {self.content_key!r}"
         )
 
     def _openai(self, turn: Turn, where: str) -> Turn:

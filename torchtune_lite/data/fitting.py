@@ -54,7 +54,7 @@ def _leave_out(tokenizer: Any, vocab_size: int) -> bool:
         return False
     names = tokenizer.leave_out(vocab_size)
     if names:
-        log.info("the model does not embed %s, which are taken for text", ", ".join(names))
+        log.info("the model does not embed %s, which are read as text", ", ".join(names))
     return bool(names)
 
 

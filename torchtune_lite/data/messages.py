@@ -23,10 +23,10 @@ from torchtune_lite.utils import counted
 
 ROLES = ("system", "user", "assistant", "tool", "ipython")
 TOOL_ROLES = ("tool", "ipython")
-"""What a tool answered: OpenAI's name and torchtune's."""
+"""Roles of a tool's response: OpenAI's name and torchtune's."""
 
 MaskingStrategy = Literal["train_on_all", "train_on_assistant", "train_on_last"]
-"""Which messages are in the loss: all but the system prompt, the assistant's, or the assistant's last one."""
+"""The messages in the loss: all but the system prompt, the assistant's, or the assistant's last one."""
 
 ALPACA_PROMPT = (
     "Below is an instruction that describes a task. "

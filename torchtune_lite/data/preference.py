@@ -93,11 +93,11 @@ class PreferenceDataset(SFTDataset):
     are those of the next token, unlike torchtune's, whose loss shifts them.
     """
 
-    names = tuple(f"{side}_{what}" for side in SIDES for what in ("input_ids", "labels"))
+    names = tuple(f"{side}_{kind}" for side in SIDES for kind in ("input_ids", "labels"))
 
     def _arrays(self, tokenized: Mapping[str, Any]) -> dict[str, array]:
         pair = {side: super(PreferenceDataset, self)._arrays(tokenized[side]) for side in SIDES}
-        arrays = [pair[side][what] for side in SIDES for what in ("tokens", "labels")]
+        arrays = [pair[side][key] for side in SIDES for key in ("tokens", "labels")]
         return dict(zip(self.names, arrays, strict=True))
 
 

@@ -15,16 +15,16 @@ from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.utils import counted, get_logger
 
 MOST_WAITING = 2**24
-"""How many characters of prepared samples wait to be tokenised, until it is known that no row is bad."""
+"""The characters of prepared samples that may wait to be tokenised until all rows are known to be good."""
 
 MOST_SAID = 1000
-"""How many problems of rows that are checked when they are read are kept in words."""
+"""The number of problems kept in words, of rows that are checked when they are read."""
 
 log = get_logger()
 
 
 OnLongSample = Literal["truncate", "skip", "error"]
-"""What happens to a sample that is longer than the tokenizer's `max_seq_len`."""
+"""The treatment of a sample that is longer than the tokenizer's `max_seq_len`."""
 
 
 class SFTDataset:
@@ -206,7 +206,7 @@ class SFTDataset:
                 left_out |= self._tokenize_all(waiting)
                 waiting, size = [], 0
         if empty:
-            log.warning(f"{self._where_all(empty)}: an empty text, trained on as it is")
+            log.warning(f"{self._where_all(empty)}: an empty text is trained on as it is")
         self._refuse_bad()
         left_out |= self._tokenize_all(waiting)
         self._refuse_bad()
@@ -244,7 +244,7 @@ class SFTDataset:
             )
         summary = f"{counted(len(self), 'sample')} of {counted(total, 'row')}"
         if len(self) > total >= left:
-            summary += ", one for each answer, since the chat template writes earlier answers otherwise"
+            summary += ", one for each answer, since the chat template rewrites earlier answers"
         if not self.keeps_samples:
             summary = f"{counted(len(self.rows), 'row')}, of which only {total:,} are checked before they are read"
         report = log.warning if said else log.info
@@ -268,7 +268,7 @@ class SFTDataset:
             (self.unlabelled, "left out without a label"),
             (self._bad, "left out as bad"),
         ]
-        return "; ".join(f"{count(len(rows))} {what}, first {self._first(rows)}" for rows, what in kinds if rows)
+        return "; ".join(f"{count(len(rows))} {outcome}, first {self._first(rows)}" for rows, outcome in kinds if rows)
 
     def _first(self, rows: MarkedRows) -> str:
         row = next(iter(rows))

@@ -44,10 +44,10 @@ class TextTokens:
 
     def __call__(self, sample: Mapping[str, str]) -> dict[str, Any]:
         limit = self.max_seq_len - 1 if self._cuts else None
-        most, how = math.inf if limit is None else limit, {"add_bos": True, "add_eos": self.add_eos}
+        most, options = math.inf if limit is None else limit, {"add_bos": True, "add_eos": self.add_eos}
         if hasattr(self.tokenizer, "encode_first"):
-            whole = self.tokenizer.encode_first(sample["text"], most, **how)
+            whole = self.tokenizer.encode_first(sample["text"], most, **options)
         else:
-            whole = self.tokenizer.encode(sample["text"], **how)
+            whole = self.tokenizer.encode(sample["text"], **options)
         tokens = whole[:limit]
         return {"tokens": tokens, "mask": [False] * len(tokens), "truncated": len(tokens) < len(whole)}

@@ -2,10 +2,10 @@
 
 from torchtune_lite.datasets.alpaca import alpaca_cleaned_dataset, alpaca_dataset
 from torchtune_lite.datasets.chat import chat_dataset, slimorca_dataset
-from torchtune_lite.datasets.concatenated import ConcatDataset, concatenated, validation_sets
 from torchtune_lite.datasets.detected import detected_dataset
 from torchtune_lite.datasets.inspection import inspect_data
 from torchtune_lite.datasets.instruct import grammar_dataset, instruct_dataset, samsum_dataset
+from torchtune_lite.datasets.mixing import ConcatDataset, concatenated, validation_sets
 from torchtune_lite.datasets.preference import (
     hh_rlhf_helpful_dataset,
     preference_dataset,

@@ -5,13 +5,13 @@ from functools import cache, partial
 from typing import Any
 
 from torchtune_lite.data import AlpacaToMessages, MaskingStrategy
-from torchtune_lite.datasets.builder import builder
+from torchtune_lite.datasets.builder import dataset_builder
 from torchtune_lite.utils import get_logger
 
 log = get_logger()
 
 
-@builder(source="tatsu-lab/alpaca")
+@dataset_builder(source="tatsu-lab/alpaca")
 def alpaca_dataset(
     tokenizer: Any,
     *,

@@ -1,4 +1,4 @@
-"""What all builders of data sets share: their arguments, and the way from a source to samples."""
+"""The shared part of all dataset builders: their arguments, and the way from a source to samples."""
 
 import inspect
 from collections.abc import Callable
@@ -21,8 +21,10 @@ from torchtune_lite.data import (
 from torchtune_lite.errors import ConfigError
 
 
-def builder(dataset: type = SFTDataset, source: Any = inspect.Parameter.empty) -> Callable[[Callable], Callable]:
-    """Make a builder of a function that takes a tokenizer and what it alone needs, and return `prepare` and `tokenize`.
+def dataset_builder(
+    dataset: type = SFTDataset, source: Any = inspect.Parameter.empty
+) -> Callable[[Callable], Callable]:
+    """Make a builder of a function that takes a tokenizer and its own arguments and returns `prepare` and `tokenize`.
 
     The builder takes the arguments of that function with `source` after the tokenizer, where `source` here is the
     default, and those of `samples`; it builds a `dataset`. `inspect.signature` shows them all, so that a config is
@@ -77,16 +79,16 @@ def samples(
     if packed:
         tokenize = getattr(tokenize, "for_packs", tokenize)
 
-    def made(rows: Any) -> Any:
-        how = {"on_bad_sample": on_bad_sample, "on_long_sample": on_long_sample, "tokenize_all": packed}
-        found = dataset(rows, prepare, tokenize, **how)
-        return PackedDataset(found, tokenize.max_seq_len) if packed else found
+    def build(rows: Any) -> Any:
+        options = {"on_bad_sample": on_bad_sample, "on_long_sample": on_long_sample, "tokenize_all": packed}
+        unpacked = dataset(rows, prepare, tokenize, **options)
+        return PackedDataset(unpacked, tokenize.max_seq_len) if packed else unpacked
 
     source = str(source)
     where = {"data_files": data_files, "field": field, "name": name, "split": split}
     if streaming:
-        return StreamDataset(open_stream(source, **where), lambda rows: made(filtered(rows, filter_fn)))
-    return made(load_rows(source, **where, filter_fn=filter_fn))
+        return StreamDataset(open_stream(source, **where), lambda rows: build(filtered(rows, filter_fn)))
+    return build(load_rows(source, **where, filter_fn=filter_fn))
 
 
 SHARED = [each for each in inspect.signature(samples).parameters.values() if each.kind is each.KEYWORD_ONLY]

@@ -5,13 +5,13 @@ from functools import partial
 from typing import Any
 
 from torchtune_lite.data import MaskingStrategy, OpenAIToMessages, ShareGPTToMessages
-from torchtune_lite.datasets.builder import builder
+from torchtune_lite.datasets.builder import dataset_builder
 from torchtune_lite.errors import ConfigError
 
 STYLES = {transform.style: transform for transform in (OpenAIToMessages, ShareGPTToMessages)}
 
 
-@builder()
+@dataset_builder()
 def chat_dataset(
     tokenizer: Any,
     *,

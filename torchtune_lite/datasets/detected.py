@@ -13,7 +13,7 @@ from torchtune_lite.data import (
 )
 from torchtune_lite.data.columns import Note, column_text
 from torchtune_lite.data.messages import noted
-from torchtune_lite.datasets.builder import builder
+from torchtune_lite.datasets.builder import dataset_builder
 from torchtune_lite.errors import DataError
 from torchtune_lite.utils import get_logger
 
@@ -26,7 +26,7 @@ TEXTS = ("text", "content")
 log = get_logger()
 
 
-@builder()
+@dataset_builder()
 def detected_dataset(
     tokenizer: Any, *, train_on_input: bool = False, new_system_prompt: str | None = None
 ) -> tuple[Callable, Callable]:
@@ -78,8 +78,8 @@ class Detected:
                 return (column,), ColumnText(column)
         pairs = ", ".join(f"{question} and {answer}" for question, answer in PAIRS)
         raise DataError(
-            f"the columns {', '.join(map(str, row)) or '(none)'} are of no known form ({', '.join(CHATS)}; instruction "
-            f"and output; {pairs}; {', '.join(TEXTS)}); name them with dataset: "
+            f"the columns {', '.join(map(str, row)) or '(none)'} are not a known format ({', '.join(CHATS)}; "
+            f"instruction and output; {pairs}; {', '.join(TEXTS)}); name them with dataset: "
             "{_component_: torchtune_lite.datasets.instruct_dataset, column_map: {input: …, output: …}}"
         )
 

@@ -1,4 +1,4 @@
-"""What a recipe will train on, counted and spelled out before a step runs; `tune inspect` prints it."""
+"""A recipe's training data, counted and spelled out before a step runs; `tune inspect` prints them."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -16,7 +16,7 @@ from torchtune_lite.data import (
     make_batches,
     steps_per_epoch,
 )
-from torchtune_lite.datasets.concatenated import ConcatDataset, concatenated, validation_sets
+from torchtune_lite.datasets.mixing import ConcatDataset, concatenated, validation_sets
 from torchtune_lite.errors import ConfigError, TuneError, warn
 
 MOST_BARS = 8

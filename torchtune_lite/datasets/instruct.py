@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any
 
 from torchtune_lite.data import InputOutputToMessages, MaskingStrategy
-from torchtune_lite.datasets.builder import builder
+from torchtune_lite.datasets.builder import dataset_builder
 
 
-@builder()
+@dataset_builder()
 def instruct_dataset(
     tokenizer: Any,
     *,

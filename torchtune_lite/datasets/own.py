@@ -29,7 +29,7 @@ class OwnDataset:
         if not has_samples or isinstance(dataset, IterableDataset | Mapping):
             raise DataError(
                 f"{self.name} needs __len__ and __getitem__ by number: an iterable cannot be shuffled or resumed; read "
-                "large files by a builder with streaming=True"
+                "large files with a builder and streaming=True"
             )
         if len(dataset):
             self._check_first()

@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any
 
 from torchtune_lite.data import ChosenRejectedToMessages, MaskingStrategy, PairTokens, PreferenceDataset
-from torchtune_lite.datasets.builder import builder
+from torchtune_lite.datasets.builder import dataset_builder
 
 
-@builder(PreferenceDataset)
+@dataset_builder(PreferenceDataset)
 def preference_dataset(
     tokenizer: Any,
     *,

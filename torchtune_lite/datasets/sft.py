@@ -5,13 +5,13 @@ from typing import Any
 
 from torchtune_lite import config
 from torchtune_lite.data import Message, validate_messages
-from torchtune_lite.datasets.builder import builder
+from torchtune_lite.datasets.builder import dataset_builder
 from torchtune_lite.errors import ConfigError
 
 Transform = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
-@builder()
+@dataset_builder()
 def sft_dataset(tokenizer: Any, *, message_transform: config.DottedPath | Transform) -> tuple[Callable, Callable]:
     """Build a data set by `message_transform`, which maps a row to `{"messages": list of data.Message}`.
 

@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any
 
 from torchtune_lite.data import ColumnText, TextTokens
-from torchtune_lite.datasets.builder import builder
+from torchtune_lite.datasets.builder import dataset_builder
 
 
-@builder()
+@dataset_builder()
 def text_completion_dataset(
     tokenizer: Any, column: str = "text", add_eos: bool = True, *, split_across_pack: bool = True
 ) -> tuple[Callable, Callable]:

@@ -24,7 +24,7 @@ class LowRank(NamedTuple):
 
     @property
     def is_adapted(self) -> bool:
-        """Whether there is an update."""
+        """True if there is an update."""
         return self.a is not None
 
 

@@ -45,7 +45,7 @@ def attention(
 class _Attention(torch.autograd.Function):
     """`softmax(scale q kᵀ + bias) v` of `q [n, s, e]` and `k, v [n, t, e]`, with one `[n, s, t]` a pass, in place.
 
-    With a soft-cap c the scores are c · tanh(score / c), which the backward pass computes anew.
+    With a soft-cap c the scores are c · tanh(score / c), which the backward pass recomputes.
     """
 
     @staticmethod

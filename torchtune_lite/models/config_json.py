@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torchtune_lite.modules import RopeScaling
+from torchtune_lite.modules import DecoderConfig, RopeScaling
 
 Fields = dict[str, Any]
 HFConfig = Mapping[str, Any]
@@ -44,9 +44,9 @@ def check_values(config: HFConfig) -> None:
             if key in WHOLE_NUMBERS or key in NUMBERS:
                 kinds, said = ((int,), "whole number") if key in WHOLE_NUMBERS else ((int, float), "number")
                 if not isinstance(value, kinds) or isinstance(value, bool) or not value > 0:
-                    raise ValueError(f"config.json gives {key} as {value!r}, not as a {said} above 0")
+                    raise ValueError(f"config.json has {key} {value!r}, which is not a {said} above 0")
             elif key in LISTS and not (isinstance(value, list) and all(isinstance(x, LISTS[key]) for x in value)):
-                raise ValueError(f"config.json gives {key} as {value!r}, which is not a list of its kind")
+                raise ValueError(f"config.json has {key} {value!r}, which is not a list of the right kind")
     bases = [rope["rope_theta"] for rope in (config, *ropes) if rope.get("rope_theta") is not None]
     if any(base != bases[0] for base in bases):
         raise ValueError(
@@ -68,7 +68,7 @@ def rope_fields(config: HFConfig) -> Fields:
         rope = by_kind["full_attention"]
         sliding = by_kind.get("sliding_attention", {})
         if (kind := sliding.get("rope_type", "default")) != "default":
-            raise ValueError(f"config.json scales the rotation of sliding layers ({kind}), which is not computed here")
+            raise ValueError(f"config.json scales the rotation of sliding layers ({kind}), which is not supported")
         local = {"local_rope_base": float(sliding.get("rope_theta", rope.get("rope_theta", 10_000.0)))}
     base = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
     share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
@@ -141,8 +141,51 @@ def sliding_fields(config: HFConfig, kinds: tuple[str, ...] | None = None) -> Fi
     names = {"sliding_attention": "sliding", "full_attention": "full", "attention": "full"}
     if listed is not None:
         if unknown := sorted(set(listed) - set(names)):
-            raise ValueError(f"config.json has layers of the kinds {', '.join(unknown)}, which are not computed here")
+            raise ValueError(f"config.json has layers of the kinds {', '.join(unknown)}, which are not supported")
         kinds = tuple(names[each] for each in listed)
     if kinds is None or "sliding" not in kinds:
         return {} if kinds is None else {"layer_kinds": kinds}
     return {"layer_kinds": kinds, "window": config["sliding_window"]}
+
+
+def hf_rope(config: DecoderConfig) -> dict[str, Any]:
+    """Describe the rotation as transformers 4 and 5 read it: the reverse of `rope_fields`."""
+    scaling, share = config.rope_scaling, {}
+    if config.rotary_dim not in (None, config.head_dim):
+        share = {"partial_rotary_factor": config.rotary_dim / config.head_dim}
+    rope = {"rope_type": "default"} if scaling is None else _hf_scaling(scaling)
+    parameters: dict[str, Any] = rope | share | {"rope_theta": config.rope_base}
+    more = {}
+    if scaling is not None and scaling.kind == "longrope":
+        more = {"original_max_position_embeddings": scaling.original_len}  # where transformers looks
+    if config.local_rope_base is not None:
+        sliding = {"rope_type": "default", "rope_theta": config.local_rope_base}
+        parameters = {"full_attention": parameters, "sliding_attention": sliding}
+        more = {"rope_local_base_freq": config.local_rope_base}
+    old = {"rope_theta": config.rope_base, "rope_scaling": None if scaling is None else rope, **more}
+    return old | share | {"rope_parameters": parameters}
+
+
+def _hf_scaling(scaling: RopeScaling) -> dict[str, Any]:
+    rope: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.original_len:
+        rope["original_max_position_embeddings"] = scaling.original_len
+    if scaling.kind == "llama3":
+        rope |= {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}
+    if scaling.kind == "yarn":
+        rope |= {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow, "truncate": scaling.truncate}
+    if scaling.kind in ("yarn", "longrope"):
+        rope["attention_factor"] = scaling.amplitude
+    if scaling.query_beta:
+        rope["llama_4_scaling_beta"] = scaling.query_beta
+    if scaling.kind == "longrope":
+        rope |= {"short_factor": list(scaling.short_factors), "long_factor": list(scaling.long_factors)}
+    return rope
+
+
+def hf_windows(config: DecoderConfig) -> dict[str, Any]:
+    """Describe layers of which some see a window: the reverse of `sliding_fields`."""
+    if config.window is None:
+        return {"sliding_window": None}
+    kinds = ["sliding_attention" if kind == "sliding" else "full_attention" for kind in config.layers]
+    return {"layer_types": kinds, "sliding_window": config.window}

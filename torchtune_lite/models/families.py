@@ -1,4 +1,4 @@
-"""What checkpoints of each architecture look like: their names, their config.json, and what they leave out.
+"""The form of each architecture's checkpoints: their names, their config.json, and their default values.
 
 A `Family` is a table. The functions here read any of them: names between ours and Hugging Face's, and a config.json of
 transformers 4 or 5 as the fields of `DecoderConfig`.
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from torchtune_lite.models.config_json import Fields, HFConfig, check_values, rope_fields
+from torchtune_lite.models.config_json import Fields, HFConfig, check_values, hf_rope, rope_fields
 from torchtune_lite.modules import DecoderConfig
 
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -43,13 +43,21 @@ POST_NORM_KEYS = {
     "layers.{}.mlp_post_norm.weight": "model.layers.{}.post_feedforward_layernorm.weight",
 }
 
-MOE, STATE = "it has experts", "it has layers with a state (linear attention or state space)"
+MOE = "mixtral qwen2_moe qwen3_moe gpt_oss llama4_text deepseek_v3 olmoe granitemoe phimoe glm4_moe"
+STATE = "mamba mamba2 qwen3_next qwen3_5_text bamba jamba falcon_h1 nemotron_h"
+MEAN = "gpt2 gpt_neox opt phi falcon bloom stablelm starcoder2 cohere cohere2"
 NOT_SERVED = {
-    **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "llama4_text", "deepseek_v3", "olmoe"), MOE),
-    **dict.fromkeys(("mamba", "mamba2", "qwen3_next", "qwen3_5_text", "bamba", "jamba", "falcon_h1"), STATE),
+    **dict.fromkeys(MOE.split(), "it has experts"),
+    **dict.fromkeys(STATE.split(), "it has recurrent layers (linear attention or state space)"),
     **dict.fromkeys(("gemma3n_text", "gemma4_text"), "it has embeddings in each layer"),
+    **dict.fromkeys(MEAN.split(), "its norms subtract the mean (LayerNorm)"),
+    **dict.fromkeys(("glm", "glm4", "ernie4_5"), "it rotates neighbouring dimensions in pairs"),
+    "lfm2": "it has convolutions",
 }
 """Architectures by their `model_type` that need more than the layers of `modules`, and what that is."""
+
+OFF_BY_NULL = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
+"""Keys of a config.json that null turns off; null in another one says no more than that the key is left out."""
 
 SILU = {"hidden_act": "silu"}
 NO_BIAS = {"attention_bias": False, "mlp_bias": False}
@@ -63,8 +71,9 @@ class Family:
     `fused` the names of a checkpoint whose rows are those of several of ours, in order. `defaults` are the values of
     transformers' config class for keys that a config.json leaves out, `fixed` the only values that are computed here
     (a tuple of them, or one). `fields` are the fields of `DecoderConfig` that all models of the family share, `read`
-    gives those that a config.json decides. `meta_keys` are Meta's names, where Meta published files of its own. With
-    `fits_fp16` False, activations of its models exceed the range of float16.
+    gives those that a config.json decides, and `write` the keys of one that decide them. `meta_keys` are Meta's names,
+    where Meta published files of its own. With `fits_fp16` False, activations of its models exceed the range of
+    float16.
     """
 
     name: str
@@ -77,6 +86,7 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     read: Callable[[HFConfig], Fields] = lambda config: {}
+    write: Callable[[DecoderConfig], dict[str, Any]] = lambda config: {}
     fields: Mapping[str, Any] = field(default_factory=dict)
     fits_fp16: bool = True
 
@@ -107,7 +117,8 @@ class Family:
     def decoder_args(self, config: HFConfig) -> Fields:
         """Read a config.json as the fields of `DecoderConfig`; ValueError names what is not computed here."""
         check_values(config)
-        config = {**self.defaults, **{key: value for key, value in config.items() if value is not None}}
+        given = {key: value for key, value in config.items() if value is not None or key in OFF_BY_NULL}
+        config = {**self.defaults, **given}
         for key, allowed in self.fixed.items():
             allowed = allowed if isinstance(allowed, tuple) else (allowed,)
             if config.get(key, allowed[0]) not in allowed:
@@ -131,19 +142,10 @@ class Family:
 
 
 def hf_config(family: Family, config: DecoderConfig) -> dict[str, Any]:
-    """Describe a model of a Llama's shape as a config.json that transformers 4 and 5 read.
+    """Describe a model as a config.json that transformers 4 and 5 read: the reverse of `Family.decoder_args`.
 
-    For weights that came without one, as Meta's do; the rotation may be scaled as that of Llama 3.1.
+    For weights that came without one, as Meta's and GGUF do.
     """
-    rope: dict[str, Any] = {"rope_type": "default"}
-    if (scaling := config.rope_scaling) is not None:
-        rope = {
-            "rope_type": scaling.kind,
-            "factor": scaling.factor,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_len,
-        }
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
@@ -157,10 +159,9 @@ def hf_config(family: Family, config: DecoderConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_seq_len,
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tie_word_embeddings,
-        "rope_theta": config.rope_base,
-        "rope_scaling": rope if scaling is not None else None,
-        "rope_parameters": rope | {"rope_theta": config.rope_base},
         **{key: value[0] if isinstance(value, tuple) else value for key, value in family.fixed.items()},
+        **hf_rope(config),
+        **family.write(config),
     }
 
 

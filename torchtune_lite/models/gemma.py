@@ -6,9 +6,10 @@ give; Gemma 3 norms queries and keys instead of capping. From files that see ima
 
 import math
 from functools import partial
+from typing import Any
 
-from torchtune_lite.models.builders import builders, component_builders, size
-from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
+from torchtune_lite.models.builders import component_builders, size, size_builders
+from torchtune_lite.models.config_json import Fields, HFConfig, hf_windows, sliding_fields
 from torchtune_lite.models.families import POST_NORM_KEYS, QK_NORM_KEYS, Family
 from torchtune_lite.models.tokenizers import tokenizer_builder
 from torchtune_lite.modules import DecoderConfig, RopeScaling
@@ -44,6 +45,11 @@ def _gemma3(config: HFConfig) -> Fields:
     return _gemma(config) | sliding_fields(config, kinds) | local | scale
 
 
+def _hf_gemma2(config: DecoderConfig) -> dict[str, Any]:
+    caps = {"attn_logit_softcapping": config.attn_softcap, "final_logit_softcapping": config.logit_softcap}
+    return hf_windows(config) | caps | {"query_pre_attn_scalar": round(config.attn_scale**-2)}
+
+
 GEMMA = Family(
     name="gemma",
     model_type="gemma",
@@ -65,6 +71,7 @@ GEMMA2 = Family(
     fixed=FIXED | {"hidden_activation": "gelu_pytorch_tanh"},
     fields=FIELDS | {"post_norm": True},
     read=_gemma2,
+    write=_hf_gemma2,
     fits_fp16=False,
 )
 GEMMA3 = Family(
@@ -79,6 +86,7 @@ GEMMA3 = Family(
     | {"hidden_activation": "gelu_pytorch_tanh", "attn_logit_softcapping": None, "final_logit_softcapping": None},
     fields=FIELDS | {"post_norm": True, "qk_norm": "head"},
     read=_gemma3,
+    write=_hf_gemma2,
     fits_fp16=False,
 )
 
@@ -111,7 +119,7 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "gemma3_27b": _3_large(62, 32, 16, 5376, 21_504, head_dim=128, attn_scale=168**-0.5),
 }
 BUILDERS = {
-    **builders(SIZES),
+    **size_builders(SIZES),
     **component_builders("gemma", **_1.keywords, **FIELDS, tie_word_embeddings=True),
     **component_builders("gemma2", **_2.keywords, **FIELDS, tie_word_embeddings=True),
     **component_builders("gemma3", **_3.keywords, **FIELDS, tie_word_embeddings=True),

@@ -4,10 +4,12 @@ Granite 4 shares its architecture with the hybrid models, which have state-space
 """
 
 from functools import partial
+from typing import Any
 
-from torchtune_lite.models.builders import builders, component_builders, size
-from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
+from torchtune_lite.models.builders import component_builders, size, size_builders
+from torchtune_lite.models.config_json import Fields, HFConfig, hf_windows, sliding_fields
 from torchtune_lite.models.families import NO_BIAS, SILU, Family
+from torchtune_lite.modules import DecoderConfig
 
 
 def _multipliers(config: HFConfig) -> Fields:
@@ -20,8 +22,22 @@ def _multipliers(config: HFConfig) -> Fields:
     }
 
 
+def _hf_multipliers(config: DecoderConfig) -> dict[str, Any]:
+    return {
+        "embedding_multiplier": config.embed_scale,
+        "residual_multiplier": config.residual_scale,
+        "attention_multiplier": config.attn_scale,
+        "logits_scaling": 1 / config.logit_scale,
+    }
+
+
 def _granite4(config: HFConfig) -> Fields:
     return _multipliers(config) | sliding_fields(config) | {"intermediate_dim": config["shared_intermediate_size"]}
+
+
+def _hf_granite4(config: DecoderConfig) -> dict[str, Any]:
+    layers = hf_windows(config) | {"num_experts_per_tok": 0, "shared_intermediate_size": config.intermediate_dim}
+    return {"layer_types": ["full_attention"] * config.num_layers} | layers | _hf_multipliers(config)
 
 
 DEFAULTS = {"rms_norm_eps": 1e-6, "embedding_multiplier": 1.0, "residual_multiplier": 1.0}
@@ -34,6 +50,7 @@ GRANITE = Family(
     defaults=DEFAULTS,
     fixed=SILU | NO_BIAS,
     read=_multipliers,
+    write=_hf_multipliers,
 )
 GRANITE4 = Family(
     name="granite4",
@@ -44,6 +61,7 @@ GRANITE4 = Family(
     defaults=DEFAULTS,
     fixed=SILU | NO_BIAS | {"num_local_experts": 0, "position_embedding_type": "rope"},
     read=_granite4,
+    write=_hf_granite4,
 )
 
 _3 = partial(size, vocab_size=49_155, max_seq_len=131_072, tie_word_embeddings=True, embed_scale=12.0)
@@ -62,7 +80,7 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     ),
 }
 BUILDERS = {
-    **builders(SIZES),
+    **size_builders(SIZES),
     **component_builders("granite", **_3.keywords),
 }
 globals().update(BUILDERS)

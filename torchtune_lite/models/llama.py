@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from torchtune_lite.data import Llama2ChatTemplate
-from torchtune_lite.models.builders import builders, component_builders, size
+from torchtune_lite.models.builders import component_builders, size, size_builders
 from torchtune_lite.models.families import NO_BIAS, SILU, Family
 from torchtune_lite.models.tokenizers import tokenizer_builder
 from torchtune_lite.modules import RopeScaling
@@ -64,12 +64,13 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "smollm2_1_7b": _smol(24, 32, 32, 2048, 8192, rope_base=130_000.0),
 }
 BUILDERS = {
-    **builders(SIZES | {"llama2_reward_7b": replace(SIZES["llama2_7b"], num_classes=1)}),
+    **size_builders(SIZES | {"llama2_reward_7b": replace(SIZES["llama2_7b"], num_classes=1)}),
     **component_builders("llama2"),
     **component_builders("llama2_classifier"),
     **component_builders("llama3", **_3.keywords),
     **component_builders("llama3_1", **_3_1.keywords),
     **component_builders("llama3_2", **_3_2.keywords),
+    **component_builders("smollm2", **_smol.keywords),
 }
 globals().update(BUILDERS)
 

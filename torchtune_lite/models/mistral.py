@@ -6,19 +6,25 @@ texts. From files of Ministral 3, which see images too, the text part is read.
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torchtune_lite.data import MistralChatTemplate
-from torchtune_lite.models.builders import builders, component_builders, size
-from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
+from torchtune_lite.models.builders import component_builders, size, size_builders
+from torchtune_lite.models.config_json import Fields, HFConfig, hf_windows, sliding_fields
 from torchtune_lite.models.families import SILU, Family
 from torchtune_lite.models.tokenizers import tokenizer_builder
-from torchtune_lite.modules import RopeScaling
+from torchtune_lite.modules import DecoderConfig, RopeScaling
 
 
 def all_sliding(config: HFConfig) -> Fields:
     """Return the window of a config.json whose layers all slide, if it has one."""
     window = config.get("sliding_window")
     return {"layer_kinds": ("sliding",), "window": window} if window else {}
+
+
+def hf_window(config: DecoderConfig) -> dict[str, Any]:
+    """Write the window of layers that all slide, if there is one: the reverse of `all_sliding`."""
+    return {"sliding_window": config.window}
 
 
 MISTRAL = Family(
@@ -28,6 +34,7 @@ MISTRAL = Family(
     defaults={"rms_norm_eps": 1e-6, "sliding_window": 4096},
     fixed=SILU,
     read=all_sliding,
+    write=hf_window,
 )
 MINISTRAL = Family(
     name="ministral",
@@ -36,12 +43,13 @@ MINISTRAL = Family(
     defaults={"rms_norm_eps": 1e-6},
     fixed=SILU,
     read=sliding_fields,
+    write=hf_windows,
 )
 MINISTRAL3 = Family(
     name="ministral3",
     model_type="ministral3",
     architecture="Ministral3ForCausalLM",
-    defaults={"rms_norm_eps": 1e-5},
+    defaults={"rms_norm_eps": 1e-5, "head_dim": 128},
     fixed=SILU | {"sliding_window": None},
 )
 
@@ -60,7 +68,7 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "ministral3_14b": _ministral3(40, 32, 8, 5120, 16_384, rope_base=1e9),
 }
 BUILDERS = {
-    **builders(SIZES | {"mistral_reward_7b": replace(SIZES["mistral_7b"], num_classes=1)}),
+    **size_builders(SIZES | {"mistral_reward_7b": replace(SIZES["mistral_7b"], num_classes=1)}),
     **component_builders("mistral"),
     **component_builders("mistral_classifier"),
 }

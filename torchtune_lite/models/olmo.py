@@ -5,14 +5,17 @@ OLMo norms queries and keys over the whole width, EXAONE 4 per head. Most layers
 
 from functools import partial
 
-from torchtune_lite.models.builders import builders, component_builders, size
-from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
+from torchtune_lite.models.builders import component_builders, size, size_builders
+from torchtune_lite.models.config_json import Fields, HFConfig, hf_windows, rope_fields, sliding_fields
 from torchtune_lite.models.families import POST_NORM_KEYS, QK_NORM_KEYS, SILU, Family
 from torchtune_lite.modules import RopeScaling
+from torchtune_lite.utils import get_logger
 
 KEYS = POST_NORM_KEYS | QK_NORM_KEYS
 DROPPED = ("layers.{}.sa_norm.weight", "layers.{}.mlp_norm.weight")
 FIELDS = {"pre_norm": False, "post_norm": True, "qk_norm": "width"}
+
+log = get_logger()
 
 
 def _every_fourth_is_full(config: HFConfig) -> Fields:
@@ -20,6 +23,17 @@ def _every_fourth_is_full(config: HFConfig) -> Fields:
     every = len(every) if isinstance(every, str) else every  # "LLLG"
     kinds = tuple("sliding" if (i + 1) % every else "full" for i in range(config["num_hidden_layers"]))
     return sliding_fields(config, kinds)
+
+
+def _olmo3(config: HFConfig) -> Fields:
+    """Read the scaling as that of the full layers alone, as OLMo 3 was trained; transformers 4 does not write which."""
+    rope = rope_fields(config)
+    if "local_rope_base" not in rope and rope["rope_scaling"] is not None and config.get("rope_parameters"):
+        log.warning(
+            "config.json does not say in its rope_parameters which layers are scaled: the full ones, as OLMo 3 was "
+            "trained; transformers 5 scales none of them until they stand under full_attention"
+        )
+    return {"local_rope_base": rope["rope_base"], **rope, **_every_fourth_is_full(config)}
 
 
 def _exaone4(config: HFConfig) -> Fields:
@@ -48,7 +62,8 @@ OLMO3 = Family(
     defaults={"rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "sliding_window": 4096},
     fixed=SILU | {"attention_bias": False},
     fields=FIELDS,
-    read=_every_fourth_is_full,
+    read=_olmo3,
+    write=hf_windows,
 )
 EXAONE4 = Family(
     name="exaone4",
@@ -56,10 +71,11 @@ EXAONE4 = Family(
     architecture="Exaone4ForCausalLM",
     keys=KEYS,
     dropped=DROPPED,
-    defaults={"rms_norm_eps": 1e-5},
+    defaults={"rms_norm_eps": 1e-5, "sliding_window": 4096},
     fixed=SILU,
     fields=FIELDS | {"qk_norm": "head"},
     read=_exaone4,
+    write=hf_windows,
 )
 
 _2 = partial(size, vocab_size=100_352, max_seq_len=4096, norm_eps=1e-6, rope_base=500_000.0, **FIELDS)
@@ -76,7 +92,7 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "olmo3_32b": _3(64, 40, 8, 5120, 27_648),
 }
 BUILDERS = {
-    **builders(SIZES),
+    **size_builders(SIZES),
     **component_builders("olmo2", **_2.keywords),
     **component_builders("olmo3", **_3.keywords),
 }

@@ -4,9 +4,9 @@ Their files hold q, k, v in one matrix and w1, w3 in another; here they are apar
 modules phi3 and phi4.
 """
 
-from torchtune_lite.models.builders import builders, component_builders, size
+from torchtune_lite.models.builders import component_builders, size, size_builders
 from torchtune_lite.models.families import SILU, Family
-from torchtune_lite.models.mistral import all_sliding
+from torchtune_lite.models.mistral import all_sliding, hf_window
 from torchtune_lite.models.tokenizers import tokenizer_builder
 
 PHI3 = Family(
@@ -24,6 +24,7 @@ PHI3 = Family(
     defaults={"rms_norm_eps": 1e-5},
     fixed=SILU | {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attention_bias": False, "lm_head_bias": False},
     read=all_sliding,
+    write=hf_window,
 )
 
 _sliding = {"layer_kinds": ("sliding",), "window": 2047}
@@ -34,7 +35,7 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "phi4_14b": size(40, 40, 10, 5120, 17_920, vocab_size=100_352, max_seq_len=16_384, rope_base=250_000.0),
 }
 BUILDERS = {
-    **builders(SIZES),
+    **size_builders(SIZES),
     **component_builders("phi3"),
     **component_builders(
         "phi4_mini",

@@ -6,7 +6,7 @@ are the modules qwen2, qwen2_5 and qwen3. The base and the instruct edition of a
 
 from functools import partial
 
-from torchtune_lite.models.builders import builders, component_builders, size
+from torchtune_lite.models.builders import component_builders, size, size_builders
 from torchtune_lite.models.config_json import Fields, HFConfig, sliding_fields
 from torchtune_lite.models.families import BIAS_KEYS, QK_NORM_KEYS, SILU, Family
 from torchtune_lite.models.tokenizers import tokenizer_builder
@@ -79,7 +79,7 @@ SIZES = {  # layers, heads, kv heads, width, width of the feed-forward
     "qwen3_32b": _3(64, 64, 8, 5120, 25_600, **INSTRUCT_3),
 }
 BUILDERS = {
-    **builders(SIZES),
+    **size_builders(SIZES),
     **component_builders("qwen2", **_2.keywords),
     **component_builders("qwen2_5", **_2.keywords),
     **component_builders("qwen3", **_3.keywords),

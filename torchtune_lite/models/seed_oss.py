@@ -1,6 +1,6 @@
 """Seed-OSS 36B: a Llama with biases on q, k and v."""
 
-from torchtune_lite.models.builders import builders, component_builders, size
+from torchtune_lite.models.builders import component_builders, size, size_builders
 from torchtune_lite.models.families import BIAS_KEYS, SILU, Family
 
 QKV = ("q_proj", "k_proj", "v_proj")
@@ -20,7 +20,7 @@ _shared = {"vocab_size": 155_136, "max_seq_len": 524_288, "norm_eps": 1e-6, "rop
 
 SIZES = {"seed_oss_36b": size(64, 80, 8, 5120, 27_648, head_dim=128, **_shared)}
 BUILDERS = {
-    **builders(SIZES),
+    **size_builders(SIZES),
     **component_builders("seed_oss", **_shared),
 }
 globals().update(BUILDERS)

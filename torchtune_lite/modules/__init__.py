@@ -3,7 +3,7 @@
 from torchtune_lite.modules.attention import PackedSequences
 from torchtune_lite.modules.classifier import sequence_values
 from torchtune_lite.modules.config import DecoderConfig, RopeScaling
-from torchtune_lite.modules.kv_cache import KVCache
+from torchtune_lite.modules.kv_cache import CachedSequences, KVCache
 from torchtune_lite.modules.norm import RMSNorm
 from torchtune_lite.modules.rope import RotaryPositionalEmbeddings
 from torchtune_lite.modules.transformer import (
@@ -15,6 +15,7 @@ from torchtune_lite.modules.transformer import (
 )
 
 __all__ = [
+    "CachedSequences",
     "DecoderConfig",
     "FeedForward",
     "KVCache",

@@ -35,6 +35,11 @@ class PackedSequences:
         lens = torch.tensor(self.seq_lens)
         return to_device(lens.repeat_interleave(lens)[None], self.device)
 
+    @property
+    def longest(self) -> int:
+        """The most positions that a sequence has."""
+        return self.max_seqlen
+
 
 @replaceable
 def attention(

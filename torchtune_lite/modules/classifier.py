@@ -1,4 +1,4 @@
-"""What a classifier says of a whole sequence."""
+"""The logits of a classifier for a whole sequence."""
 
 from collections.abc import Sequence
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 LayerKind = Literal["full", "sliding", "nope"]
-"""What a layer's attention sees and whether it rotates: everything before, the last `window` keys, or all unrotated."""
+"""Kinds of attention: all earlier keys (full), the last `window` keys (sliding), or all keys without RoPE (nope)."""
 
 ROPE_KINDS = ("linear", "dynamic", "llama3", "yarn", "longrope")
 ACTIVATIONS = ("silu", "gelu_tanh")
@@ -12,7 +12,7 @@ ACTIVATIONS = ("silu", "gelu_tanh")
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies change for texts longer than those the model was first trained on.
+    """The change of rotary frequencies for texts longer than those of the model's first training.
 
     `original_len` is the number of positions of that training. `amplitude` multiplies cosine and sine (yarn, longrope).
     """
@@ -38,7 +38,7 @@ class RopeScaling:
 
     @property
     def depends_on_length(self) -> bool:
-        """Whether the frequencies of a text depend on how long it is."""
+        """True if the frequencies of a text depend on its length."""
         return self.kind in ("dynamic", "longrope")
 
 
@@ -124,6 +124,14 @@ class DecoderConfig:
         """The kind of each layer."""
         repeats = -(-self.num_layers // len(self.layer_kinds))
         return (self.layer_kinds * repeats)[: self.num_layers]
+
+    def out_dim(self, projection: str) -> int:
+        """Return the rows of a projection of a layer, by its name or that of one of its parameters."""
+        heads = dict.fromkeys(("k_proj", "v_proj"), self.num_kv_heads) | {"q_proj": self.num_heads}
+        rows = {name: number * self.head_dim for name, number in heads.items()}
+        rows |= {"output_proj": self.embed_dim, "w2": self.embed_dim}
+        rows |= {"w1": self.intermediate_dim, "w3": self.intermediate_dim}
+        return next(rows[part] for part in projection.split(".") if part in rows)
 
     def differences(self, other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Return the fields whose value in `other` is another one, with both values."""

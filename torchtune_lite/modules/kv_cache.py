@@ -1,32 +1,123 @@
-"""Keys and values of the tokens already seen, so that generation computes each token once."""
+"""Keys and values of the tokens already seen, so that generation computes each token once.
+
+T new tokens; h heads, k kv heads, e head width.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchtune_lite.modules.attention import PackedSequences, attention
+from torchtune_lite.modules.replaceable import replaceable
+from torchtune_lite.utils import to_device
+
 
 class KVCache:
-    """A fixed buffer for one layer's keys and values, `[batch_size, num_kv_heads, max_seq_len, head_dim]` each."""
+    """One layer's keys and values, `[num_slots, num_kv_heads, capacity, head_dim]` each: a slot for each sequence."""
 
     def __init__(
         self,
-        batch_size: int,
-        max_seq_len: int,
+        num_slots: int,
+        capacity: int,
         num_kv_heads: int,
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (batch_size, num_kv_heads, max_seq_len, head_dim)
+        shape = (num_slots, num_kv_heads, capacity, head_dim)
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device)
-        self.length, self.max_seq_len = 0, max_seq_len
 
-    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append `k, v [b, k, s, e]` and return views of all keys and values so far, `[b, k, length, e]`."""
-        start, end = self.length, self.length + k.shape[2]
-        if end > self.k.shape[2]:
-            raise ValueError(f"the KV cache holds {self.k.shape[2]} positions, {end} are needed; set it up longer")
-        self.k[:, :, start:end] = k
-        self.v[:, :, start:end] = v
-        self.length = end
-        return self.k[:, :, :end], self.v[:, :, :end]
+    @property
+    def capacity(self) -> int:
+        """The positions that a slot holds."""
+        return self.k.shape[2]
+
+    def grow(self, capacity: int) -> None:
+        """Make room for `capacity` positions; what the slots hold stays."""
+        for name in ("k", "v"):
+            old = getattr(self, name)
+            new = old.new_zeros(*old.shape[:2], capacity, old.shape[3])
+            new[:, :, : old.shape[2]] = old
+            setattr(self, name, new)
+
+    def write(self, k: Tensor, v: Tensor, sequences: "CachedSequences") -> None:
+        """Put keys and values `[1, k, T, e]` of new tokens where they belong."""
+        slots, positions = sequences.slot_of_token, sequences.positions()[0]
+        self.k[slots, :, positions] = k[0].transpose(0, 1)
+        self.v[slots, :, positions] = v[0].transpose(0, 1)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of one slot to another."""
+        self.k[target, :, :length] = self.k[source, :, :length]
+        self.v[target, :, :length] = self.v[source, :, :length]
+
+
+class CachedSequences(PackedSequences):
+    """New tokens that lie one after the other in one row: of sequences whose earlier tokens are in KV caches.
+
+    Sequence i goes on in slot `slots[i]` at position `starts[i]`, with `seq_lens[i]` tokens. `text_lens` are the
+    lengths for which a rotation that depends on them is made (None: those up to here): the same in all calls for a
+    text, since its earlier keys are rotated already.
+    """
+
+    def __init__(
+        self,
+        slots: Sequence[int],
+        starts: Sequence[int],
+        seq_lens: Sequence[int],
+        device: torch.device,
+        text_lens: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(seq_lens, device)
+        self.slots, self.starts, self.text_lens = list(slots), list(starts), text_lens
+        self.ends = [start + length for start, length in zip(starts, seq_lens, strict=True)]
+        offsets = torch.tensor([self.starts, self.slots, text_lens or self.ends])
+        offsets = offsets.repeat_interleave(torch.tensor(self.seq_lens), dim=1)
+        offsets[0] += super().positions()[0].cpu()
+        self._positions, self.slot_of_token, self._lengths = to_device(offsets, device)
+
+    @property
+    def longest(self) -> int:
+        """The most positions that a sequence has by now."""
+        return max(self.ends)
+
+    @cached_property
+    def num_single(self) -> int:
+        """How many sequences, from the first on, have one new token each."""
+        return sum(1 for _ in takewhile(lambda length: length == 1, self.seq_lens))
+
+    @cached_property
+    def rest(self) -> "CachedSequences":
+        """The sequences after these."""
+        parts = (self.slots, self.starts, self.seq_lens)
+        text_lens = self.text_lens and self.text_lens[self.num_single :]
+        return CachedSequences(*(part[self.num_single :] for part in parts), self.device, text_lens)
+
+    def positions(self) -> Tensor:
+        """Return the position of each new token in its sequence: `[1, T] int64`."""
+        return self._positions[None]
+
+    def lengths(self) -> Tensor:
+        """Return the length of the text that each new token belongs to: `[1, T] int64`."""
+        return self._lengths[None]
+
+
+@replaceable
+def cached_attention(
+    q: Tensor, k: Tensor, v: Tensor, cache: KVCache, sequences: CachedSequences, **options: Any
+) -> Tensor:
+    """Attend new tokens' `q [1, h, T, e]` to what their slots hold, `k, v [1, k, T, e]` included; `[1, h, T, e]`.
+
+    `options` are those of `attention`.
+    """
+    cache.write(k, v, sequences)
+    parts = []
+    for part, slot, end in zip(q.split(sequences.seq_lens, dim=2), sequences.slots, sequences.ends, strict=True):
+        keys, values = (each[slot : slot + 1, :, :end] for each in (cache.k, cache.v))
+        parts.append(attention(part, keys, values, **options))
+    return torch.cat(parts, dim=2)

@@ -56,17 +56,26 @@ class LinearCrossEntropyLoss(nn.Module):
 
 
 def token_log_probs(
-    output: nn.Module, hidden: Tensor, labels: Tensor, chunk_size: int | None = None, ignore_index: int = -100
+    output: nn.Module,
+    hidden: Tensor,
+    labels: Tensor,
+    chunk_size: int | None = None,
+    ignore_index: int = -100,
+    likeliest: Tensor | None = None,
 ) -> Tensor:
     """Return the log-probability of each label by `output(hidden [b, s, d])`: `[b, s] float32`, 0 without a label.
 
     Logits exist for `chunk_size` tokens at a time, as in `LinearCrossEntropyLoss`, and are computed again for the
-    gradient, which weighs each token differently.
+    gradient, which weighs each token differently. The likeliest token where there is a label is written to `likeliest
+    [b, s] int64`, if that is given.
     """
     rows = (labels != ignore_index).flatten().nonzero().squeeze(1)
     states, labels_of = hidden.flatten(0, 1)[rows], labels.flatten()[rows]  # [n, d], [n]
     chunk_size = chunk_size or _chunk_size(output, hidden)
-    log_probs = _TokenLogProbs.apply(output, labels_of, chunk_size, states, *_trained(output))
+    chosen = None if likeliest is None else torch.empty_like(labels_of)
+    log_probs = _TokenLogProbs.apply(output, labels_of, chosen, chunk_size, states, *_trained(output))
+    if likeliest is not None:
+        likeliest.view(-1)[rows] = chosen
     return hidden.new_zeros(labels.numel(), dtype=torch.float32).index_put((rows,), log_probs).view(labels.shape)
 
 
@@ -88,11 +97,12 @@ def _chunked(
     needed: bool = False,
     trained: Sequence[Tensor] = (),
     weights: Tensor | None = None,
+    likeliest: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Sum the losses of `output(hidden [n, d])` against `labels [n]`, each times its weight in `weights [n]`, if given.
 
     The second result has the gradients of `hidden`, where `needed`, and of the parameters `trained` in float32. `losses
-    [n] float32` is filled with that of each token.
+    [n] float32` is filled with that of each token, `likeliest [n] int64`, if given, with the likeliest token.
     """
     inputs = [*([hidden] if needed else []), *trained]
     grads = [torch.zeros_like(hidden) if needed else None]
@@ -103,6 +113,8 @@ def _chunked(
         h = hidden[rows].detach().requires_grad_(needed)
         with torch.set_grad_enabled(bool(inputs)):
             logits = output(h)  # [chunk_size, v]
+            if likeliest is not None:
+                likeliest[rows] = logits.detach().argmax(-1)
             weight = None if weights is None else weights[rows]
             chunk_loss = _CrossEntropy.apply(logits, labels[rows], losses[rows], weight)
         loss += chunk_loss.detach()
@@ -133,7 +145,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.grads is None:
-            raise RuntimeError("this loss has been differentiated already; compute it anew")
+            raise RuntimeError("this loss has been differentiated already; compute it again")
         (hidden, *trained), ctx.grads = ctx.grads, None
         scaled = [total.mul_(grad).to(dtype) for total, dtype in zip(trained, ctx.dtypes, strict=True)]
         return None, None, None, None, hidden if hidden is None else hidden.mul_(grad), *scaled
@@ -144,21 +156,27 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, output: nn.Module, labels: Tensor, chunk_size: int, hidden: Tensor, *trained: Tensor
+        ctx: Any,
+        output: nn.Module,
+        labels: Tensor,
+        likeliest: Tensor | None,
+        chunk_size: int,
+        hidden: Tensor,
+        *trained: Tensor,
     ) -> Tensor:
         ctx.output, ctx.chunk_size = output, chunk_size
         ctx.save_for_backward(labels, hidden, *trained)
         losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
-        _chunked(output, hidden, labels, losses, chunk_size)
+        _chunked(output, hidden, labels, losses, chunk_size, likeliest=likeliest)
         return losses.neg_()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         labels, hidden, *trained = ctx.saved_tensors
-        how = {"needed": ctx.needs_input_grad[3], "trained": trained, "weights": grad.neg()}
-        _, grads = _chunked(ctx.output, hidden, labels, torch.empty_like(grad), ctx.chunk_size, **how)
+        options = {"needed": ctx.needs_input_grad[4], "trained": trained, "weights": grad.neg()}
+        _, grads = _chunked(ctx.output, hidden, labels, torch.empty_like(grad), ctx.chunk_size, **options)
         scaled = [total.to(param.dtype) for total, param in zip(grads[1:], trained, strict=True)]
-        return None, None, None, grads[0], *scaled
+        return None, None, None, None, grads[0], *scaled
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -181,6 +199,8 @@ class _CrossEntropy(torch.autograd.Function):
             total = values.exp_().sum(1, keepdim=True)
             each.copy_(total.log() - chosen)
             loss += (each * weight[0] if weight else each).sum()
+            if not ctx.needs_input_grad[0]:  # the logits are spent all the same
+                continue
             values.div_(total).scatter_add_(1, label, values.new_full(label.shape, -1.0))
             if weight:
                 values *= weight[0]

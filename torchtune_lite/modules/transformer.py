@@ -16,14 +16,14 @@ from torch.utils.checkpoint import checkpoint
 
 from torchtune_lite.modules.attention import PackedSequences, attention
 from torchtune_lite.modules.config import DecoderConfig, LayerKind
-from torchtune_lite.modules.kv_cache import KVCache
+from torchtune_lite.modules.kv_cache import CachedSequences, KVCache, cached_attention
 from torchtune_lite.modules.norm import RMSNorm
 from torchtune_lite.modules.replaceable import replaceable
 from torchtune_lite.modules.rope import RotaryPositionalEmbeddings, Rotation, rotate
 
 LinearFactory = Callable[..., nn.Module]
-"""`linear(name, in_dim, out_dim, bias=False)` makes the projection of that name: the seam for adapters and NF4."""
-
+"""`linear(name, in_dim, out_dim, bias=False)` makes the projection of that name in the model, such as
+`layers.0.attn.q_proj`: the seam for adapters and NF4."""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 
 
@@ -110,10 +110,11 @@ class MultiHeadAttention(nn.Module):
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
             q = q if rotation.query_scale is None else q * rotation.query_scale
-        if self.kv_cache is not None:
-            k, v = self.kv_cache.update(k, v)
-        dropout = self.dropout if self.training else 0.0
-        y = attention(q, k, v, mask, dropout=dropout, scale=self.scale, window=self.window, softcap=self.softcap)
+        options = {"scale": self.scale, "window": self.window, "softcap": self.softcap}
+        if isinstance(mask, CachedSequences):
+            y = cached_attention(q, k, v, self.kv_cache, mask, **options)
+        else:
+            y = attention(q, k, v, mask, dropout=self.dropout if self.training else 0.0, **options)
         [y] = project(y.transpose(1, 2).flatten(2), self.output_proj)
         return y  # [b, s, d]
 
@@ -134,6 +135,11 @@ class FeedForward(nn.Module):
         return gated_mlp(x, self.w1, self.w2, self.w3, self.activation, self.tile)
 
 
+def within(part: str, linear: LinearFactory) -> LinearFactory:
+    """Return the factory for the projections within a part of the model, which know their names there alone."""
+    return lambda name, *args, **kwargs: linear(f"{part}.{name}", *args, **kwargs)
+
+
 class TransformerSelfAttentionLayer(nn.Module):
     """One layer: attention, then feed-forward, each added to the residual stream."""
 
@@ -142,10 +148,10 @@ class TransformerSelfAttentionLayer(nn.Module):
         norm = partial(RMSNorm, config.embed_dim, config.norm_eps, config.norm_offset)
         self.kind, self.residual_scale = kind, config.residual_scale
         self.sa_norm = norm() if config.pre_norm else nn.Identity()
-        self.attn = MultiHeadAttention(config, linear, kind)
+        self.attn = MultiHeadAttention(config, within("attn", linear), kind)
         self.sa_post_norm = norm() if config.post_norm else nn.Identity()
         self.mlp_norm = norm() if config.pre_norm else nn.Identity()
-        self.mlp = FeedForward(config, linear)
+        self.mlp = FeedForward(config, within("mlp", linear))
         self.mlp_post_norm = norm() if config.post_norm else nn.Identity()
 
     def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | PackedSequences | None = None) -> Tensor:
@@ -171,7 +177,10 @@ class TransformerDecoder(nn.Module):
         rope = partial(RotaryPositionalEmbeddings, c.rotary_dim or c.head_dim)
         self.rope = rope(c.rope_base, c.rope_scaling, c.max_seq_len)
         self.local_rope = rope(c.local_rope_base) if c.local_rope_base else self.rope
-        self.layers = nn.ModuleList(TransformerSelfAttentionLayer(c, linear, kind) for kind in c.layers)
+        self.layers = nn.ModuleList(
+            TransformerSelfAttentionLayer(c, within(f"layers.{number}", linear), kind)
+            for number, kind in enumerate(c.layers)
+        )
         self.norm = RMSNorm(c.embed_dim, c.norm_eps, c.norm_offset)
         if c.tie_word_embeddings:
             self.output = TiedOutput(self.tok_embeddings, c.logit_softcap)
@@ -189,9 +198,10 @@ class TransformerDecoder(nn.Module):
     ) -> Tensor:
         """Return the logits `[b, s, v]` of `tokens [b, s] int64`, with `skip_output` the final states `[b, s, d]`.
 
-        `input_pos [b or 1, s]` are the positions (default 0, 1, …, after what a KV cache holds); `mask` as in
-        `attention`. `seq_lens` are the lengths of the sequences that make up the one row of `tokens`: each is computed
-        as if it were alone. Raise ValueError for more positions than max_seq_len.
+        `input_pos [b or 1, s]` are the positions (default 0, 1, …); `mask` as in `attention`. `seq_lens` are the
+        lengths of the sequences that make up the one row of `tokens`: each is computed as if it were alone. Those that
+        go on where a KV cache ends are a `mask` of the kind `CachedSequences`. Raise ValueError for more positions than
+        max_seq_len.
         """
         rotations, mask = self.rotations(tokens, input_pos, mask, seq_lens)
         h = self.tok_embeddings(tokens)
@@ -220,18 +230,17 @@ class TransformerDecoder(nn.Module):
         seq_lens: Sequence[int] | None = None,
     ) -> tuple[dict[LayerKind, Rotation | None], Tensor | PackedSequences | None]:
         """Return the rotation for each kind of layer and the mask; the arguments are those of `forward`."""
-        s, cache, dtype = tokens.shape[1], self.layers[0].attn.kv_cache, self.tok_embeddings.weight.dtype
+        s, dtype = tokens.shape[1], self.tok_embeddings.weight.dtype
         if seq_lens is not None:
             mask = PackedSequences(seq_lens, tokens.device)
+        if isinstance(mask, PackedSequences):
             input_pos, lengths = mask.positions(), mask.lengths()
-            self._check_length(max(seq_lens))
+            self._check_length(mask.longest)
         else:
-            start = cache.length if cache is not None else 0
             if input_pos is None:
-                input_pos = torch.arange(start, start + s, device=tokens.device)[None]
-                self._check_length(start + s)
-            length = cache.max_seq_len if cache is not None else s  # fixed with a cache: its keys are rotated already
-            lengths = torch.full((1, 1), length, device=tokens.device)
+                input_pos = torch.arange(s, device=tokens.device)[None]
+                self._check_length(s)
+            lengths = torch.full((1, 1), s, device=tokens.device)
         full = local = self.rope(input_pos, dtype, lengths)
         if self.local_rope is not self.rope:
             local = self.local_rope(input_pos, dtype, lengths)
@@ -241,15 +250,13 @@ class TransformerDecoder(nn.Module):
         if length > self.config.max_seq_len:
             raise ValueError(f"{length} tokens exceed max_seq_len {self.config.max_seq_len}")
 
-    def setup_caches(self, batch_size: int, max_seq_len: int) -> None:
-        """Give every layer an empty KV cache for `max_seq_len` positions, in the dtype and device of the embedding."""
+    def setup_caches(self, num_slots: int, capacity: int) -> None:
+        """Give every layer an empty KV cache: so many sequences of so many positions, in the embedding's dtype."""
         weight, c = self.tok_embeddings.weight, self.config
         for layer in self.layers:
-            layer.attn.kv_cache = KVCache(
-                batch_size, max_seq_len, c.num_kv_heads, c.head_dim, weight.dtype, weight.device
-            )
+            layer.attn.kv_cache = KVCache(num_slots, capacity, c.num_kv_heads, c.head_dim, weight.dtype, weight.device)
 
     def delete_caches(self) -> None:
-        """Free the KV caches; the model then sees each sequence whole again."""
+        """Free the KV caches."""
         for layer in self.layers:
             layer.attn.kv_cache = None

@@ -1,4 +1,4 @@
-"""What `torch.optim` lacks: AdamW for bfloat16 weights and for state off the device, schedules with warm-up."""
+"""Additions to `torch.optim`: AdamW for bfloat16 weights and for state off the device, schedules with warm-up."""
 
 from torchtune_lite.optim.adamw import MasterAdamW, StochasticAdamW
 from torchtune_lite.optim.cpu_offload import CPUOffloadAdamW

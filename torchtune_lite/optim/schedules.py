@@ -83,7 +83,7 @@ def _with_warmup(
 ) -> LambdaLR:
     """Let the linear warm-up precede `factor`, a function of the steps done since it and the steps left."""
     if num_warmup_steps < 0:
-        raise ConfigError(f"lr_scheduler.num_warmup_steps: {num_warmup_steps} is less than 0, which is no warm-up")
+        raise ConfigError(f"lr_scheduler.num_warmup_steps: {num_warmup_steps} is less than 0; use 0 for no warm-up")
     if num_warmup_steps > num_training_steps:
         get_logger().warning(
             f"lr_scheduler.num_warmup_steps: {num_warmup_steps} is more than the "

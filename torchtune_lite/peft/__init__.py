@@ -16,6 +16,7 @@ from torchtune_lite.peft.nf4 import (
     storage,
     upcast_state_dict,
 )
+from torchtune_lite.peft.optimizer import adapter_optimizer
 
 __all__ = [
     "Adapter",
@@ -23,6 +24,7 @@ __all__ = [
     "FrozenNF4Linear",
     "LoRALinear",
     "adapter_modules",
+    "adapter_optimizer",
     "adapter_state",
     "adapters_off",
     "blank_parts",

@@ -1,4 +1,4 @@
-"""What an adapter is: a frozen projection with a trained change, known by what it can do, not by its class."""
+"""The adapter protocol: a frozen projection with a trained change, known by its methods, not by its class."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +16,9 @@ class Adapter(Protocol):
     members, and `from_linear(linear, …)` to put it on a projection; a model of any adapters is trained, saved and
     merged by them. It is known by its methods: from Python 3.12 on, `isinstance` does not find a module's parameters.
     """
+
+    def start_from(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Look at the weight `[out, in]` before it is quantised, and return what of it is to be the frozen one."""
 
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:
         """Make fresh trained parameters on the device of the weight, in its dtype unless another is given."""

@@ -44,7 +44,9 @@ def quantize(weight: Tensor) -> Tensor:
     beside the result. ValueError for a misfit in shape, and for NaN or infinity.
     """
     if not fits_nf4(weight.shape[1], weight.shape[0]):
-        raise ValueError(f"a weight of shape {tuple(weight.shape)} is no multiple of 16,384 values, which NF4 needs")
+        raise ValueError(
+            f"a weight of shape {tuple(weight.shape)} does not hold a multiple of 16,384 values, which NF4 needs"
+        )
     if weight.is_meta:
         return from_nf4_parts(weight.shape, blank_parts(weight.shape, weight.dtype))
     return from_nf4_parts(weight.shape, codec.encode(weight))

@@ -1,4 +1,4 @@
-"""What a run needs besides its model and data: dtype, seed, memory, schedules, metrics.
+"""The parts of a run besides its model and data: dtype, seed, memory, schedules, metrics.
 
 The checkpointers of `torchtune_lite.checkpoint` are here too, where torchtune's dotted paths put them.
 """
@@ -38,17 +38,17 @@ from torchtune_lite.training.metrics.loggers import (
 )
 from torchtune_lite.training.metrics.loss_curve import plot_loss_curve
 from torchtune_lite.training.metrics.meter import Meter
-from torchtune_lite.training.metrics.result_file import ResultFile
 from torchtune_lite.training.profiler import Profiler, setup_torch_profiler
 from torchtune_lite.training.progress import Progress, check_patience
 from torchtune_lite.training.run import Run
-from torchtune_lite.training.settings import RecipeSettings, TrainingSettings
+from torchtune_lite.training.settings import AnsweringSettings, RecipeSettings, TrainingSettings
 from torchtune_lite.training.signals import Signals, StopRequested
 from torchtune_lite.training.step import may_step
 from torchtune_lite.training.validation import mean_losses
 
 __all__ = [
     "AdaptedModel",
+    "AnsweringSettings",
     "Checkpoints",
     "DiskLogger",
     "FullModelHFCheckpointer",
@@ -64,7 +64,6 @@ __all__ = [
     "Profiler",
     "Progress",
     "RecipeSettings",
-    "ResultFile",
     "Run",
     "Schedule",
     "Signals",

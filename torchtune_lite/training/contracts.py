@@ -1,4 +1,4 @@
-"""What the fine-tuning recipes ask of the components that a user may bring: how they are called, what they return.
+"""The fine-tuning recipes' requirements on a user's components: their calls and their results.
 
 docs/components.md is the same in words. b batch, s sequence, d embed.
 """

@@ -1,4 +1,4 @@
-"""What a run computes in and draws from: the dtype and the random seed."""
+"""The dtype and the random seed of a run."""
 
 import random
 import secrets
@@ -34,7 +34,7 @@ def choose_dtype(dtype: str, device: torch.device) -> str:
         factor = slowdown(DTYPES[dtype])
         if factor > SLOW:
             log.warning(
-                f"dtype: {dtype} is emulated by this CPU, a product takes about {factor:.2g} times as long as in fp32; "
+                f"dtype: {dtype} is emulated by this CPU: a product takes about {factor:.2g} times as long as in fp32; "
                 "set dtype: fp32, or auto"
             )
     return dtype

@@ -1,4 +1,4 @@
-"""What happens to gradients between the loss and the optimizer step."""
+"""The gradients between the loss and the optimizer step."""
 
 import math
 from typing import Any

@@ -15,13 +15,15 @@ from torchtune_lite.utils import get_device, get_logger
 def build_model(cfg: RecipeSettings) -> tuple[Any, Any, TransformerDecoder]:
     """Build checkpointer, tokenizer and model; of the weights only the shapes, which `checkpointer.load` fills."""
     checkpointer = config.instantiate(cfg.checkpointer)
+    if cfg.dtype == "fp16":
+        checkpointer.check_fp16()
     tokenizer = config.instantiate(cfg.tokenizer, defaults=checkpointer.tokenizer_args)
     with torch.device("meta"):
         return checkpointer, tokenizer, config.instantiate(cfg.model, defaults=checkpointer.decoder_args)
 
 
 class Inference:
-    """What a recipe needs to ask a model: `build`, then the recipe checks its input, at last `load`."""
+    """Model and tokenizer of a recipe that prompts a model: `build`, then the recipe checks its input, then `load`."""
 
     def __init__(self, cfg: RecipeSettings) -> None:
         self.cfg, self.log = cfg, get_logger(cfg.log_level)
@@ -29,11 +31,23 @@ class Inference:
         self.dtype = get_dtype(choose_dtype(cfg.dtype, self.device), self.device)
 
     def build(self) -> tuple[Any, TransformerDecoder]:
-        """Build tokenizer and model, without weights, and check that they fit."""
+        """Build tokenizer and model, with the adapters that the checkpointer names, no weights; check that they fit."""
         self.checkpointer, tokenizer, self.model = build_model(self.cfg)
+        self.checkpointer.put_adapters(self.model)
         check_vocabulary(tokenizer, self.model.config.vocab_size)
         return tokenizer, self.model
 
     def load(self) -> None:
-        """Read the weights."""
+        """Read the weights; nothing is dropped out from here on."""
         self.checkpointer.load(self.model, device=self.device, dtype=self.dtype)
+        self.model.eval()
+
+    def positions(self, key: str, asked: int | None) -> int:
+        """Return the tokens of a sequence that the recipe's `key` asks for, None for as many as the model takes.
+
+        More than that are cut to it, with a line.
+        """
+        most = self.model.config.max_seq_len
+        if asked is not None and asked > most:
+            self.log.info("%s: %d is more than the model's %d positions, and cut to them", key, asked, most)
+        return most if asked is None else min(asked, most)

@@ -1,4 +1,4 @@
-"""Where a run is: what a checkpoint keeps of it besides weights, optimizer, schedule and random states."""
+"""The progress of a run, which a checkpoint keeps besides weights, optimizer, schedule and random states."""
 
 import math
 import secrets
@@ -37,9 +37,9 @@ class Progress:
     scaler: dict[str, Any] | None = None  # the state of fp16's loss scale; None: no scale
 
     def validated(self, val_loss: float, counts: bool = True) -> None:
-        """Note the validation of this step; one that is nan is no improvement.
+        """Note the validation of this step; one that is nan is not an improvement.
 
-        One that does not count, since it was made for a save alone, brings patience no nearer to its end.
+        One that does not count, since it was made for a save alone, does not count towards patience.
         """
         self.val_pending, self.val_step, self.val_loss = False, self.global_step, val_loss
         if math.isfinite(val_loss) and (self.best_val_loss is None or val_loss < self.best_val_loss):

@@ -27,7 +27,7 @@ class Records:
             self._log_file = LogFile(folder / f"rank_{world.rank}.log")
 
     def _open(self, cfg: TrainingSettings, progress: Progress) -> None:
-        self.claim = checkpoint.claim(self.output_dir)
+        self.claim = checkpoint.claim_output_dir(self.output_dir)
         config.save(cfg, self.output_dir)
         run_id = f"{self.claim.run_id}-{progress.start_id}"
         logger = config.instantiate(cfg.metric_logger, defaults={"run_id": run_id})

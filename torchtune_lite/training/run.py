@@ -43,6 +43,7 @@ from torchtune_lite.training.losses import summed_loss
 from torchtune_lite.training.memory.activations import set_activations
 from torchtune_lite.training.memory.usage import parameter_summary, storage_summary
 from torchtune_lite.training.metrics.meter import Meter
+from torchtune_lite.training.noise import add_neftune_noise
 from torchtune_lite.training.profiler import Profiler
 from torchtune_lite.training.progress import Progress, check_patience
 from torchtune_lite.training.records import Records
@@ -96,12 +97,13 @@ class Run:
         return model
 
     def prepare(self, model: TransformerDecoder, loss_fn: nn.Module) -> None:
-        """Make a model that has its weights compile, and keep or recompute activations, as the settings say."""
+        """Make a model that has its weights compile, keep or recompute activations and add noise, by the settings."""
         self.world.draw_apart(self.progress.seed)  # adapters, which are made with the weights, are the same in all
         if self.cfg.compile:
             compile_layers(model, self.device)
         self.log.info("%s; %s", parameter_summary(model), storage_summary(model))
         set_activations(model, self.cfg, self.data.train, loss_fn)
+        add_neftune_noise(model, self.cfg.neftune_noise_alpha)
 
     def start(
         self,
@@ -130,8 +132,8 @@ class Run:
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
         cfg.seed = progress.seed  # drawn, or that of the run that goes on
         self.records = Records(cfg, progress, self.world)  # nothing is written before it
-        how = {"background": cfg.enable_async_checkpointing, "verify": cfg.verify_saves}
-        self.checkpoints = Checkpoints(self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, **how)
+        saving = {"background": cfg.enable_async_checkpointing, "verify": cfg.verify_saves}
+        self.checkpoints = Checkpoints(self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, **saving)
         profiler = config.instantiate(cfg.profiler) or Profiler(cfg.profile, f"{self.output_dir}/profile")
         profiler = None if self.world.rank else profiler  # of the first process
         self.meter = Meter(model, self.data.train, self.device, cfg.log_peak_memory_stats, profiler, self.world)

@@ -1,4 +1,4 @@
-"""What a run trains on and validates with: its data sets as micro-batches, and the steps they make."""
+"""The training and validation data of a run: data sets as micro-batches, and the steps they make."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -19,15 +19,15 @@ class RunData:
         self, cfg: TrainingSettings, tokenizer: Any, vocab_size: int, seed: int, rank: int = 0, processes: int = 1
     ) -> None:
         self.accumulation = cfg.gradient_accumulation_steps
-        how = {key: getattr(cfg, key) for key in ("collate", "group_by_length", "num_workers")}
-        how |= {"pad_id": tokenizer.pad_id, "vocab_size": vocab_size, "seed": seed}
-        how |= {"rank": rank, "processes": processes}
+        options = {key: getattr(cfg, key) for key in ("collate", "group_by_length", "num_workers")}
+        options |= {"pad_id": tokenizer.pad_id, "vocab_size": vocab_size, "seed": seed}
+        options |= {"rank": rank, "processes": processes}
         dataset = datasets.concatenated(config.instantiate(cfg.dataset, tokenizer), cfg.dataset_weights)
-        self.train = make_batches(dataset, cfg.batch_size, shuffle=cfg.shuffle, **how)
+        self.train = make_batches(dataset, cfg.batch_size, shuffle=cfg.shuffle, **options)
         sets = datasets.validation_sets(config.instantiate(cfg.dataset_val, tokenizer))
         batch_size = cfg.batch_size_val or cfg.batch_size
         self.val: dict[str, AnyBatches] = {
-            name: make_batches(each, batch_size, shuffle=False, **how) for name, each in sets.items()
+            name: make_batches(each, batch_size, shuffle=False, **options) for name, each in sets.items()
         }
         self.steps_per_epoch = steps_per_epoch(self.train, self.accumulation, cfg.max_steps_per_epoch)
 

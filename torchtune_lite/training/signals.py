@@ -1,4 +1,4 @@
-"""What a signal asks of a run: to stop at the last step boundary, or (SIGUSR1) to save and go on."""
+"""Signals to a run: to stop at the last step boundary, or (SIGUSR1) to save and go on."""
 
 import signal
 import threading
@@ -14,7 +14,7 @@ SAVE = ("SIGUSR1",)  # Windows has neither this nor SIGHUP
 
 
 class StopRequested(Exception):  # noqa: N818 (no error)
-    """Leaves the loop at a poll."""
+    """Signals the end of the loop at a poll."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -23,8 +23,8 @@ class StopRequested(Exception):  # noqa: N818 (no error)
     def stopped(self, step: int, saved: Path | None) -> Stopped:
         """Make the end of the run, once it is `saved` (None: there is nothing to save)."""
         name = signal.Signals(self.signum).name
-        how = f"after step {step}; saved {saved}; continue with resume_from_checkpoint=True"
-        return Stopped(f"stopped by {name} {how if saved else 'before the first step; nothing to save'}", self.signum)
+        place = f"after step {step}; saved {saved}; continue with resume_from_checkpoint=True"
+        return Stopped(f"stopped by {name} {place if saved else 'before the first step; nothing to save'}", self.signum)
 
 
 class Signals:

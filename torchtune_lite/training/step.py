@@ -1,4 +1,4 @@
-"""What holds for every optimizer step."""
+"""Checks of every optimizer step."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -73,14 +73,14 @@ def may_step(progress: Progress, on_nonfinite: str, rows: Callable[[], str], **v
         )
         return False
     shown = " and ".join(f"{name} is {value}" for name, value in wrong.items())
-    what = f"step {progress.global_step + 1}: {shown} (rows: {rows()})"
+    problem = f"step {progress.global_step + 1}: {shown} (rows: {rows()})"
     progress.skipped_in_a_row += 1
     if on_nonfinite == "skip" and progress.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW:
-        get_logger().warning(f"{what}; the step is skipped, {progress.skipped_steps} in all")
+        get_logger().warning(f"{problem}; the step is skipped, {progress.skipped_steps} in all")
         return False
     if on_nonfinite == "skip":
-        what += f", {MAX_SKIPPED_IN_A_ROW} steps in a row"
+        problem += f", {MAX_SKIPPED_IN_A_ROW} steps in a row"
     raise NonFiniteError(
-        f"{what}; the weights and the last checkpoint are as before it. "
+        f"{problem}; the weights and the last checkpoint are as before it. "
         "Lower optimizer.lr, set clip_grad_norm, or look at these rows"
     )

@@ -1,4 +1,4 @@
-"""Which device a run uses: the one that was asked for, or an error."""
+"""The device of a run: the requested one, or an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which LoraConfig is taken for the adapters of a model: PEFT's own fields and meaning, and what no field may be."""
+"""LoraConfigs that fit the adapters of a model, by PEFT's own fields and meaning, and values that no field may have."""
 
 import dataclasses
 import json
@@ -14,8 +14,8 @@ from torchtune_lite.checkpoint.formats.adapter_config import (
     COMPARED,
     HARMLESS,
     _of_module,
-    adapter_config,
     config_misfits,
+    peft_config,
 )
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.models.llama import LLAMA
@@ -47,7 +47,7 @@ def model(hf_base):
 
 @pytest.fixture(scope="module")
 def config() -> dict:
-    """What PEFT writes for such a model."""
+    """The config that PEFT writes for such a model."""
     given = LoraConfig(r=4, lora_alpha=12, target_modules=["q_proj", "k_proj"], task_type="CAUSAL_LM")
     return json.loads(json.dumps(given.to_dict(), default=lambda value: sorted(value)))
 
@@ -56,7 +56,7 @@ def test_what_peft_and_we_write_is_taken(model, config, hf_base):
     assert config_misfits(config, model, HFLayout(LLAMA, model.config)) == []
     assert (
         config_misfits(
-            adapter_config(model, HFLayout(LLAMA, model.config), hf_base.dir), model, HFLayout(LLAMA, model.config)
+            peft_config(model, HFLayout(LLAMA, model.config), hf_base.dir), model, HFLayout(LLAMA, model.config)
         )
         == []
     )
@@ -64,7 +64,7 @@ def test_what_peft_and_we_write_is_taken(model, config, hf_base):
 
 @pytest.mark.parametrize("field", sorted(FIELDS | EARLIER_FIELDS | {"a_field_of_a_later_version"}))
 def test_a_field_is_compared_harmless_or_off(model, config, field):
-    """Whatever a field holds: a value that is not known to be harmless is refused by the field's name."""
+    """Any value of a field that is not known to be harmless is refused, naming the field."""
     harmless = [value for value in ODD if field in HARMLESS or value in ALLOWED.get(field, ())]
     if field not in COMPARED | {"peft_type"}:
         harmless += [None, False, "", [], {}]
@@ -79,7 +79,7 @@ def test_a_field_is_compared_harmless_or_off(model, config, field):
 
 
 def test_every_field_of_peft_has_been_thought_of():
-    """The lists name nothing that PEFT does not have, so that a typo in them opens no gap."""
+    """The lists name only fields that PEFT has, so that a typo in them opens no gap."""
     assert HARMLESS | COMPARED | ALLOWED.keys() <= FIELDS | EARLIER_FIELDS
     assert not HARMLESS & COMPARED and not (HARMLESS | COMPARED) & ALLOWED.keys()
 

@@ -51,7 +51,7 @@ def test_a_folder_is_read_by_its_index_else_by_what_it_holds(tmp_path: Path):
     ],
 )
 def test_a_single_file_beside_an_index_is_refused_unless_it_is_the_one(tmp_path: Path, single, name, shards):
-    """transformers reads the single file, the index names others: which is the model, the user knows."""
+    """transformers reads the single file, the index names others; only the user knows which is the model."""
     make(tmp_path, *{single, *shards})
     index(tmp_path, *shards, name=name)
     with pytest.raises(CheckpointError, match=f"has {single} beside {name}, of which transformers reads the first"):

@@ -69,7 +69,7 @@ def test_torch_files_are_read_and_come_out_as_safetensors(hf_base, build, logits
 
 @pytest.mark.parametrize("other", ["extra.safetensors", "pytorch_model.bin"])
 def test_one_of_several_files_is_not_saved_under_the_name_of_the_whole(hf_base, build, logits, tmp_path: Path, other):
-    """transformers would take model.safetensors for the model, in spite of the index."""
+    """transformers would read model.safetensors as the model, despite the index."""
     shutil.copytree(hf_base.dir, tmp_path / "base")
     weights = load_file(hf_base.dir / "model.safetensors")
     head = {"lm_head.weight": weights.pop("lm_head.weight")}

@@ -23,7 +23,7 @@ NAMES = {
 
 
 def interleave(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Moves row i of a head's first half to row 2i and of its second half to row 2i + 1, one row at a time."""
+    """Move row i of a head's first half to row 2i and of its second half to row 2i + 1, one row at a time."""
     rows, width = torch.empty_like(weight), len(weight) // num_heads
     for head in range(num_heads):
         for i in range(width // 2):
@@ -33,7 +33,7 @@ def interleave(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 
 def write_meta(folder: Path, hf_base, k_heads: int = 2, **params) -> Path:
-    """Writes the base as Meta would; `k_heads` other than the model's two makes a wrong file."""
+    """Write the base as Meta would; `k_heads` other than the model's two makes a wrong file."""
     folder.mkdir()
     state = {}
     for name, weight in hf_base.model.state_dict().items():

@@ -107,8 +107,8 @@ def test_mode_follows_the_umask_and_nothing_is_overwritten(tmp_path: Path):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git-lfs pointer"),
         (b"<!DOCTYPE html><html>403</html>", "web page"),
         (b"PK\x03\x04" + bytes(100), "PyTorch file"),
-        (b"\xff" * 8 + b"{}", "is no safetensors file, or damaged in its header \\(header too large\\)"),
-        (b"{}", "x.safetensors: is no safetensors file"),
+        (b"\xff" * 8 + b"{}", "is not a safetensors file, or its header is damaged \\(header too large\\)"),
+        (b"{}", "x.safetensors: is not a safetensors file"),
     ],
 )
 def test_a_file_that_is_something_else(tmp_path: Path, content: bytes, message: str):

@@ -24,9 +24,9 @@ class Payload:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: torch.save({"x": Payload()}, path), "needs code to be run"),
-        (lambda path: torch.save({"model": TENSORS}, path), "no plain dictionary"),
-        (lambda path: torch.save([torch.zeros(1)], path), "no plain dictionary"),
+        (lambda path: torch.save({"x": Payload()}, path), "would run code"),
+        (lambda path: torch.save({"model": TENSORS}, path), "not a plain dictionary"),
+        (lambda path: torch.save([torch.zeros(1)], path), "not a plain dictionary"),
         (lambda path: torch.save(TENSORS, path, _use_new_zipfile_serialization=False), "version 1.6"),
         (lambda path: path.write_bytes(b""), "is empty"),
         (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "git-lfs pointer"),

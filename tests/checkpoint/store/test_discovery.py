@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoint.little_run import run
-from torchtune_lite.checkpoint import claim, latest, publish, resume_folder, verify
+from torchtune_lite.checkpoint import claim_output_dir, latest, newest, publish, read_best, resume_folder, verify
+from torchtune_lite.checkpoint.store.discovery import BEST
 from torchtune_lite.errors import CheckpointError, ConfigError
 
 
@@ -46,7 +47,7 @@ def test_what_cannot_be_verified_is_used_where_nothing_can(tmp_path: Path, caplo
     for step in (1, 2):
         by_hand(tmp_path / f"step_{step}", step)
     assert latest(tmp_path) == tmp_path / "step_2"
-    assert len(caplog.messages) == 1 and "step_2 has no MANIFEST.json, so whether it is whole" in caplog.text
+    assert len(caplog.messages) == 1 and "step_2 has no MANIFEST.json, so it cannot be verified" in caplog.text
 
 
 def test_checkpoints_of_which_none_will_do_are_an_error(tmp_path: Path):
@@ -81,7 +82,7 @@ def test_what_resume_from_checkpoint_means(tmp_path: Path, caplog):
     assert resume_folder(tmp_path / "new", str(out / "epoch_0")) == out / "epoch_0"
     with pytest.raises(ConfigError, match="holds another run .epoch_0.*resume_from_checkpoint: True"):
         resume_folder(out, False)
-    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+    with pytest.raises(CheckpointError, match="not a checkpoint folder"):
         resume_folder(tmp_path / "new", str(tmp_path))
 
 
@@ -93,5 +94,29 @@ def test_a_named_checkpoint_must_not_have_later_ones_in_its_way(tmp_path: Path):
     shutil.copytree(tmp_path / "run" / "step_2", tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="holds step_1, step_2, which would be in the way"):
         resume_folder(tmp_path / "run", str(tmp_path / "elsewhere"))
-    with claim(tmp_path / "new"):
+    with claim_output_dir(tmp_path / "new"):
         assert resume_folder(tmp_path / "new", str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
+
+
+def test_the_newest_whole_checkpoint_is_taken_to_be_used(tmp_path: Path, caplog):
+    assert newest(tmp_path) is None
+    for step in (1, 2, 30):
+        with publish(tmp_path / f"step_{step}", step=step) as draft:
+            (draft / "weights").write_bytes(b"12345678")
+    (tmp_path / "step_30/weights").write_bytes(b"1234")  # cut off
+    assert newest(tmp_path) == tmp_path / "step_2"
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith(f"{tmp_path}/step_30 is damaged: weights is")
+    assert caplog.messages[0].endswith("; taking step_2 instead")
+    for step in (1, 2):
+        (tmp_path / f"step_{step}/weights").unlink()
+    with pytest.raises(CheckpointError, match="^no checkpoint in .* is whole: .*step_30 is damaged.*step_1 is damaged"):
+        newest(tmp_path)
+    by_hand(tmp_path / "step_0", 0)
+    assert newest(tmp_path) == tmp_path / "step_0"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"checkpoint": "gone", "val_loss": 1}', '{"val_loss": NaN}'])
+def test_a_best_checkpoint_that_is_none_is_no_error(tmp_path: Path, content):
+    assert read_best(tmp_path) == {}
+    (tmp_path / BEST).write_text(content)
+    assert read_best(tmp_path) == {}

@@ -30,7 +30,7 @@ def test_a_damaged_checkpoint_is_passed_over_or_refused_by_name(two_checkpoints:
 
 
 def test_the_sweep_finds_a_damage_that_is_not_noticed(two_checkpoints: Path, monkeypatch):
-    """Negative control: where only sizes are compared."""
+    """Negative control: comparing only sizes."""
     monkeypatch.setattr(discovery, "verify", partial(verify, quick=True))
     with pytest.raises(AssertionError, match="1.safetensors: first bit"):
         corruption.sweep(two_checkpoints / "step_2", two_checkpoints / "step_1", "1.safetensors")

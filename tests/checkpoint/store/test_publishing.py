@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchtune_lite.checkpoint import claim, publish, published, retain, verify
+from torchtune_lite.checkpoint import claim_output_dir, publish, published, retain, verify
 from torchtune_lite.checkpoint.formats.files import write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.formats.weights import Weight
@@ -78,7 +78,7 @@ def test_a_checkpoint_that_cannot_be_verified_is_moved_aside(tmp_path: Path, cap
     verify(tmp_path / "epoch_0")
     assert (tmp_path / "epoch_0.unverified-2" / "weights").stat().st_size == 10
     assert caplog.messages[1] == (
-        f"{tmp_path}/epoch_0 is written anew, what was there is now epoch_0.unverified-2: {tmp_path}/epoch_0 is "
+        f"{tmp_path}/epoch_0 is written again; the old folder is now epoch_0.unverified-2: {tmp_path}/epoch_0 is "
         "damaged: weights is truncated: 10 bytes, 1,000 were written"
     )
     assert published(tmp_path) == [tmp_path / "epoch_0"]
@@ -124,7 +124,7 @@ def test_too_little_space_is_known_before_anything_is_written(tmp_path: Path, mo
 
 
 def fill(output_dir: Path, weight: Weight, num_bytes: int) -> None:
-    """Saves step_1, which fits, and then step_2, which must not."""
+    """Save step_1, which fits, and then step_2, which must not."""
     make(output_dir / "step_1", step=1)
     refusal = pytest.raises(SaveError, match="step_2 was not saved: (No space left|File too large|it needs)")
     with refusal as error, publish(output_dir / "step_2", step=2, num_bytes=num_bytes) as draft:
@@ -162,7 +162,7 @@ def names(output_dir: Path) -> set[str]:
 
 
 def test_the_newest_by_number_are_kept(tmp_path: Path):
-    with claim(tmp_path):
+    with claim_output_dir(tmp_path):
         for name, step in (("step_9", 9), ("step_10", 10), ("step_100", 100), ("epoch_0", 50)):
             make(tmp_path / name, step)
         retain(tmp_path, None)
@@ -176,9 +176,9 @@ def test_the_newest_by_number_are_kept(tmp_path: Path):
 
 
 def test_what_is_not_this_runs_own_and_whole_is_not_touched(tmp_path: Path):
-    with claim(tmp_path / "other"):
+    with claim_output_dir(tmp_path / "other"):
         other = make(tmp_path / "other" / "step_1", 1)
-    with claim(tmp_path / "run"):
+    with claim_output_dir(tmp_path / "run"):
         shutil.copytree(other, tmp_path / "run" / "step_1")
         (tmp_path / "run" / "step_2").mkdir()  # by hand
         make(tmp_path / "run" / "step_3")  # without a step: no checkpoint of a run
@@ -198,5 +198,5 @@ def test_a_checkpoint_that_cannot_be_removed_is_a_warning(tmp_path: Path, monkey
     monkeypatch.setattr(disk, "rename", refuse)
     retain(tmp_path, 1)
     assert caplog.messages == [
-        f"{tmp_path}/step_1 was to be removed (keep_last_n_checkpoints) and stays: Permission denied"
+        f"{tmp_path}/step_1 cannot be removed (keep_last_n_checkpoints) and stays: Permission denied"
     ]

@@ -194,8 +194,8 @@ def test_what_is_installed_in_an_environment_in_the_working_directory_is_not_the
         (3, "3 is not a dotted path"),
         ("torch.optim.AdamWW", r"cannot find 'AdamWW' in torch.optim; did you mean 'AdamW'\?"),
         ("own_rows.row", r"cannot find 'row' in own_rows; did you mean 'rows'\? \(it has: Rows, rows, ten\)"),
-        ("own_rows.Rows.all", "'own_rows.Rows.all' is within an object; name a class or function of a module"),
-        ("own_rows.Rows.mro", "'own_rows.Rows.mro' is within an object; name a class or function of a module"),
+        ("own_rows.Rows.all", "'own_rows.Rows.all' is an attribute of an object; name a class or function of a module"),
+        ("own_rows.Rows.mro", "'own_rows.Rows.mro' is an attribute of an object; name a class or function of a module"),
         ("own_rows.number", "'own_rows.number' is neither a class nor a function"),
     ],
 )

@@ -89,7 +89,7 @@ def test_nothing_but_builders_can_be_reached_below_the_packages_that_are_known(f
 def test_what_is_reached_is_what_the_registry_offers(found):
     offered = {f"{module}.{name}" for module, names in registry.COMPONENTS.items() for name in names}
     modules = {name: module for name, module in sys.modules.items() if name.startswith("torchtune_lite.models.")}
-    families = {f"{name}.{each}" for name, module in modules.items() for each in registry.offered(module)}
+    families = {f"{name}.{each}" for name, module in modules.items() for each in registry.offered_names(module)}
     assert {path for path in found if path.startswith("torchtune_lite.")} == offered | families
     assert {"torchtune_lite.models.llama2.qlora_llama2_7b", "torchtune_lite.models.qwen3.lora_qwen3"} <= families
 

@@ -10,13 +10,13 @@ from torchtune_lite.errors import ConfigError
 
 @pytest.fixture(autouse=True)
 def fresh(folder, monkeypatch):
-    """Nothing is allowed but what always is."""
+    """Only the components that are always allowed."""
     monkeypatch.delenv(trust.VARIABLE, raising=False)
 
 
 @pytest.fixture
 def write(monkeypatch):
-    """Writes an empty module into a folder, which joins the module search path for the rest of the test."""
+    """Write an empty module into a folder, which joins the module search path for the rest of the test."""
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def write(folder, name):

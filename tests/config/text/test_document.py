@@ -37,7 +37,10 @@ def test_each_key_knows_its_line_and_an_unknown_one_that_of_the_key_above(folder
         ("a: {n: 00004}\n", "my.yaml:1: YAML reads 00004 as another number"),
         (b"a: \xff\n", "my.yaml: byte 3 is not UTF-8"),
         ("a: \x00\n", "my.yaml: "),
-        ("a: !!python/object/apply:os.system [ls]\n", "my.yaml:1:4: the tag !!python/object/apply:os.system makes no"),
+        (
+            "a: !!python/object/apply:os.system [ls]\n",
+            "my.yaml:1:4: the tag !!python/object/apply:os.system does not make",
+        ),
         ("a: ${b\n", "my.yaml: "),
         ("a: " + "[" * 3000 + "]" * 3000, "my.yaml: nested too deeply"),
     ],

@@ -103,7 +103,7 @@ def test_what_any_of_the_files_refers_to_is_the_users_own(write):
         ({"my": "include: my.yaml\n"}, "my.yaml:1: 'include': my.yaml includes itself"),
         (
             {"my": "include: a.yaml\n", "a": "include: b.yaml\n", "b": "x: 1\ninclude: a.yaml\n"},
-            "b.yaml:2: 'include': a.yaml includes itself, by way of b",
+            "b.yaml:2: 'include': a.yaml includes itself through b",
         ),
         ({"my": "include: /etc/x.yaml\n"}, "my.yaml:1: 'include': /etc/x.yaml is hidden, or lies neither beside"),
         ({"my": "include: ../x.yaml\n"}, "my.yaml:1: 'include': ../x.yaml is hidden, or lies neither beside"),

@@ -37,7 +37,7 @@ def test_every_failing_reference_is_listed_with_its_line():
         {"output_dir": "x", "a": "${output_dirr}", "b": {"c": "${oc.env:NO_SUCH_VARIABLE}"}, "d": "???"},
         {("a",): "my.yaml:2", ("b", "c"): "my.yaml:4"},
     )
-    assert problems[0] == "my.yaml:2: 'a' refers to '${output_dirr}', which is no key; did you mean 'output_dir'?"
+    assert problems[0] == "my.yaml:2: 'a' refers to '${output_dirr}', which is not a key; did you mean 'output_dir'?"
     assert problems[1].startswith("my.yaml:4: 'b.c': the variable NO_SUCH_VARIABLE is not set")
     assert problems[2] == "my.yaml: 'd' has no value yet; set d=..."
 
@@ -79,7 +79,7 @@ def test_an_asset_is_a_path_inside_the_package(tmp_path, monkeypatch):
     "text", ["${oc.env:MY_TOKEN}", "run of ${oc.env:MY_TOKEN,nobody}", "${oc.env:${name}}", "${oc.env:DB}"]
 )
 def test_a_secret_of_the_environment_does_not_get_into_a_config(text, monkeypatch):
-    """By its name, set or not, or by what it holds."""
+    """A secret is recognised by its name, set or not, or by its value."""
     monkeypatch.setenv("DB", "postgres://me:pass@host/rows")
     problems, values = resolve({"name": "MY_TOKEN", "notes": text}, {("notes",): "my.yaml:2"})
     name = "DB" if "DB" in text else "MY_TOKEN"

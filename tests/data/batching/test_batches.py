@@ -29,7 +29,7 @@ def batches(length=7, batch_size=3, *, seed=0, shuffle=False, collate="padded", 
 
 
 def order(epoch):
-    """The samples in the order they come: the first token of a sample is its number."""
+    """The order of the samples: the first token of a sample is its number."""
     return [int(token) for batch in epoch for token in batch["tokens"][:, 0]]
 
 
@@ -200,7 +200,7 @@ def test_tells_the_share_of_time_that_went_on_waiting(monkeypatch):
 
 
 class Drawn(Packed):
-    """A mixture of which an epoch is another part each time."""
+    """A mixture of which each epoch takes another part."""
 
     def order(self, seed, epoch, shuffle):
         return [i for i in range(7) if i != epoch % 7]

@@ -1,4 +1,4 @@
-"""What a run's data are known by: a change of any row is noticed, and the same rows are the same wherever they lie."""
+"""Fingerprints of data: any changed row changes them, and moving the files does not."""
 
 import csv
 import gzip
@@ -33,7 +33,7 @@ def texts(changed: int | None = None) -> list[dict[str, str]]:
 
 
 def write(path: Path, rows: list[dict[str, str]], other_form: bool = False) -> Path:
-    """Writes rows in the form that the name says; `other_form` packs the same content in another way."""
+    """Write rows in the form given by the name; `other_form` packs the same content in another way."""
     path.parent.mkdir(exist_ok=True)
     name = path.name.removesuffix(".gz")
     lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -132,7 +132,7 @@ def test_of_several_data_sets_it_is_known_which_one_was_changed(tmp_path):
 
 
 class OnesOwn:
-    """A data set of the user's own, of tensors."""
+    """A user's own data set, of tensors."""
 
     def __init__(self, count, changed=None):
         self.count, self.changed = count, changed
@@ -146,7 +146,7 @@ class OnesOwn:
 
 
 class Broken(OnesOwn):
-    """One of which the fourth sample is not what a data set must give."""
+    """A data set whose fourth sample is malformed."""
 
     def __getitem__(self, i):
         return super().__getitem__(i) if i != 3 else ([1, 2], [2, -100])

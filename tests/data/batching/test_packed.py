@@ -10,7 +10,7 @@ from torchtune_lite.errors import ConfigError
 
 
 class Texts:
-    """Sample i has `lengths[i]` tokens, 100 i and on, all in the loss; notes which are made."""
+    """Sample i has `lengths[i]` tokens, from 100 i on, all in the loss; the data set notes which are made."""
 
     def __init__(self, *lengths):
         self.lengths_, self.made = lengths, []

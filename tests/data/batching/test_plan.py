@@ -44,7 +44,7 @@ def test_best_fit_takes_the_longest_first_where_the_least_room_is_left():
 
 
 def test_packs_of_many_short_samples_are_full():
-    """Lengths as those of Alpaca: a mean of about 140, a few of up to the whole pack."""
+    """Lengths like Alpaca's: a mean of about 140, and a few up to the whole pack."""
     rng = Random(0)
     lengths = [min(512, int(rng.lognormvariate(4.7, 0.7))) for _ in range(5000)]
     packs = plan.best_fit(range(5000), lengths, 512)
@@ -66,7 +66,7 @@ def test_a_plan_of_a_draw_is_made_as_long_as_another():
 @settings(max_examples=200, derandomize=True, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 50))
 def test_the_first_of_the_largest_is_halved_in_its_place(sizes, count):
-    """An epoch that is drawn again must be the one that an older checkpoint stopped in."""
+    """Drawing an epoch again must give the one in which an older checkpoint stopped."""
     batches = expected = [[(number, i) for i in range(size)] for number, size in enumerate(sizes)]
     expected = expected[:count]
     while len(expected) < count:

@@ -113,7 +113,7 @@ def test_a_stream_is_known_by_what_is_in_its_files_however_packed(files, tmp_pat
         found.append(stream(f"{tmp_path}/*.gz").fingerprint()["rows"][0][1])
     assert found[0] == found[1] == stream(files).fingerprint()["rows"][0][1]
     (tmp_path / "2.jsonl.gz").write_bytes(b"no gzip")
-    with pytest.raises(DataError, match="2.jsonl.gz is no whole gzip file"):
+    with pytest.raises(DataError, match="2.jsonl.gz is not a complete gzip file"):
         stream(f"{tmp_path}/*.gz").fingerprint()
 
 
@@ -135,7 +135,7 @@ def test_a_part_of_a_split_is_no_stream(files):
 
 
 def test_a_data_set_of_the_hub_is_read_some_rows_at_a_time(monkeypatch, log_lines):
-    """With an iterable of `datasets`' interface; `benchmarks` and users have the real one."""
+    """With an iterable that has the interface of `datasets`; `benchmarks` and users have the real one."""
     monkeypatch.setattr(streams, "PART", 4)
 
     class Iterable:

@@ -98,7 +98,7 @@ def test_a_process_ends_whose_workers_are_not_done():
 
 @pytest.fixture
 def spawning(monkeypatch):
-    """Has workers start as on a Mac: a new process, which is sent what it needs."""
+    """Make workers start as on a Mac: as new processes that are sent their data."""
     monkeypatch.setattr(workers, "sys", SimpleNamespace(platform="darwin"))
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method("spawn", force=True)

@@ -55,7 +55,7 @@ def test_reads_rows_by_their_number(tmp_path, monkeypatch, log_lines, write, rea
 def test_a_file_of_another_kind_or_without_rows(tmp_path, read):
     for content in (b"", b"PAR1", b"hello, world" * 99):
         (tmp_path / "x").write_bytes(content)
-        with pytest.raises(DataError, match="x: no (Parquet|Arrow) file") as error:
+        with pytest.raises(DataError, match="x: not (a readable Parquet|an Arrow) file") as error:
             read(tmp_path / "x")
         assert "\n" not in str(error.value)
     pq.write_table(TABLE[:0], tmp_path / "x")

@@ -53,7 +53,7 @@ class Counted(bytes):
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\nb\n\nc"])
 def test_a_long_line_costs_its_length(tmp_path, monkeypatch, end):
-    """Joined chunk by chunk, a line of twice the chunks would be four times the copying."""
+    """If joined chunk by chunk, a line of twice the chunks would be copied four times as much."""
     (tmp_path / "x").write_bytes(b"a" * 6400 + end)
     file, chunks, copied = ByteFile(tmp_path / "x"), ByteFile.chunks, []
     for size in (200, 100, 50):
@@ -97,7 +97,7 @@ def test_few_of_many_files_are_open_at_a_time(tmp_path):
 )  # the bytes hold the time, which a name must not
 def test_a_gzip_file_that_is_not_whole(tmp_path, packed):
     (tmp_path / "x.gz").write_bytes(packed)
-    with pytest.raises(DataError, match="x.gz is no whole gzip file .*; fetch or pack it again"):
+    with pytest.raises(DataError, match="x.gz is not a complete gzip file .*; fetch or pack it again"):
         ByteFile(tmp_path / "x.gz")
 
 

@@ -75,8 +75,8 @@ def test_a_long_value(tmp_path):
     [
         ("a,b\n1\n", "x.csv:2: 1 value for the 2 columns of the first line; quote a value"),
         ("a,b\n1,2\n1,2,3\n", "x.csv:3: 3 values"),
-        ('a,b\n1,2\n"open,2\n3,4\n', "x.csv:3: the record that starts here is no valid CSV .unexpected end"),
-        ('a,b\n"1"x,2\n', "x.csv:2: the record that starts here is no valid CSV"),
+        ('a,b\n1,2\n"open,2\n3,4\n', "x.csv:3: the record that starts here is not valid CSV .unexpected end"),
+        ('a,b\n"1"x,2\n', "x.csv:2: the record that starts here is not valid CSV"),
         ("a,b,a\n1,2,3\n", "x.csv:1: two columns are called a; rename one"),
     ],
 )

@@ -119,6 +119,6 @@ def test_rows_of_lines_can_be_sent_to_another_process(tmp_path):
 def test_a_large_array_gets_a_warning(tmp_path, monkeypatch, log_lines):
     monkeypatch.setattr(json_files, "LARGE_ARRAY", 8)
     read(tmp_path / "x.json", json.dumps(ROWS))
-    assert "of one array, read into memory whole; one object a line is not" in log_lines[0]
+    assert "is read into memory whole; one object a line is not" in log_lines[0]
     read(tmp_path / "x.jsonl", "\n".join(map(json.dumps, ROWS)))
     assert len(log_lines) == 1

@@ -21,7 +21,7 @@ def test_a_table_is_read_as_its_rows(form, indent, tmp_path, log_lines):
     path.write_text(json.dumps(FORMS[form], indent=indent))
     rows = json_rows(path)
     assert [rows[i] for i in range(len(rows))] == ROWS
-    assert rows.where(1) == f"{path}[1]" and log_lines == [f"{path}: one table, read as its 3 rows"]
+    assert rows.where(1) == f"{path}[1]" and log_lines == [f"{path}: one table, read as 3 rows"]
 
 
 def test_columns_may_hold_anything_and_rows_any_number():

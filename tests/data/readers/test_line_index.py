@@ -9,7 +9,7 @@ from torchtune_lite.errors import DataError
 
 @pytest.fixture(params=[2**24, 1, 3, 7], ids="chunks of {}".format)
 def index(request, tmp_path, monkeypatch):
-    """Makes the index of a file that is read in chunks of some size."""
+    """Return the index of a file that is read in chunks of some size."""
     chunks = ByteFile.chunks
     monkeypatch.setattr(ByteFile, "chunks", lambda file: chunks(file, request.param))
 

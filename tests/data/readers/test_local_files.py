@@ -14,7 +14,7 @@ def read(patterns, kind=None, field=None):
 
 @pytest.fixture
 def files(folder):
-    """Writes files, by name, with their content."""
+    """Write files, by name, with their content."""
 
     def write(**contents):
         for name, content in contents.items():
@@ -70,7 +70,7 @@ def test_what_datasets_saved_to_disk(folder):
     (folder / "saved/cache-1.arrow").write_text("")
     assert read("saved") == read("saved", "arrow") == [{"n": 0}, {"n": 1}]
     (folder / "saved/state.json").write_text("{")
-    with pytest.raises(DataError, match="state.json is no JSON"):
+    with pytest.raises(DataError, match="state.json is not JSON"):
         read("saved")
 
 

@@ -124,7 +124,7 @@ def test_says_what_is_wrong_with_a_source(jsonl, tmp_path, monkeypatch, given, m
 
 def test_a_hub_name_needs_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match="'tatsu-lab/alpaca' is no local file, .* pip install datasets"):
+    with pytest.raises(DataError, match="'tatsu-lab/alpaca' is not a local file, .* pip install datasets"):
         load_rows("tatsu-lab/alpaca")
 
 

@@ -34,7 +34,7 @@ CHANGED = {"qwen3": set(CHATS) - {"one answer"}, "mistral_v0_3": {"a system prom
 
 
 def samples(tokenizer, chat, given=DATE):
-    """The samples that are made of a conversation, as (turns, tokens, mask)."""
+    """The samples made from a conversation, as (turns, tokens, mask)."""
     row = {"messages": chat, "chat_template_kwargs": given}
     made = tokenizer.expanded(OpenAIToMessages()(row))
     tokenized = [tokenizer(sample) for sample in made]
@@ -44,7 +44,7 @@ def samples(tokenizer, chat, given=DATE):
 
 
 def only_last(mask):
-    """Leaves the loss on the last run of tokens that have one."""
+    """Leave the loss on the last run of tokens that have one."""
     end = max(i for i, masked in enumerate(mask) if not masked)
     start = max([i for i in range(end) if mask[i]], default=-1) + 1
     return [masked or i < start for i, masked in enumerate(mask)]
@@ -53,7 +53,7 @@ def only_last(mask):
 @pytest.mark.parametrize("kind", ["bytelevel", "spm"])
 @pytest.mark.parametrize("style", LOOKALIKES)
 def test_samples_are_those_of_transformers_each_as_the_model_is_asked(style, kind, tmp_path):
-    """One for the whole where nothing changes; else one for each answer, which ends with it."""
+    """One sample for the whole if nothing changes; otherwise one for each answer, ending with it."""
     folder = write_folder(tmp_path, kind, plain(LOOKALIKES[style]))
     ours, theirs = load_tokenizer(folder, prompt_template="chat_template"), AutoTokenizer.from_pretrained(folder)
     refused = 0

@@ -72,7 +72,7 @@ def by_transformers(tokenizer, conversation, template, **options):
 @pytest.mark.parametrize("style", TEMPLATES)
 @pytest.mark.parametrize("kind", ["bytelevel", "metaspace", "llama_json", "spm", "spm_legacy"])
 def test_tokens_and_mask_are_those_of_transformers(kind, style, tmp_path):
-    """The template as it is found gives the mask that transformers finds by the marks in another one."""
+    """The plain template gives the mask that transformers finds by the marks in the marked one."""
     folder = write_folder(tmp_path, kind, plain(TEMPLATES[style]))
     ours = load_tokenizer(folder, prompt_template="chat_template")
     theirs = AutoTokenizer.from_pretrained(folder)
@@ -155,7 +155,7 @@ def test_a_message_has_a_loss_unless_it_is_masked(mark, unmasked, expected, tmp_
 
 @pytest.mark.parametrize("mark", [plain, marked])
 def test_turns_that_are_cut_off_are_not_written_again(mark, tmp_path, monkeypatch):
-    """Each answer takes a rendering of all turns before it: of a long conversation, only those that are kept."""
+    """Each answer takes a rendering of all turns before it: in a long conversation, only the turns that are kept."""
     tokenizer = load_tokenizer(write_folder(tmp_path, "bytelevel", mark(TEMPLATES["chatml"])), 60, "chat_template")
     rendered, render = [], ChatTemplate.write
     monkeypatch.setattr(
@@ -232,7 +232,7 @@ def test_a_template_that_is_a_link_to_a_file_elsewhere_is_not_read(tmp_path):
     ],
 )
 def test_a_template_cannot_reach_what_it_is_not_given(source, folder):
-    """An error in a line, or nothing, which is how the sandbox answers what it hides."""
+    """A one-line error, or nothing, which is the sandbox's answer to hidden attributes."""
     try:
         assert ChatTemplate(source, {}).render([Message("user", "a")]) == ""
     except DataError as error:
@@ -328,11 +328,11 @@ REFUSED = {
     },
     ("mistral", "two questions with tools"): r"writes messages\[1\] differently once more turns follow",
 }
-"""What transformers takes and this library does not, and what it says."""
+"""Inputs that transformers takes and this library refuses, with the messages."""
 OTHERWISE = {(style, row) for style in TOOL_TEMPLATES for row in ("parts", "developer")} - {
     *(("llama3", "developer"), ("mistral", "developer"), ("parts", "parts"))
 }
-"""Where the template takes no list, which is joined, or does not know the role, which is system."""
+"""A list is joined if the template takes none, and an unknown role becomes system."""
 
 
 def as_transformers_has_it(tokenizer, row, template, **options):
@@ -454,7 +454,7 @@ def test_the_date_is_the_clocks_the_runs_or_the_configs(tmp_path):
 
 @pytest.mark.parametrize("style", ["llama3", "chatml", "gemma", "zephyr"])
 def test_an_answer_that_opens_the_conversation_is_in_the_loss_from_its_first_word(style, tmp_path):
-    """Also where the template cannot write a conversation without a turn."""
+    """Even if the template cannot write a conversation without a turn."""
     source = TEMPLATES[style].replace("{% for m in messages %}", "{{ messages[0].content[:0] }}{% for m in messages %}")
     folder = write_folder(tmp_path, "bytelevel", plain(source))
     ours, theirs = load_tokenizer(folder, prompt_template="chat_template"), AutoTokenizer.from_pretrained(folder)

@@ -14,6 +14,7 @@ from torchtune_lite.data import (
     PromptTemplate,
     QuestionAnswerTemplate,
     SentencePieceTokenizer,
+    load_tokenizer,
     padded_collate_sft,
 )
 from torchtune_lite.data.labels import shifted_labels
@@ -35,6 +36,28 @@ def test_text_is_encoded_as_transformers_does(kind, tmp_path):
     assert ours.vocab_size == len(theirs) and ours.bos_id == 1 and ours.eos_id == 2
 
 
+BOS_FIRST = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+}
+
+
+@pytest.mark.parametrize("kind", ["bytelevel", "llama_json", "spm"])
+@pytest.mark.parametrize("said", [True, False])
+def test_bos_stands_before_a_text_where_transformers_puts_it(said, kind, tmp_path):
+    """A tokenizer.json says so itself, a SentencePiece model in the file beside it."""
+    folder = write_folder(tmp_path, kind, add_bos_token=said if kind == "spm" else not said)
+    if kind != "spm":
+        content = json.loads((folder / "tokenizer.json").read_text())
+        (folder / "tokenizer.json").write_text(json.dumps(content | {"post_processor": BOS_FIRST if said else None}))
+    ours, theirs = load_tokenizer(folder, prompt_template=None), AutoTokenizer.from_pretrained(folder)
+    text = "the quick </s> fox"
+    assert ours.adds_bos is said
+    assert [ours.bos_id] * said + ours.encode_chat(text)[0] == theirs(text).input_ids
+
+
 def test_torchtunes_name_and_arguments(tmp_path):
     folder = write_folder(tmp_path / "a", "bytelevel")
     (folder / "tokenizer_config.json").rename(tmp_path / "c.json")
@@ -52,7 +75,7 @@ def test_torchtunes_name_and_arguments(tmp_path):
     assert instantiate(node).prompt_template.render([Message("user", "x")]) == "x</s>"
     with pytest.raises(ConfigError, match="truncation_type='left' is not served"):
         instantiate({**node, "truncation_type": "left"})
-    with pytest.raises(DataError, match="g.json is no file"):
+    with pytest.raises(DataError, match="g.json is not a file"):
         instantiate({**node, "generation_config_path": str(tmp_path / "g.json")})
 
 
@@ -112,7 +135,7 @@ def test_no_special_token_is_guessed(config, said, tmp_path):
     [
         (None, "No such file"),
         (b'{"version": "1.0", "model": {"vo', "is not a JSON file or is cut off .32 bytes.: Unterminated"),
-        (b'{"bos_token": "<s>", "eos_token": "</s>"}', "with the keys bos_token, eos_token…, no tokenizer.json"),
+        (b'{"bos_token": "<s>", "eos_token": "</s>"}', "with the keys bos_token, eos_token…, not a tokenizer.json"),
         (b'{"model": {"type": "New"}}', "is not a JSON file or is cut off"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
         (b"\n\x0e\n\x05<unk>\x15\x00", "is a SentencePiece model .*SentencePieceTokenizer"),
@@ -129,7 +152,7 @@ def test_refuses_a_file_that_is_no_tokenizer_json(content, said, tmp_path):
 
 
 def test_a_text_template_gives_the_tokens_of_the_sentencepiece_model(tmp_path):
-    """Of the same vocabulary: transformers converts it."""
+    """With the same vocabulary, which transformers converts."""
     folder = write_folder(tmp_path / "spm", "spm_plain")
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "json")
     for template in (Llama2ChatTemplate(), QuestionAnswerTemplate(), None):
@@ -143,7 +166,7 @@ def test_a_text_template_gives_the_tokens_of_the_sentencepiece_model(tmp_path):
 
 
 def test_a_text_template_is_encoded_whole_where_no_space_is_put_before_a_part(tmp_path):
-    """The space at a prompt's end goes with the answer, in whose token it is."""
+    """The space at a prompt's end belongs to the answer, whose first token includes it."""
     path = write_folder(tmp_path, "bytelevel") / "tokenizer.json"
     ours = HuggingFaceModelTokenizer(path, prompt_template=PromptTemplate({"user": ["Q: ", "\nA: "]}))
     chat = [Message("user", "what", True), Message("assistant", "the answer"), Message("user", "x", True)]

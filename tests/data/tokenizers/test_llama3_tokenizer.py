@@ -8,7 +8,9 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from tests.data.chats import TEMPLATES, marked, trained
 from tests.data.tokenizers.test_chat_template import CHATS, by_transformers, dicts, messages
 from torchtune_lite.data import Llama3Tokenizer, Message, PromptTemplate, TikTokenBaseTokenizer, load_tokenizer
+from torchtune_lite.data.tokenizers.chat_template import ChatTemplate
 from torchtune_lite.data.tokenizers.llama3_tokenizer import LLAMA3_PATTERN, llama3_special_tokens
+from torchtune_lite.data.tokenizers.template_export import as_chat_template
 from torchtune_lite.errors import ConfigError, DataError
 
 
@@ -28,7 +30,7 @@ def ranks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def theirs(ranks):
-    """What transformers makes of the ranks, with Llama 3's special tokens after them."""
+    """transformers' tokenizer of the ranks, with Llama 3's special tokens after them."""
     special = llama3_special_tokens(len(ranks.read_text().splitlines()))
     listed = {i: {"content": name, "special": True, "normalized": False} for name, i in special.items()}
     config = {"tokenizer_class": "TokenizersBackend", "added_tokens_decoder": listed}
@@ -109,8 +111,8 @@ def test_special_tokens_in_a_text_are_text(ranks):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("IQ== 0\nnot base64! 1\n", r"line 2 is no token and rank; fetch the file again"),
-        ("IQ== 0\nIg==", "line 2 is no token and rank"),
+        ("IQ== 0\nnot base64! 1\n", r"line 2 is not a token and a rank; fetch the file again"),
+        ("IQ== 0\nIg==", "line 2 is not a token and a rank"),
         ("IQ== 0\nIg== 1\n", "ranks or single bytes are missing"),
         ('{"version": "1.0"}', "is a JSON file, not a list of byte-pair ranks"),
         ("version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
@@ -132,3 +134,15 @@ def test_what_it_is_not_for(ranks):
         Llama3Tokenizer(str(ranks), special_tokens={"<|begin_of_text|>": 900})
     with pytest.raises(DataError, match="tiktoken cannot split a text of 3,000,000 characters"):
         Llama3Tokenizer(str(ranks)).encode(" " * 3_000_000)
+
+
+@pytest.mark.parametrize("last", ["user", "assistant"])
+def test_its_form_is_written_as_a_template_whose_text_has_the_same_tokens(last, ranks):
+    ours = Llama3Tokenizer(str(ranks))
+    turns = [Message("system", " be brief"), Message("user", "é市𝄞 <|eot"), Message("assistant", "the fox")]
+    turns += [Message("user", "brown\n")][: last == "user"]
+    text = ChatTemplate(as_chat_template(ours), {}).prompt(turns)
+    tokens, places = ours.encode_chat(text)
+    assert tokens == ours({"messages": turns}, inference=True)["tokens"]
+    assert text[slice(*places[0])] == "<|begin_of_text|>" and places[-1][1] == len(text)
+    assert as_chat_template(Llama3Tokenizer(str(ranks), prompt_template={"user": ["a", ""]})) is None

@@ -1,4 +1,4 @@
-"""Real tokenizers with their own templates, where there are some: a folder of folders that `REAL` names."""
+"""Real tokenizers with their own templates, if `REAL` names a folder of their folders."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ FOLDERS = [
 @pytest.mark.skipif(not FOLDERS, reason=f"{REAL} names no folder of tokenizers")
 @pytest.mark.parametrize("folder", FOLDERS or ["none"], ids=lambda folder: getattr(folder, "name", folder))
 def test_samples_are_those_of_transformers(folder):
-    """Each has a loss on its last answer up to its end, and on nothing that is in the prompt."""
+    """Each has a loss on its last answer up to its end, and on no token of the prompt."""
     ours = load_tokenizer(folder, prompt_template="chat_template")
     theirs = PreTrainedTokenizerFast.from_pretrained(folder)  # the file as it is, where 5 splits text as GPT-2 does
     for name, chat in CHATS.items():

@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 
 def exported(folder, **kwargs):
-    """Writes the tokenizer.json of a folder's model; gives the tokenizer and that of transformers."""
+    """Write the tokenizer.json of a folder's model; return the tokenizer and that of transformers."""
     tokenizer = SentencePieceTokenizer(folder / "tokenizer.model", **kwargs)
     (folder / "tokenizer.json").write_text(json.dumps(as_tokenizer_json(tokenizer)))
     config = json.loads((folder / "tokenizer_config.json").read_text()) | {"tokenizer_class": TOKENIZER_CLASS}
@@ -55,7 +55,7 @@ def test_transformers_gives_the_tokens_of_sentencepiece(folder):
 @pytest.mark.parametrize("config", [{}, {"legacy": True}, {"add_prefix_space": False}], ids=str)
 @pytest.mark.parametrize("dummy_prefix", [True, False])
 def test_any_text_is_prefixed_as_in_training(tmp_path, template, config, dummy_prefix):
-    """A seeded sweep over texts of a few characters: as they are, and with a chat template, special tokens between."""
+    """A seeded sweep over texts of a few characters, plain and in a chat template, with special tokens between."""
     folder = write_folder(tmp_path, "spm_plain", "{{ messages[0].content }}</s>", **config)
     model = sentencepiece_model_pb2.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
     model.normalizer_spec.add_dummy_prefix = dummy_prefix

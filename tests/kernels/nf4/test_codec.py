@@ -21,7 +21,7 @@ def path(request, monkeypatch):
 
 
 class Largest(TorchDispatchMode):
-    """Notes the bytes of the largest tensor that is made, views of what is `given` left out."""
+    """Notes the bytes of the largest tensor that is made, except for views of the `given` ones."""
 
     def __init__(self, *given):
         super().__init__()
@@ -62,7 +62,7 @@ def test_every_part_is_that_of_torchao(shape, dtype):
 
 @pytest.mark.parametrize("spread", [10.0, 1.0, 0.02, 2e-3, 2e-4, 2e-5])
 def test_small_weights_keep_their_scales_in_float16(spread):
-    """Blocks of another size each: their scales are what is lost where the factor of 256 of them is infinite."""
+    """Blocks of different sizes: their scales are lost if the factor of 256 of them is infinite."""
     values = weight((256, 1024), torch.float32, 1.0).view(-1, 64)
     values = (values * torch.linspace(0.5, 1.5, len(values))[:, None] * spread / 1.5).view(256, 1024).half()
 

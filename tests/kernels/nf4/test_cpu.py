@@ -1,4 +1,4 @@
-"""The compiled loops of NF4 against torchao and torch's own product, bit for bit, and what makes them absent."""
+"""The compiled loops of NF4 against torchao and torch's own product, bit for bit, and the cases without them."""
 
 import logging
 import os

@@ -18,7 +18,7 @@ SHAPES = [(128, 256), (512, 96), (256, 704)]
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    """So that a weight of a test is several tiles."""
+    """Make a test's weight span several tiles."""
     monkeypatch.setattr(codec, "TILE", 5000)
 
 
@@ -28,7 +28,7 @@ def frozen(shape, dtype=torch.float32):
 
 
 def assert_equal_but_for_rounding(ours, expected):
-    """Sums of products in another order: a last bit of the largest value."""
+    """The tolerance for sums of products in another order: a last bit of the largest value."""
     assert ours.dtype == expected.dtype and expected.abs().max() > 1
     bits = {torch.float32: 1e-6, torch.bfloat16: 2**-8}[ours.dtype]
     assert_close(ours / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=bits)

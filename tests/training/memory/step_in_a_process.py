@@ -1,8 +1,8 @@
-"""Takes training steps and prints, for each number of recomputed layers, the bytes counted and those measured (JSON).
+"""Take training steps and print, for each number of recomputed layers, the counted and the measured bytes (JSON).
 
     python step_in_a_process.py METHOD DTYPE COLLATE NUMBER...
 
-Measured is the peak of resident memory beyond what an own small step has left behind, with a malloc that gives freed
+The measured peak is resident memory beyond that of an earlier small step, with a malloc that gives freed
 memory back at once.
 """
 
@@ -18,7 +18,7 @@ from torchtune_lite.models.builders import decoder, lora_decoder
 from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 from torchtune_lite.training import peak_memory, reset_peak_memory
-from torchtune_lite.training.memory.step_memory import step_memory
+from torchtune_lite.training.memory.step_memory import count_step
 from torchtune_lite.training.memory.usage import GIB
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ LOSS = LinearCrossEntropyLoss()
 
 
 def build(method: str, num_layers: int) -> torch.nn.Module:
-    """Builds a model in training mode."""
+    """Build a model in training mode."""
     config = DecoderConfig(2000, num_layers, 8, 8, 512, 512, 1024)
     if method == "full":
         return decoder(config).train()
@@ -35,7 +35,7 @@ def build(method: str, num_layers: int) -> torch.nn.Module:
 
 
 def steps(model: torch.nn.Module, batch: dict) -> None:
-    """Takes two steps, the second with the optimizer's state."""
+    """Take two steps, the second with the optimizer's state."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     for _ in range(2):
         LOSS(
@@ -46,12 +46,12 @@ def steps(model: torch.nn.Module, batch: dict) -> None:
 
 
 def resident() -> float:
-    """Returns the peak since the last reset, in bytes."""
+    """Return the peak since the last reset, in bytes."""
     return peak_memory(CPU)["peak_memory_resident"] * GIB
 
 
 def main(method: str, dtype: str, collate: str, *numbers: str) -> None:
-    """Prints the pairs."""
+    """Print the pairs."""
     ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
     torch.set_num_threads(1)
     torch.set_default_dtype(getattr(torch, dtype))
@@ -66,7 +66,7 @@ def main(method: str, dtype: str, collate: str, *numbers: str) -> None:
         reset_peak_memory(CPU)
         steps(model, batch)
         measured = resident() - before
-        pairs.append((step_memory(model, LOSS, batch).peak(number), measured))
+        pairs.append((count_step(model, LOSS, batch).peak(number), measured))
     print(json.dumps(pairs))
 
 

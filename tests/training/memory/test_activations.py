@@ -1,4 +1,4 @@
-"""Which layers are recomputed for which keys, and what is said about it."""
+"""The layers that are recomputed for each key, and the messages about them."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 from torchtune_lite.training import set_activations
 from torchtune_lite.training.memory import activations
-from torchtune_lite.training.memory.step_memory import step_memory
+from torchtune_lite.training.memory.step_memory import count_step
 
 CONFIG = DecoderConfig(100, num_layers=7, num_heads=2, num_kv_heads=2, embed_dim=32, max_seq_len=64)
 LOSS = LinearCrossEntropyLoss()
@@ -30,7 +30,7 @@ def batches(batch_size=2):
 
 
 def settings(**given):
-    """The keys, off but those given."""
+    """The keys, all off except for those given."""
     off = dict(enable_activation_checkpointing=False, ac_mode=None, ac_option=None, memory_budget=None)
     return SimpleNamespace(**off | {"enable_activation_offloading": False, "gradient_accumulation_steps": 1} | given)
 
@@ -94,7 +94,7 @@ def test_keys_that_cannot_be_followed(given, message):
 
 
 def test_a_budget_recomputes_the_fewest_layers_with_which_the_largest_batch_fits(log_lines):
-    memory = step_memory(decoder(CONFIG), LOSS, batches().largest())
+    memory = count_step(decoder(CONFIG), LOSS, batches().largest())
     peaks = [memory.peak(n) for n in range(8)]
     assert peaks[0] > peaks[3] > peaks[6]
     assert chosen(memory_budget=peaks[0] / 1e9) == []
@@ -107,14 +107,14 @@ def test_a_budget_recomputes_the_fewest_layers_with_which_the_largest_batch_fits
 
 
 def test_accumulated_gradients_are_part_of_the_budget():
-    memory = step_memory(decoder(CONFIG), LOSS, batches().largest())
+    memory = count_step(decoder(CONFIG), LOSS, batches().largest())
     budget = memory.peak(3) / 1e9
     assert len(chosen(memory_budget=budget)) == 3
     assert len(chosen(memory_budget=budget, gradient_accumulation_steps=2)) > 3
 
 
 def test_auto_leaves_a_tenth_of_what_is_free(monkeypatch, log_lines):
-    memory = step_memory(decoder(CONFIG), LOSS, batches().largest())
+    memory = count_step(decoder(CONFIG), LOSS, batches().largest())
     beside_weights = memory.peak(3) - memory.weights
     monkeypatch.setattr(activations, "free_memory", lambda device: beside_weights / 0.9 + 1)
     assert chosen(memory_budget="auto") == [0, 1, 2]
@@ -122,7 +122,7 @@ def test_auto_leaves_a_tenth_of_what_is_free(monkeypatch, log_lines):
     assert len(chosen(memory_budget="auto")) == 7  # and tries
     assert "7 of 7 layers recomputed" in log_lines[-1]
     monkeypatch.setattr(activations, "free_memory", lambda device: None)
-    with pytest.raises(ConfigError, match="auto cannot find out what is free here; set a number of GB"):
+    with pytest.raises(ConfigError, match="auto cannot find out how much memory is free here; set a number of GB"):
         chosen(memory_budget="auto")
 
 

@@ -25,7 +25,7 @@ def model(**rest):
 
 
 def gradients(built):
-    """The gradients of what is trained, from a forward and a backward pass."""
+    """The gradients of the trained weights, from a forward and a backward pass."""
     trained = [p for p in built.parameters() if p.requires_grad]
     return torch.autograd.grad(built(TOKENS.to(trained[0].device)).float().square().mean(), trained)
 
@@ -107,7 +107,7 @@ def test_validation_and_a_pass_that_fails_leave_no_hook_behind(passes):
 
 
 class Streams:
-    """Two streams and their events in place of CUDA's; writes down what waits for what, and whose memory is held."""
+    """Two streams and their events in place of CUDA's; notes every wait and every held tensor."""
 
     def __init__(self, monkeypatch, hooks):
         self.log, self.names = [], {}
@@ -151,7 +151,7 @@ class Stream:
 
 
 def test_a_tensor_is_kept_until_it_is_copied_and_waited_for_alone(monkeypatch):
-    """That `record_stream` is called; what goes wrong without it only a GPU shows, in the last test of this file."""
+    """`record_stream` is called; only a GPU shows the fault without it, in the last test of this file."""
     hooks = OffloadedActivations(model(), is_moved=lambda tensor: True)
     tensors = [torch.full((512,), float(i)) for i in range(4)]
     streams = Streams(monkeypatch, hooks)
@@ -195,7 +195,7 @@ def test_on_a_gpu_gradients_keep_their_bits_and_the_peak_is_lower():
 
 @pytest.mark.gpu
 def test_on_a_gpu_memory_is_not_used_again_before_it_is_copied():
-    """Of copies that start late, while others ask for memory of that size: without `record_stream` they get theirs."""
+    """Copies start late, while others allocate memory of that size: without `record_stream` they would get theirs."""
     device = torch.device("cuda")
     built = model().to(device)
     hooks = OffloadedActivations(built)

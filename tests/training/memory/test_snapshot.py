@@ -1,4 +1,4 @@
-"""A snapshot stays what it was while training goes on, and costs no copy of what is frozen."""
+"""A snapshot does not change while training goes on, and does not copy frozen weights."""
 
 import torch
 from torch import nn

@@ -13,7 +13,7 @@ from torchtune_lite.data import COLLATES
 from torchtune_lite.models.builders import decoder, lora_decoder
 from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
-from torchtune_lite.training.memory.step_memory import Allocations, StepMemory, step_memory
+from torchtune_lite.training.memory.step_memory import Allocations, StepMemory, count_step
 
 SCRIPT = Path(__file__).with_name("step_in_a_process.py")
 BATCH = COLLATES["padding_free"]([{"tokens": [1] * 9, "labels": [2] * 9}, {"tokens": [1] * 5, "labels": [2] * 5}])
@@ -56,18 +56,18 @@ def test_allocations_are_counted_until_they_are_freed():
 def test_counting_leaves_no_gradient_and_changes_neither_weights_nor_random_numbers():
     model = decoder(replace(CONFIG, attn_dropout=0.5)).train()
     before, random = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
-    step_memory(model, LinearCrossEntropyLoss(), BATCH)
+    count_step(model, LinearCrossEntropyLoss(), BATCH)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(param.grad is None for param in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_what_is_trained_is_counted_by_where_it_is():
-    memory = step_memory(lora_decoder(CONFIG, ["q_proj"], lora_rank=8), LinearCrossEntropyLoss(), BATCH)
+    memory = count_step(lora_decoder(CONFIG, ["q_proj"], lora_rank=8), LinearCrossEntropyLoss(), BATCH)
     assert (memory.num_layers, memory.hidden) == (4, 14 * 128 * 4)
     assert memory.layer_gradients == 2 * 8 * 128 * 4
     assert (memory.gradients, memory.output_gradients) == (4 * memory.layer_gradients, 0)
-    full = step_memory(decoder(CONFIG), LinearCrossEntropyLoss(), BATCH)
+    full = count_step(decoder(CONFIG), LinearCrossEntropyLoss(), BATCH)
     assert full.gradients == full.weights
     assert full.output_gradients == 100 * 128 * 4
 
@@ -99,7 +99,7 @@ def test_on_a_gpu_the_peak_of_the_allocator_is_the_one_counted(method, recompute
     loss_fn = LinearCrossEntropyLoss()
     model.train().activation_checkpointing = range(recomputed)
     batch = COLLATES[collate]([{"tokens": [1] * n, "labels": [1] * n} for n in (1024, 512, 512)])
-    counted = step_memory(model, loss_fn, batch).peak(recomputed)
+    counted = count_step(model, loss_fn, batch).peak(recomputed)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     tokens, labels = batch["tokens"].cuda(), batch["labels"].cuda()
     for _ in range(2):

@@ -10,7 +10,7 @@ SIZES = {"vocab_size": 64, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "
 
 @pytest.mark.parametrize("trained", ["all", "adapters"])
 def test_is_what_torch_counts(trained):
-    """But for attention, which torch counts whole, not its causal half."""
+    """Except for attention, which torch counts in full instead of its causal half."""
     lora = {"lora_attn_modules": ["q_proj", "v_proj"], "apply_lora_to_mlp": True, "lora_rank": 2, "fused_lora": False}
     model = llama2(**SIZES) if trained == "all" else lora_llama2(**SIZES, **lora)
     tokens = torch.randint(0, 64, (1, 24))

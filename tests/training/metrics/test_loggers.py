@@ -23,7 +23,7 @@ from torchtune_lite.training.metrics.loggers import (
 
 
 class Recorder(MetricLoggerInterface):
-    """Keeps what it is given."""
+    """A logger that keeps its payloads."""
 
     def __init__(self):
         self.rows, self.config, self.closed = [], None, False
@@ -39,7 +39,7 @@ class Recorder(MetricLoggerInterface):
 
 
 class Broken(MetricLoggerInterface):
-    """Counts its calls and fails at each."""
+    """A logger that counts its calls and fails at each."""
 
     calls = 0
 
@@ -90,7 +90,9 @@ def test_disk_refuses_another_format(tmp_path):
 
 @pytest.mark.parametrize("name", ["../a.txt", "a/b.txt", "/etc/motd", ".."])
 def test_disk_writes_into_its_folder_alone(name, tmp_path):
-    with pytest.raises((ConfigError, IsADirectoryError), match="is not just a name; put folders in log_dir|directory"):
+    with pytest.raises(
+        (ConfigError, IsADirectoryError), match="must be a name without folders; put those in log_dir|directory"
+    ):
         DiskLogger(tmp_path / "logs", filename=name)
 
 
@@ -266,7 +268,7 @@ class FakeRun:
 
 
 class UsageError(Exception):
-    """What wandb raises for a mistake of its user."""
+    """The exception of wandb for a user's mistake."""
 
 
 @pytest.fixture
@@ -280,7 +282,7 @@ def wandb(monkeypatch):
 
 
 def init(wandb, *outcomes):
-    """Makes each call of `wandb.init` return or raise the next outcome."""
+    """Make each call of `wandb.init` return or raise the next outcome."""
     left = list(outcomes)
 
     def call(**kwargs):

@@ -1,4 +1,4 @@
-"""The picture shows what the file says."""
+"""The picture agrees with the file."""
 
 import math
 import struct

@@ -11,7 +11,7 @@ SAMPLES = [{"tokens": [1, 2, 3], "labels": [-100, 3, -100]}, {"tokens": [4], "la
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that says what it is told to."""
+    """A clock whose time a test sets."""
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     return now

@@ -16,7 +16,7 @@ def reject(constant):
 
 
 def strict_rows(path):
-    """Reads the lines as a parser does that knows no NaN or Infinity."""
+    """Read the lines with a parser that refuses NaN and Infinity."""
     return [json.loads(line, parse_constant=reject) for line in path.read_text().splitlines()]
 
 

@@ -52,7 +52,7 @@ def test_a_config_does_not_send_what_the_environment_keeps(mode, variable, right
     if right:
         check_wandb(mode, None, None)
         return
-    with pytest.raises(ConfigError, match=f"mode: {mode} is not what WANDB_MODE={variable} says"):
+    with pytest.raises(ConfigError, match=f"mode: {mode} contradicts WANDB_MODE={variable}"):
         check_wandb(mode, None, None)
 
 

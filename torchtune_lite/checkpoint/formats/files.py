@@ -1,4 +1,4 @@
-"""Which files of a checkpoint folder hold the weights, and what those hold."""
+"""The weight files of a checkpoint folder, and their content."""
 
 import hashlib
 import json

@@ -80,7 +80,7 @@ class FullModelHFCheckpointer(Checkpointer):
     def _their_name(self, name: str) -> str:
         return self.layout.their_name(name)
 
-    def _write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
+    def write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
         tied = self.layout.config.tie_word_embeddings
         changed = {} if tied == self.decoder_args["tie_word_embeddings"] else {"tie_word_embeddings": tied}
         write_hf_model(folder, self.layout.theirs(weights), self._config | changed, self._shard_of)

@@ -2,16 +2,14 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from torchtune_lite.checkpoint.checkpointer import Checkpointer
 from torchtune_lite.checkpoint.formats.files import listed_files, read_json
 from torchtune_lite.checkpoint.formats.hf import FullModelHFCheckpointer, write_hf_model
+from torchtune_lite.checkpoint.formats.rotary_layout import half_split
 from torchtune_lite.checkpoint.formats.torch_stream import read_torch
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import CheckpointError, ConfigError
@@ -74,9 +72,9 @@ class FullModelMetaCheckpointer(Checkpointer):
 
     def _half_split(self, name: str, weight: Weight) -> Weight:
         heads = {"q_proj": "num_heads", "k_proj": "num_kv_heads"}.get(name.removesuffix(".weight").rpartition(".")[2])
-        return replace(weight, read=partial(_permuted, weight, self.decoder_args[heads])) if heads else weight
+        return weight.mapped(partial(half_split, num_heads=self.decoder_args[heads])) if heads else weight
 
-    def _write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
+    def write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
         write_hf_model(folder, self.layout.theirs(weights), hf_config(self.family, self.layout.config))
 
     def _readers(self, folder: Path) -> list[Checkpointer]:
@@ -97,8 +95,3 @@ def decoder_args(params: Mapping[str, Any], vocab_size: int, intermediate_dim: i
         "rope_base": params.get("rope_theta", 10_000.0),
         "rope_scaling": scaling if params.get("use_scaled_rope") else None,
     }
-
-
-def _permuted(weight: Weight, num_heads: int) -> Tensor:
-    """Reorder the rows `[h · e, in]` within each head from interleaved pairs, as Meta rotates, to half-split, as HF."""
-    return weight.read().unflatten(0, (num_heads, -1, 2)).transpose(1, 2).flatten(0, 2)

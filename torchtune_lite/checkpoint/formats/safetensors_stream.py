@@ -45,7 +45,7 @@ def read_safetensors(path: Path) -> dict[str, Weight]:
             header = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
     except SafetensorError as error:
         reason = " ".join(str(error).rpartition(": ")[2].split())
-        problem = damage(path) or f"is no safetensors file, or damaged in its header ({reason}); fetch it again"
+        problem = damage(path) or f"is not a safetensors file, or its header is damaged ({reason}); fetch it again"
         raise CheckpointError(f"{path}: {problem}") from error
     if unknown := sorted({dtype for dtype, _ in header.values()} - DTYPES.keys()):
         raise CheckpointError(f"{path}: weights are {', '.join(unknown)}; load an fp32, bf16 or fp16 checkpoint")
@@ -96,7 +96,7 @@ def _start(path: Path, weights: Mapping[str, Weight]) -> list[Weight]:
 
 
 def damage(path: Path) -> str | None:
-    """Say what a file that is no whole safetensors file is instead; None when that is not plain to see."""
+    """Return the kind of a file that is not a whole safetensors file; None if it is not obvious."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(64)
@@ -105,7 +105,7 @@ def damage(path: Path) -> str | None:
         if start.startswith(b"version https://git-lfs"):
             return f"is a git-lfs pointer ({counted(size, 'byte')}), not the weights; run 'git lfs pull'"
         if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-            return "is a web page, not weights (a download that was refused?)"
+            return "is a web page, not weights (was the download refused?)"
         if start.startswith(b"PK"):
             return "is a PyTorch file; name it .pth or .bin"
         length = int.from_bytes(start[:8], "little")

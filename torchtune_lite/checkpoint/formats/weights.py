@@ -1,6 +1,6 @@
 """One weight that has not been read yet: what every reader gives and every writer takes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,18 @@ class Weight:
         """Wrap a tensor that exists already."""
         return cls(tensor.dtype, tuple(tensor.shape), lambda: tensor)
 
+    def rows(self, start: int, stop: int) -> "Weight":
+        """Return the rows from `start` on, up to `stop`."""
+        return Weight(self.dtype, (stop - start, *self.shape[1:]), lambda: self.read()[start:stop])
+
+    def mapped(self, change: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> "Weight":
+        """Return the weight with its values changed as they are read, to others of its shape, of `dtype` or its own."""
+        return Weight(dtype or self.dtype, self.shape, lambda: change(self.read()))
+
+    def to(self, dtype: torch.dtype) -> "Weight":
+        """Return the weight with its values cast as they are read."""
+        return self.mapped(lambda values: values.to(dtype), dtype)
+
     @property
     def num_bytes(self) -> int:
         """Bytes of the values in a file."""
@@ -33,3 +45,9 @@ class Weight:
         tensor = self.read().detach().cpu().contiguous()
         assert tensor.dtype == self.dtype and tuple(tensor.shape) == self.shape, (tensor.dtype, tensor.shape, self)
         return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def joined(parts: Sequence[Weight]) -> Weight:
+    """Return one weight of the rows of several, which have the same dtype and width."""
+    rows = sum(part.shape[0] for part in parts)
+    return Weight(parts[0].dtype, (rows, *parts[0].shape[1:]), lambda: torch.cat([part.read() for part in parts]))

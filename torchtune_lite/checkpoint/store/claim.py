@@ -55,7 +55,7 @@ class Claim:
         self.release()
 
 
-def claim(output_dir: Path | str) -> Claim:
+def claim_output_dir(output_dir: Path | str) -> Claim:
     """Make `output_dir` if need be, locks it, removes what killed runs left, reads or draws the run's id, opens a log.
 
     Keep what is returned: the lock goes with it. ConfigError where another run has the folder, or it cannot be written.
@@ -75,7 +75,7 @@ def claim(output_dir: Path | str) -> Claim:
 def check_output_dir(output_dir: Path | str) -> None:
     """Raise ConfigError where `output_dir` cannot be made or written, or is a model's own folder; writes nothing.
 
-    So a run finds out before it reads the weights; what only the writing tells, `claim` says.
+    So a run finds out before it reads the weights; `claim_output_dir` raises the errors that only writing shows.
     """
     output_dir = Path(output_dir)
     nearest = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
@@ -108,7 +108,7 @@ def _lock(output_dir: Path) -> BinaryIO | None:
             f"another run ({holder}) is using output_dir {output_dir}; wait for it, stop it, or choose another folder"
         ) from error
     if lock is None:
-        log.warning("output_dir %s cannot be locked on this file system: start no second run in it", output_dir)
+        log.warning("output_dir %s cannot be locked on this file system: do not start a second run in it", output_dir)
         return None
     lock.truncate(0)
     lock.write(f"pid {os.getpid()}, host {socket.gethostname()}".encode())
@@ -144,7 +144,7 @@ def _run_id(output_dir: Path) -> str:
 
 
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file of an output_dir anew; there is the old one or the new one at any time."""
+    """Replace a file of an output_dir atomically."""
     draft = path.with_name(f"{DRAFT}{path.name}-{os.getpid()}")
     disk.remove(draft)  # of a process that had the same id
     write_json(draft, content)

@@ -1,12 +1,14 @@
-"""Which checkpoint a run goes on from: the newest one that is proved whole, or the one that is named.
+"""The choice of the checkpoint to resume from: the newest one that verifies, or the one that is named.
 
 A checkpoint without a manifest, written by hand or by an older version, cannot be verified. It is used with a warning
 when it is named, and otherwise only where no checkpoint has a manifest.
 """
 
+import json
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 from torchtune_lite.checkpoint.formats.files import read_json
 from torchtune_lite.checkpoint.model_weights import listed
@@ -17,6 +19,8 @@ from torchtune_lite.checkpoint.store.publishing import published
 from torchtune_lite.errors import CheckpointError, ConfigError
 
 AUTO = "auto"
+BEST = "best.json"
+"""The file of an output_dir that names its checkpoint with the lowest validation loss."""
 
 log = logging.getLogger("torchtune_lite")
 
@@ -51,10 +55,10 @@ def _named(folder: Path, output_dir: Path) -> Path:
             verify(folder)
         except CheckpointError as error:
             raise CheckpointError(
-                f"resume_from_checkpoint: {error} (if that was your own change: remove {MANIFEST} to do without)"
+                f"resume_from_checkpoint: {error} (if you changed it, remove {MANIFEST} to resume without the check)"
             ) from error
     if not _is_resumable(folder):
-        raise CheckpointError(f"resume_from_checkpoint {folder} is no checkpoint folder with a resume/ in it")
+        raise CheckpointError(f"resume_from_checkpoint {folder} is not a checkpoint folder with a resume/ in it")
     if not has_manifest(folder):
         _warn_unverified(folder)
     inside = folder.resolve().parent == output_dir.resolve()
@@ -96,8 +100,39 @@ def latest(output_dir: Path | str) -> Path | None:
     return folder
 
 
+def newest(output_dir: Path | str) -> Path | None:
+    """Find the checkpoint in `output_dir` with the most optimizer steps done that has all its bytes, to be used.
+
+    What counts is what `verify` finds in the quick way; a warning for each newer one says why it is not taken. One
+    without a manifest is taken as it is. None where there is no checkpoint; CheckpointError where none is whole.
+    """
+    damaged: list[str] = []
+    for folder in sorted(published(output_dir), key=_steps, reverse=True):
+        try:
+            if has_manifest(folder):
+                verify(folder, quick=True)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        for problem in damaged:
+            log.warning("%s; taking %s instead", problem, folder.name)
+        return folder
+    if damaged:
+        raise CheckpointError(f"no checkpoint in {output_dir} is whole: {'; '.join(damaged)}")
+    return None
+
+
+def read_best(output_dir: Path | str) -> dict[str, Any]:
+    """Read `BEST`: `checkpoint`, its name, `step` and `val_loss`; an empty dict where there is none, or it is gone."""
+    try:
+        best = json.loads((Path(output_dir) / BEST).read_text(encoding="utf-8"))
+        return best if math.isfinite(best["val_loss"]) and (Path(output_dir) / best["checkpoint"]).is_dir() else {}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
 def _warn_unverified(folder: Path) -> None:
-    log.warning("%s has no %s, so whether it is whole is unknown; resuming from it all the same", folder, MANIFEST)
+    log.warning("%s has no %s, so it cannot be verified; resuming from it all the same", folder, MANIFEST)
 
 
 def _is_resumable(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What the store asks of the operating system, one small function each: nothing else in it touches the disk.
+"""The store's calls to the operating system, one small function each: nothing else in it touches the disk.
 
 Call them as `disk.rename(...)`: a test that replaces a function of this module can fail, record or kill at any of them.
 """

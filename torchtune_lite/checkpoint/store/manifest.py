@@ -25,7 +25,7 @@ MANIFEST = "MANIFEST.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """Which run wrote a folder, after how many optimizer steps, and `size` and `sha256` of each file by its path."""
+    """The run that wrote a folder, its optimizer steps, and `size` and `sha256` of each file by its path."""
 
     run_id: str | None
     step: int | None
@@ -63,10 +63,10 @@ def read_manifest(folder: Path | str) -> Manifest:
     if (found := content.get("format")) != FORMAT:
         raise CheckpointError(f"{path}: has format {found}, this version reads {FORMAT}; is torchtune_lite too old?")
     if content.pop("sha256", None) != _hash(content):
-        raise CheckpointError(f"{path}: is damaged: it is not what its own sha256 was made of")
+        raise CheckpointError(f"{path}: is damaged: its content does not match its own sha256")
     manifest = Manifest(*(content.get(name) for name in ("run_id", "step", "files")))
     if not _is_well_formed(manifest):
-        raise CheckpointError(f"{path}: is no manifest of this format; was it written by hand?")
+        raise CheckpointError(f"{path}: is not a manifest of this format; was it written by hand?")
     return manifest
 
 

@@ -80,7 +80,7 @@ def _move_aside(folder: Path) -> None:
             names = (folder.with_name(f"{folder.name}.unverified-{number}") for number in count(1))
             aside = next(name for name in names if not name.exists())
             disk.rename(folder, aside)
-            log.warning("%s is written anew, what was there is now %s: %s", folder, aside.name, error)
+            log.warning("%s is written again; the old folder is now %s: %s", folder, aside.name, error)
             return
     raise SaveError(f"{folder} exists and is not overwritten; choose another output_dir, or move it away")
 
@@ -139,6 +139,6 @@ def _remove(folder: Path) -> None:
         disk.rename(folder, trash)
         disk.sync_folder(folder.parent)
     except OSError as error:
-        log.warning("%s was to be removed (keep_last_n_checkpoints) and stays: %s", folder, error.strerror or error)
+        log.warning("%s cannot be removed (keep_last_n_checkpoints) and stays: %s", folder, error.strerror or error)
     else:
         disk.remove(trash)

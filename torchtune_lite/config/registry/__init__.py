@@ -1,1 +1,1 @@
-"""What a config may name: dotted paths, what they offer, and whom to trust."""
+"""The objects that a config may name: dotted paths, offered names, and trusted code."""

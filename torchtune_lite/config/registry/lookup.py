@@ -1,4 +1,4 @@
-"""Which object a dotted path means; `registry` and `trust` say which objects a config may name at all.
+"""The lookup of dotted paths; `offered` and `trust` decide which objects a config may name.
 
 A component is an attribute of a module, never of an object, and must be at home where the path says: a path such as
 `own.os.system`, or `own.system` where that is imported, leads out of what is trusted.
@@ -64,7 +64,7 @@ def _offered(path: str, module: str, name: str) -> Any:
         found = _imported(module)
     except ModuleNotFoundError as error:
         raise ConfigError(f"the installed {top} has no {module}") from error
-    names = registry.offered(found)
+    names = registry.offered_names(found)
     if name in names:
         return getattr(found, name)
     problem = f"'{name}' of {module} is not an allowed component"
@@ -108,7 +108,7 @@ def _walk(path: str) -> Any:
         raise ConfigError(f"{top} is not installed; pip install {top}") from error
     for part in parts:
         if not isinstance(found, ModuleType) and not trust.names(path):
-            raise ConfigError(f"'{path}' is within an object; name a class or function of a module")
+            raise ConfigError(f"'{path}' is an attribute of an object; name a class or function of a module")
         if hasattr(found, part):
             found = getattr(found, part)
         elif isinstance(found, ModuleType):
@@ -155,7 +155,9 @@ def _own_modules_importable() -> Iterator[None]:
 
 def _refused(path: str) -> str:
     if path in registry.COMPONENTS or path in registry.KINDS:
-        names = registry.COMPONENTS.get(path) or (registry.offered(sys.modules[path]) if path in sys.modules else [])
+        names = registry.COMPONENTS.get(path) or (
+            registry.offered_names(sys.modules[path]) if path in sys.modules else []
+        )
         return f"'{path}' is a module; name a class or function of it{_listed('', names)}"
     problem = f"'{path}' is not an allowed component"
     if nearest := did_you_mean(path, registry.elsewhere(path)):

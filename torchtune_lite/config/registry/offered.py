@@ -1,7 +1,7 @@
-"""What a YAML may name of this package and of the libraries it knows: builders, each by one dotted path.
+"""The builders of this package and of known libraries that a YAML may name, each by one dotted path.
 
 A path is a module of these tables and a name that the module offers; no attribute of an object, no other module. What a
-user trusts besides, code of their own above all, is in `trust`.
+user also trusts, above all code of their own, is in `trust`.
 """
 
 import importlib
@@ -51,7 +51,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     f"{PACKAGE}.optim": ("CPUOffloadAdamW", "MasterAdamW", "PagedAdamW", "StochasticAdamW", *_SCHEDULES),
     f"{PACKAGE}.training": (*_CHECKPOINTERS, *_LOGGERS, *_SCHEDULES, "Profiler", "setup_torch_profiler"),
 }
-"""What modules of this package offer; those of model families, which offer their builders, are not listed."""
+"""The offered names of modules of this package; model families, which offer their builders, are not listed."""
 
 _OPTIMIZER = ("torch.optim", "Optimizer")
 KINDS = {
@@ -61,7 +61,7 @@ KINDS = {
     "torchao.optim": _OPTIMIZER,
     "bitsandbytes.optim": _OPTIMIZER,
 }
-"""What modules of other libraries offer: the classes of the library that derive from this one."""
+"""The offered classes of other libraries: those of the library that derive from this one."""
 
 ALLOWED = (
     f"the builders of {PACKAGE}, the losses of torch.nn, the optimizers and schedules of torch.optim, the optimizers "
@@ -82,7 +82,7 @@ def has(module: str) -> bool:
     return module in COMPONENTS or module in KINDS or module.rpartition(".")[0] == FAMILIES
 
 
-def offered(module: ModuleType) -> list[str]:
+def offered_names(module: ModuleType) -> list[str]:
     """Return the names that an imported module offers to a YAML."""
     name = module.__name__
     if name in COMPONENTS:
@@ -108,7 +108,7 @@ def is_builder(found: Any) -> bool:
     return any(
         found is each or found is getattr(each, "func", None)
         for module in _loaded().values()
-        for each in (getattr(module, name) for name in offered(module))
+        for each in (getattr(module, name) for name in offered_names(module))
     )
 
 
@@ -117,7 +117,7 @@ def elsewhere(path: str) -> list[str]:
     top, last = path.partition(".")[0], path.rpartition(".")[2]
     if top == PACKAGE:
         importlib.import_module(FAMILIES)
-    names = {module: offered(each) for module, each in _loaded().items()} | COMPONENTS
+    names = {module: offered_names(each) for module, each in _loaded().items()} | COMPONENTS
     modules = [module for module in names if module.startswith(f"{top}.") and last in names[module]]
     alike = [module for module in modules if module.rpartition(".")[2] in last]  # of the names of a family's module
     return [f"{module}.{last}" for module in alike or modules]

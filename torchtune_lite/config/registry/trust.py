@@ -1,4 +1,4 @@
-"""What a user trusts besides the `registry`: code that a YAML from elsewhere may start.
+"""The user's trust beyond the offered names: code that a YAML from elsewhere may start.
 
 These are the modules whose file lies under the working directory or beside the recipe that the user runs, and what
 stands on the command line (`--allow-component 'pkg.*'`) or in the environment; never in the YAML itself.
@@ -22,7 +22,7 @@ VARIABLE = "TORCHTUNE_LITE_ALLOW_COMPONENT"
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent
 LIBRARY = (PACKAGE, *(PACKAGE.parent / name for name in ("benchmarks", "recipes", "tests")))
-"""Where this library lies, and what lies beside it in a clone of its repository."""
+"""The folders of this library, and those beside it in a clone of its repository."""
 ENVIRONMENT = ("pyvenv.cfg", "conda-meta")  # in the top folder of a Python environment
 
 

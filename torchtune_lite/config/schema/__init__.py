@@ -1,1 +1,1 @@
-"""What a recipe declares: its keys, the types of their components, and hints at slips."""
+"""A recipe's declarations: its keys, the types of their components, and hints at mistakes."""

@@ -66,7 +66,7 @@ def _build(node: Any, args: Sequence[Any], kwargs: Mapping[str, Any], defaults: 
     except TuneError:
         raise
     except (TypeError, ValueError, OSError) as error:
-        if isinstance(error, TypeError) and users_place(error):  # a slip within it, not what it was given
+        if isinstance(error, TypeError) and users_place(error):  # a bug in it, not a wrong argument
             raise
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
     contract = getattr(node, "contract", None)

@@ -1,4 +1,4 @@
-"""How a recipe will use what a component builds, checked as far as it is known before the first call.
+"""A recipe's use of a component's result, checked as far as possible before the first call.
 
 A contract is a class: its methods take what the recipe will pass, in its order, and the recipe reads its annotated
 attributes. A static method `problem(built)` may say in words what else is wrong with a built object. The annotation

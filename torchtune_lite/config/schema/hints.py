@@ -1,4 +1,4 @@
-"""Whether a value from a YAML file fits a type annotation, and the annotation in a YAML writer's words."""
+"""The check of a YAML value against a type annotation, and the annotation in a YAML writer's words."""
 
 import os
 import types

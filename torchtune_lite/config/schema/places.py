@@ -1,4 +1,4 @@
-"""Where a key belongs that stands in the wrong place: below a component, or at the top."""
+"""The right place of a misplaced key: below a component, or at the top."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ class Places:
         return found
 
     def _paths(self) -> Iterator[str]:
-        """Yield the keys of the settings, those below them in the config, and what its components take besides."""
+        """Yield the keys of the settings, those below them in the config, and the arguments of its components."""
         fields = {field.name: field for field in dataclasses.fields(self.cls)}
         given = {name: field.metadata["component"] for name, field in fields.items() if "component" in field.metadata}
         yield from fields

@@ -1,4 +1,4 @@
-"""What a recipe's `Settings` dataclass declares, and the check of a config against it."""
+"""The declarations of a recipe's `Settings` dataclass, and the check of a config against them."""
 
 import dataclasses
 import inspect
@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from omegaconf import OmegaConf
-
 from torchtune_lite.config.schema import components, contracts, hints, paths
 from torchtune_lite.config.schema.places import Places
-from torchtune_lite.config.text.document import Document, KeyPath
+from torchtune_lite.config.text.document import Document, KeyPath, written
 from torchtune_lite.config.text.interpolation import Unresolved
 from torchtune_lite.errors import ConfigError, did_you_mean, meant
 from torchtune_lite.redaction import redact
@@ -177,5 +175,5 @@ def save(cfg: Any, folder: str | Path) -> Path:
     path = Path(folder) / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     recipe = Path(inspect.getfile(type(cfg))).stem
-    path.write_text(OmegaConf.to_yaml({"recipe": recipe, **to_dict(cfg)}), encoding="utf-8")
+    path.write_text(written({"recipe": recipe, **to_dict(cfg)}), encoding="utf-8")
     return path

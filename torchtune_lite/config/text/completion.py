@@ -32,7 +32,7 @@ class Entry:
 def complete(path: Path, name: str) -> str:
     """Return the text of a config in which `include` is resolved; a text without one as it is.
 
-    A layout that this cannot merge is written anew from its values, without comments.
+    A layout that this cannot merge is rewritten from its values, without comments.
     """
     texts = [read_text(file.path, file.name) for file in chain(path, name)]
     if len(texts) == 1:

@@ -21,7 +21,7 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-"""How files in other encodings start; the marks of UTF-16 are starts of those of UTF-32."""
+"""First bytes of files in other encodings; the marks of UTF-16 are prefixes of those of UTF-32."""
 
 UNSET = re.compile(r":\s+\?\?\?\s+#\s*(.+)")
 """A key that is still to be given a value, and the comment beside it."""
@@ -29,7 +29,7 @@ UNSET = re.compile(r":\s+\?\?\?\s+#\s*(.+)")
 
 @dataclass
 class Document:
-    """A config on its way to the settings, with what messages say about a key.
+    """A config on its way to the settings, with the places of its keys for messages.
 
     `origins` has where a key path was written, `notes` the comment beside a key without a value so far (`???`), `own`
     the top-level keys that are the user's, for interpolations; `elsewhere` returns
@@ -102,7 +102,7 @@ def _explain(name: str, error: yaml.YAMLError) -> str:
     if repr(chr(9)) in problem:
         problem = "found a tab; YAML needs spaces"
     elif tag := re.search(r"constructor for the tag 'tag:yaml.org,2002:(.*)'", problem):
-        problem = f"the tag !!{tag[1]} makes no plain value; remove it"
+        problem = f"the tag !!{tag[1]} does not make a plain value; remove it"
     elif "expansion exceeds" in problem:
         problem = "its aliases (*name) stand for too many values to be a config"
     return f"{place}: {problem}"
@@ -125,6 +125,11 @@ def _walk(node: yaml.Node, path: KeyPath, seen: set[int]) -> Iterator[tuple[KeyP
         for index, value in enumerate(node.value):
             yield (*path, str(index)), value.start_mark.line + 1, _surprise(value)
             yield from _walk(value, (*path, str(index)), seen)
+
+
+def written(values: dict[str, Any], sort_keys: bool = False) -> str:
+    """Return plain values as YAML."""
+    return OmegaConf.to_yaml(values, sort_keys=sort_keys)
 
 
 def keys(node: Any, above: str = "") -> Iterator[str]:

@@ -58,7 +58,7 @@ def chain(path: Path, name: str | None = None) -> Iterator[File]:
             raise ConfigError(f"{where}: {error}") from error
         if path.resolve() in seen:
             by_way = [each.stem for each in seen[seen.index(path.resolve()) + 1 :]]
-            raise ConfigError(f"{where}: {name} includes itself{', by way of ' * bool(by_way)}{', '.join(by_way)}")
+            raise ConfigError(f"{where}: {name} includes itself{' through ' * bool(by_way)}{', '.join(by_way)}")
 
 
 def merges(node: Any, included: Any) -> bool:

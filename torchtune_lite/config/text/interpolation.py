@@ -38,7 +38,7 @@ def asset(name: str) -> str:
 
 
 def public_env(name: str, *default: Any) -> Any:
-    """Return the value of an environment variable that is no secret."""
+    """Return the value of an environment variable that is not a secret."""
     value = None if is_secret(name) else oc.env(name, *default)
     if is_secret(name) or redact(value) != value:
         raise ConfigError(
@@ -96,9 +96,9 @@ def _explain(error: OmegaConfBaseException, path: KeyPath, document: Document) -
         note = f" ({document.notes[path]})" if path in document.notes else ""
         return f"'{key}' has no value yet; set {key}=...{note}"
     if isinstance(error, InterpolationKeyError) and (name := re.search(r"'(.+)' not found", str(error))):
-        return f"'{key}' refers to '${{{name[1]}}}', which is no key{did_you_mean(name[1], keys(document.values))}"
+        return f"'{key}' refers to '${{{name[1]}}}', which is not a key{did_you_mean(name[1], keys(document.values))}"
     if "Recursive interpolation" in str(error):
-        return f"'{key}' stands for itself, by way of what it refers to; give it a value"
+        return f"'{key}' refers to itself through other keys; give it a value"
     if missing := re.search(r"Environment variable '(.+)' not found", str(error)):
         return (
             f"'{key}': the variable {missing[1]} is not set; set it, or give a default: ${{oc.env:{missing[1]},value}}"

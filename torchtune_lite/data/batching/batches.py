@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class WaitClock:
-    """Tells how long the steps wait for data."""
+    """A meter of the time that steps wait for data."""
 
     def __init__(self) -> None:
         self._waited, self._since = 0.0, time.perf_counter()
@@ -197,7 +197,7 @@ def num_label_tokens(batches: Iterable[Batch]) -> int:
 
 
 def num_real_tokens(batches: Iterable[Batch], pad_id: int) -> int:
-    """Count the tokens that are no padding."""
+    """Count the tokens without padding."""
     return sum(sum(sample_lens(batch, pad_id)) for batch in batches)
 
 

@@ -57,4 +57,4 @@ def _check(batch: Sequence[Sample]) -> None:
 
 
 COLLATES = {"padding_free": padding_free_collate_sft, "padded": padded_collate_sft}
-"""What the key `collate` of a recipe can name."""
+"""The choices of a recipe's key `collate`."""

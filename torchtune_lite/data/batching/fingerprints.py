@@ -1,4 +1,4 @@
-"""What the data of a run are known by when it is resumed.
+"""The fingerprints that identify a run's data when it is resumed.
 
 `samples` says how many there are and hashes some of them in tokens, which tells another tokenizer, template or policy.
 `rows` hashes all rows as their source has them, unpacked and wherever it lies, which tells a change of any.
@@ -15,10 +15,10 @@ from torchtune_lite.data.sft import SFTDataset
 from torchtune_lite.utils import get_logger
 
 LOOKED_AT = 256
-"""How many samples are hashed in tokens, evenly spread."""
+"""The number of samples hashed in tokens, evenly spread."""
 
 MOST_SAMPLES = 2000
-"""Up to how many samples of a data set of the user's own, which has no rows, are hashed for a change of any."""
+"""The size up to which a user's own data set, which has no rows, is hashed whole."""
 
 Fingerprint = dict[str, Any]
 """`samples`: a text; `rows`: for each data set its name and hash, None where only some samples are known."""

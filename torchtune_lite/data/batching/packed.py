@@ -37,7 +37,7 @@ class PackedDataset:
                 self._long.add(i, sample)
         if self._long.size:
             size, folder = f"{self._long.size / 1e6:,.1f} MB", tempfile.gettempdir()
-            log.info(f"tokens of long samples: {size} of {folder} until the run ends; TMPDIR names another")
+            log.info(f"tokens of long samples: {size} of {folder} until the run ends; TMPDIR names another folder")
         starts = [range(0, max(n - 1, min(n, 1)), max_seq_len) for n in lengths]  # a last token alone has no label
         self._firsts = array("l", accumulate(map(len, starts), initial=0))
         self.lengths = array(

@@ -1,4 +1,4 @@
-"""Which samples make up each micro-batch of an epoch, as lists of their numbers."""
+"""The plan of an epoch: the samples of each micro-batch, as lists of their numbers."""
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence

@@ -41,7 +41,7 @@ class FileStream:
         if not whole:
             log.info(
                 f"{self.name}: more than {HASHED_WHOLE / 2**30:.0f} GiB, of which the start of each file is compared "
-                "when this run is resumed; a change behind it will not be noticed"
+                "when this run is resumed; changes after it will not be noticed"
             )
         return digest(part for path in self.paths for part in self._content(path, whole))
 
@@ -70,7 +70,7 @@ class HubStream:
         """Hash nothing: what is not downloaded yet is not known."""
         log.info(
             f"{self.name}: the first {counted(PART, 'row')} of the stream are compared when this run is resumed; a "
-            "change of later ones will not be noticed"
+            "change to later ones will not be noticed"
         )
 
     def parts(self, state: Any, rng: Random | None) -> Iterator[Part]:
@@ -214,6 +214,6 @@ def make_batches(dataset: Any, batch_size: int, **options: Any) -> AnyBatches:
 def steps_per_epoch(batches: AnyBatches, gradient_accumulation_steps: int, max_steps_per_epoch: int | None) -> int:
     """Count the optimizer steps of an epoch; ConfigError for a stream whose epochs have no end."""
     if isinstance(batches, StreamBatches) and max_steps_per_epoch is None:
-        raise ConfigError("dataset.streaming: a stream does not say how long it is; set max_steps_per_epoch")
+        raise ConfigError("dataset.streaming: a stream has no known length; set max_steps_per_epoch")
     steps = math.ceil(len(batches) / gradient_accumulation_steps)
     return min(steps, max_steps_per_epoch or steps)

@@ -16,7 +16,7 @@ AHEAD = 4  # micro-batches that a worker makes before they are asked for
 
 
 class Made(Dataset):
-    """What a function makes of each item; an error of it is given back rather than raised, to keep its one line."""
+    """A function's results by item; its errors are returned rather than raised, to keep their one line."""
 
     def __init__(self, make: Callable[[Any], Any], items: Sequence[Any]) -> None:
         self.make, self.items = make, items
@@ -29,7 +29,7 @@ class Made(Dataset):
 
 
 _loading: dict[object, Iterator[Any]] = {}
-"""The only references to what workers are at work for: to drop one ends its workers, which ignore other ends."""
+"""The only references to running workers' iterators: dropping one ends its workers."""
 
 atexit.register(_loading.clear)  # as after a stop in the middle of an epoch; later, Python would wait for them
 
@@ -54,7 +54,7 @@ def made_ahead(make: Callable[[Any], Any], items: Sequence[Any], num_workers: in
             collate_fn=_as_it_is,
             worker_init_fn=_start,
             generator=torch.Generator(),
-            multiprocessing_context="fork" if sys.platform == "linux" else None,  # nothing is imported anew
+            multiprocessing_context="fork" if sys.platform == "linux" else None,  # without new imports
         )
     )
     try:

@@ -50,7 +50,7 @@ def arrow_rows(path: Path) -> ArrowRows:
     try:
         return ArrowRows(path, _batches(pa, pa.memory_map(str(path))))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: no Arrow file ({_first_line(error)}); fetch it again") from None
+        raise DataError(f"{path}: not an Arrow file ({_first_line(error)}); fetch it again") from None
 
 
 def parquet_rows(path: Path) -> ArrowRows:
@@ -64,7 +64,7 @@ def parquet_rows(path: Path) -> ArrowRows:
         pa.default_memory_pool().release_unused()
         return ArrowRows(path, batches)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: no Parquet file that can be read ({_first_line(error)})") from None
+        raise DataError(f"{path}: not a readable Parquet file ({_first_line(error)})") from None
 
 
 def table_content(table: Any) -> Iterator[bytes]:
@@ -113,7 +113,7 @@ def _unpack(pa: Any, path: Path, file: Any) -> list[Any]:
                 writer.write_batch(batch)
         unpacked.flush()
         size = f"{unpacked.tell() / 1e6:,.1f} MB"
-        log.info(f"{path}: unpacked into {size} of {folder} until the run ends; TMPDIR names another")
+        log.info(f"{path}: unpacked into {size} of {folder} until the run ends; TMPDIR names another folder")
         mapped = mmap.mmap(unpacked.fileno(), 0, access=mmap.ACCESS_READ)
     return _batches(pa, pa.BufferReader(pa.py_buffer(mapped)))
 

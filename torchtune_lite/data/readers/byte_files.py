@@ -21,8 +21,8 @@ MOST_OPEN = 64  # files at a time, however many there are
 class ByteFile:
     """A file of `size` bytes; one that ends in .gz is unpacked, into a file without a name that ends with the process.
 
-    Reads share no position, so that they survive a fork; a process that it is sent to unpacks the file anew. Raises
-    DataError for what can't be read, is no whole gzip file, or is another file by the time it is read.
+    Reads share no position, so that they survive a fork; a process that it is sent to unpacks the file again. Raises
+    DataError for what can't be read, is not a complete gzip file, or is another file by the time it is read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -116,9 +116,11 @@ def _unpack(path: str) -> IO[bytes]:
         raise DataError(
             f"{path}: cannot be unpacked into {folder} ({error.strerror or error}); TMPDIR names another folder"
         ) from None
-    log.info(f"{path}: unpacked into {file.tell() / 1e6:,.1f} MB of {folder} until the run ends; TMPDIR names another")
+    log.info(
+        f"{path}: unpacked into {file.tell() / 1e6:,.1f} MB of {folder} until the run ends; TMPDIR names another folder"
+    )
     return file
 
 
 def _no_gzip(path: Path | str, error: Exception) -> DataError:
-    return DataError(f"{path} is no whole gzip file ({error}); fetch or pack it again")
+    return DataError(f"{path} is not a complete gzip file ({error}); fetch or pack it again")

@@ -97,7 +97,7 @@ class CsvRows:
                 start, number = offset, reader.line_num + 1
         except csv.Error as error:
             raise DataError(
-                f"{self.name}:{number}: the record that starts here is no valid CSV ({error}); mend its quotes"
+                f"{self.name}:{number}: the record that starts here is not valid CSV ({error}); fix its quotes"
             ) from None
 
     def _record(self, number: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""How a text file is encoded: UTF-8 with line feeds, or a line that says what it is instead."""
+"""The encoding of a text file: UTF-8 with line feeds, or an error that says what it is instead."""
 
 import json
 

@@ -76,7 +76,7 @@ def array_rows(file: ByteFile, field: str | None = None) -> Rows:
     """
     path = file.path
     if file.size > LARGE_ARRAY:
-        log.warning(f"{path}: {file.size / 1e9:.1f} GB of one array, read into memory whole; one object a line is not")
+        log.warning(f"{path}: an array of {file.size / 1e9:.1f} GB is read into memory whole; one object a line is not")
     data = file.read().removeprefix(BOM)
     check_encoding(path, data)
     try:
@@ -150,9 +150,9 @@ def _object(value: Any, place: str) -> Row:
 
 
 def _whole_rows(file: ByteFile, lines: JsonLines) -> Rows | None:
-    """Read a file that is no list of lines; None where it is one, or no JSON at all.
+    """Read a file that is not a list of lines; return None if it is one, or not JSON.
 
-    Raise DataError for one object that is no table, with the keys it has.
+    Raise DataError for one object that is not a table, with the keys it has.
     """
     try:
         found, in_a_line = [(lines.where(0), json.loads(lines.text(0)))], True
@@ -168,7 +168,7 @@ def _whole_rows(file: ByteFile, lines: JsonLines) -> Rows | None:
     [(_, first), *more] = found
     table = None if more else table_rows(first)
     if table is not None:
-        log.info(f"{file.path}: one table, read as its {counted(len(table), 'row')}")
+        log.info(f"{file.path}: one table, read as {counted(len(table), 'row')}")
         return _Array(file.path, table, f"{file.path}[{{}}]".format, file.size)
     if in_a_line:
         return None
@@ -181,7 +181,7 @@ def _whole_rows(file: ByteFile, lines: JsonLines) -> Rows | None:
 
 
 def _invalid(place: str, error: Exception) -> str:
-    return f"{place}: invalid JSON ({getattr(error, 'msg', error)}); mend the line"
+    return f"{place}: invalid JSON ({getattr(error, 'msg', error)}); fix the line"
 
 
 def _skip(text: str, index: int) -> int:

@@ -1,4 +1,4 @@
-"""Where the lines of a file start, found without keeping the file."""
+"""The starts of the lines of a file, found without keeping the file."""
 
 from collections.abc import Iterator
 

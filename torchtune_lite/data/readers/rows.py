@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 OnBadSample = Literal["error", "skip"]
-"""What happens to a row that cannot be used: the run ends with an error that names it, or does without it."""
+"""The treatment of a row that cannot be used: an error that names it, or leaving it out."""
 
 
 class Rows:
@@ -125,11 +125,11 @@ class MarkedRows:
         self._marks[row] = 1
 
 
-def find_part(ends: Sequence[int], index: int, what: str = "row") -> tuple[int, int]:
+def find_part(ends: Sequence[int], index: int, unit: str = "row") -> tuple[int, int]:
     """Find which of several parts, of which the last items end at `ends`, has an item, and its number in it."""
     count = ends[-1] if ends else 0
     if not 0 <= index < count:
-        raise IndexError(f"{what} {index} of {count}")
+        raise IndexError(f"{unit} {index} of {count}")
     number = bisect_right(ends, index)
     return number, index - (ends[number - 1] if number else 0)
 

@@ -79,7 +79,7 @@ def open_stream(
 ) -> FileStream | HubStream:
     """Open a source as a stream, file by file; a data set of the hub as `datasets` streams it.
 
-    The arguments are those of `load_rows`; `split` can be no part of a split.
+    The arguments are those of `load_rows`; `split` cannot be a part of a split.
     """
     files, kind = _local_files(source, data_files)
     if files is None:
@@ -176,7 +176,7 @@ def _load_from_hub(source: str, options: Mapping[str, Any], split: str) -> Any:
         from datasets import load_dataset
     except ImportError:
         raise DataError(
-            f"source {source!r} is no local file, and data from the Hugging Face hub comes through the library "
+            f"source {source!r} is not a local file, and data from the Hugging Face hub comes through the library "
             "'datasets': pip install datasets, or give a file (source: json, data_files: PATH)"
         ) from None
     try:

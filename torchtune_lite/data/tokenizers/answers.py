@@ -1,4 +1,4 @@
-"""Where the answers of a conversation stand in the text that a chat template writes of it, and whether they stay.
+"""The places of a conversation's answers in the text of a chat template, and whether later turns change them.
 
 A template may write an answer otherwise once more turns follow: Qwen 3's drops its thoughts. What is trained on then is
 not what the model was asked for, so that each such answer needs a text that ends with it.
@@ -138,8 +138,8 @@ class Answers:
 
     def _rewritten(self, turn: int) -> DataError:
         return DataError(
-            f"{self.template.name} writes messages[{turn}] differently once more turns follow, so what has a loss is "
-            "not known; mark the answers in it with {% generation %}, or set tokenizer.train_on: last"
+            f"{self.template.name} writes messages[{turn}] differently once more turns follow, so its tokens in the "
+            "loss are unknown; mark the answers in it with {% generation %}, or set tokenizer.train_on: last"
         )
 
     def _unlike_prompt(self, index: int) -> DataError:

@@ -19,7 +19,7 @@ from torchtune_lite.data.tokenizers.template_compiler import MARKS, compile_temp
 from torchtune_lite.errors import ConfigError, DataError
 
 CHAT_TEMPLATE = "chat_template"
-"""What a config's `prompt_template` says for the template that came with the tokenizer."""
+"""The value of a config's `prompt_template` for the template that came with the tokenizer."""
 
 FILE = "chat_template.jinja"
 TOOL_USE = "tool_use"
@@ -130,7 +130,7 @@ class ChatTemplate:
 
     @cached_property
     def no_thoughts(self) -> str:
-        """What the prompt has more of where the model shall not think, and an answer without thoughts begins with."""
+        """The end of a prompt with thinking off, with which an answer without thoughts begins."""
         try:
             on, off = (self.render([Message("user", "a")], True, **{THINKING: flag}) for flag in (True, False))
         except DataError:
@@ -139,7 +139,7 @@ class ChatTemplate:
 
     @cached_property
     def closing(self) -> str:
-        """What the template ends every conversation with: Llama 3's first one with the prompt of a next answer."""
+        """The end of every conversation in the template: in Llama 3's first one, the next answer's prompt."""
         turns = [Message("user", "a"), Message("assistant", "b")]
         try:
             closing, *others = (self.render(turns[:count]) for count in range(3))

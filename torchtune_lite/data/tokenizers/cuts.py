@@ -1,4 +1,4 @@
-"""Where a long text can be cut so that its start is still encoded to the tokens that it has in the whole.
+"""Places where a long text can be cut so that its start is still encoded as in the whole.
 
 It is cut before a space that follows another character, which is safe where no token holds the two together and no part
 of the text before the space is split otherwise for what comes after it. That is known for the formats named here; a
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 CHARACTERS = 8
-"""How many characters are tried for a token: more than it has in most texts, so that one try is enough."""
+"""The characters tried per token: more than it has in most texts, so that one try is enough."""
 
 ANY = r"\S"
 """A character that stands before a cut: any but a space."""
@@ -26,7 +26,7 @@ LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-"""How Llama 3 splits text into words before the merges (Meta's tokenizer.py)."""
+"""The pattern by which Llama 3 splits text into words before the merges (Meta's tokenizer.py)."""
 
 QWEN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -36,7 +36,7 @@ O200K = (
     r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 WORDS = (GPT2, LLAMA3_PATTERN, QWEN, O200K)
-"""How texts are split into words: no alternative takes a space after another character, or looks beyond it."""
+"""Patterns that split texts into words: no alternative takes a space after another character, or looks beyond it."""
 
 
 def first_tokens(
@@ -89,14 +89,16 @@ def cuts_of(tokenizer: Any) -> re.Pattern | None:
     return before_spaces([*tokenizer.get_vocab(), *added])
 
 
+def flat_steps(component: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """List what a normalizer or pre-tokenizer of a tokenizer.json does in turn."""
+    if component is None:
+        return []
+    parts = component.get("normalizers") or component.get("pretokenizers") if component["type"] == "Sequence" else None
+    return [dict(component)] if parts is None else [each for part in parts for each in flat_steps(part)]
+
+
 def _steps(component: Any) -> list[dict[str, Any]]:
-    """List what a normalizer or pre-tokenizer does in turn, as a tokenizer.json has it."""
-
-    def flat(step: dict[str, Any]) -> list[dict[str, Any]]:
-        parts = step.get("normalizers") or step.get("pretokenizers") if step["type"] == "Sequence" else None
-        return [step] if parts is None else [each for part in parts for each in flat(part)]
-
-    return [] if component is None else flat(json.loads(component.__getstate__()))
+    return flat_steps(None if component is None else json.loads(component.__getstate__()))
 
 
 def _is_local(normalizer: Mapping[str, Any]) -> bool:

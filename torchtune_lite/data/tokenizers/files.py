@@ -74,7 +74,7 @@ def read_json(path: Path | None) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{path} is no JSON: {error}; fetch the file again") from None
+        raise DataError(f"{path} is not JSON: {error}; fetch the file again") from None
     if not isinstance(value, dict):
         raise DataError(f"{path} must hold a JSON object; fetch the file again")
     return value

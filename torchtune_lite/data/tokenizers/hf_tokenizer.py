@@ -133,6 +133,7 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         self._guard_length = len(super().encode(self._guard, add_bos=False, add_eos=False))
         self.prefixes = super().encode("a", add_bos=False, add_eos=False) != self._encode_part("a", trim=True)
         self._bounded = self.tokenizer.normalizer is None
+        self.adds_bos = self.bos_id in self.tokenizer.encode("").ids
         self._use_template(prompt_template, self.config, self.template_variables, chat_template_kwargs)
 
     def encode(
@@ -177,7 +178,7 @@ def _beside(tokenizer_json: Path, given: str | Path | None, name: str) -> Path:
         return tokenizer_json.parent / name
     path = Path(given).expanduser()
     if not path.is_file():
-        raise DataError(f"tokenizer: {given} is no file; leave the key out to use the {name} beside tokenizer.json")
+        raise DataError(f"tokenizer: {given} is not a file; leave the key out to use the {name} beside tokenizer.json")
     return path
 
 
@@ -196,8 +197,8 @@ def _load(path: Path, config: Mapping[str, Any]) -> Any:
         data = json.dumps(content).encode()
     if not isinstance(content.get("model"), dict):
         raise DataError(
-            f"tokenizer.path {path} is a JSON file with the keys {', '.join(list(content)[:4])}…, no tokenizer.json; "
-            "give the file of that name"
+            f"tokenizer.path {path} is a JSON file with the keys {', '.join(list(content)[:4])}…, not a "
+            "tokenizer.json; give the file of that name"
         )
     try:
         tokenizer = Tokenizer.from_str(data.decode())

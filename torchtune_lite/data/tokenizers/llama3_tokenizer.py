@@ -8,6 +8,7 @@ import base64
 import binascii
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from torchtune_lite.config import DottedPath
@@ -130,7 +131,10 @@ class Llama3Tokenizer(ModelTokenizer):
         return self.tt_model.decode(known)
 
     def encode_chat(self, text: str) -> tuple[list[int], list[Span]]:
-        raise NotImplementedError("Llama 3's form is written by tokenize_messages")
+        """Encode a text in which special tokens are spelled out; return each token's start and end in it, too."""
+        tokens = self.tt_model.tt_model.encode(text, allowed_special="all")
+        _, starts = self.tt_model.tt_model.decode_with_offsets(tokens)
+        return tokens, list(pairwise([*starts, len(text)]))
 
     def most_tokens(self, text: str) -> int:
         """Bound the tokens of a text without encoding it: one a byte."""
@@ -171,7 +175,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except (ValueError, binascii.Error):
-            raise not_readable(path, data, "ranks", f"line {number} is no token and rank") from None
+            raise not_readable(path, data, "ranks", f"line {number} is not a token and a rank") from None
     if sorted(ranks.values()) != list(range(len(ranks))) or not all(bytes([byte]) in ranks for byte in range(256)):
         raise not_readable(path, data, "ranks", "ranks or single bytes are missing")
     return ranks

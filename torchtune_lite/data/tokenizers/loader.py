@@ -12,7 +12,7 @@ from torchtune_lite.data.tokenizers.sentencepiece_tokenizer import SentencePiece
 from torchtune_lite.errors import ConfigError, DataError
 
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-"""Which file of a folder is read, the first that is there: as in transformers."""
+"""The files of a folder by priority, as in transformers."""
 
 
 def load_tokenizer(

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from torchtune_lite.config import DottedPath
 from torchtune_lite.data.messages import Masking, Message
-from torchtune_lite.data.templates import Template, find_glued, get_prompt_template, written
+from torchtune_lite.data.templates import Template, ending, find_glued, get_prompt_template, opened, written
 from torchtune_lite.data.tokenizers.chat_template import (
     CHAT_TEMPLATE,
     RESERVED,
@@ -64,6 +64,9 @@ class ModelTokenizer(ABC):
     pad_id: int
     stop_tokens: list[int]
     added: set[int]
+    adds_bos = True  # before a text, where transformers encodes it
+    turn_end: int | None = None
+    """The token that ends an answer in the chat template."""
     most_around = 2  # tokens that stand around a message: BOS and EOS
     marks_roles = False  # without a template, too
     cuts: re.Pattern | None = None
@@ -124,6 +127,13 @@ class ModelTokenizer(ABC):
         tokens, mask, truncated = self._tokenize(sample["messages"], not inference, given)
         rest = {key: value for key, value in sample.items() if key != "messages"}
         return {**rest, "tokens": tokens, "mask": mask, "truncated": truncated}
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """What a text template writes after each answer, which no special token ends; () for nothing."""
+        template = self.prompt_template
+        end = "" if template is None or isinstance(template, ChatTemplate) else ending(template)
+        return (end,) if end else ()
 
     @property
     def may_expand(self) -> bool:
@@ -209,6 +219,7 @@ class ModelTokenizer(ABC):
                 "{{ eos_token }} after the answer",
                 template.name,
             )
+        self.turn_end = ends[-1] if ends else None
         self.stop_tokens += [token for token in ends[-1:] if token not in self.stop_tokens]
 
     def _tokenize(
@@ -216,7 +227,7 @@ class ModelTokenizer(ABC):
     ) -> tuple[list[int], list[bool], bool]:
         template, more = self.prompt_template, False
         if not isinstance(template, ChatTemplate):
-            tokens, mask, more = self._by_parts(written(messages, template), add_eos)
+            tokens, mask, more = self._by_parts((written if add_eos else opened)(messages, template), add_eos)
         elif add_eos:
             tokens, mask = self._encode_spans(*template.loss_spans(messages, **given or {}), self.max_seq_len)
         else:
@@ -239,7 +250,7 @@ class ModelTokenizer(ABC):
             self._to_look_at = 0
             log.warning(
                 "nothing stands between a question and its answer, as in %r; set tokenizer.prompt_template, e.g. "
-                "{user: ['', '\\n']}, unless that is meant",
+                "{user: ['', '\\n']}, unless this is intended",
                 glued,
             )
 

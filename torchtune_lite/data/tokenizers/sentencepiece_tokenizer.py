@@ -73,6 +73,7 @@ class SentencePieceTokenizer(ModelTokenizer):
         self.added = set(named.values())
         self._split = re.compile(f"({'|'.join(map(re.escape, sorted(named, key=len, reverse=True)))})")
         self.prepend_scheme = prepend_scheme(config)
+        self.adds_bos = config.get("add_bos_token", True)
         ends = {"bos_token": self._model.id_to_piece(self.bos_id), "eos_token": self._model.id_to_piece(self.eos_id)}
         self.template_variables = ends | special_tokens(folder, config)
         self._use_template(prompt_template, config, self.template_variables, chat_template_kwargs)
@@ -143,7 +144,7 @@ class SentencePieceTokenizer(ModelTokenizer):
             ends.append(ends[-1] + (1 if BYTE.fullmatch(piece) else len(piece.replace("▁", " ").encode())))
         if ends[-1] != len(characters):
             raise DataError(
-                f"tokenizer {self.path} changes spaces or characters, so where its tokens stand is not known; "
+                f"tokenizer {self.path} changes spaces or characters, so the places of its tokens are not known; "
                 "a chat template needs another tokenizer, or its tokenizer.json"
             )
         return [(at + characters[max(start, 0)], at + characters[max(end, 1) - 1] + 1) for start, end in pairwise(ends)]

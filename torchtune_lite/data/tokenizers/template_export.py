@@ -6,6 +6,7 @@ from typing import Any
 from torchtune_lite.data.messages import TOOL_ROLES
 from torchtune_lite.data.templates import ChatMLTemplate, Llama2ChatTemplate, MistralChatTemplate, PromptTemplate
 from torchtune_lite.data.tokenizers.hf_tokenizer import HuggingFaceModelTokenizer
+from torchtune_lite.data.tokenizers.llama3_tokenizer import Llama3Tokenizer
 from torchtune_lite.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 
 EXPORTED = (PromptTemplate, ChatMLTemplate, MistralChatTemplate)
@@ -39,16 +40,26 @@ _BY_PARTS = """\
 {%- set ns.space = ns.parts[-1].endswith(' ') -%}
 """
 _WHOLE = "{%- set ns.text = ns.text + ns.parts | join -%}\n"
+_LLAMA3 = """\
+{{- '<|begin_of_text|>' -}}
+{%- for message in messages -%}
+{{- '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content.strip() + '<|eot_id|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}{%- endif -%}
+"""
 
 
 def as_chat_template(tokenizer: Any) -> str | None:
     """Write the tokenizer's text template as Jinja that gives the same tokens; None where it cannot.
 
     It can for Llama2ChatTemplate, the mappings role → [prefix, suffix] and torchtune's templates made of one, with
-    messages of one part. A tokenizer that encodes part by part drops the spaces at each one's end and puts one before
-    it, as `ModelTokenizer.tokenize_messages` says; so does the Jinja.
+    messages of one part, and for the form that Llama 3's own tokenizer writes without a template. A tokenizer that
+    encodes part by part drops the spaces at each one's end and puts one before it, as
+    `ModelTokenizer.tokenize_messages` says; so does the Jinja.
     """
     template = tokenizer.prompt_template
+    if isinstance(tokenizer, Llama3Tokenizer):
+        return _LLAMA3 if template is None else None
     is_llama2 = type(template) is Llama2ChatTemplate
     if not is_llama2 and type(template) not in EXPORTED:
         return None

@@ -1,1 +1,1 @@
-"""What a step takes, and the ways to take less."""
+"""The memory of a step, and ways to reduce it."""

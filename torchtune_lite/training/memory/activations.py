@@ -1,4 +1,4 @@
-"""Which activations a step keeps for its backward pass, which it computes again, and which it moves to the host."""
+"""The activations that a step keeps for its backward pass, recomputes, or moves to the host."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torchtune_lite.data import Batches
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.training.memory.offloading import offload_activations
-from torchtune_lite.training.memory.step_memory import step_memory
+from torchtune_lite.training.memory.step_memory import count_step
 from torchtune_lite.training.memory.usage import free_memory
 from torchtune_lite.utils import counted, get_logger
 
@@ -66,11 +66,11 @@ def layers_in_budget(
     model: TransformerDecoder, budget: str | float, batches: Batches, loss_fn: nn.Module, *, accumulates: bool = False
 ) -> range:
     """Return the numbers of the layers to recompute, the fewest with which a step fits into `budget`, and logs them."""
-    memory = step_memory(model, loss_fn, batches.largest(), accumulates=accumulates)
+    memory = count_step(model, loss_fn, batches.largest(), accumulates=accumulates)
     if budget == "auto":
         free = free_memory(next(model.parameters()).device)
         if free is None:
-            raise ConfigError("memory_budget: auto cannot find out what is free here; set a number of GB")
+            raise ConfigError("memory_budget: auto cannot find out how much memory is free here; set a number of GB")
         limit = memory.weights + (1 - RESERVE) * free
     elif isinstance(budget, str) or budget <= 0:
         raise ConfigError(f"memory_budget: {budget!r} is not known; set auto, a number of GB above 0, or null")

@@ -55,7 +55,7 @@ class StepMemory:
         return self.weights + 2 * self.gradients + most
 
 
-def step_memory(
+def count_step(
     model: TransformerDecoder, loss_fn: Callable[..., Tensor], batch: Batch, *, accumulates: bool = False
 ) -> StepMemory:
     """Count the memory of a training step of `model`, whose layers are alike, with `batch`.

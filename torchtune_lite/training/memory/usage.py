@@ -1,4 +1,4 @@
-"""What a run takes: its parameters, how they are stored, and its peak memory."""
+"""The memory of a run: its parameters, their storage, and its peak."""
 
 import contextlib
 import sys
@@ -75,7 +75,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start `peak_memory` anew from what is held now.
+    """Reset `peak_memory` to the memory held now.
 
     A resident set can be reset on Linux only; elsewhere, or with a read-only /proc, its peak is the whole process's.
     """

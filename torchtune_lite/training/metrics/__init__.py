@@ -1,1 +1,1 @@
-"""What a run reports: its metrics, where they are logged, and what is drawn of them."""
+"""The reports of a run: its metrics, their loggers, and the loss curve."""

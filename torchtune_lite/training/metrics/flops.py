@@ -1,4 +1,4 @@
-"""What a step has to compute, and what a GPU can: their quotient is the model FLOPs utilisation (MFU)."""
+"""The FLOPs of a step and of a GPU: their quotient is the model FLOPs utilisation (MFU)."""
 
 import re
 from collections.abc import Iterable, Sequence

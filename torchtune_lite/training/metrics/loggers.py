@@ -1,4 +1,4 @@
-"""Where metrics go: the terminal, a file, Weights & Biases, TensorBoard, and always `metrics.jsonl`."""
+"""The loggers of metrics: the terminal, a file, Weights & Biases, TensorBoard, and always `metrics.jsonl`."""
 
 import json
 import sys
@@ -58,7 +58,9 @@ class DiskLogger(MetricLoggerInterface):
         self._format = json_line if output_fmt == "jsonl" else lambda *row: _text_line(*row, "{}") + "\n"
         filename = filename or f"log_{int(time.time())}.{output_fmt}"
         if Path(filename).name != filename:
-            raise ConfigError(f"metric_logger.filename: {filename!r} is not just a name; put folders in log_dir")
+            raise ConfigError(
+                f"metric_logger.filename: {filename!r} must be a name without folders; put those in log_dir"
+            )
         self.path = _folder(log_dir) / filename
         if self.path.exists() and not _starts_with(self.path, b'{"step": ' if output_fmt == "jsonl" else b"Step "):
             raise ConfigError(f"metric_logger.filename: {self.path} is not a log of this kind; choose another name")
@@ -191,7 +193,7 @@ class MetricLoggers(MetricLoggerInterface):
 
     A logger that fails is reported in one warning and left out after its third failure; the metrics stay in the file.
     `resumed_step` is the step after which a resumed run goes on (0: a fresh start). Rows that an interrupted run has
-    logged beyond it are written to the file anew, but not handed on again.
+    logged beyond it are written to the file again, but not passed on.
     """
 
     max_failures = 3
@@ -239,12 +241,12 @@ class MetricLoggers(MetricLoggerInterface):
             self._failures[id(sink)] += 1
             if self._failures[id(sink)] == 1:
                 where = "" if sink is self._file else f", the metrics stay in {self._file.path}"
-                what = f"{type(error).__name__}: {_first_line(error)}"
-                get_logger().warning(f"{type(sink).__name__} failed ({what}); training goes on{where}")
+                problem = f"{type(error).__name__}: {_first_line(error)}"
+                get_logger().warning(f"{type(sink).__name__} failed ({problem}); training goes on{where}")
 
 
 class Hangs(Exception):  # noqa: N818 (no error of this program)
-    """What was called did not return in time."""
+    """A call did not return in time."""
 
 
 def within(seconds: float, call: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What steps cost: tokens, time and memory, for the log and for the run's summary."""
+"""The cost of steps: tokens, time and memory, for the log and for the run's summary."""
 
 import time
 from collections import defaultdict
@@ -68,7 +68,7 @@ class Meter:
         return tokens / seconds
 
     def take(self) -> dict[str, float]:
-        """Return the metrics of the steps since the last time, by name, and start anew.
+        """Return the metrics of the steps since the last time, by name, and start over.
 
         `tokens_per_second` leaves padding out, `label_tokens_per_second` counts those in the loss; `padding` is the
         share of positions that are padding, `data_wait` the share of time in which nothing was done but wait for data,
@@ -120,7 +120,7 @@ class Meter:
         return rates | ({"mfu": counted["flops"] / seconds / self.peak_flops} if self.peak_flops else {})
 
     def _clear(self) -> None:
-        """Start the numbers of a row anew, and add them to those of the run."""
+        """Reset the numbers of a row, and add them to those of the run."""
         for name, value in self._counted.items():
             self._total[name] += value
         self._counted = dict.fromkeys(COUNTED, 0.0)

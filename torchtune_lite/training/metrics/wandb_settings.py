@@ -1,4 +1,4 @@
-"""What a config may set of Weights & Biases: nothing that sends credentials elsewhere, or more than the run's metrics.
+"""The Weights & Biases settings open to a config: none that sends credentials or more than the run's metrics.
 
 W&B sends the API key of the environment to whatever `base_url` it is given, and the program's code with `save_code`.
 Those are for whoever owns the key to decide: in the environment, not in a YAML.
@@ -37,4 +37,4 @@ def check_wandb(mode: str | None, save_code: bool | None, settings: Mapping[str,
         raise ConfigError("metric_logger.save_code: a config may not send code; set WANDB_SAVE_CODE=true instead")
     chosen = os.environ.get("WANDB_MODE", mode)
     if mode not in (None, chosen, "offline", "disabled"):
-        raise ConfigError(f"metric_logger.mode: {mode} is not what WANDB_MODE={chosen} says; change one of them")
+        raise ConfigError(f"metric_logger.mode: {mode} contradicts WANDB_MODE={chosen}; change one of them")

@@ -1,0 +1,46 @@
+"""Texts that a model writes after prompts, many at a time."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torchtune_lite.generation import Engine, Sampling
+from torchtune_lite.modules import TransformerDecoder
+
+
+def generate_texts(
+    model: TransformerDecoder,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[Sampling],
+    *,
+    batch_size: int,
+    max_seq_len: int | None = None,
+) -> Iterator[tuple[int, str]]:
+    """Yield the number of each of `prompts` (token ids) and the text after it, as they are done.
+
+    `batch_size` of them are answered together, each drawn as its own of `samplings` says. `max_seq_len` bounds prompt
+    and text (None: the model's).
+    """
+    if not prompts:
+        return
+    was_training = model.training
+    how = {"max_seq_len": max_seq_len, "stop_tokens": tokenizer.stop_tokens, "tokenizer": tokenizer}
+    engine = Engine(model, slots=min(batch_size, len(prompts)), **how)
+    try:
+        running = {}
+        for number, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
+            [request] = engine.submit(prompt, sampling)
+            running[request] = number
+        while running:
+            for request in engine.step():
+                if request.finish_reason is not None:
+                    text = tokenizer.decode(request.tokens)
+                    yield running.pop(request), before(text, request.sampling.stop_strings)
+    finally:
+        engine.close()
+        model.train(was_training)
+
+
+def before(text: str, stop_strings: Sequence[str]) -> str:
+    """Return a text up to the first of `stop_strings`."""
+    return text[: min((at for stop in stop_strings if (at := text.find(stop)) >= 0), default=None)]

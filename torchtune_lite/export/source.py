@@ -1,0 +1,110 @@
+"""What is exported: a model folder, or an adapter with its base, of which each weight is merged when it is read."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from torchtune_lite import config
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, ModelFolder, find_model, load_adapter
+from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.layout import HFLayout
+from torchtune_lite.checkpoint.model_weights import set_parameter
+from torchtune_lite.data import ModelTokenizer, check_vocabulary
+from torchtune_lite.models import Family, from_checkpoint
+from torchtune_lite.modules import DecoderConfig, TransformerDecoder
+from torchtune_lite.peft import Adapter, adapter_modules
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model whose weights lie in files: `base` are those of the folder `found.base` by our names, none of them read.
+
+    `model` has their shapes on the meta device, and the adapters of `found.adapter` in memory, if there is one.
+    """
+
+    found: ModelFolder
+    checkpointer: FullModelHFCheckpointer
+    model: TransformerDecoder
+    base: dict[str, Weight]
+
+    @property
+    def family(self) -> Family:
+        """The family of the model."""
+        return self.checkpointer.family
+
+    @property
+    def config(self) -> DecoderConfig:
+        """The shape of the model."""
+        return self.model.config
+
+    @property
+    def layout(self) -> HFLayout:
+        """Between our weights and the tensors of the folder."""
+        return self.checkpointer.layout
+
+    @cached_property
+    def tokenizer(self) -> ModelTokenizer:
+        """The tokenizer, with the template of the training."""
+        tokenizer = config.instantiate(self.found.tokenizer)
+        check_vocabulary(tokenizer, self.config.vocab_size)
+        return tokenizer
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The folder of the tokenizer's files."""
+        return Path(self.tokenizer.path).expanduser().parent
+
+    @property
+    def weights(self) -> dict[str, Weight]:
+        """The weights of the plain model of the same function; those that are merged are float32."""
+        adapters = {f"{name}.weight": module for name, module in adapter_modules(self.model).items()}
+        return self.base | {
+            name: Weight(torch.float32, self.base[name].shape, partial(self._merged, name, module))
+            for name, module in adapters.items()
+        }
+
+    def _merged(self, name: str, module: nn.Module) -> Tensor:
+        with filled(self.model, {name: self.base[name]}):
+            return module.merged_weight()
+
+
+def open_source(path: Path | str, base: Path | str | None = None) -> Source:
+    """Open a run, a checkpoint or model folder, or an adapter, with the arguments and errors of `find_model`."""
+    found = find_model(path, base)
+    checkpointer = FullModelHFCheckpointer(**{k: v for k, v in found.checkpointer.items() if k != "_component_"})
+    with torch.device("meta"):
+        model = from_checkpoint(**checkpointer.decoder_args).eval()
+    weights = checkpointer.checked_weights(model)
+    checkpointer.put_adapters(model)
+    if found.adapter is not None:
+        for module in adapter_modules(model).values():
+            _make_parameters(module)
+        load_adapter(model, found.adapter, checkpointer.layout, weights)
+    return Source(found, checkpointer, model, weights)
+
+
+def _make_parameters(adapter: Adapter) -> None:
+    """Give the parameters of an adapter on the meta device their memory, in float32."""
+    for name in adapter.adapter_params():
+        owner, _, leaf = name.rpartition(".")
+        value = torch.empty(adapter.get_parameter(name).shape, dtype=torch.float32)
+        setattr(adapter.get_submodule(owner), leaf, nn.Parameter(value))
+
+
+@contextmanager
+def filled(model: nn.Module, weights: Mapping[str, Weight]) -> Iterator[None]:
+    """Give parameters of a model on the meta device their values, in float32, for a block of code."""
+    empty = {name: model.get_parameter(name) for name in weights}
+    for name, weight in weights.items():
+        set_parameter(model, name, weight.read().float())
+    try:
+        yield
+    finally:
+        for name, param in empty.items():
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, param)
