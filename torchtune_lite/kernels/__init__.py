@@ -56,8 +56,8 @@ FAST_PATHS: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
     "rms_norm": (norm.rms_norm, rms_norm.rms_norm, "ab114459e2cc"),
     "native_rotary": (rope.rotate, passes.rotate, "907bd725d38d"),
     "rotary": (rope.rotate, rotary.rotate, "907bd725d38d"),
-    "native_cache": (kv_cache.cached_attention, passes.cached_attention, "045aa02b864b"),
-    "batched_cache": (kv_cache.cached_attention, batched_cache.cached_attention, "045aa02b864b"),
+    "native_cache": (kv_cache.cached_attention, passes.cached_attention, "f65c876012bb"),
+    "batched_cache": (kv_cache.cached_attention, batched_cache.cached_attention, "f65c876012bb"),
 }
 """By name: the plain function, the faster one, and the `digest` of the body that the faster one was written for."""
 
