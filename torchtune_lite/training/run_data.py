@@ -10,12 +10,18 @@ from torchtune_lite.training.settings import TrainingSettings
 
 
 class RunData:
-    """The micro-batches of `dataset` and, by name, of `dataset_val`; `steps_per_epoch` counts optimizer steps."""
+    """The micro-batches of `dataset` and, by name, of `dataset_val`; `steps_per_epoch` counts optimizer steps.
 
-    def __init__(self, cfg: TrainingSettings, tokenizer: Any, vocab_size: int, seed: int) -> None:
+    They are the share of the process `rank` of so many `processes`; `windows` has as many for each.
+    """
+
+    def __init__(
+        self, cfg: TrainingSettings, tokenizer: Any, vocab_size: int, seed: int, rank: int = 0, processes: int = 1
+    ) -> None:
         self.accumulation = cfg.gradient_accumulation_steps
         options = {key: getattr(cfg, key) for key in ("collate", "group_by_length", "num_workers")}
         options |= {"pad_id": tokenizer.pad_id, "vocab_size": vocab_size, "seed": seed}
+        options |= {"rank": rank, "processes": processes}
         dataset = datasets.concatenated(config.instantiate(cfg.dataset, tokenizer), cfg.dataset_weights)
         self.train = make_batches(dataset, cfg.batch_size, shuffle=cfg.shuffle, **options)
         sets = datasets.validation_sets(config.instantiate(cfg.dataset_val, tokenizer))

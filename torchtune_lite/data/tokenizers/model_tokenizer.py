@@ -256,7 +256,7 @@ class ModelTokenizer(ABC):
         A token has a loss if any of its text does. Of the `spans`, which come in order, those are asked for that stand
         in the first `limit` tokens.
         """
-        tokens, places = self._first(self.encode_chat, text, limit or math.inf, lambda encoded: len(encoded[0]))
+        tokens, places = self._encode_chat_first(text, limit)
         kept = places[:limit]
         length = max((max(end, start + 1) for start, end in kept), default=0)
         has_loss = bytearray(length)
@@ -264,6 +264,9 @@ class ModelTokenizer(ABC):
             has_loss[start:end] = b"\1" * (min(end, length) - start)
         mask = [not any(has_loss[start : max(end, start + 1)]) for start, end in kept]
         return tokens, mask + [True] * (len(tokens) - len(kept))
+
+    def _encode_chat_first(self, text: str, limit: int | None) -> tuple[list[int], list[Span]]:
+        return self._first(self.encode_chat, text, limit or math.inf, lambda encoded: len(encoded[0]))
 
     def _first(self, encode: Callable[[str], T], text: str, most: float, count: Callable[[T], int] = len) -> T:
         return first_tokens(encode, text, most, lambda: self.cuts, count)
@@ -274,8 +277,7 @@ class ModelTokenizer(ABC):
     def _by_parts(self, messages: list[Message], add_eos: bool) -> tuple[list[int], list[bool], bool]:
         """Encode part after part, until there is enough; tell whether messages are left."""
         limit = self.max_seq_len or math.inf
-        tokens: list[int] = []
-        mask: list[bool] = []
+        tokens, mask = list[int](), list[bool]()
         starts, after_space = True, False
         for message in messages:
             ids = [self.bos_id] if starts and self.bos_id is not None else []
