@@ -79,10 +79,11 @@ def test_the_config_of_a_run_may_do_no_more_than_any_other(words, tmp_path, old,
     assert problem in str(error.value)
 
 
-def test_a_recipe_is_given_the_keys_that_it_has(words, tmp_path):
+@pytest.mark.parametrize("verb", ["chat", "generate", "serve"])
+def test_each_recipe_has_the_keys_that_a_folder_gives(words, tmp_path, verb):
     make_run(tmp_path / "x", "dataset.new_system_prompt=s")
-    assert not [word for word in words("serve", tmp_path / "x") if word.startswith("question_template")]
-    assert 'system="s"' in words("serve", tmp_path / "x")
+    cfg = settings(words(verb, tmp_path / "x"))
+    assert (cfg.system, cfg.question_template) == ("s", None)
 
 
 @pytest.mark.parametrize("verb", [chat, generate])

@@ -37,8 +37,7 @@ def main(recipe: str, config: str, args: Namespace, changes: Sequence[str]) -> N
     # by its name: what reads checkpoints stands above this package, and imports torch
     found = import_module("torchtune_lite.checkpoint").find_model(args.folder, args.base)
     log.info("%s", found)
-    known = keys.names(catalog.find_recipe(recipe).path)
-    words = [override(key, value) for key, value in found.answering_values.items() if key in known]
+    words = [override(key, value) for key, value in found.answering_values.items()]
     trusted = [f"--allow-component={pattern}" for pattern in args.allow_component]
     words = [recipe, "--config", config, *trusted, *words, *options(recipe, args), *changes]
     run.main(Namespace(words=words, debug=args.debug))
