@@ -16,6 +16,7 @@ from torchtune_lite.evaluation.questions import (
     warn_of_problems,
 )
 from torchtune_lite.evaluation.result_file import ResultFile
+from torchtune_lite.evaluation.samples import SampleQuestions
 from torchtune_lite.evaluation.texts import generate_texts
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Question",
     "ResultFile",
     "Score",
+    "SampleQuestions",
     "Scoring",
     "answer_questions",
     "as_harness_model",

@@ -46,6 +46,7 @@ class TrainingSettings(RecipeSettings):
     dataset: Any = config.component("tokenizer")  # one, or a list of them
     dataset_weights: list[float] | None = None  # shares of a list's data sets in an epoch; null: each sample once
     dataset_val: Any = config.component("tokenizer", default=None, named=True)  # one, a list, or by name; null: none
+    dataset_eval: Any = config.component("tokenizer", default=None, named=True)  # answered and scored; null: none
     run_val_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; saves and epochs' ends too
     patience: int | None = config.key(None, minimum=1)  # validations without a better loss that end the run; null: none
     batch_size: int = config.key(2, minimum=1)  # sequences in a micro-batch
