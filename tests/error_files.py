@@ -104,6 +104,16 @@ def adapter_config(**changes: object) -> Callable[[Path], object]:
     return prepare
 
 
+def own_adapter(**changes: object) -> Callable[[Path], object]:
+    """Puts the trained adapter into a folder of its own, my_adapter, and makes its config one with other values."""
+
+    def prepare(folder: Path) -> None:
+        adapter_config(**changes)(folder)
+        (folder / "out/epoch_0/adapter").rename(folder / "my_adapter")
+
+    return prepare
+
+
 def index(**weight_map: str) -> Callable[[Path], object]:
     """Makes a checkpoint in shards of which one weight each is named."""
 

@@ -2,8 +2,11 @@
 
 import ast
 import inspect
+import io
 import json
 import re
+import shlex
+import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -184,3 +187,28 @@ def test_the_answer_on_the_components_page(folder, monkeypatch, capsys):
         main()
     sys.modules.pop("my_loss")
     assert capsys.readouterr().err == f"{answer}\n"
+
+
+CHAT = (DOCS / "chat.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_page_on_chat(folder, monkeypatch, capsys):
+    """They are run on a model without a run, but for conversations, which need a terminal or a pipe."""
+    shutil.copytree(catalog.folder("recipes").parent / "torchtune_lite/assets/base", "runs/qlora")
+    (folder / "prompts.jsonl").write_text('{"input": "a"}\n{"text": "?"}\n', encoding="utf-8")
+    commands = [shlex.split(line.split("   ")[0]) for line in re.findall(r"^    (tune generate .*)", CHAT, re.M)]
+    assert len(commands) == 2
+    for words in commands:
+        monkeypatch.setattr(sys, "argv", [*words, "--max-new-tokens", "3", "device=cpu"])
+        with pytest.raises(SystemExit) as exit:
+            main()
+        assert not exit.value.code
+    results = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    shown = [json.loads(line) for line in re.findall(r"^    (\{.row.*)", CHAT, re.M)]
+    assert [json.loads(line).keys() for line in results] == [each.keys() for each in shown]
+    assert json.loads(results[1]) == shown[1]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a\n"))
+    monkeypatch.setattr(sys, "argv", ["tune", "chat", "runs/qlora", "temperature=0", "max_new_tokens=3", "device=cpu"])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert not exit.value.code

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from torchtune_lite import catalog
+from torchtune_lite.cli import asking
+from torchtune_lite.cli import run as run_verb
 from torchtune_lite.cli.main import start
 
 TRAIN = '''"""Adds up numbers."""
@@ -58,3 +60,21 @@ def tune(shipped: Path, folder: Path, capsys: pytest.CaptureFixture) -> Callable
         return capsys.readouterr().out
 
     return run
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Callable[..., list[str]]:
+    """Gives the words of `tune run` that a verb ends in."""
+    seen = []
+    monkeypatch.setattr(run_verb, "main", lambda args: seen.append((args.words, args.debug)))
+    monkeypatch.setattr(run_verb, "set_environment", lambda: None)
+    monkeypatch.setattr(asking, "postpone_compiler", lambda: None)
+
+    def of(verb: str, *given: object, debug: bool = False) -> list[str]:
+        start(verb, *map(str, given), debug=debug)
+        [(found, debugged)] = seen
+        seen.clear()
+        assert debugged == debug
+        return found
+
+    return of

@@ -37,7 +37,10 @@ def test_version(monkeypatch, capsys):
     ("words", "message"),
     [
         (["vlaidate"], "there is no 'tune vlaidate'; did you mean 'validate'? ('tune --help' lists the verbs)"),
-        (["generate", "x=1"], "there is no 'tune generate'; did you mean 'tune run generate x=1'? ("),
+        (
+            ["exact_match_eval", "x=1"],
+            "there is no 'tune exact_match_eval'; did you mean 'tune run exact_match_eval x=1'",
+        ),
         (["my.py"], "there is no 'tune my.py'; did you mean 'tune run my.py'? ("),
         (
             ["demo/base", "a=1"],

@@ -1,7 +1,7 @@
 import pytest
 
 from torchtune_lite.data import Llama2ChatTemplate, Message, MistralChatTemplate, PromptTemplate, SentencePieceTokenizer
-from torchtune_lite.data.templates import get_prompt_template
+from torchtune_lite.data.templates import ending, get_prompt_template, opened
 from torchtune_lite.errors import ConfigError, DataError
 
 CHAT = [
@@ -89,3 +89,29 @@ def test_the_tokenizer_encodes_prefix_text_and_suffix_each_by_itself(char_model,
     tokens, mask = tokenizer.tokenize_messages(CHAT[:3])
     assert spell(tokens) == "⟨▁[INST]▁<<SYS>>\n▁S▁\n<</SYS>>\n\n▁Q▁▁[/INST]▁A⟩"
     assert mask == [True] * (len(tokens) - 3) + [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("template", "before", "after"),
+    [
+        ({"user": ["Q: ", "\nA: "]}, None, ""),
+        ({"assistant": ["A: ", ""]}, "A: ", ""),
+        ({"assistant": ["", " #\n"]}, None, " #"),
+        ("torchtune_lite.data.ChatMLTemplate", "<|im_start|>assistant\n", "<|im_end|>"),
+        ("torchtune_lite.models.llama2.Llama2ChatTemplate", None, ""),
+        (lambda messages: [Message(turn.role, f"{turn.role}: {turn.text_content}") for turn in messages], None, ""),
+    ],
+)
+def test_a_prompt_goes_on_to_where_the_answer_begins(template, before, after):
+    template = template if callable(template) else get_prompt_template(template)
+    turns = opened(CHAT[:2], template)
+    assert turns[: 2 if before else None] == template(CHAT[:2])
+    assert [(turn.role, turn.text_content) for turn in turns[len(template(CHAT[:2])) :]] == (
+        [("assistant", before)] if before else []
+    )
+    assert opened(CHAT[:3], template) == template(CHAT[:3])  # an answer that is begun is gone on with
+    assert ending(template) == after
+
+
+def test_without_a_template_nothing_is_written_around():
+    assert opened(CHAT[:2], None) == CHAT[:2]

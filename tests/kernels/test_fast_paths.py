@@ -73,5 +73,5 @@ def test_an_edited_function_runs_as_it_stands(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": f"{tmp_path}:{':'.join(sys.path)}"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.split() == [str(tmp_path / "torchtune_lite" / "kernels" / "__init__.py"), "0", "1"]
+    assert done.stdout.split() == [str(tmp_path / "torchtune_lite" / "kernels" / "__init__.py"), "0", "2"]
     assert "rotate was edited and runs as it stands, without kernels.rotary" in done.stderr

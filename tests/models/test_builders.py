@@ -122,7 +122,7 @@ def test_projections_that_do_not_fit_may_be_left_unquantised_with_one_warning(lo
             "lora_attn_modules has o_proj, w1; allowed are q_proj, k_proj",
         ),
         ({"lora_attn_modules": []}, "no projection carries an adapter"),
-        ({"lora_attn_modules": ["q_proj"], "lora_rank": 0}, "lora_rank 0 must be at least 1"),
+        ({"lora_attn_modules": ["q_proj"], "lora_rank": 0}, "lora_rank 0 must be a whole number of at least 1"),
         ({"lora_attn_modules": ["q_proj"], "quantize_frozen": True}, "extend quantize_base, which is off"),
         ({"lora_attn_modules": ["q_proj"], "quantize_unsupported": "no"}, "'no'; allowed are error, skip"),
     ],
@@ -161,7 +161,7 @@ def test_its_signature_says_what_it_takes():
     parameters = inspect.signature(from_sizes(lora_decoder)).parameters
     assert parameters["vocab_size"].default is None  # for a recipe to fill in
     assert parameters["norm_eps"].default == 1e-5
-    assert parameters["lora_attn_modules"].default is inspect.Parameter.empty
+    assert parameters["lora_rank"].default == 8
     assert "config" not in parameters
 
 

@@ -98,9 +98,22 @@ def test_a_second_run_starts_from_the_quantised_cache(tune, config_file, tmp_pat
     assert metrics(tmp_path / "one", "loss") == metrics(tmp_path / "two", "loss")
 
 
-def test_resume_continues_as_if_never_stopped(tune, config_file, tmp_path):
-    recipe = ("run", "lora_finetune_single_device", "--config", config_file, "model.lora_dropout=0.1")
-    recipe += ("model.quantize_base=True", "save_adapter_weights_only=True")
+PART_OF_ALL = ("model.target_modules=all-linear", "model.rank_pattern={down_proj: 2}", "model.layers_to_transform=[1]")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("model.lora_dropout=0.1", "model.quantize_base=True"),
+        ("loraplus_lr_ratio=8", "model.use_rslora=True", *PART_OF_ALL),
+        ("model.init_lora_weights=pissa_niter_4", "model.quantize_base=True", "adapter_dtype=fp32", "dtype=bf16"),
+        ("model.init_lora_weights=loftq", "model.quantize_base=True"),
+    ],
+    ids=["dropout, NF4", "LoRA+, rsLoRA, patterns", "PiSSA, NF4", "LoftQ"],
+)
+def test_resume_continues_as_if_never_stopped(tune, config_file, tmp_path, changes):
+    recipe = ("run", "lora_finetune_single_device", "--config", config_file, *changes)
+    recipe += ("save_adapter_weights_only=True",)
     tune(*recipe)
     parts = tmp_path / "parts"
     tune(*recipe, f"output_dir={parts}", "save_every_n_steps=2")
@@ -115,6 +128,7 @@ def test_resume_continues_as_if_never_stopped(tune, config_file, tmp_path):
     for name, value in expected.items():
         assert torch.equal(value, resumed[name]), name
     assert not (parts / "epoch_1" / "model.safetensors").exists()
+    assert PART_OF_ALL[0] not in changes or {name.split(".")[4] for name in resumed} == {"1"}  # the layer
 
 
 def test_every_step_is_logged_with_its_numbers(tune, config_file, tmp_path):

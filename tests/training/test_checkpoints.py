@@ -27,6 +27,11 @@ def never(folder: Path, model: nn.Module, state: TrainingState, verify: bool) ->
     raise AssertionError(f"{folder} is there already")
 
 
+def saved(folder: Path) -> list[str]:
+    """What is said of a save."""
+    return [f"saved {folder}", f"try it: tune chat {folder}"]
+
+
 def best(output_dir: Path) -> dict:
     return json.loads((output_dir / "best.json").read_text())
 
@@ -37,7 +42,7 @@ def test_saved_is_said_after_it_is_and_the_newest_is_known(tmp_path, log_lines):
     checkpoints.save(
         "step_3", Progress(seed=0, global_step=3), lambda folder, **_: log_lines.append(f"writes {folder}"), *NOTHING
     )
-    assert log_lines == [f"writes {tmp_path}/step_3", f"saved {tmp_path}/step_3"]
+    assert log_lines == [f"writes {tmp_path}/step_3", *saved(tmp_path / "step_3")]
     assert checkpoints.at(3) == tmp_path / "step_3" and checkpoints.at(4) is None
 
 
@@ -154,7 +159,7 @@ def test_what_is_written_in_the_background_is_the_state_of_the_save(tmp_path, lo
         assert log_lines == [], "nothing is saved yet"
         slow.go.set()
     assert checkpoints.at(1) == tmp_path / "step_1"
-    assert log_lines == [f"saved {tmp_path}/step_1"]
+    assert log_lines == saved(tmp_path / "step_1")
     assert slow.written == {"weight": [[0.0, 0.0]] if background else [[1.0, 1.0]], "moment": [0.0, 0.0]}
 
 
@@ -177,7 +182,7 @@ def test_one_save_at_a_time_and_the_final_one_is_waited_for(tmp_path, log_lines)
     checkpoints.save("step_1", Progress(seed=0, global_step=1), slow, *trained())
     threading.Timer(0.05, slow.go.set).start()
     checkpoints.save("epoch_0", Progress(seed=0, global_step=2), write, *trained(), final=True)
-    assert log_lines == [f"saved {tmp_path}/step_1", f"saved {tmp_path}/epoch_0"]
+    assert log_lines == saved(tmp_path / "step_1") + saved(tmp_path / "epoch_0")
     with pytest.raises(SaveError):
         checkpoints.save("epoch_1", Progress(seed=0, global_step=3), fail, *trained(), final=True)
 
@@ -192,7 +197,7 @@ def test_the_end_of_a_run_waits_for_a_save_but_not_one_that_is_interrupted(tmp_p
     assert log_lines == []
     slow.go.set()
     checkpoints.close()
-    assert log_lines == [f"saved {tmp_path}/step_1"]
+    assert log_lines == saved(tmp_path / "step_1")
 
 
 def test_a_save_that_is_interrupted_is_not_called_saved(tmp_path, log_lines):

@@ -1,6 +1,7 @@
 """Checkpoints: a folder in, a folder out, and what a run needs to go on from one."""
 
 from torchtune_lite.checkpoint.description import found
+from torchtune_lite.checkpoint.folders import ModelFolder, find_model
 from torchtune_lite.checkpoint.formats.adapter import load_adapter, write_adapter
 from torchtune_lite.checkpoint.formats.hf import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.formats.meta import FullModelMetaCheckpointer
@@ -8,7 +9,7 @@ from torchtune_lite.checkpoint.resume import check_resumable, restore, run_facts
 from torchtune_lite.checkpoint.rng import rng_state, set_rng_state
 from torchtune_lite.checkpoint.run_state import TrainingState, gather
 from torchtune_lite.checkpoint.store.claim import Claim, claim
-from torchtune_lite.checkpoint.store.discovery import latest, resume_folder
+from torchtune_lite.checkpoint.store.discovery import latest, newest, read_best, resume_folder
 from torchtune_lite.checkpoint.store.manifest import verify
 from torchtune_lite.checkpoint.store.publishing import check_space, publish, published, retain
 
@@ -16,16 +17,20 @@ __all__ = [
     "Claim",
     "FullModelHFCheckpointer",
     "FullModelMetaCheckpointer",
+    "ModelFolder",
     "TrainingState",
     "check_resumable",
     "check_space",
     "claim",
+    "find_model",
     "found",
     "gather",
     "latest",
     "load_adapter",
+    "newest",
     "publish",
     "published",
+    "read_best",
     "restore",
     "resume_folder",
     "retain",

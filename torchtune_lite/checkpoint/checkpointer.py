@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 from torchtune_lite.checkpoint.description import described
-from torchtune_lite.checkpoint.formats.adapter import check_adapter, fitting_adapter, load_adapter, write_adapter
+from torchtune_lite.checkpoint.formats.adapter import (
+    check_adapter,
+    fitting_adapter,
+    load_adapter,
+    put_adapters,
+    read_start,
+    write_adapter,
+)
+from torchtune_lite.checkpoint.formats.adapter_config import check_adapters
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import (
@@ -52,7 +60,6 @@ class Checkpointer(ABC):
     "quantized" their own values, for exactly the function that was trained; "original" the full-precision ones of
     `checkpoint_dir`, read again, for a function nearer to the base. `cache_quantized` keeps the NF4 weights beside the
     run's folder, at 0.52 bytes a weight, and starts the next run of the same base from them.
-
     `decoder_args` has the sizes that the checkpoint gives, as arguments of `DecoderConfig`.
     """
 
@@ -146,22 +153,30 @@ class Checkpointer(ABC):
                 f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
             )
         weights = self._checked_weights(model)
+        check_adapters(model, self.layout, self.merge_into)
         adapter = self.adapter_checkpoint if resume_from is None else None
         if adapter:
             fitting_adapter(model, adapter, self.layout)
+        if given := adapter or resume_from:
+            read_start(model, given, self.layout)
         if resume_from is not None and not adapter_modules(model):
             fill_with_zeros(model, device=device, dtype=dtype)
             return
         cache = self._nf4_cache(model, cache_dir, device, dtype)
         cached = cache.fill() if cache else ()
         rest = {name: weight for name, weight in weights.items() if name not in cached}
-        load_weights(model, rest, device=device, dtype=dtype, source=self.checkpoint_dir)
+        load_weights(model, rest, device=device, dtype=dtype, source=self.checkpoint_dir, adapter_dtype=adapter_dtype)
         if cache and not cached:
             cache.write()
         for module in adapter_modules(model).values():
             module.init_adapter(adapter_dtype)
         if adapter:
             load_adapter(model, adapter, self.layout)
+
+    def put_adapters(self, model: nn.Module) -> None:
+        """Put adapters on a plain `model`, without weights, as `adapter_checkpoint` has them, if there is one."""
+        if self.adapter_checkpoint is not None and not adapter_modules(model):
+            put_adapters(model, self.adapter_checkpoint, HFLayout(self.family, model.config, self._is_within))
 
     def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:
         """Check, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.
@@ -177,8 +192,11 @@ class Checkpointer(ABC):
     ) -> NF4Cache | None:
         if not self.cache_quantized:
             return None
-        if cache_dir is None or not any(map(is_quantized, model.parameters())):
+        in_nf4 = any(map(is_quantized, model.parameters()))
+        starts = any(module.init_lora_weights for module in adapter_modules(model).values())
+        if cache_dir is None or not in_nf4 or starts:
             why = "this recipe keeps no cache" if cache_dir is None else "no weight of the model is in NF4"
+            why = "the adapters start from the base (init_lora_weights)" if starts else why
             log.warning("checkpointer.cache_quantized is without effect: %s", why)
             return None
         return NF4Cache(cache_dir, model, self._files, self.decoder_args, device=device, dtype=dtype)

@@ -50,22 +50,33 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def load_weights(
-    model: nn.Module, weights: Mapping[str, Weight], *, device: torch.device | str, dtype: torch.dtype, source: object
+    model: nn.Module,
+    weights: Mapping[str, Weight],
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    source: object,
+    adapter_dtype: torch.dtype | None = None,
 ) -> None:
     """Fill base parameters of `model` with checked `weights`: each read, cast, moved, quantised and dropped.
 
-    Those are quantised that the model has in NF4. A parameter on the meta device is replaced, `requires_grad` kept;
+    Those are quantised that the model has in NF4. An adapter may start from its weight, in `adapter_dtype` (None:
+    `dtype`), and leave the rest of it to be kept. A parameter on the meta device is replaced, `requires_grad` kept;
     one that exists is overwritten in place. At most two full tensors are held beside what is mapped and the model.
     CheckpointError names `source` and the weight that holds NaN or infinity; the model is then half filled.
     """
     params = base_parameters(model)
+    adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
     for name, weight in tqdm(weights.items(), desc="loading", unit="tensor", delay=1, leave=False):
         param = params[name]
         try:
+            # a copy where it becomes the parameter, which the file must not show through
+            value = weight.read().to(device=device, dtype=dtype, copy=param.is_meta and not is_quantized(param))
+            if name in adapters:
+                value = adapters[name].start_from(value, adapter_dtype)
             if is_quantized(param):
-                value = quantize(weight.read().to(device=device, dtype=dtype))
-            else:  # a copy where it becomes the parameter, which the file must not show through
-                value = weight.read().to(device=device, dtype=dtype, copy=param.is_meta)
+                value = quantize(value)
+            else:
                 _refuse_nonfinite(value)
         except ValueError as error:
             raise CheckpointError(f"{source}: {name} {error}; is the file damaged?") from error

@@ -11,7 +11,7 @@ from typing import Any
 
 from torchtune_lite import catalog
 from torchtune_lite.cli import keys
-from torchtune_lite.cli.main import CONFIG_FIRST, VERBS
+from torchtune_lite.cli.main import CONFIG_FIRST, FOLDER_FIRST, VERBS
 
 RECIPE, YAML, ANY = (".py",), (".yaml", ".yml"), ("",)
 
@@ -49,6 +49,8 @@ def _candidates(before: list[str], word: str) -> Iterator[str]:
         yield from (f"--config={each}" for each in configs(word.partition("=")[2]))
     elif rest[-1:] == ["--recipe"]:
         yield from recipes(word)
+    elif rest and rest[-1] in ("--base", "--file", "--out"):
+        yield from files(word, ANY)
     elif word.startswith("-"):
         yield from options(verb)
     else:
@@ -70,6 +72,11 @@ def _positional(verb: str, rest: list[str], word: str) -> Iterator[str]:
             yield "--config"
         else:
             yield from overrides(values_of(config[1]), given[0], word)
+    elif verb in FOLDER_FIRST:
+        if not given:
+            yield from files(word, ())
+        else:
+            yield from (f"{key}=" for key in keys.names(catalog.find_recipe(verb).path))
     elif verb in CONFIG_FIRST:
         if not given:
             yield from configs(word)

@@ -13,6 +13,8 @@ VERBS = {
     "cp": "clone a recipe or a config, to edit it",
     "cat": "print a config",
     "run": "run a recipe with a config",
+    "chat": "talk with the model of a run, or any other",
+    "generate": "answer a prompt, or each row of a file",
     "validate": "check a config without running it",
     "inspect": "show what a config will train on",
     "env": "show versions, devices and what is missing",
@@ -20,6 +22,7 @@ VERBS = {
     "completion": "print the script that completes words in a shell",
 }
 CONFIG_FIRST = ("cat", "validate", "inspect")  # verbs whose first word is a config
+FOLDER_FIRST = ("chat", "generate")  # verbs, called as their recipes are, whose first word is a model's folder
 HIDDEN = ("complete",)  # what that script calls
 
 HELP = f"""\

@@ -103,6 +103,21 @@ def written(messages: list[Message], template: Template | None) -> list[Message]
     ]
 
 
+def opened(messages: list[Message], template: Template | None) -> list[Message]:
+    """Apply a template to a prompt; what it puts before an answer follows, for the model to go on from there."""
+    turns = written(messages, template)
+    if template is None or messages[-1].role == "assistant":
+        return turns
+    before, _ = _around_answer(messages, template)
+    return [*turns, Message("assistant", before)] if before else turns
+
+
+def ending(template: Template) -> str:
+    """Return what a template puts after each answer, without the spaces and line ends that it ends with."""
+    _, after = _around_answer([Message("user", "a")], template)
+    return "".join(part["content"] for part in after).rstrip()
+
+
 def find_glued(messages: Sequence[Message], written: Sequence[Message]) -> str | None:
     """Return the text around the first place where a question and what follows it stand side by side, as written."""
     own = {part["content"] for message in messages for part in message.content}
@@ -128,6 +143,14 @@ def joined(messages: Sequence[Message], bos: str, eos: str, add_eos: bool) -> tu
         if not message.masked:
             spans.append((start, len(text)))
     return text if add_eos else text.rstrip(" "), spans
+
+
+def _around_answer(messages: list[Message], template: Template) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the parts that a template puts before and after the answer to a prompt."""
+    answer = Message("assistant", "b").content[0]
+    parts = template([*messages, Message("assistant", [answer])])[-1].content
+    at = next((i for i, part in enumerate(parts) if part is answer), None)
+    return ([], []) if at is None else (parts[:at], parts[at + 1 :])
 
 
 def _wrap(message: Message, prefix: str, suffix: str) -> Message:

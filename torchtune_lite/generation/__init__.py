@@ -1,19 +1,30 @@
 """Answers of a model: the engine that chat, evaluation, serving and roll-outs share, and what goes in and comes out."""
 
+from torchtune_lite.generation.answers import AnswerFile, answers, as_prompt
+from torchtune_lite.generation.conversation import Conversation
 from torchtune_lite.generation.engine import Engine, generate
-from torchtune_lite.generation.prompts import PROMPT_ROLES, cap_length, encode_prompt
+from torchtune_lite.generation.prompts import PROMPT_ROLES, cap_length, encode_prompt, tokens_of
 from torchtune_lite.generation.request import Request
 from torchtune_lite.generation.sampling import Sampling, TokenLogprobs
-from torchtune_lite.generation.text import TextStream
+from torchtune_lite.generation.text import TextStream, text_of
+from torchtune_lite.generation.weights import Int8Linear, inference_weights
 
 __all__ = [
     "PROMPT_ROLES",
+    "AnswerFile",
+    "Conversation",
     "Engine",
+    "Int8Linear",
     "Request",
     "Sampling",
     "TextStream",
     "TokenLogprobs",
+    "answers",
+    "as_prompt",
     "cap_length",
     "encode_prompt",
     "generate",
+    "inference_weights",
+    "text_of",
+    "tokens_of",
 ]

@@ -5,6 +5,7 @@ b rows that get a token, v vocabulary.
 
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -18,6 +19,7 @@ from torchtune_lite.generation.request import Request
 from torchtune_lite.generation.sampling import Sampler, Sampling
 from torchtune_lite.generation.slots import Slot, find_place
 from torchtune_lite.generation.text import TextStream
+from torchtune_lite.generation.weights import inference_weights
 from torchtune_lite.modules import CachedSequences, TransformerDecoder
 from torchtune_lite.utils import counted, get_logger, to_device
 
@@ -38,7 +40,8 @@ class Engine:
     prompt. The answer to a prompt does not depend on its neighbours.
 
     `max_seq_len` bounds prompt and answer together (None: the model's); memory for keys and values grows with what is
-    there. An answer ends before one of `stop_tokens`. Stop strings need the `tokenizer`. The model is put in eval mode.
+    there. An answer ends before one of `stop_tokens`. Stop strings need the `tokenizer`. Until `close`, the model is in
+    eval mode, its adapters merged as the `inference_weights` are; `int8` is an option of theirs.
     """
 
     def __init__(
@@ -49,9 +52,12 @@ class Engine:
         max_seq_len: int | None = None,
         stop_tokens: Collection[int] = (),
         tokenizer: Any = None,
+        int8: bool = False,
     ) -> None:
         if slots < 1:
             raise ConfigError(f"slots is {slots}; it must be 1 or more")
+        self._weights = ExitStack()
+        self._weights.enter_context(inference_weights(model, int8=int8))
         self.model, self.tokenizer, self.stop_tokens = model.eval(), tokenizer, frozenset(stop_tokens)
         self.max_seq_len = min(max_seq_len or model.config.max_seq_len, model.config.max_seq_len)
         self.device = model.tok_embeddings.weight.device
@@ -142,8 +148,9 @@ class Engine:
         return requests
 
     def close(self) -> None:
-        """Free the KV caches."""
+        """Free the KV caches and give the model its own weights back."""
         self.model.delete_caches()
+        self._weights.close()
 
     def _admit(self) -> None:
         """Give free slots to requests that wait."""
@@ -179,15 +186,12 @@ class Engine:
         return torch.equal(*(rope.frequencies(torch.tensor([float(length)])) for length in (one, other)))
 
     def _batch(self) -> list[tuple[Slot, int]]:
-        """Choose the slots of this step, and how many tokens of each: prompts share what answers leave."""
+        """Choose the slots of this step and how many tokens of each: answers first, prompts share what they leave."""
         running = [slot for slot in self._slots if slot.request is not None]
-        room = MOST_TOKENS - sum(len(slot.pending) == 1 for slot in running)
-        batch = []
-        for slot in running:
-            size = len(slot.pending)
-            if size > 1:
-                size = min(size, max(room, 0))
-                room -= size
+        batch, room = [], MOST_TOKENS
+        for slot in sorted(running, key=lambda slot: len(slot.pending) > 1):
+            size = min(len(slot.pending), room)
+            room -= size
             if size:
                 batch.append((slot, size))
         return batch
@@ -238,6 +242,7 @@ def generate(
     *,
     stop_tokens: Collection[int] = (),
     tokenizer: Any = None,
+    int8: bool = False,
     seed: int | None = None,
     **sampling: Any,
 ) -> list[list[int]]:
@@ -248,7 +253,7 @@ def generate(
     """
     was_training = model.training
     settings = Sampling(seed=seed, **sampling)
-    engine = Engine(model, slots=min(len(prompts), SLOTS), stop_tokens=stop_tokens, tokenizer=tokenizer)
+    engine = Engine(model, slots=min(len(prompts), SLOTS), stop_tokens=stop_tokens, tokenizer=tokenizer, int8=int8)
     try:
         requests = []
         for number, prompt in enumerate(prompts):

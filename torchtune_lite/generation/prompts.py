@@ -36,7 +36,12 @@ def encode_prompt(tokenizer: Any, prompt: str | Mapping[str, str | None]) -> lis
     messages = [Message(role, prompt[role]) for role in PROMPT_ROLES if prompt.get(role) is not None]
     if not messages:
         raise ConfigError("prompt has no text; set prompt.user=..., or prompt=... for one to continue")
-    sample = tokenizer({"messages": messages}, inference=True)
+    return tokens_of(tokenizer, {"messages": messages})
+
+
+def tokens_of(tokenizer: Any, sample: Mapping[str, Any]) -> list[int]:
+    """Return the tokens of a sample with `messages`, the last turn open; ConfigError for one that would be cut."""
+    sample = tokenizer(sample, inference=True)
     if sample["truncated"]:
         raise ConfigError(f"prompt is longer than tokenizer.max_seq_len={tokenizer.max_seq_len}; raise it or set null")
     return sample["tokens"]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torchtune_lite.generation.request import Request
 
 WORTH = 16
-"""Tokens that a prompt must share with another that is being read for it to wait for them."""
+"""Tokens that a prompt must share with another that is being read for it to wait for them, unless it is the same."""
 
 
 class Slot:
@@ -62,10 +62,9 @@ def find_place(
             goes_on = slot.request is None and shared >= len(slot.held) - 1
             place = Place(slot if goes_on else oldest, slot, shared)
         if shared == len(slot.held) and len(slot.pending) > 1:
-            soon = max(soon, min(shared + shared_length(slot.pending, prompt[shared:]), most))
-    if soon > place.shared and (soon == most or soon - place.shared >= WORTH):
-        return None
-    return place
+            soon = max(soon, shared + shared_length(slot.pending, prompt[shared:]))
+    worth_waiting = soon == len(prompt) or soon - place.shared >= WORTH
+    return None if worth_waiting else place
 
 
 def shared_length(one: Sequence[int], other: Sequence[int]) -> int:

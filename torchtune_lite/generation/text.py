@@ -54,6 +54,12 @@ class TextStream:
         return text[: len(text) - held]
 
 
+def text_of(tokens: Sequence[int], tokenizer: Any, stop_strings: Sequence[str] = ()) -> str:
+    """Return the text of a whole answer, up to the first of `stop_strings`."""
+    text = tokenizer.decode(tokens)
+    return text[: min((place for place in map(text.find, stop_strings) if place >= 0), default=None)]
+
+
 def _overlap(text: str, stop: str) -> int:
     """Return how many characters at the end of `text` are the beginning of `stop`."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

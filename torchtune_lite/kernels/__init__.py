@@ -8,6 +8,10 @@
 | math_attention | attention.attention | 16 bits, short texts, CPU | |
 | rms_norm | norm.rms_norm | CPU; torch's kernel elsewhere | |
 | rotary | rope.rotate | everywhere but in torch.compile | |
+| native_norm | norm.rms_norm | inference on a CPU with a compiler | TORCHTUNE_LITE_NATIVE=0 |
+| native_rotary | rope.rotate | the same | the same |
+| native_cache | kv_cache.cached_attention | the same, single new tokens | the same |
+| int8, int8_mlp | transformer.project, transformer.gated_mlp | int8 weights, CPU with a compiler | the same |
 | nf4.cpu, nf4.triton | the loops of nf4.codec | CPU with a compiler; GPU with Triton | TORCHTUNE_LITE_NATIVE=0 (CPU) |
 
 `TORCHTUNE_LITE_PLAIN=fused_mlp,rotary` switches paths off by name, `TORCHTUNE_LITE_PLAIN=all` all that stand above
@@ -24,19 +28,26 @@ import torch
 from torch.torch_version import TorchVersion
 
 from torchtune_lite.kernels import fused_lora, fused_mlp, math_attention, rms_norm, rotary, varlen_attention
-from torchtune_lite.modules import attention, norm, rope, transformer
+from torchtune_lite.kernels.int8 import linear as int8
+from torchtune_lite.kernels.native import passes
+from torchtune_lite.modules import attention, kv_cache, norm, rope, transformer
 from torchtune_lite.modules.replaceable import digest
 from torchtune_lite.utils import get_logger
 
 __all__ = ["FAST_PATHS", "plain"]
 
 FAST_PATHS: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
+    "int8": (transformer.project, int8.project, "96cf5503a7a4"),
+    "int8_mlp": (transformer.gated_mlp, int8.gated_mlp, "387885521ed4"),
     "fused_lora": (transformer.project, fused_lora.project, "96cf5503a7a4"),
     "fused_mlp": (transformer.gated_mlp, fused_mlp.gated_mlp, "387885521ed4"),
     "varlen_attention": (attention.attention, varlen_attention.attention, "8472784cf5fd"),
     "math_attention": (attention.attention, math_attention.attention, "8472784cf5fd"),
+    "native_norm": (norm.rms_norm, passes.rms_norm, "ab114459e2cc"),
     "rms_norm": (norm.rms_norm, rms_norm.rms_norm, "ab114459e2cc"),
+    "native_rotary": (rope.rotate, passes.rotate, "907bd725d38d"),
     "rotary": (rope.rotate, rotary.rotate, "907bd725d38d"),
+    "native_cache": (kv_cache.cached_attention, passes.cached_attention, "045aa02b864b"),
 }
 """By name: the plain function, the faster one, and the `digest` of the body that the faster one was written for."""
 

@@ -10,6 +10,8 @@ from torch import nn
 from torchtune_lite import kernels  # noqa: F401 (puts the fast paths beside the plain functions)
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
 from torchtune_lite.peft import DoRALinear, FrozenNF4Linear, LoRALinear, fits_nf4, freeze_base, upcast_state_dict
+from torchtune_lite.peft.initialisation import starting_factors
+from torchtune_lite.peft.targets import choose
 from torchtune_lite.utils import get_logger
 
 Builder = Callable[..., TransformerDecoder]
@@ -31,13 +33,19 @@ def decoder(config: DecoderConfig) -> TransformerDecoder:
 
 def lora_decoder(
     config: DecoderConfig,
-    lora_attn_modules: Sequence[str],
+    lora_attn_modules: Sequence[str] = (),
     apply_lora_to_mlp: bool = False,
     apply_lora_to_output: bool = False,
     lora_rank: int = 8,
     lora_alpha: float = 16,
     lora_dropout: float = 0.0,
     use_dora: bool = False,
+    use_rslora: bool = False,
+    init_lora_weights: str | None = None,
+    target_modules: str | Sequence[str] | None = None,
+    layers_to_transform: int | Sequence[int] | None = None,
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, float] | None = None,
     quantize_base: bool = False,
     quantize_frozen: bool = False,
     quantize_output: bool = False,
@@ -48,7 +56,11 @@ def lora_decoder(
     """Build a frozen decoder with trained adapters on the projections named.
 
     `lora_attn_modules` are any of q_proj, k_proj, v_proj, output_proj; `apply_lora_to_mlp` adds w1, w2, w3 and
-    `apply_lora_to_output` the output projection. `use_dora` trains magnitudes too.
+    `apply_lora_to_output` the output projection. `target_modules`, where it is given, takes the place of these three:
+    it, `layers_to_transform`, `rank_pattern` and `alpha_pattern` are PEFT's, as `peft.targets.choose` says. `use_dora`
+    trains magnitudes too, `use_rslora` scales an update by alpha / √rank instead of alpha / rank. `init_lora_weights`
+    starts A and B from the base's weights instead of from zero: pissa, pissa_niter_N, olora, or loftq over NF4
+    (`peft.initialisation`).
 
     With `quantize_base`, exactly the adapted projections are kept in NF4, the output projection excepted;
     `quantize_frozen` adds those of the layers that carry no adapter, `quantize_output` the output projection. One
@@ -64,32 +76,53 @@ def lora_decoder(
         raise ValueError(f"lora_attn_modules has {', '.join(unknown)}; allowed are {', '.join(ATTN_MODULES)}")
     if quantize_unsupported not in ("error", "skip"):
         raise ValueError(f"quantize_unsupported is {quantize_unsupported!r}; allowed are error, skip")
-    if lora_rank < 1:
-        raise ValueError(f"lora_rank {lora_rank} must be at least 1")
-    if config.tie_word_embeddings and (apply_lora_to_output or quantize_output):
-        argument = "apply_lora_to_output" if apply_lora_to_output else "quantize_output"
+    if not quantize_base and (quantize_frozen or quantize_output):
+        raise ValueError("quantize_frozen and quantize_output extend quantize_base, which is off")
+    if target_modules is None:
+        mlp = MLP_MODULES if apply_lora_to_mlp else ()
+        target_modules = [*lora_attn_modules, *mlp, *(("output",) if apply_lora_to_output else ())]
+    if not target_modules:
+        raise ValueError(
+            "no projection carries an adapter; name some in lora_attn_modules or target_modules, or set "
+            "apply_lora_to_mlp"
+        )
+    adapted = choose(
+        projections(config),
+        target_modules,
+        lora_rank,
+        lora_alpha,
+        layers_to_transform=layers_to_transform,
+        rank_pattern=rank_pattern,
+        alpha_pattern=alpha_pattern,
+    )
+    if config.tie_word_embeddings and ("output" in adapted or quantize_output):
+        argument = "quantize_output" if quantize_output else "apply_lora_to_output"
         raise ValueError(
             f"{argument} is for an output projection of its own; this model's is its embedding (tie_word_embeddings), "
             "which stays as it is; leave the argument out"
         )
-    if not quantize_base and (quantize_frozen or quantize_output):
-        raise ValueError("quantize_frozen and quantize_output extend quantize_base, which is off")
-    mlp = MLP_MODULES if apply_lora_to_mlp else ()
-    adapted = {*lora_attn_modules, *mlp, *(("output",) if apply_lora_to_output else ())}
-    if not adapted:
-        raise ValueError("no projection carries an adapter; name some in lora_attn_modules or set apply_lora_to_mlp")
+    if init_lora_weights is not None:
+        starting_factors(init_lora_weights)
+    if init_lora_weights is not None and use_dora:
+        raise ValueError("init_lora_weights is for LoRA; with use_dora it is not served, leave one of them out")
+    if init_lora_weights == "loftq" and not quantize_base:
+        raise ValueError("init_lora_weights: loftq makes up for what NF4 loses; set quantize_base: True")
     adapter = DoRALinear if use_dora else LoRALinear
     misfits: dict[str, str] = {}
 
-    def linear(name: str, in_dim: int, out_dim: int, bias: bool = False) -> nn.Module:
-        quantize = quantize_output if name == "output" else quantize_base and (quantize_frozen or name in adapted)
+    def linear(path: str, in_dim: int, out_dim: int, bias: bool = False) -> nn.Module:
+        name = path.rpartition(".")[2]
+        quantize = quantize_output if name == "output" else quantize_base and (quantize_frozen or path in adapted)
         if quantize and not fits_nf4(in_dim, out_dim):
             misfits[name] = f"{name} ({in_dim} -> {out_dim})"
             quantize = False
-        base = FrozenNF4Linear(in_dim, out_dim, bias) if quantize else plain_linear(name, in_dim, out_dim, bias)
-        if name not in adapted:
+        base = FrozenNF4Linear(in_dim, out_dim, bias) if quantize else plain_linear(path, in_dim, out_dim, bias)
+        if path not in adapted:
             return base
-        projection = adapter.from_linear(base, lora_rank, lora_alpha, lora_dropout)
+        init = None if init_lora_weights == "loftq" and not quantize else init_lora_weights  # nothing is lost there
+        projection = adapter.from_linear(
+            base, *adapted[path], lora_dropout, use_rslora=use_rslora, init_lora_weights=init
+        )
         projection.fused = fused_lora
         return projection
 
@@ -108,6 +141,12 @@ def lora_decoder(
     return model
 
 
+def projections(config: DecoderConfig) -> list[str]:
+    """Return the names of a decoder's projections."""
+    within = [*(f"attn.{name}" for name in ATTN_MODULES), *(f"mlp.{name}" for name in MLP_MODULES)]
+    return [*(f"layers.{number}.{name}" for number in range(config.num_layers) for name in within), "output"]
+
+
 def any_decoder(
     config: DecoderConfig,
     lora_attn_modules: Sequence[str] = (),
@@ -119,7 +158,7 @@ def any_decoder(
 
     The arguments after `config` are those of `lora_decoder`.
     """
-    if lora_attn_modules or apply_lora_to_mlp or apply_lora_to_output:
+    if lora_attn_modules or apply_lora_to_mlp or apply_lora_to_output or lora.get("target_modules"):
         return lora_decoder(config, lora_attn_modules, apply_lora_to_mlp, apply_lora_to_output, **lora)
     if lora:
         raise ValueError(
@@ -129,12 +168,7 @@ def any_decoder(
     return decoder(config)
 
 
-any_decoder.__signature__ = inspect.signature(lora_decoder).replace(
-    parameters=[
-        p.replace(default=()) if p.name == "lora_attn_modules" else p
-        for p in inspect.signature(lora_decoder).parameters.values()
-    ]
-)
+any_decoder.__signature__ = inspect.signature(lora_decoder)
 
 
 def size(

@@ -4,6 +4,8 @@ T new tokens; h heads, k kv heads, e head width.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -72,7 +74,7 @@ class CachedSequences(PackedSequences):
         text_lens: Sequence[int] | None = None,
     ) -> None:
         super().__init__(seq_lens, device)
-        self.slots, self.starts = list(slots), list(starts)
+        self.slots, self.starts, self.text_lens = list(slots), list(starts), text_lens
         self.ends = [start + length for start, length in zip(starts, seq_lens, strict=True)]
         offsets = torch.tensor([self.starts, self.slots, text_lens or self.ends])
         offsets = offsets.repeat_interleave(torch.tensor(self.seq_lens), dim=1)
@@ -83,6 +85,18 @@ class CachedSequences(PackedSequences):
     def longest(self) -> int:
         """The most positions that a sequence has by now."""
         return max(self.ends)
+
+    @cached_property
+    def num_single(self) -> int:
+        """How many sequences, from the first on, have one new token each."""
+        return sum(1 for _ in takewhile(lambda length: length == 1, self.seq_lens))
+
+    @cached_property
+    def rest(self) -> "CachedSequences":
+        """The sequences after these."""
+        parts = (self.slots, self.starts, self.seq_lens)
+        text_lens = self.text_lens and self.text_lens[self.num_single :]
+        return CachedSequences(*(part[self.num_single :] for part in parts), self.device, text_lens)
 
     def positions(self) -> Tensor:
         """Return the position of each new token in its sequence: `[1, T] int64`."""

@@ -22,8 +22,8 @@ from torchtune_lite.modules.replaceable import replaceable
 from torchtune_lite.modules.rope import RotaryPositionalEmbeddings, Rotation, rotate
 
 LinearFactory = Callable[..., nn.Module]
-"""`linear(name, in_dim, out_dim, bias=False)` makes the projection of that name: the seam for adapters and NF4."""
-
+"""`linear(name, in_dim, out_dim, bias=False)` makes the projection of that name in the model, such as
+`layers.0.attn.q_proj`: the seam for adapters and NF4."""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 
 
@@ -135,6 +135,11 @@ class FeedForward(nn.Module):
         return gated_mlp(x, self.w1, self.w2, self.w3, self.activation, self.tile)
 
 
+def within(part: str, linear: LinearFactory) -> LinearFactory:
+    """Return the factory for the projections within a part of the model, which know their names there alone."""
+    return lambda name, *args, **kwargs: linear(f"{part}.{name}", *args, **kwargs)
+
+
 class TransformerSelfAttentionLayer(nn.Module):
     """One layer: attention, then feed-forward, each added to the residual stream."""
 
@@ -143,10 +148,10 @@ class TransformerSelfAttentionLayer(nn.Module):
         norm = partial(RMSNorm, config.embed_dim, config.norm_eps, config.norm_offset)
         self.kind, self.residual_scale = kind, config.residual_scale
         self.sa_norm = norm() if config.pre_norm else nn.Identity()
-        self.attn = MultiHeadAttention(config, linear, kind)
+        self.attn = MultiHeadAttention(config, within("attn", linear), kind)
         self.sa_post_norm = norm() if config.post_norm else nn.Identity()
         self.mlp_norm = norm() if config.pre_norm else nn.Identity()
-        self.mlp = FeedForward(config, linear)
+        self.mlp = FeedForward(config, within("mlp", linear))
         self.mlp_post_norm = norm() if config.post_norm else nn.Identity()
 
     def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | PackedSequences | None = None) -> Tensor:
@@ -172,7 +177,10 @@ class TransformerDecoder(nn.Module):
         rope = partial(RotaryPositionalEmbeddings, c.rotary_dim or c.head_dim)
         self.rope = rope(c.rope_base, c.rope_scaling, c.max_seq_len)
         self.local_rope = rope(c.local_rope_base) if c.local_rope_base else self.rope
-        self.layers = nn.ModuleList(TransformerSelfAttentionLayer(c, linear, kind) for kind in c.layers)
+        self.layers = nn.ModuleList(
+            TransformerSelfAttentionLayer(c, within(f"layers.{number}", linear), kind)
+            for number, kind in enumerate(c.layers)
+        )
         self.norm = RMSNorm(c.embed_dim, c.norm_eps, c.norm_offset)
         if c.tie_word_embeddings:
             self.output = TiedOutput(self.tok_embeddings, c.logit_softcap)

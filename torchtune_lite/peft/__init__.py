@@ -4,6 +4,7 @@ from torchtune_lite.peft.adapter import Adapter, adapter_modules, adapter_state,
 from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear
 from torchtune_lite.peft.lora import LoRALinear
+from torchtune_lite.peft.loraplus import adapter_optimizer
 from torchtune_lite.peft.nf4 import (
     blank_parts,
     dequantize,
@@ -23,6 +24,7 @@ __all__ = [
     "FrozenNF4Linear",
     "LoRALinear",
     "adapter_modules",
+    "adapter_optimizer",
     "adapter_state",
     "adapters_off",
     "blank_parts",

@@ -17,6 +17,9 @@ class Adapter(Protocol):
     merged by them. It is known by its methods: from Python 3.12 on, `isinstance` does not find a module's parameters.
     """
 
+    def start_from(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Look at the weight `[out, in]` before it is quantised, and return what of it is to be the frozen one."""
+
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:
         """Make fresh trained parameters on the device of the weight, in its dtype unless another is given."""
 

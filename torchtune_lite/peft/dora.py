@@ -16,7 +16,7 @@ from torchtune_lite.peft.nf4 import storage
 class DoRALinear(LoRALinear):
     """A frozen projection whose magnitude and direction are trained apart.
 
-    `y = m / ‖W + s B A‖ · (W x + s B A dropout(x)) + bias`, s = alpha / r.
+    `y = m / ‖W + s B A‖ · (W x + s B A dropout(x)) + bias`, with the scale s of `LoRALinear`.
 
     The norm is taken per output row and carries no gradient (section 4.3). m starts as ‖W‖, so that training starts at
     the base model. Arguments are those of `LoRALinear`.

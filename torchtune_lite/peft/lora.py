@@ -1,10 +1,11 @@
-"""LoRA: low-rank adaptation of a frozen projection (Hu et al., arXiv 2106.09685).
+"""LoRA: low-rank adaptation of a frozen projection (Hu et al., arXiv 2106.09685), and its rank-stabilised scale.
 
 r rank; W [out, in], A [r, in], B [out, r].
 """
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +15,23 @@ from torchtune_lite.kernels.fused_lora import LowRank
 from torchtune_lite.kernels.nf4.linear import Storage, row_tiles
 from torchtune_lite.modules.replaceable import digest
 from torchtune_lite.peft.frozen import FrozenNF4Linear, linear
+from torchtune_lite.peft.initialisation import starting_factors
 from torchtune_lite.peft.nf4 import storage
 
 
 class LoRALinear(nn.Module):
-    """A frozen projection with a trained update: `y = W x + bias + (alpha / r) · B A dropout(x)` (section 4.1).
+    """A frozen projection with a trained update: `y = W x + bias + s · B A dropout(x)`, s = alpha / r (section 4.1).
+
+    With `use_rslora`, s is alpha / √r, at which higher ranks learn as fast as low ones (rsLoRA: Kalajdzievski, arXiv
+    2312.03732, section 3).
 
     A starts as U(-1/√in, 1/√in) and B as zero, so that training starts at the base model (the authors' code; the paper
     says Gaussian). `dropout` 0.0 is off. With `quantize_base`, W is kept in NF4 (QLoRA) and dequantised in each pass;
     `in_dim · out_dim` must then be divisible by 16,384, else ValueError. A and B may be kept in more precision than W;
     the product is in that of x. `fused` False keeps it out of `kernels.fused_lora` and `fused_mlp`.
+
+    With `init_lora_weights`, A and B start as the function of that name in `initialisation` makes them of W, when
+    `start_from` is given W; W keeps the rest, `W - s · B A`, but for LoftQ's. `start` has A and B as they were then.
     """
 
     use_dora = False  # in PEFT's configs
@@ -37,24 +45,29 @@ class LoRALinear(nn.Module):
         dropout: float = 0.0,
         use_bias: bool = False,
         quantize_base: bool = False,
+        use_rslora: bool = False,
+        init_lora_weights: str | None = None,
     ) -> None:
         super().__init__()
-        self.in_dim, self.out_dim, self.rank, self.alpha = in_dim, out_dim, rank, alpha
-        self.scaling = alpha / rank
+        self.in_dim, self.out_dim, self.rank, self.alpha, self.use_rslora = in_dim, out_dim, rank, alpha, use_rslora
+        self.scaling = alpha / (math.sqrt(rank) if use_rslora else rank)
         base = FrozenNF4Linear(in_dim, out_dim, use_bias) if quantize_base else nn.Linear(in_dim, out_dim, use_bias)
         self.weight, self.bias = base.requires_grad_(False).weight, base.bias
         self.dropout = nn.Dropout(dropout)
         self.lora_a = nn.Linear(in_dim, rank, bias=False)
         self.lora_b = nn.Linear(rank, out_dim, bias=False)
         self.enabled = self.fused = True
+        self.init_lora_weights, self.start = init_lora_weights, None
         self.init_adapter()
 
     @classmethod
-    def from_linear(cls, base: nn.Module, rank: int, alpha: float, dropout: float = 0.0) -> "LoRALinear":
+    def from_linear(
+        cls, base: nn.Module, rank: int, alpha: float, dropout: float = 0.0, **arguments: Any
+    ) -> "LoRALinear":
         """Put an adapter on a projection, plain or NF4, whose weight and bias it takes over and freezes."""
         out_dim, in_dim = base.weight.shape
         with torch.device("meta"):
-            adapter = cls(in_dim, out_dim, rank, alpha, dropout)
+            adapter = cls(in_dim, out_dim, rank, alpha, dropout, **arguments)
         adapter.weight, adapter.bias = base.requires_grad_(False).weight, base.bias
         adapter.init_adapter()
         return adapter
@@ -64,8 +77,55 @@ class LoRALinear(nn.Module):
         for factor in (self.lora_a, self.lora_b):
             made = torch.empty(factor.weight.shape, dtype=dtype or self.weight.dtype, device=self.weight.device)
             factor.weight = nn.Parameter(made)
+        if self.start is not None:
+            with torch.no_grad():
+                self.lora_a.weight.copy_(self.start[0])
+                self.lora_b.weight.copy_(self.start[1])
+            return
         nn.init.kaiming_uniform_(self.lora_a.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_b.weight)
+
+    @torch.no_grad()
+    def start_from(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Take the start of A and B out of W, to be in `dtype` (None: W's), and return what is to be kept of W.
+
+        Where `start` is there, as read from a checkpoint, it is that.
+        """
+        if self.init_lora_weights is None:
+            return weight
+        exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        if self.start is None:
+            factors = starting_factors(self.init_lora_weights)(exact, self.rank, self.scaling)
+            self.start = tuple(factor.to("cpu", dtype or weight.dtype) for factor in factors)
+        if not self.keeps_rest:
+            return weight
+        a, b = (factor.to(exact) for factor in self.start)
+        return exact.addmm(b, a, alpha=-self.scaling).to(weight.dtype)
+
+    @property
+    def keeps_rest(self) -> bool:
+        """Whether W is not the base's, but what the start of A and B has left of it."""
+        return self.init_lora_weights not in (None, "loftq")
+
+    @property
+    def update_rank(self) -> int:
+        """The rank of `update_factors`."""
+        return self.rank * (2 if self.keeps_rest else 1)
+
+    @property
+    def update_alpha(self) -> float:
+        """The alpha that scales `update_factors` as A and B are scaled."""
+        if not self.keeps_rest:
+            return self.alpha
+        return self.alpha * (math.sqrt(2) if self.use_rslora else 2)
+
+    def update_factors(self) -> tuple[Tensor, Tensor]:
+        """Return the A and B of the change of the base's own weight: of twice the rank where W keeps the rest of it."""
+        a, b = self.lora_a.weight, self.lora_b.weight
+        if not self.keeps_rest:
+            return a, b
+        start_a, start_b = (factor.to(a) for factor in self.start or (a, b))  # before W is known, the shapes
+        return torch.cat([a, start_a]), torch.cat([b, -start_b], dim=1)
 
     def adapter_params(self) -> list[str]:
         """Return the names of the trained parameters within this module."""
@@ -77,7 +137,7 @@ class LoRALinear(nn.Module):
         return y + self.update(x).to(y.dtype) if self.enabled else y
 
     def update(self, x: Tensor) -> Tensor:
-        """Return `(alpha / r) · B A dropout(x)  [..., out]`."""
+        """Return `s · B A dropout(x)  [..., out]`."""
         a, b = self.lora_a.weight.to(x.dtype), self.lora_b.weight.to(x.dtype)
         return F.linear(F.linear(self.dropout(x), a) * self.scaling, b)
 
@@ -97,7 +157,7 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merged_weight(self, base: Tensor | None = None) -> Tensor:
-        """Return `W + (alpha / r) · B A [out, in]`, summed in float32, in W's dtype.
+        """Return `W + s · B A [out, in]`, summed in float32, in W's dtype.
 
         An NF4 W is dequantised; `base` takes the place of W. The result is the only tensor of that size that is made.
         """
@@ -108,8 +168,8 @@ class LoRALinear(nn.Module):
 
     def merged_tiles(self, base: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Yield slices of the rows of `merged_weight` with their values in float32, before they are rounded."""
-        weight = storage(self.weight if base is None else base)
-        return merged_tiles(weight, self.lora_a.weight, self.lora_b.weight, self.scaling)
+        a, b = (self.lora_a.weight, self.lora_b.weight) if base is None else self.update_factors()
+        return merged_tiles(storage(self.weight if base is None else base), a, b, self.scaling)
 
 
 _FORWARD, _UPDATE = LoRALinear.forward, LoRALinear.update

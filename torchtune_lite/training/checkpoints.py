@@ -1,24 +1,23 @@
 """The checkpoints of one run: which are kept, which is the best, and what a save that fails does to the run."""
 
 import dataclasses
-import json
 import math
+import shlex
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from torchtune_lite import checkpoint
 from torchtune_lite.checkpoint.store.claim import replace_json
+from torchtune_lite.checkpoint.store.discovery import BEST
 from torchtune_lite.errors import SaveError
 from torchtune_lite.training.memory.snapshot import snapshot_model, snapshot_state
 from torchtune_lite.training.progress import Progress
 from torchtune_lite.utils import get_logger
 
-BEST = "best.json"
 MAX_FAILURES_IN_A_ROW = 2
 
 log = get_logger()
@@ -65,7 +64,7 @@ class Checkpoints:
         self._newest, self._newest_step = resumed_from and resumed_from.resolve(), resumed_at
         self._pending: Save | None = None
         self._failures, self._saved = 0, False
-        self._best = self._read_best() if resumed_from else {}
+        self._best = checkpoint.read_best(output_dir) if resumed_from else {}
 
     def at(self, step: int) -> Path | None:
         """Return the checkpoint of this step, if it is the newest one; waits for the one being written."""
@@ -114,6 +113,7 @@ class Checkpoints:
                 raise save.error
             self._newest, self._newest_step, self._saved = save.folder.resolve(), save.progress.global_step, True
             log.info("saved %s", save.folder)
+            log.info("try it: %s", shlex.join(["tune", "chat", str(save.folder)]))
             self._keep(save.folder, save.progress)
             self._failures = 0
         except SaveError as error:
@@ -145,11 +145,3 @@ class Checkpoints:
         except OSError as error:
             raise SaveError(f"{self.output_dir / BEST} was not written: {error.strerror or error}") from error
         self._best = best
-
-    def _read_best(self) -> dict[str, Any]:
-        """Read which checkpoint was the best before the run was resumed; an empty dict if there is none now."""
-        try:
-            best = json.loads((self.output_dir / BEST).read_text(encoding="utf-8"))
-            return best if math.isfinite(best["val_loss"]) and (self.output_dir / best["checkpoint"]).is_dir() else {}
-        except (OSError, ValueError, TypeError, KeyError):
-            return {}

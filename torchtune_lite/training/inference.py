@@ -29,8 +29,9 @@ class Inference:
         self.dtype = get_dtype(choose_dtype(cfg.dtype, self.device), self.device)
 
     def build(self) -> tuple[Any, TransformerDecoder]:
-        """Build tokenizer and model, without weights, and check that they fit."""
+        """Build tokenizer and model, with the adapters that the checkpointer names, no weights; check that they fit."""
         self.checkpointer, tokenizer, self.model = build_model(self.cfg)
+        self.checkpointer.put_adapters(self.model)
         check_vocabulary(tokenizer, self.model.config.vocab_size)
         return tokenizer, self.model
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torchtune_lite import config
 from torchtune_lite.data import COLLATES
+from torchtune_lite.errors import ConfigError
 from torchtune_lite.training.contracts import Loss, Model, Optimizer, Schedule, Tokenizer
 from torchtune_lite.training.metrics.loggers import MetricLoggerInterface
 from torchtune_lite.training.profiler import Profiler
@@ -25,6 +26,36 @@ class RecipeSettings:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps; a device that is not there is an error
     dtype: str = config.key("auto", choices=("auto", "fp32", "bf16"))  # auto: bf16 where it is native, else fp32
     log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))  # least that is said
+
+
+@dataclass(kw_only=True)
+class AnsweringSettings(RecipeSettings):
+    """The keys of every recipe that answers what a person asks."""
+
+    system: str | None = None  # the system prompt, where there is no other; null: none
+    question_template: str | None = None  # a text in which {question} stands for each question; null: it stands alone
+    max_new_tokens: int = config.key(512, minimum=1)  # longer answers are cut
+    temperature: float = config.key(0.6, minimum=0)  # 0: always the likeliest token
+    top_k: int | None = config.key(None, minimum=1)  # draw from the k likeliest; null: from all
+    top_p: float | None = config.key(None, above=0)  # draw from the likeliest that make up this share; null: from all
+    min_p: float | None = config.key(None, minimum=0)  # draw from those of this share of the likeliest's; null: all
+    repetition_penalty: float = config.key(1.0, above=0)  # above 1.0, what was said before becomes less likely
+    seed: int | None = None  # null: drawn and logged
+    int8: bool = False  # True: weights rounded to int8, for speed on a CPU
+
+    def question(self, text: str) -> str:
+        """Put a question into `question_template`."""
+        if self.question_template is None:
+            return text
+        if "{question}" not in self.question_template:
+            raise ConfigError("question_template has no {question}, which stands for the question; add it")
+        return self.question_template.replace("{question}", text)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The keys that say how an answer is drawn, as arguments of `generation.Sampling`; but for the seed."""
+        names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,8 @@
 """Logging, devices and the words of messages. Importing this package imports no torch."""
 
 from torchtune_lite.utils.device import get_device, to_device
+from torchtune_lite.utils.line_input import LineInput, visible
 from torchtune_lite.utils.logging import LogFile, get_logger
 from torchtune_lite.utils.wording import counted
 
-__all__ = ["LogFile", "counted", "get_device", "get_logger", "to_device"]
+__all__ = ["LineInput", "LogFile", "counted", "get_device", "get_logger", "to_device", "visible"]

@@ -16,6 +16,7 @@ from torchtune_lite import __version__
 BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 """What torch calls the instructions for products in bfloat16, those of x86 and those of ARM."""
 
+MEMINFO = Path("/proc/meminfo")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, where a container limits them
 
 
@@ -121,6 +122,22 @@ def _memory() -> int | None:
         return min(total, int(CGROUP_LIMIT.read_text()))
     except (OSError, ValueError):
         return total
+
+
+def free_memory(device: Any) -> int | None:
+    """Return the bytes of memory that are free on a `torch.device`, or None where that cannot be found out."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        free = 1024 * int(re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(), re.M)[1])
+    except (OSError, TypeError):
+        return None
+    try:
+        return min(free, int(CGROUP_LIMIT.read_text()) - int(CGROUP_LIMIT.with_name("memory.current").read_text()))
+    except (OSError, ValueError):
+        return free
 
 
 def _gib(size: int | None) -> float | None:

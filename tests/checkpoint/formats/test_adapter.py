@@ -7,15 +7,16 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from tests.models import tiny
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, load_adapter, write_adapter
 from torchtune_lite.checkpoint.formats import safetensors_stream
 from torchtune_lite.checkpoint.formats.adapter import CONFIG, WEIGHTS, _is_same, adapter_config
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
-from torchtune_lite.errors import CheckpointError
-from torchtune_lite.models import llama2
+from torchtune_lite.errors import CheckpointError, ConfigError
+from torchtune_lite.models import from_checkpoint, llama2
 from torchtune_lite.models.llama import LLAMA
 from torchtune_lite.peft import adapter_state, dequantize, is_quantized, quantize
 
@@ -33,6 +34,12 @@ def base_model(hf_base):
         QK | {"use_dora": True},
         QK | {"apply_lora_to_mlp": True, "apply_lora_to_output": True},
         {"lora_attn_modules": ["v_proj", "output_proj"], "use_dora": True, "apply_lora_to_mlp": True},
+        QK | {"use_rslora": True},
+        {"target_modules": ["o_proj", "down_proj"], "rank_pattern": {"down_proj": 2}, "layers_to_transform": 1},
+        {"target_modules": "all-linear", "use_rslora": True, "rank_pattern": {r"layers\.0\..*": 3}, "lora_alpha": 5}
+        | {"alpha_pattern": {"v_proj": 9}},
+        QK | {"init_lora_weights": "pissa"},
+        QK | {"init_lora_weights": "olora", "use_rslora": True, "rank_pattern": {"k_proj": 3}},
     ],
 )
 def test_peft_gives_the_live_logits_from_our_adapter(hf_base, build, logits, tmp_path: Path, adapters: dict):
@@ -70,6 +77,12 @@ def peft_adapter(hf_base, tmp_path: Path):
         ({"target_modules": ["q_proj", "k_proj"]}, QK),
         ({"target_modules": ["q_proj", "k_proj"], "use_dora": True}, QK | {"use_dora": True}),
         ({"target_modules": ["q_proj", "k_proj"], "use_rslora": True, "lora_alpha": 6}, QK),  # 6 / sqrt(4) = 12 / 4
+        ({"target_modules": ["q_proj", "k_proj"], "use_rslora": True}, QK | {"use_rslora": True}),
+        (
+            {"target_modules": ["q_proj", "up_proj"], "rank_pattern": {"up_proj": 2}, "layers_to_transform": [0]},
+            {"target_modules": ["q_proj", "w3"], "rank_pattern": {"mlp.w3": 2}, "layers_to_transform": 0}
+            | {"lora_rank": 4, "lora_alpha": 12},
+        ),
     ],
 )
 def test_an_adapter_of_peft_gives_its_logits(hf_base, build, logits, peft_adapter, options: dict, adapters: dict):
@@ -77,6 +90,93 @@ def test_an_adapter_of_peft_gives_its_logits(hf_base, build, logits, peft_adapte
     model = build(FullModelHFCheckpointer(hf_base.dir), **adapters)
     load_adapter(model, folder, HFLayout(LLAMA, model.config))
     torch.testing.assert_close(logits(model, hf_base.tokens), expected, rtol=0, atol=1e-4)
+
+
+def asked(folder: Path, adapter: Path, tokens: torch.Tensor) -> torch.Tensor:
+    """The logits of a model of which only the folders are known."""
+    checkpointer = FullModelHFCheckpointer(folder, adapter_checkpoint=adapter)
+    with torch.device("meta"):
+        model = from_checkpoint(**checkpointer.decoder_args)
+    checkpointer.put_adapters(model)
+    checkpointer.load(model, device="cpu", dtype=torch.float32)
+    with torch.no_grad():
+        return model.eval()(tokens)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "k_proj"]},
+        {"target_modules": ["v_proj", "down_proj", "lm_head"], "layers_to_transform": [1], "layers_pattern": "layers"},
+        {"target_modules": "all-linear", "rank_pattern": {"q_proj": 2, "1.mlp.up_proj": 6}, "use_rslora": True},
+        {"target_modules": ["o_proj", "up_proj"], "alpha_pattern": {"o_proj": 3}, "use_dora": True},
+    ],
+)
+def test_an_adapter_says_itself_where_it_belongs_and_of_what_rank(hf_base, peft_adapter, options: dict):
+    folder, expected = peft_adapter(**options)
+    torch.testing.assert_close(asked(hf_base.dir, folder, hf_base.tokens), expected, rtol=0, atol=1e-4)
+    assert (expected - hf_base.logits).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_so_does_one_of_matrices_that_transformers_has_fused(tmp_path: Path, use_dora: bool):
+    theirs = tiny.make("phi3")
+    theirs.save_pretrained(tmp_path / "base")
+    theirs = get_peft_model(theirs, LoraConfig(r=4, target_modules="all-linear", use_dora=use_dora)).eval()
+    torch.manual_seed(2)
+    for name, param in theirs.named_parameters():
+        if "lora_" in name:
+            param.data += 0.1 * torch.randn_like(param)
+    theirs.save_pretrained(tmp_path / "adapter")
+    tokens = torch.randint(3, 512, (2, 9))
+    with torch.no_grad():
+        expected = theirs(tokens).logits
+    found = asked(tmp_path / "base", tmp_path / "adapter", tokens)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
+
+
+def test_an_adapter_of_a_fused_matrix_that_we_wrote_is_read_in_the_same_way(tmp_path: Path):
+    tiny.make("phi3").save_pretrained(tmp_path / "base")
+    checkpointer = FullModelHFCheckpointer(tmp_path / "base")
+    with torch.device("meta"):
+        model = from_checkpoint(**checkpointer.decoder_args, lora_attn_modules=["q_proj", "v_proj"], lora_rank=4)
+    checkpointer.load(model, device="cpu", dtype=torch.float32)
+    torch.manual_seed(2)
+    for value in adapter_state(model).values():
+        value.data += 0.1 * torch.randn_like(value)
+    write_adapter(tmp_path / "adapter", model, checkpointer.layout, base=tmp_path / "base")
+    tokens = torch.randint(3, 512, (2, 9))
+    with torch.no_grad():
+        expected = model.eval()(tokens)
+    torch.testing.assert_close(asked(tmp_path / "base", tmp_path / "adapter", tokens), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"r": "four"}, "r is 'four', not a whole number above 0"),
+        ({"peft_type": "IA3"}, "peft_type is 'IA3', the model's is 'LORA'"),
+        ({"r": 8}, "r is 8, the model's is 4"),
+    ],
+)
+def test_a_config_that_the_weights_are_not_of_is_one_line(hf_base, peft_adapter, change: dict, problem: str):
+    folder, _ = peft_adapter(target_modules=["q_proj"])
+    (folder / CONFIG).write_text(json.dumps(json.loads((folder / CONFIG).read_text()) | change))
+    with pytest.raises(CheckpointError, match=problem):
+        asked(hf_base.dir, folder, hf_base.tokens)
+
+
+def test_an_adapter_of_a_larger_model_is_one_line(hf_base, peft_adapter, tmp_path: Path):
+    folder, _ = peft_adapter(target_modules=["q_proj", "o_proj"])
+    small = LlamaConfig(**AutoConfig.from_pretrained(hf_base.dir).to_dict() | {"num_hidden_layers": 1})
+    LlamaForCausalLM(small).save_pretrained(tmp_path / "small")
+    problem = r"does not fit: the model has no projection model\.layers\.1\.self_attn\.o_proj, model.layers.1.*q_proj$"
+    with pytest.raises(CheckpointError, match=problem):
+        asked(tmp_path / "small", folder, hf_base.tokens)
+    narrow = LlamaConfig(**AutoConfig.from_pretrained(hf_base.dir).to_dict() | {"hidden_size": 64, "head_dim": 16})
+    LlamaForCausalLM(narrow).save_pretrained(tmp_path / "narrow")
+    with pytest.raises(CheckpointError, match=r"does not fit: .* another shape .*\(4, 128\), the model's is \(4, 64\)"):
+        asked(tmp_path / "narrow", folder, hf_base.tokens)
 
 
 def test_adapter_checkpoint_is_loaded_onto_the_base(hf_base, build, tmp_path: Path):
@@ -431,3 +531,88 @@ def test_a_damaged_adapter_is_named(hf_base, build, peft_adapter, tmp_path: Path
     shutil.rmtree(folder)
     with pytest.raises(CheckpointError, match="adapter_config.json does not exist"):
         load_adapter(model, folder, HFLayout(LLAMA, model.config))
+
+
+@pytest.mark.parametrize("quantize_base", [False, True])
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
+def test_a_start_taken_from_the_base_is_merged_and_found_again(hf_base, build, logits, tmp_path, init, quantize_base):
+    arguments = {"target_modules": "all-linear", "init_lora_weights": init, "quantize_base": quantize_base}
+    arguments |= {"quantize_unsupported": "skip"}
+    checkpointer = FullModelHFCheckpointer(hf_base.dir)
+    model = build(checkpointer, **arguments)
+    live = logits(model, hf_base.tokens)
+    assert (live - hf_base.logits).abs().max() > 0.1
+    checkpointer.save(tmp_path / "out", model, verify=True)
+    torch.testing.assert_close(logits(tmp_path / "out", hf_base.tokens), live, rtol=0, atol=2e-4)
+
+    with torch.device("meta"):
+        again = llama2.lora_llama2(**checkpointer.decoder_args, **arguments)
+    FullModelHFCheckpointer(hf_base.dir, adapter_checkpoint=tmp_path / "out/adapter").load(
+        again, device="cpu", dtype=torch.float32
+    )
+    assert torch.equal(logits(again.eval(), hf_base.tokens), live)
+
+
+def test_a_start_taken_from_the_base_may_be_merged_into_the_original_one(hf_base, build, logits, tmp_path):
+    """What NF4 loses is lost of the rest alone: the original gains exactly what A and B have changed."""
+    checkpointer = FullModelHFCheckpointer(hf_base.dir, merge_into="original")
+    arguments = {"target_modules": ["q_proj", "down_proj"], "init_lora_weights": "pissa", "quantize_base": True}
+    model = build(checkpointer, **arguments)
+    checkpointer.save(tmp_path / "out", model, verify=True)
+    base, merged = load_file(hf_base.dir / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
+    layer = model.layers[1]
+    for name, module in (("self_attn.q_proj", layer.attn.q_proj), ("mlp.down_proj", layer.mlp.w2)):
+        key = f"model.layers.1.{name}.weight"
+        a, b = module.start
+        change = module.lora_b.weight @ module.lora_a.weight - b @ a
+        torch.testing.assert_close(merged[key] - base[key], module.scaling * change, rtol=0, atol=1e-5)
+
+
+def test_loftq_trains_on_the_ordinary_base_in_nf4(hf_base, build, logits, tmp_path):
+    arguments = {"init_lora_weights": "loftq", "quantize_base": True, "lora_rank": 16, "lora_alpha": 32}
+    checkpointer = FullModelHFCheckpointer(hf_base.dir)
+    ordinary = build(checkpointer, lora_attn_modules=["q_proj"], quantize_base=True)
+    model = build(checkpointer, lora_attn_modules=["q_proj"], **arguments)
+    q_proj, theirs = model.layers[0].attn.q_proj, ordinary.layers[0].attn.q_proj
+    assert torch.equal(dequantize(q_proj.weight), dequantize(theirs.weight))
+    a, b = q_proj.start
+    weight = load_file(hf_base.dir / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"]
+    lost = weight - dequantize(q_proj.weight)
+    assert (lost - q_proj.scaling * b @ a).norm() < 0.85 * lost.norm()
+    checkpointer.save(tmp_path / "out", model, verify=True)
+    live = logits(model, hf_base.tokens)
+    torch.testing.assert_close(logits(tmp_path / "out", hf_base.tokens), live, rtol=0, atol=2e-4)
+    with pytest.raises(ConfigError, match="merge_into: original adds what init_lora_weights: loftq makes up for"):
+        build(FullModelHFCheckpointer(hf_base.dir, merge_into="original"), lora_attn_modules=["q_proj"], **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"use_rslora": True, "rank_pattern": {"q_proj": 4, "k_proj": 2, "v_proj": 2}, "alpha_pattern": {"q_proj": 16}},
+        {"init_lora_weights": "pissa", "lora_rank": 4},
+        {"init_lora_weights": "olora", "lora_rank": 4, "use_rslora": True},
+    ],
+    ids=["scales that differ", "PiSSA", "OLoRA"],
+)
+def test_parts_of_a_fused_matrix_are_one_adapter_or_refused(tmp_path, logits, arguments):
+    tiny.make("phi3").save_pretrained(tmp_path / "base")
+    checkpointer = FullModelHFCheckpointer(tmp_path / "base")
+    with torch.device("meta"):
+        model = from_checkpoint(**checkpointer.decoder_args, target_modules="all-linear", **arguments)
+    if "alpha_pattern" in arguments:
+        with pytest.raises(
+            ConfigError, match="self_attn.qkv_proj is one matrix in the checkpoint, and the adapters of"
+        ):
+            checkpointer.load(model, device="cpu", dtype=torch.float32)
+        return
+    checkpointer.load(model, device="cpu", dtype=torch.float32)
+    torch.manual_seed(2)
+    for value in adapter_state(model).values():
+        value.data += 0.1 * torch.randn_like(value)
+    write_adapter(tmp_path / "adapter", model, checkpointer.layout, base=tmp_path / "base")
+    tokens = torch.randint(3, 512, (2, 9))
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    with torch.no_grad():
+        theirs = PeftModel.from_pretrained(base, tmp_path / "adapter")(tokens).logits
+    torch.testing.assert_close(theirs, logits(model.eval(), tokens), rtol=0, atol=2e-4)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoint.little_run import run
-from torchtune_lite.checkpoint import claim, latest, publish, resume_folder, verify
+from torchtune_lite.checkpoint import claim, latest, newest, publish, read_best, resume_folder, verify
+from torchtune_lite.checkpoint.store.discovery import BEST
 from torchtune_lite.errors import CheckpointError, ConfigError
 
 
@@ -95,3 +96,27 @@ def test_a_named_checkpoint_must_not_have_later_ones_in_its_way(tmp_path: Path):
         resume_folder(tmp_path / "run", str(tmp_path / "elsewhere"))
     with claim(tmp_path / "new"):
         assert resume_folder(tmp_path / "new", str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
+
+
+def test_the_newest_whole_checkpoint_is_taken_to_be_used(tmp_path: Path, caplog):
+    assert newest(tmp_path) is None
+    for step in (1, 2, 30):
+        with publish(tmp_path / f"step_{step}", step=step) as draft:
+            (draft / "weights").write_bytes(b"12345678")
+    (tmp_path / "step_30/weights").write_bytes(b"1234")  # cut off
+    assert newest(tmp_path) == tmp_path / "step_2"
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith(f"{tmp_path}/step_30 is damaged: weights is")
+    assert caplog.messages[0].endswith("; taking step_2 instead")
+    for step in (1, 2):
+        (tmp_path / f"step_{step}/weights").unlink()
+    with pytest.raises(CheckpointError, match="^no checkpoint in .* is whole: .*step_30 is damaged.*step_1 is damaged"):
+        newest(tmp_path)
+    by_hand(tmp_path / "step_0", 0)
+    assert newest(tmp_path) == tmp_path / "step_0"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"checkpoint": "gone", "val_loss": 1}', '{"val_loss": NaN}'])
+def test_a_best_checkpoint_that_is_none_is_no_error(tmp_path: Path, content):
+    assert read_best(tmp_path) == {}
+    (tmp_path / BEST).write_text(content)
+    assert read_best(tmp_path) == {}

@@ -7,10 +7,13 @@ as `<HF module>.base_layer.weight` or `<HF module>.weight`, and puts them into t
 A matrix that transformers has fused (q, k and v of Phi) has one adapter there. Those of its parts, of rank r each, are
 one with the A stacked and the B as blocks, of the sum of the ranks; an adapter of PEFT's own gives each part the same A
 and its rows of B. Both are exact.
+
+An adapter that has taken a part of its base (`init_lora_weights: pissa`) is written as one of twice the rank on the
+base as it is: below its A and beside its B stand those of the start, B's with the other sign.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -21,7 +24,9 @@ from torchtune_lite.checkpoint.formats.adapter_config import (
     Projection,
     adapter_config,
     config_misfits,
+    config_problems,
     projections,
+    scaled_alpha,
 )
 from torchtune_lite.checkpoint.formats.files import read_files, read_json, write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
@@ -29,7 +34,7 @@ from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import WITHIN, HFLayout
 from torchtune_lite.checkpoint.model_weights import FLOATS, base_parameters, check_weights, is_finite, listed
 from torchtune_lite.errors import CheckpointError
-from torchtune_lite.peft import Adapter, dequantize, is_quantized, quantize
+from torchtune_lite.peft import Adapter, DoRALinear, LoRALinear, dequantize, freeze_base, is_quantized, quantize
 
 WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -48,13 +53,14 @@ def adapter_tensors(model: nn.Module, layout: HFLayout) -> dict[str, Tensor]:
 def _tensors(projection: Projection) -> dict[str, Tensor]:
     adapters = projection.adapters
     if len(projection.parts) == 1:
-        tensors = {A: adapters[0].lora_a.weight, B: adapters[0].lora_b.weight}
+        tensors = dict(zip((A, B), adapters[0].update_factors(), strict=True))
         return tensors | ({MAGNITUDE: adapters[0].magnitude} if adapters[0].use_dora else {})
+    factors = {part: part.update_factors() for part in adapters}
     blocks = [
-        part.lora_b.weight if part in adapters else part.weight.new_zeros(part.weight.shape[0], 0)
+        factors[part][1] if part in factors else part.weight.new_zeros(part.weight.shape[0], 0)
         for part in projection.parts
     ]
-    tensors = {A: torch.cat([adapter.lora_a.weight for adapter in adapters]), B: torch.block_diag(*blocks)}
+    tensors = {A: torch.cat([a for a, _ in factors.values()]), B: torch.block_diag(*blocks)}
     if adapters[0].use_dora:  # a part without an adapter keeps the norms of its rows
         tensors[MAGNITUDE] = torch.cat(
             [
@@ -90,37 +96,52 @@ def load_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
     values = {name: weight.read() for name, weight in weights.items() if name not in of_base}
     if broken := [name for name, value in values.items() if not is_finite(value)]:
         raise CheckpointError(f"adapter {path}: has NaN or infinity in {listed(broken)}")
-    given = [
-        (param, value)
-        for each in projections(model, layout)
-        for param, value in _for_parts(each, values, f"adapter {path}")
-    ]
+    given: list[tuple[Tensor, Tensor]] = []
+    for part, a, b, norms in _parts(model, layout, values, f"adapter {path}"):
+        given += [(part.lora_a.weight, a[: part.rank]), (part.lora_b.weight, b[:, : part.rank])]
+        given += [] if norms is None else [(part.magnitude, norms)]
     for param, value in given:
         param.copy_(value)
 
 
-def _for_parts(projection: Projection, values: Mapping[str, Tensor], source: str) -> list[tuple[Tensor, Tensor]]:
-    """Return the parameters of a projection's parts, each with its value."""
-    a, b, magnitude = (values.get(f"{PREFIX}{projection.path}.{name}") for name in (A, B, MAGNITUDE))
-    rows = [part.weight.shape[0] for part in projection.parts]
-    magnitudes = [None] * len(rows) if magnitude is None else magnitude.split(rows)
-    given, first, rest = [], 0, b.clone()
-    for part, b_rows, rest_rows, norms in zip(
-        projection.parts, b.split(rows), rest.split(rows), magnitudes, strict=True
-    ):
-        if not isinstance(part, Adapter):
-            continue
-        own = slice(None) if len(a) == part.rank else slice(first, first + part.rank)
-        given += [(part.lora_a.weight, a[own]), (part.lora_b.weight, b_rows[:, own])]
-        given += [] if norms is None else [(part.magnitude, norms)]
-        rest_rows[:, own] = 0
-        first += part.rank
-    if rest.any():
-        raise CheckpointError(
-            f"{source} does not fit: that of {projection.path} changes more than its parts that carry an adapter here, "
-            "or couples them; adapt q_proj, k_proj and v_proj, or w1 and w3, together, with its rank"
-        )
-    return given
+@torch.no_grad()
+def read_start(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
+    """Give adapters that start from their base the start that a saved one had, before that base is read.
+
+    It is not computed a second time, and is the same on a machine whose decompositions are others.
+    """
+    if not any(part.init_lora_weights for each in projections(model, layout) for part in each.adapters):
+        return
+    weights = fitting_adapter(model, path, layout)
+    values = {name: weight.read() for name, weight in weights.items() if name.endswith((A, B))}
+    for part, a, b, _ in _parts(model, layout, values, f"adapter {path}"):
+        if part.init_lora_weights is not None:
+            part.start = a[-part.rank :], -b[:, -part.rank :] if part.keeps_rest else b
+
+
+def _parts(
+    model: nn.Module, layout: HFLayout, values: Mapping[str, Tensor], source: str
+) -> Iterator[tuple[LoRALinear, Tensor, Tensor, Tensor | None]]:
+    """Yield each adapter of `model` with the A and B of its update, and its magnitudes, in a PEFT adapter."""
+    for projection in projections(model, layout):
+        a, b, magnitude = (values.get(f"{PREFIX}{projection.path}.{name}") for name in (A, B, MAGNITUDE))
+        rows = [part.weight.shape[0] for part in projection.parts]
+        magnitudes = [None] * len(rows) if magnitude is None else magnitude.split(rows)
+        first, rest = 0, b.clone()
+        for part, b_rows, rest_rows, norms in zip(
+            projection.parts, b.split(rows), rest.split(rows), magnitudes, strict=True
+        ):
+            if not isinstance(part, Adapter):
+                continue
+            own = slice(None) if len(a) == part.update_rank else slice(first, first + part.update_rank)
+            yield part, a[own], b_rows[:, own], norms
+            rest_rows[:, own] = 0
+            first += part.update_rank
+        if rest.any():
+            raise CheckpointError(
+                f"{source} does not fit: that of {projection.path} changes more than its parts that carry an adapter "
+                "here, or couples them; adapt q_proj, k_proj and v_proj, or w1 and w3, together, with its rank"
+            )
 
 
 @torch.no_grad()
@@ -137,20 +158,56 @@ def fitting_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> dic
     `path` is its folder, a file in it, or a checkpoint folder of ours, which has it in `adapter/`. CheckpointError
     where its config or its shapes are not those of `model`.
     """
-    folder = Path(path).parent if Path(path).is_file() else Path(path)
-    if not (folder / CONFIG).exists() and (folder / "adapter" / CONFIG).exists():
-        folder = folder / "adapter"
-    config = read_json(folder / CONFIG)
-    if problems := config_misfits(config, model, layout):
+    folder = adapter_folder(path)
+    if problems := config_misfits(read_json(folder / CONFIG), model, layout):
         raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
-    file = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()), None)
-    if file is None:
-        raise CheckpointError(f"adapter {folder}: has no {WEIGHTS} or {OLD_WEIGHTS}")
-    weights = _by_live_name(_by_saved_name(read_files([file])[file.name], file), layout)
+    weights = _weights(folder, layout)
     of_base = _base_weights(weights, model, layout)
     own = {name: weight for name, weight in weights.items() if name not in of_base}
     check_weights(_expected(model, layout, own), own, f"adapter {folder}")
     return weights
+
+
+def adapter_folder(path: Path | str) -> Path:
+    """Return the folder of an adapter: of one of its files, or `adapter/` in a checkpoint folder of ours."""
+    folder = Path(path).parent if Path(path).is_file() else Path(path)
+    inside = not (folder / CONFIG).exists() and (folder / "adapter" / CONFIG).exists()
+    return folder / "adapter" if inside else folder
+
+
+def _weights(folder: Path, layout: HFLayout) -> dict[str, Weight]:
+    file = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(f"adapter {folder}: has no {WEIGHTS} or {OLD_WEIGHTS}")
+    return _by_live_name(_by_saved_name(read_files([file])[file.name], file), layout)
+
+
+def put_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
+    """Put adapters on those projections of a plain `model` for which an adapter of PEFT's has weights, of its ranks.
+
+    Their values come from `load_adapter`. Each part of a fused matrix gets one of the rank of the whole matrix.
+    CheckpointError where the adapter is not served, or has weights for what is no projection of `model`.
+    """
+    folder = adapter_folder(path)
+    config = read_json(folder / CONFIG)
+    if problems := config_problems(config, layout):
+        raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
+    places: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            places.setdefault(f"{PREFIX}{layout.module_path(f'{name}.weight')}", []).append(name)
+    ranks = {name.removesuffix(f".{A}"): w.shape[0] for name, w in _weights(folder, layout).items() if name.endswith(A)}
+    if unknown := [path.removeprefix(PREFIX) for path in ranks if path not in places]:
+        raise CheckpointError(f"adapter {folder} does not fit: the model has no projection {listed(unknown)}")
+    if not ranks:
+        raise CheckpointError(f"adapter {folder} does not fit: it has no weights {A}")
+    kind = DoRALinear if config.get("use_dora") else LoRALinear
+    for path, rank in ranks.items():
+        alpha = scaled_alpha(config, path.removeprefix(PREFIX), rank)
+        for name in places[path]:
+            owner, _, last = name.rpartition(".")
+            setattr(model.get_submodule(owner), last, kind.from_linear(model.get_submodule(name), rank, alpha))
+    freeze_base(model)
 
 
 def _expected(model: nn.Module, layout: HFLayout, given: Mapping[str, Weight]) -> dict[str, Tensor]:
@@ -158,7 +215,7 @@ def _expected(model: nn.Module, layout: HFLayout, given: Mapping[str, Weight]) -
     expected = adapter_tensors(model, layout)
     for each in projections(model, layout):
         a, b = (f"{PREFIX}{each.path}.{name}" for name in (A, B))
-        if len(each.parts) > 1 and a in given and given[a].shape[:1] == (each.adapters[0].rank,):
+        if len(each.parts) > 1 and a in given and given[a].shape[:1] == (each.adapters[0].update_rank,):
             expected[a], expected[b] = expected[a][: given[a].shape[0]], expected[b][:, : given[a].shape[0]]
     return expected
 

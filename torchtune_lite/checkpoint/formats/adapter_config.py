@@ -13,6 +13,7 @@ from torch import nn
 
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import base_parameters
+from torchtune_lite.errors import ConfigError
 from torchtune_lite.peft import Adapter, LoRALinear, adapter_modules
 
 CONFIG = "adapter_config.json"
@@ -59,12 +60,15 @@ class Projection:
     @property
     def rank(self) -> int:
         """The rank of all together, where one matrix B has theirs as blocks."""
-        return sum(part.rank for part in self.adapters)
+        return sum(part.update_rank for part in self.adapters)
 
     @property
     def alpha(self) -> float:
         """The alpha with which the rank of all together gives the scaling of each."""
-        return sum(part.alpha for part in self.adapters)
+        one, *others = self.adapters
+        if others and one.use_rslora:
+            return one.scaling * math.sqrt(self.rank)
+        return sum(part.update_alpha for part in self.adapters)
 
 
 def projections(model: nn.Module, layout: HFLayout) -> list[Projection]:
@@ -76,6 +80,21 @@ def projections(model: nn.Module, layout: HFLayout) -> list[Projection]:
         path = layout.module_path(weight)
         found[path] = Projection(path, tuple(model.get_submodule(part.removesuffix(".weight")) for part in parts))
     return list(found.values())
+
+
+def check_adapters(model: nn.Module, layout: HFLayout, merge_into: str) -> None:
+    """Raise ConfigError for adapters of `model` that no checkpoint can hold, or none that is merged as asked."""
+    for each in projections(model, layout):
+        if merge_into == "original" and any(part.init_lora_weights == "loftq" for part in each.adapters):
+            raise ConfigError(
+                "checkpointer.merge_into: original adds what init_lora_weights: loftq makes up for to a base that has "
+                "lost nothing; set merge_into: quantized"
+            )
+        if not all(math.isclose(part.scaling, each.adapters[0].scaling) for part in each.adapters):
+            raise ConfigError(
+                f"{each.path} is one matrix in the checkpoint, and the adapters of its parts differ in their scale; "
+                "make rank_pattern and alpha_pattern agree on them"
+            )
 
 
 def adapter_config(model: nn.Module, layout: HFLayout, base: Path | str) -> dict[str, Any]:
@@ -99,7 +118,7 @@ def adapter_config(model: nn.Module, layout: HFLayout, base: Path | str) -> dict
         "target_modules": _targets({each.path for each in adapted}, every),
         "rank_pattern": {each.path: each.rank for each in adapted if each.rank != rank},
         "alpha_pattern": {each.path: each.alpha for each in adapted if each.alpha != alpha},
-        "use_rslora": False,
+        "use_rslora": adapters[0].use_rslora,
         "use_dora": any(adapter.use_dora for adapter in adapters),
         "modules_to_save": None,
         "bias": "none",
@@ -120,11 +139,7 @@ def config_misfits(config: Mapping[str, Any], model: nn.Module, layout: HFLayout
     adapted = projections(model, layout)
     if not adapted:
         return ["the model has no adapter; use its lora_ builder"]
-    if (kind := config.get("peft_type")) != "LORA":
-        return [f"peft_type is {reprlib.repr(kind)}, the model's is 'LORA'"]
-    if layout.config.num_classes and config.get("task_type") == "SEQ_CLS":
-        config = {**config, "task_type": None}
-    if problems := [*_unsupported(config), *_malformed(config)]:
+    if problems := config_problems(config, layout):
         return problems
     use_dora = any(adapter.use_dora for each in adapted for adapter in each.adapters)
     if bool(config.get("use_dora")) != use_dora:
@@ -132,17 +147,30 @@ def config_misfits(config: Mapping[str, Any], model: nn.Module, layout: HFLayout
     seen = set()
     for each in adapted:
         rank = _of_module(config.get("rank_pattern"), each.path, config["r"])
-        alpha = _of_module(config.get("alpha_pattern"), each.path, config["lora_alpha"])
-        if config.get("use_rslora"):  # scales by alpha / sqrt(r)
-            alpha *= math.sqrt(rank)
+        alpha = scaled_alpha(config, each.path, rank)
         one = each.adapters[0]  # of a fused matrix: its parts may have the rank together, or each
-        ranks = {each.rank, one.rank}
+        ranks = {each.rank, one.update_rank}
         if rank not in ranks:
             seen.add(f"r is {rank}, the model's is {' or '.join(map(str, sorted(ranks)))}")
         elif not math.isclose(alpha / rank, one.scaling, rel_tol=1e-6):
             by = " by use_rslora" if config.get("use_rslora") else ""
             seen.add(f"lora_alpha is {alpha:.9g}{by}, the model's is {one.scaling * rank:.9g}")
     return problems + sorted(seen)
+
+
+def config_problems(config: Mapping[str, Any], layout: HFLayout) -> list[str]:
+    """Return where a `LoraConfig` is malformed, or of what is not served for any model."""
+    if (kind := config.get("peft_type")) != "LORA":
+        return [f"peft_type is {reprlib.repr(kind)}, the model's is 'LORA'"]
+    if layout.config.num_classes and config.get("task_type") == "SEQ_CLS":
+        config = {**config, "task_type": None}
+    return [*_unsupported(config), *_malformed(config)]
+
+
+def scaled_alpha(config: Mapping[str, Any], path: str, rank: int) -> float:
+    """Return the alpha by which, over its rank, an adapter of PEFT's on the projection `path` is scaled."""
+    alpha = _of_module(config.get("alpha_pattern"), path, config["lora_alpha"])
+    return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
 
 
 def _unsupported(config: Mapping[str, Any]) -> list[str]:

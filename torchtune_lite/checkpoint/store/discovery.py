@@ -4,9 +4,11 @@ A checkpoint without a manifest, written by hand or by an older version, cannot 
 when it is named, and otherwise only where no checkpoint has a manifest.
 """
 
+import json
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 from torchtune_lite.checkpoint.formats.files import read_json
 from torchtune_lite.checkpoint.model_weights import listed
@@ -17,6 +19,8 @@ from torchtune_lite.checkpoint.store.publishing import published
 from torchtune_lite.errors import CheckpointError, ConfigError
 
 AUTO = "auto"
+BEST = "best.json"
+"""The file of an output_dir that names its checkpoint with the lowest validation loss."""
 
 log = logging.getLogger("torchtune_lite")
 
@@ -94,6 +98,37 @@ def latest(output_dir: Path | str) -> Path | None:
             break
         log.warning("%s; resuming from %s instead", reason, folder)
     return folder
+
+
+def newest(output_dir: Path | str) -> Path | None:
+    """Find the checkpoint in `output_dir` with the most optimizer steps done that has all its bytes, to be used.
+
+    What counts is what `verify` finds in the quick way; a warning for each newer one says why it is not taken. One
+    without a manifest is taken as it is. None where there is no checkpoint; CheckpointError where none is whole.
+    """
+    damaged: list[str] = []
+    for folder in sorted(published(output_dir), key=_steps, reverse=True):
+        try:
+            if has_manifest(folder):
+                verify(folder, quick=True)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        for problem in damaged:
+            log.warning("%s; taking %s instead", problem, folder.name)
+        return folder
+    if damaged:
+        raise CheckpointError(f"no checkpoint in {output_dir} is whole: {'; '.join(damaged)}")
+    return None
+
+
+def read_best(output_dir: Path | str) -> dict[str, Any]:
+    """Read `BEST`: `checkpoint`, its name, `step` and `val_loss`; an empty dict where there is none, or it is gone."""
+    try:
+        best = json.loads((Path(output_dir) / BEST).read_text(encoding="utf-8"))
+        return best if math.isfinite(best["val_loss"]) and (Path(output_dir) / best["checkpoint"]).is_dir() else {}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def _warn_unverified(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from torchtune_lite.config import DottedPath
 from torchtune_lite.data.messages import Masking, Message
-from torchtune_lite.data.templates import Template, find_glued, get_prompt_template, written
+from torchtune_lite.data.templates import Template, ending, find_glued, get_prompt_template, opened, written
 from torchtune_lite.data.tokenizers.chat_template import (
     CHAT_TEMPLATE,
     RESERVED,
@@ -127,6 +127,13 @@ class ModelTokenizer(ABC):
         return {**rest, "tokens": tokens, "mask": mask, "truncated": truncated}
 
     @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """What a text template writes after each answer, which no special token ends; () for nothing."""
+        template = self.prompt_template
+        end = "" if template is None or isinstance(template, ChatTemplate) else ending(template)
+        return (end,) if end else ()
+
+    @property
     def may_expand(self) -> bool:
         """Return whether `expanded` may give several samples for one."""
         template = self.prompt_template
@@ -217,7 +224,7 @@ class ModelTokenizer(ABC):
     ) -> tuple[list[int], list[bool], bool]:
         template, more = self.prompt_template, False
         if not isinstance(template, ChatTemplate):
-            tokens, mask, more = self._by_parts(written(messages, template), add_eos)
+            tokens, mask, more = self._by_parts((written if add_eos else opened)(messages, template), add_eos)
         elif add_eos:
             tokens, mask = self._encode_spans(*template.loss_spans(messages, **given or {}), self.max_seq_len)
         else:

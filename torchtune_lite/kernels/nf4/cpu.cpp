@@ -1,31 +1,11 @@
-// NF4 on a CPU: the two loops of nf4_cpu.py, which says what they compute. A block is 64 weights, 32 bytes of codes and
-// one scale. bfloat16 travels as its bits.
-#include <cstdint>
-#include <cstring>
+// NF4 on a CPU: the two loops of cpu.py, which says what they compute. A block is 64 weights, 32 bytes of codes and one
+// scale.
+#include "numbers.h"
 #ifdef __SSSE3__
 #include <immintrin.h>
 #endif
 
 namespace {
-
-float widened(uint16_t bits) {
-    uint32_t wide = uint32_t(bits) << 16;
-    float value;
-    std::memcpy(&value, &wide, 4);
-    return value;
-}
-
-// To nearest, ties to even. A NaN stays one where its low half is 0, as it is in what bfloat16 operands give.
-uint16_t rounded(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-float read(float value) { return value; }
-float read(uint16_t bits) { return widened(bits); }
-void write(float& out, float value) { out = value; }
-void write(uint16_t& out, float value) { out = rounded(value); }
 
 template <typename T>
 void look_up(T* out, const uint8_t* codes, const T* values) {

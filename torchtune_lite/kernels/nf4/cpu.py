@@ -1,35 +1,22 @@
-"""NF4's two loops in C++ (cpu.cpp), built with the machine's own compiler when they are first wanted.
-
-Optional: without a compiler, or with TORCHTUNE_LITE_NATIVE=0, `available` says no. The build takes half a second and is
-kept in $TORCH_EXTENSIONS_DIR, or ~/.cache/torch_extensions where that is unset: a file for each source, compiler and
-set of CPU instructions, so that the machines of a cluster may share the folder.
-"""
+"""NF4's two loops in C++ (cpu.cpp), where there is a compiler (`kernels.native`)."""
 
 import ctypes
-import hashlib
-import os
-import shlex
-import subprocess
-import sys
-import tempfile
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from torchtune_lite.utils import get_logger
+from torchtune_lite.kernels.native import build
 
 BLOCK = 64  # weights that share a scale
 PARALLEL = 1 << 18  # weights from which on the threads are worth waking
-FLAGS = ["-std=c++17", "-O3", "-march=native", *(["-fopenmp"] if sys.platform == "linux" else [])]
-BUILD_TIMEOUT = 120  # seconds
 DTYPES = {torch.bfloat16: "decode_bfloat16", torch.float32: "decode_float32"}
 
 
 def available() -> bool:
     """Return whether the functions of this module can be called; builds them where nobody has."""
-    return os.environ.get("TORCHTUNE_LITE_NATIVE") != "0" and _library() is not None
+    return build.is_wanted() and _library() is not None
 
 
 def supports(dtype: torch.dtype) -> bool:
@@ -76,32 +63,10 @@ def _threads(weights: Tensor) -> int:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    try:
-        library = ctypes.CDLL(str(_build()))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home folder
-        get_logger().debug("NF4 runs without its compiled loops: %s", error)
+    library = build.load(Path(__file__).with_name("cpu.cpp"))
+    if library is None:
         return None
     for name in DTYPES.values():
         getattr(library, name).argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 5 + [ctypes.c_int]
     library.encode_bfloat16.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64, ctypes.c_int]
-    return library
-
-
-def _build() -> Path:
-    """Compile the loops, unless a file of that name is there, and return the path of the library."""
-    source = Path(__file__).with_name("cpu.cpp")
-    compiler = [*shlex.split(os.environ.get("CXX") or "c++"), *FLAGS]
-    run = partial(subprocess.run, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=BUILD_TIMEOUT)
-    macros = run(
-        [*compiler, "-dM", "-E", "-x", "c++", os.devnull]
-    ).stdout  # they name its version and the CPU's abilities
-    key = hashlib.sha256(source.read_bytes() + shlex.join(compiler).encode() + macros).hexdigest()[:16]
-    cache_folder = os.environ.get("TORCH_EXTENSIONS_DIR") or "~/.cache/torch_extensions"
-    library = Path(cache_folder).expanduser() / "torchtune_lite" / f"nf4_cpu-{key}.so"
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:  # a process beside this one may build, too
-            built = Path(folder) / library.name
-            run([*compiler, "-shared", "-fPIC", str(source), "-o", str(built)])
-            built.replace(library)
     return library

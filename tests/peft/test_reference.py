@@ -1,0 +1,91 @@
+"""Adapters on one tiny Llama in float64, whose losses, logits and gradient norms PEFT 0.21 gave."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from torchtune_lite.models.builders import decoder, lora_decoder
+from torchtune_lite.models.llama import LLAMA
+from torchtune_lite.modules import DecoderConfig
+from torchtune_lite.peft import adapter_state
+
+CONFIG = DecoderConfig(
+    vocab_size=32, num_layers=2, num_heads=4, num_kv_heads=2, embed_dim=16, max_seq_len=64, intermediate_dim=32
+)
+TOKENS = torch.tensor([[1, 5, 9, 14, 3, 7, 2], [1, 8, 8, 20, 31, 4, 2]])
+EVERYTHING = {"lora_attn_modules": ["q_proj", "k_proj", "v_proj", "output_proj"], "apply_lora_to_mlp": True}
+EVERYTHING |= {"lora_rank": 4, "lora_alpha": 8}
+PEFT_NAMES = {"lora_a.weight": "lora_A", "lora_b.weight": "lora_B", "magnitude": "lora_magnitude_vector"}
+
+
+def wave(number: int, shape: torch.Size, scale: float, step: float) -> torch.Tensor:
+    i = torch.arange(shape.numel(), dtype=torch.float64)
+    return (scale * torch.sin(step * i + number + 0.013 * i**2)).view(shape)
+
+
+def filled(model):
+    """The model in float64: its base weights, then the factors of its adapters, waves in the order of PEFT's names."""
+    model = model.double()
+    adapters = {name for name in adapter_state(model) if "magnitude" not in name}
+    base = [name for name, _ in model.named_parameters() if "norm" not in name and "lora" not in name]
+    base = [name for name in base if "magnitude" not in name]
+
+    def peft_name(name):
+        module, _, factor = name.rpartition(".lora_")
+        return f"{LLAMA.to_hf(f'{module}.weight')}.lora_{factor.upper()}"
+
+    with torch.no_grad():
+        for number, name in enumerate(sorted(base, key=LLAMA.to_hf)):
+            param = model.get_parameter(name)
+            param.copy_(wave(number, param.shape, 0.25, 1.7))
+        for number, name in enumerate(sorted(adapters, key=peft_name)):
+            param = model.get_parameter(name)
+            param.copy_(wave(number, param.shape, 0.2, 0.9))
+    return model
+
+
+def measured(model) -> dict[str, float]:
+    logits = model(TOKENS)
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten())
+    values = {"loss": loss.item(), "logit": logits[1, -1, 0].item()}
+    if any(param.requires_grad for param in model.parameters()):
+        loss.backward()
+        for kind in PEFT_NAMES:
+            grads = [p.grad for name, p in adapter_state(model).items() if name.endswith(kind)]
+            if grads:
+                values[PEFT_NAMES[kind]] = math.sqrt(sum(grad.square().sum().item() for grad in grads))
+    return values
+
+
+def test_the_base():
+    model = filled(decoder(CONFIG)).requires_grad_(False)
+    logits = model(TOKENS)
+    assert measured(model)["loss"] == pytest.approx(3.490245, abs=1e-6)
+    assert logits.sum().item() == pytest.approx(-28.148150, abs=1e-5)
+    assert logits[0, 0, :3].tolist() == pytest.approx([-0.102754, 0.922849, 0.489773], abs=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, {"loss": 3.652980, "logit": -0.285915, "lora_A": 1.958247, "lora_B": 2.602744}),
+        ({"use_rslora": True}, {"loss": 3.881953, "logit": -1.499903, "lora_A": 2.251738, "lora_B": 2.549563}),
+    ],
+    ids=["LoRA", "rsLoRA"],
+)
+def test_low_rank(arguments, expected, fused):
+    model = filled(lora_decoder(CONFIG, **EVERYTHING, **arguments, fused_lora=fused))
+    assert measured(model) == pytest.approx(expected, abs=2e-6)
+
+
+def test_dora():
+    model = filled(lora_decoder(CONFIG, **EVERYTHING, use_dora=True))
+    with torch.no_grad():
+        for module in model.modules():
+            if hasattr(module, "magnitude"):
+                module.magnitude.copy_(module.weight.norm(dim=1))
+    expected = {"loss": 3.611000, "logit": -0.689107, "lora_A": 2.254496, "lora_B": 3.102126}
+    assert measured(model) == pytest.approx(expected | {"lora_magnitude_vector": 1.166066}, abs=2e-6)

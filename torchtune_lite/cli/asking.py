@@ -1,0 +1,59 @@
+"""What `tune chat` and `tune generate` share: a folder is the model of a recipe, whose keys are options, too."""
+
+import json
+import re
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from torchtune_lite import catalog
+from torchtune_lite.cli import keys, run
+from torchtune_lite.cli.postponed import postpone_compiler
+from torchtune_lite.utils import get_logger
+
+KEY = "key "
+"""Starts the name of an argument that is a key of the recipe."""
+
+
+def configure(parser: ArgumentParser, recipe: str, without: Sequence[str] = ()) -> None:
+    """Declare the folder, the options about it, and an option for each key of the recipe, `without` some."""
+    parser.add_argument("folder", metavar="FOLDER", help="a run's output_dir, a checkpoint, an adapter, or a model")
+    parser.add_argument("--base", metavar="FOLDER", help="the base of an adapter (default: the one its files name)")
+    parser.add_argument("--allow-component", action="append", default=[], metavar="'pkg.*'", help="a package to trust")
+    group = parser.add_argument_group("keys", "also as key=value; --help of 'tune run' has their bounds")
+    for key in keys.read(catalog.find_recipe(recipe).path):
+        if key.kind != "component" and key.name not in without:
+            meaning = f"{key.meaning} (default: {key.default})".replace("%", "%%")
+            option = f"--{key.name.replace('_', '-')}"
+            group.add_argument(option, dest=f"{KEY}{key.name}", metavar=key.kind.replace(" or ", "|"), help=meaning)
+
+
+def main(recipe: str, config: str, args: Namespace, changes: Sequence[str]) -> None:
+    """Run the recipe on the folder; `changes` are overrides, laid over what the folder says."""
+    run.set_environment()
+    postpone_compiler()
+    get_logger()
+    # by its name: what reads checkpoints stands above this package, and imports torch
+    found = import_module("torchtune_lite.checkpoint").find_model(args.folder, args.base)
+    words = [override(key, value) for key, value in found.answering_values.items()]
+    trusted = [f"--allow-component={pattern}" for pattern in args.allow_component]
+    words = [recipe, "--config", config, *trusted, *words, *options(recipe, args), *changes]
+    run.main(Namespace(words=words, debug=args.debug))
+
+
+def options(recipe: str, args: Namespace) -> list[str]:
+    """Return the keys that were given as options, as overrides: texts as they stand, all else as YAML."""
+    kinds = {key.name: key.kind.split(" or ") for key in keys.read(catalog.find_recipe(recipe).path)}
+    given = {name.removeprefix(KEY): value for name, value in vars(args).items() if name.startswith(KEY)}
+    return [
+        override(key, value) if {"str", "path"} & {*kinds[key]} and value != "null" else f"{key}={value}"
+        for key, value in given.items()
+        if value is not None
+    ]
+
+
+def override(key: str, value: Any) -> str:
+    """Write a key and its value as a word of the command line, in which nothing is interpolated."""
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\\\${", json.dumps(value, ensure_ascii=False))
+    return f"{key}={text}"

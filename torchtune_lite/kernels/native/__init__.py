@@ -1,0 +1,1 @@
+"""Loops in C++, built with the machine's own compiler when they are first wanted."""
