@@ -64,7 +64,7 @@ class ExactMatchEvalRecipe:
         """Answer every row that has no answer yet, and report."""
         cfg, start = self.cfg, time.perf_counter()
         asked = {name: value for name, value in config.to_dict(cfg).items() if name in ANSWERED_BY}
-        kept = evaluation.AnswerFile(Path(cfg.output_dir) / "exact_match_answers.jsonl", evaluation.made_by(asked))
+        kept = evaluation.KeptAnswers(Path(cfg.output_dir) / "exact_match_answers.jsonl", evaluation.made_by(asked))
         how = {"max_new_tokens": cfg.max_new_tokens, "batch_size": cfg.batch_size, "kept": kept}
         evaluation.answer_questions(self.model, self.tokenizer, self.questions, **how)
         for question in self.questions:
