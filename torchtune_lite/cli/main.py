@@ -15,6 +15,7 @@ VERBS = {
     "run": "run a recipe with a config",
     "chat": "talk with the model of a run, or any other",
     "generate": "answer a prompt, or each row of a file",
+    "eval": "score the model of a run, or any other",
     "validate": "check a config without running it",
     "inspect": "show what a config will train on",
     "env": "show versions, devices and what is missing",

@@ -15,7 +15,7 @@ from torchtune_lite.evaluation.extraction import extraction
 from torchtune_lite.evaluation.kept_answers import KeptAnswers
 from torchtune_lite.evaluation.metrics import METRICS, compared_fields
 from torchtune_lite.evaluation.texts import generate_texts
-from torchtune_lite.generation import Sampling, cap_length, tokens_of
+from torchtune_lite.generation import Sampling, cap_length, put_question, tokens_of
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.utils import counted, get_logger
 
@@ -86,27 +86,30 @@ def read_questions(
     *,
     max_seq_len: int,
     max_rows: int | None = None,
+    template: str | None = None,
 ) -> list[Question]:
-    """Return a question for each row, or of the first `max_rows`: the last message is the answer that is expected."""
-    count = min(len(rows), max_rows or len(rows))
-    return [_read(Question(row), rows, to_messages, tokenizer, scoring, max_seq_len) for row in range(count)]
+    """Return a question for each row, or of the first `max_rows`: the last message is the answer that is expected.
 
+    The question before it is put into the `template`, as `generation.put_question` does.
+    """
 
-def _read(
-    question: Question, rows: Any, to_messages: Callable, tokenizer: Any, scoring: Scoring, max_seq_len: int
-) -> Question:
-    try:
-        *turns, expected = to_messages(rows[question.row])["messages"]
-        question.expected = expected.text_content.strip()
-        scoring.expected(question.expected)
-        question.prompt = written(tokenizer, turns)
-        tokens = tokens_of(tokenizer, {"messages": turns})
-        cap_length(len(tokens), 1, max_seq_len)
-        question.tokens = tokens
-    except TuneError as error:
-        where = rows.where(question.row)
-        question.problem = f"{where}: {str(error).removeprefix(f'{where}: ')}"
-    return question
+    def read(row: int) -> Question:
+        question = Question(row)
+        try:
+            *turns, expected = to_messages(rows[row])["messages"]
+            turns[-1] = Message(turns[-1].role, put_question(template, turns[-1].text_content))
+            question.expected = expected.text_content.strip()
+            scoring.expected(question.expected)
+            question.prompt = written(tokenizer, turns)
+            tokens = tokens_of(tokenizer, {"messages": turns})
+            cap_length(len(tokens), 1, max_seq_len)
+            question.tokens = tokens
+        except TuneError as error:
+            where = rows.where(row)
+            question.problem = f"{where}: {str(error).removeprefix(f'{where}: ')}"
+        return question
+
+    return [read(row) for row in range(min(len(rows), max_rows or len(rows)))]
 
 
 def written(tokenizer: Any, messages: list[Message]) -> str:

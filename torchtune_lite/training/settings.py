@@ -9,7 +9,7 @@ from typing import Any
 
 from torchtune_lite import config
 from torchtune_lite.data import COLLATES
-from torchtune_lite.errors import ConfigError
+from torchtune_lite.generation import put_question
 from torchtune_lite.training.contracts import Loss, Model, Optimizer, Schedule, Tokenizer
 from torchtune_lite.training.metrics.loggers import MetricLoggerInterface
 from torchtune_lite.training.profiler import Profiler
@@ -45,11 +45,7 @@ class AnsweringSettings(RecipeSettings):
 
     def question(self, text: str) -> str:
         """Put a question into `question_template`."""
-        if self.question_template is None:
-            return text
-        if "{question}" not in self.question_template:
-            raise ConfigError("question_template has no {question}, which stands for the question; add it")
-        return self.question_template.replace("{question}", text)
+        return put_question(self.question_template, text)
 
     @property
     def sampling(self) -> dict[str, Any]:
