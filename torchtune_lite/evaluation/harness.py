@@ -45,7 +45,7 @@ def find_tasks(tasks: Sequence[str], include_path: str | Path | None) -> Any:
         if not missing:
             return manager
     nearest = did_you_mean(missing[0], manager.all_tasks)
-    raise ConfigError(f"tasks: there is no task {missing[0]!r}{nearest}; include_path names a folder of your own")
+    raise ConfigError(f"tasks: there is no task {missing[0]!r} (include_path: a folder with your own){nearest}")
 
 
 @contextmanager
