@@ -29,7 +29,8 @@ def by_transformers(theirs, asked):
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_they_are_those_of_transformers_in_the_order_asked(batch_size, base_model, their_base):
     likeliest = their_base(torch.tensor([[1, 9]])).logits[0, -1].argmax().item()
-    asked = [*ASKED, Continuation([1, 9, likeliest], 1)]
+    half = Continuation([1, 9, likeliest, 0], 2)  # of which the first is the likeliest
+    asked = [*ASKED, half, Continuation([1, 9, likeliest], 1)]
     for found, expected in zip(
         score_all(base_model, asked, batch_size), by_transformers(their_base, asked), strict=True
     ):

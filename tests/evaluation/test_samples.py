@@ -1,6 +1,7 @@
 import pytest
 
 from torchtune_lite import datasets
+from torchtune_lite.data import Message
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.evaluation.samples import SampleQuestions
 from torchtune_lite.generation import generate
@@ -37,6 +38,8 @@ def test_questions_are_asked_as_in_training_and_answered_greedily(rows, base_mod
     assert [row["dataset"] for row in answers] == ["rows", "rows", "chat"]
     assert [row["expected"] for row in answers] == ["市府路 1段", "永安區", "x y"]
     assert answers[2]["prompt"].count("[INST]") == 2 and "a b" in answers[2]["prompt"]
+    asked = {"messages": [Message("user", "高雄市")]}
+    assert questions.samples[1][1].prompt == chatting(asked, inference=True)["tokens"]
     longest = max(len(sample.expected) for _, sample in questions.samples)
     for (_, sample), row in zip(questions.samples, answers, strict=True):
         how = {"max_new_tokens": longest, "stop_tokens": chatting.stop_tokens}
