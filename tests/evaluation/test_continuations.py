@@ -54,6 +54,13 @@ def test_logits_are_computed_for_the_tokens_that_are_scored_alone(base_model):
     assert sum(rows) == 1 + 3 + 7
 
 
+def test_nothing_to_score_costs_nothing(base_model):
+    nothing = Continuation([1, 7, 30], 0)
+    assert score_all(base_model, [nothing], 1) == [(0.0, True)]
+    [score, zero] = score_all(base_model, [ASKED[0], nothing], 1)
+    assert zero == (0.0, True) and score == score_all(base_model, ASKED[:1], 1)[0]
+
+
 def test_a_text_starts_from_bos_or_where_there_is_none_from_eos(base_tokenizer):
     assert first_token(base_tokenizer) == 1
     assert first_token(type("Qwens", (), {"bos_id": None, "eos_id": 5})) == 5

@@ -73,6 +73,8 @@ def _beside(files: Any, folder: Path) -> Any:
         return {name: _beside(each, folder) for name, each in files.items()}
     if isinstance(files, list | tuple):
         return [_beside(each, folder) for each in files]
+    if Path(files).is_absolute():
+        return files
     is_there = any(folder.glob(files)) if has_magic(files) else (folder / files).exists()
     return str((folder / files).resolve()) if is_there else files
 

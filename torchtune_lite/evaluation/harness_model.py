@@ -131,7 +131,7 @@ class HarnessModel:
                 "task; raise it"
             )
         prompts = [
-            self.tok_encode(request.args[0])[each.max_new_tokens - self.max_length :]
+            self.tok_encode(request.args[0])[each.max_new_tokens - self.max_length :] or [self.prefix_token_id]
             for request, each in zip(requests, samplings, strict=True)
         ]
         texts = [""] * len(requests)
