@@ -34,7 +34,8 @@ def generate_texts(
         while running:
             for request in engine.step():
                 if request.finish_reason is not None:
-                    yield running.pop(request), text_of(request.tokens, tokenizer, request.sampling.stop_strings)
+                    text = text_of(request.tokens, tokenizer, request.sampling.stop_strings)
+                    yield running.pop(request), text
     finally:
         engine.close()
         model.train(was_training)
