@@ -486,6 +486,32 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             ),
         ],
     ),
+    "Scores": (
+        2,
+        [
+            Case("Nothing to score by", "eval base"),
+            Case("A metric that is not known", f"{EVALUATE} metrics=[f2]"),
+            Case("A regular expression that is broken", f"{EVALUATE} extract=regex extract_regex='(a'"),
+            Case("A regular expression that is not asked for", f"{EVALUATE} extract_regex=a"),
+            Case("Expected texts without a number", f"{EVALUATE} extract=number", code=3),
+            Case("A template without a place for the question", f"{EVALUATE} question_template=a", code=3),
+            Case("A text that is missing", "eval base --text no.txt", code=3),
+            Case("A text that is not UTF-8", "eval base --text a.txt", {"a.txt": b"caf\xe9"}, code=3),
+            Case("A text without a word", "eval base --text a.txt", {"a.txt": ""}, code=3),
+            Case("Windows that skip tokens", "eval base --text train.jsonl max_seq_len=8 stride=9"),
+            Case("Tasks in a folder that is missing", "eval base --tasks a include_path=tasks"),
+            Case(
+                "A chat template that is not there",
+                "eval base --tasks a include_path=tasks apply_chat_template=True",
+                {"tasks/a.yaml": "task: a\n"},
+            ),
+            Case(
+                "Answers to texts in training",
+                f"{RUN} 'dataset_eval={{_component_: torchtune.datasets.text_completion_dataset, source: a.txt}}'",
+                {"a.txt": "some words"},
+            ),
+        ],
+    ),
     "Your own code": (
         1,
         [

@@ -7,7 +7,7 @@ import pytest
 from tests.cli.words import settings
 from tests.demo_run import BASE, make_run
 from torchtune_lite.cli import asking, chat, generate
-from torchtune_lite.errors import CheckpointError
+from torchtune_lite.errors import CheckpointError, ConfigError
 
 TEXTS = [
     "plain",
@@ -60,6 +60,30 @@ def test_a_run_gives_its_own_and_may_be_contradicted(words, tmp_path):
     assert cfg.checkpointer["checkpoint_dir"] == str(BASE)
     with pytest.raises(CheckpointError, match="--base nowhere is not the folder of a model"):
         words("chat", tmp_path / "x", "--base", "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("torchtune_lite.models.llama2.llama2_tokenizer", "os.system", "'os.system' is not an allowed component"),
+        ("lora_rank: 16", "lora_rank: ${oc.env:HOME}", "got text '${oc.env:HOME}'"),
+    ],
+)
+def test_the_config_of_a_run_may_do_no_more_than_any_other(words, tmp_path, old, new, problem):
+    make_run(tmp_path / "x", adapter_only=True)
+    text = (tmp_path / "x/config.yaml").read_text()
+    assert old in text
+    (tmp_path / "x/config.yaml").write_text(text.replace(old, new))
+    with pytest.raises(ConfigError) as error:
+        settings(words("chat", tmp_path / "x"))
+    assert problem in str(error.value)
+
+
+@pytest.mark.parametrize("verb", ["chat", "generate", "serve"])
+def test_each_recipe_has_the_keys_that_a_folder_gives(words, tmp_path, verb):
+    make_run(tmp_path / "x", "dataset.new_system_prompt=s")
+    cfg = settings(words(verb, tmp_path / "x"))
+    assert (cfg.system, cfg.question_template) == ("s", None)
 
 
 @pytest.mark.parametrize("verb", [chat, generate])

@@ -11,6 +11,7 @@ from torchtune_lite.errors import ConfigError
     ("given", "prompt", "changes"),
     [
         (["a=b"], "a=b", {}),
+        ([""], "", {}),
         (["e = mc^2", "seed=1"], "e = mc^2", {"seed": 1}),
         (["seed=1", "E=mc^2"], "E=mc^2", {"seed": 1}),
         (["--top-k", "3", "two words"], "two words", {"top_k": 3}),

@@ -3,7 +3,7 @@
 import pytest
 
 from torchtune_lite.data import SentencePieceTokenizer
-from torchtune_lite.generation import TextStream
+from torchtune_lite.generation import TextStream, text_of
 from torchtune_lite.generation.text import HELD
 
 TEXT = "Hé, 你好 👩‍🚀! a  b\nthe quick brown fox\u00a0x"
@@ -89,3 +89,12 @@ def test_the_cost_of_a_token_does_not_grow_with_the_text():
         pieces(tokenizer, tokenizer.encode("x" * count), ["yy"])
         costs.append(tokenizer.calls)
     assert costs[1] <= 2.05 * costs[0]
+
+
+@pytest.mark.parametrize(
+    ("stops", "text"), [((), "a 你 b 你"), (("c",), "a 你 b 你"), (("b",), "a 你 "), (("b", "你"), "a "), (("a",), "")]
+)
+def test_the_text_of_a_whole_answer_ends_as_that_of_its_pieces(stops, text):
+    tokenizer = Bytes()
+    ids = tokenizer.encode("a 你 b 你")
+    assert text_of(ids, tokenizer, stops) == text == "".join(pieces(tokenizer, ids, stops)[0])

@@ -31,8 +31,8 @@ def main(args: Namespace) -> None:
     prompts = [word for word in args.words if word not in changes]
     if len(prompts) > 1:
         raise ConfigError(f"there are {len(prompts)} prompts, {', '.join(map(repr, prompts))}; put one in quotes")
-    user = prompts[0] if prompts else None
-    asking.main(RECIPE, CONFIG, args, [asking.override("prompt", user and {"user": user}), *changes])
+    prompt = {"user": prompts[0]} if prompts else None
+    asking.main(RECIPE, CONFIG, args, [asking.override("prompt", prompt), *changes])
 
 
 def is_change(word: str, known: list[str]) -> bool:

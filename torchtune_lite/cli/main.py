@@ -16,6 +16,7 @@ VERBS = {
     "chat": "talk with the model of a run, or any other",
     "generate": "answer a prompt, or each row of a file",
     "serve": "answer over HTTP, in the form of OpenAI's API",
+    "eval": "score the model of a run, or any other",
     "validate": "check a config without running it",
     "inspect": "show what a config will train on",
     "export": "write a model in the files that other programs take",

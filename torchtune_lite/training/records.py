@@ -1,5 +1,6 @@
 """What a run writes in its output_dir beside checkpoints."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ class Records:
         """Log the metrics of a step."""
         if self.is_writer:
             self.metrics.log_dict(values, step=step)
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Log a table of a step, such as answers."""
+        if self.is_writer:
+            self.metrics.log_table(name, rows, step=step)
 
     def close(self, summary: dict[str, Any]) -> None:
         """Close the loggers, write the `summary` of the run and draw its loss curve, and give the output_dir free."""

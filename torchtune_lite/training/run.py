@@ -237,8 +237,9 @@ class Run:
         progress.global_step += 1
         self.world.place = f"step {progress.global_step + 1}"
         progress.cursor = self.data.train.cursor
-        progress.val_pending = bool(self.data.val) and self.is_due(
-            cfg.run_val_every_n_steps, cfg.save_every_n_steps, None
+        progress.val_pending = self.is_due(
+            *([cfg.run_val_every_n_steps] if self.data.val or self.data.questions else []),
+            *([cfg.save_every_n_steps, None] if self.data.val else []),
         )
         self.rng_state = checkpoint.rng_state()
         self.bar.set_postfix_str(f"loss {loss:.4f}, {self.meter.stop():,.0f} tokens/s", refresh=False)
@@ -266,7 +267,7 @@ class Run:
         self.records.log({name: float(value) for name, value in values.items()}, step=self.progress.global_step)
 
     def _validate_and_save(self) -> None:
-        if self.progress.val_pending and self.data.val:
+        if self.progress.val_pending:
             self._validate()
         self.checkpoints.poll()
         asked = self.signals.take_save()
@@ -276,11 +277,22 @@ class Run:
             self.save(f"step_{self.progress.global_step}")
 
     def _validate(self) -> None:
-        losses = validate(self.model, self.data.val, self._loss, self.world)
+        progress, scored = self.progress, self.is_due(self.cfg.run_val_every_n_steps)
+        values: dict[str, float] = {}
+        if self.data.val:
+            values = validate(self.model, self.data.val, self._loss, self.world)
+            progress.validated(values["val_loss"], counts=scored)
+        if self.data.questions and scored:
+            with self.autocast:
+                scores, answers = self.data.questions.ask(self.model)
+            values |= scores
+            self.records.log_table("answers", answers, step=progress.global_step)
+        progress.val_pending = False
         checkpoint.set_rng_state(self.rng_state)  # data sets and losses may draw
-        self.progress.validated(losses["val_loss"], counts=self.is_due(self.cfg.run_val_every_n_steps))
-        self.records.log({"epoch": self.epoch, **losses}, step=self.progress.global_step)
-        self.log.info("step %d: %s", self.progress.global_step, ", ".join(f"{k} {v:.4f}" for k, v in losses.items()))
+        if not values:  # it was pending for data that are left out now
+            return
+        self.records.log({"epoch": self.epoch, **values}, step=progress.global_step)
+        self.log.info("step %d: %s", progress.global_step, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
 
     def save(self, name: str, final: bool = False) -> None:
         """Publish the checkpoint folder `name` under output_dir, whole or not at all."""

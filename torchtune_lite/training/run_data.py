@@ -6,13 +6,15 @@ from typing import Any
 
 from torchtune_lite import config, datasets
 from torchtune_lite.data import AnyBatches, Batch, make_batches, report_read, steps_per_epoch, windows
+from torchtune_lite.evaluation import SampleQuestions
 from torchtune_lite.training.settings import TrainingSettings
 
 
 class RunData:
-    """The micro-batches of `dataset` and, by name, of `dataset_val`; `steps_per_epoch` counts optimizer steps.
+    """The micro-batches of `dataset` and, by name, of `dataset_val`, and the questions of `dataset_eval`.
 
-    They are the share of the process `rank` of so many `processes`; `windows` has as many for each.
+    The micro-batches are the share of the process `rank` of so many `processes`; `windows` has as many for each. The
+    questions are asked by each of them. `steps_per_epoch` counts optimizer steps.
     """
 
     def __init__(
@@ -29,6 +31,8 @@ class RunData:
         self.val: dict[str, AnyBatches] = {
             name: make_batches(each, batch_size, shuffle=False, **options) for name, each in sets.items()
         }
+        asked = datasets.validation_sets(config.instantiate(cfg.dataset_eval, tokenizer), "dataset_eval")
+        self.questions = SampleQuestions(asked, tokenizer, batch_size)
         self.steps_per_epoch = steps_per_epoch(self.train, self.accumulation, cfg.max_steps_per_epoch)
 
     def windows(self, epoch: int, done: int = 0) -> Iterator[list[Batch]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torchtune_lite import config
 from torchtune_lite.data import COLLATES
-from torchtune_lite.errors import ConfigError
+from torchtune_lite.generation import put_question
 from torchtune_lite.training.contracts import Loss, Model, Optimizer, Schedule, Tokenizer
 from torchtune_lite.training.metrics.loggers import MetricLoggerInterface
 from torchtune_lite.training.profiler import Profiler
@@ -38,11 +38,7 @@ class AskingSettings(RecipeSettings):
 
     def question(self, text: str) -> str:
         """Put a question into `question_template`."""
-        if self.question_template is None:
-            return text
-        if "{question}" not in self.question_template:
-            raise ConfigError("question_template has no {question}, which stands for the question; add it")
-        return self.question_template.replace("{question}", text)
+        return put_question(self.question_template, text)
 
 
 @dataclass(kw_only=True)
@@ -91,6 +87,7 @@ class TrainingSettings(RecipeSettings):
     dataset: Any = config.component("tokenizer")  # one, or a list of them
     dataset_weights: list[float] | None = None  # shares of a list's data sets in an epoch; null: each sample once
     dataset_val: Any = config.component("tokenizer", default=None, named=True)  # one, a list, or by name; null: none
+    dataset_eval: Any = config.component("tokenizer", default=None, named=True)  # answered and scored; null: none
     run_val_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; besides saves and epochs' ends
     patience: int | None = config.key(None, minimum=1)  # validations without a better loss that end the run; null: none
     batch_size: int = config.key(2, minimum=1)  # sequences in a micro-batch
