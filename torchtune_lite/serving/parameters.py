@@ -68,7 +68,7 @@ OFF = {
 
 DEFAULT_TEMPERATURE = 1.0
 DEFAULT_COMPLETION = 16  # tokens, as OpenAI has it
-MOST_SAMPLES, MOST_STOPS, MOST_PROMPTS = 128, 4, 128
+MOST_SAMPLES, MOST_PROMPTS, MOST_ANSWERS, MOST_STOPS = 128, 128, 1024, 4
 TOO_LONG = "context_length_exceeded"
 MOST_LOGPROBS = {"logprobs": 5, "top_logprobs": 20}
 
@@ -160,6 +160,10 @@ class Reader:
         except ConfigError as error:
             raise RequestError(str(error), str(error).partition(" ")[0]) from error
         n, stream = given.get("n", 1), given.get("stream", False)
+        if n * len(prompts) > MOST_ANSWERS:
+            raise RequestError(
+                f"n={n} for {counted(len(prompts), 'prompt')}: at most {MOST_ANSWERS} answers in all", "n"
+            )
         return Call(prompts, samplings, n, continues, stream, _include_usage(given))
 
     def _messages(self, given: Mapping[str, Any]) -> list[Message]:
