@@ -11,6 +11,7 @@ the CPU seconds of the process say more than the clock: `--clock cpu`.
 """
 
 import argparse
+import json
 import logging
 import platform
 import sys
@@ -122,6 +123,7 @@ def main() -> None:
         "ours, int8": ours(args.folder, dtype, int8=True),
         **{f"llama.cpp, {p.stem}": llama_cpp(p, args.threads, args.batches, args.new_tokens) for p in args.gguf},
     }
+    vocab_size = json.loads((args.folder / "config.json").read_text())["vocab_size"]
     draw = torch.Generator().manual_seed(0)
     rows = {str(b): [args.new_tokens] * b for b in args.batches}
     most = max(args.batches)
@@ -132,7 +134,7 @@ def main() -> None:
     best: dict[tuple[str, str], float] = {}
     for row, lengths in rows.items():
         for round_number in range(args.rounds):
-            first, prompts = torch.randint(10, 1000, (2, len(lengths), PROMPT_LEN), generator=draw).tolist()
+            first, prompts = torch.randint(3, vocab_size, (2, len(lengths), PROMPT_LEN), generator=draw).tolist()
             for name, answer in contenders.items():
                 if round_number == 0:
                     answer(first, [2] * len(lengths))  # makes what is made once

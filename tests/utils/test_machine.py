@@ -101,6 +101,21 @@ def test_a_container_may_limit_the_memory(monkeypatch, tmp_path):
     assert machine._memory() == whole
 
 
+def test_what_is_free_is_what_machine_and_container_leave(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "CGROUP_LIMIT", tmp_path / "memory.max")
+    cpu = torch.device("cpu")
+    assert machine.free_memory(cpu) is None
+    machine.MEMINFO.write_text("MemTotal:  900 kB\nMemAvailable:   500 kB\n")
+    assert machine.free_memory(cpu) == 500 * 1024
+    (tmp_path / "memory.current").write_text("100\n")
+    for limit, free in (("max", 500 * 1024), ("1000", 900), ("9000000", 500 * 1024)):
+        machine.CGROUP_LIMIT.write_text(limit)
+        assert machine.free_memory(cpu) == free
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 9))
+    assert machine.free_memory(torch.device("cuda", 0)) == 7
+
+
 def test_the_key_of_wandb_is_not_shown(monkeypatch):
     assert "WANDB_MODE=offline needs no account" in machine.describe_machine()["wandb"]["mode"]
     monkeypatch.setenv("WANDB_API_KEY", "hunter2")

@@ -36,7 +36,7 @@ class Engine:
     Each of `slots` rows of the KV caches holds a sequence of its own length; a prompt takes the place of an answer that
     has ended, and prompts are read beside answers that are under way. What a slot holds stays for later prompts that
     begin alike, of which only the rest is computed: a conversation that goes on, samples of one prompt, a shared system
-    prompt. The answer to a prompt does not depend on its neighbours.
+    prompt. The answer to a prompt does not depend on its neighbours, but for the rounding of torch's products.
 
     `max_seq_len` bounds prompt and answer together (None: the model's); memory for keys and values grows with what is
     there. An answer ends before one of `stop_tokens`. Stop strings need the `tokenizer`. Until `close`, the model is in

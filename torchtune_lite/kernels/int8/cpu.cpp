@@ -162,8 +162,9 @@ void linear(T* y, const T* x, int64_t n, int64_t dim, const Weight* weights, int
                 before += weight->rows;
             }
             const int64_t row = group * LANES;
+            T* out = y + before + row;
             products(*weight, group, q, n,
-                     [&](int64_t c, Floats values) { put_row(y + c * width + before + row, values, weight->rows - row); });
+                     [&](int64_t c, Floats values) { put_row(out + c * width, values, weight->rows - row); });
         }
     }
 }

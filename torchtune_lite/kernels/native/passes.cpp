@@ -9,11 +9,10 @@ namespace {
 constexpr int64_t PARALLEL = 1 << 15;  // values from which on the threads are worth waking
 
 template <typename T>
-void rms_norm(T* y, const T* x, const T* weight, int64_t n, int64_t dim, int64_t row_stride, float eps, float offset,
-              int threads) {
+void rms_norm(T* y, const T* x, const T* weight, int64_t n, int64_t dim, float eps, float offset, int threads) {
 #pragma omp parallel for num_threads(n * dim >= PARALLEL ? threads : 1)
     for (int64_t row = 0; row < n; row++) {
-        const T* from = x + row * row_stride;
+        const T* from = x + row * dim;
         T* to = y + row * dim;
         Floats squares = {};
         int64_t i = 0;
@@ -93,6 +92,7 @@ void attend(T* y, const T* q, const T* k, const T* v, int64_t count, float scale
     for (int i = 0; i < V; i++) store(y + LANES * i, out[i] / total);
 }
 
+// The memory of one layer's cache.
 struct Cache {
     void *k, *v;
     int64_t slot_stride, head_stride;  // positions follow each other without gaps
@@ -118,7 +118,7 @@ void cached_attention(T* y, const T* q, const T* k, const T* v, const Heads* sha
             const int64_t first = window > 0 && position >= window ? position - window + 1 : 0;
             for (int64_t h = head * group; h < (head + 1) * group; h++)
                 attend<T, V>(y + (row * qs.heads + h) * dim, q + row * qs.token_stride + h * qs.head_stride,
-                                   keys + first * dim, values + first * dim, position - first + 1, scale, softcap, memory);
+                             keys + first * dim, values + first * dim, position - first + 1, scale, softcap, memory);
         }
     }
 }
@@ -126,9 +126,9 @@ void cached_attention(T* y, const T* q, const T* k, const T* v, const Heads* sha
 }  // namespace
 
 #define EXPORT(dtype, T)                                                                                              \
-    extern "C" void rms_norm_##dtype(T* y, const T* x, const T* weight, int64_t n, int64_t dim, int64_t row_stride,   \
-                                     float eps, float offset, int threads) {                                          \
-        rms_norm(y, x, weight, n, dim, row_stride, eps, offset, threads);                                             \
+    extern "C" void rms_norm_##dtype(T* y, const T* x, const T* weight, int64_t n, int64_t dim, float eps,            \
+                                     float offset, int threads) {                                                     \
+        rms_norm(y, x, weight, n, dim, eps, offset, threads);                                                         \
     }                                                                                                                 \
     extern "C" void rotate_##dtype(T* y, const T* x, const Heads* shape, const T* cos, const T* sin, int64_t pairs,   \
                                    int64_t angle_stride, int threads) {                                               \

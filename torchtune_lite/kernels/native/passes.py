@@ -34,7 +34,7 @@ class Cache(ctypes.Structure):
 
 
 SIGNATURES = {
-    "rms_norm": [c_void_p] * 3 + [c_int64] * 3 + [c_float] * 2 + [c_int],
+    "rms_norm": [c_void_p] * 3 + [c_int64] * 2 + [c_float] * 2 + [c_int],
     "rotate": [c_void_p] * 5 + [c_int64] * 2 + [c_int],
     "cached_attention": [c_void_p] * 8 + [c_int64] + [c_float] * 2 + [c_int],
 }
@@ -51,7 +51,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float) -> Any:
         return NotImplemented
     x, dim = x.contiguous(), x.shape[-1]
     y = torch.empty_like(x)
-    _call("rms_norm", x, y.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // dim, dim, dim, eps, offset)
+    _call("rms_norm", x, y.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // dim, dim, eps, offset)
     return y
 
 
