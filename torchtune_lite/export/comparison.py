@@ -50,7 +50,7 @@ def difference(source: Source, *models: tuple[TransformerDecoder, Mapping[str, W
     length = min(LENGTH, source.config.max_seq_len)
     tokens = torch.tensor([source.tokenizer.encode(TEXT, add_bos=True, add_eos=False)[:length]])
     ours, theirs = (log_probs(model, weights, tokens) for model, weights in models)
-    likely = ours.exp() > LIKELY
+    likely = (ours.exp() > LIKELY) | (ours == ours.amax(-1, keepdim=True))
     divergence = (ours.exp() * (ours - theirs)).sum(-1).mean().item()
     return Difference((ours - theirs)[likely].abs().max().item(), max(divergence, 0.0), tokens.shape[1])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torchtune_lite.data import ChatTemplate, Message, ModelTokenizer, SentencePieceTokenizer
 from torchtune_lite.errors import DataError
+from torchtune_lite.export.gguf.vocabulary import chat_template_of
 from torchtune_lite.export.source import Source
 from torchtune_lite.utils import get_logger
 
@@ -44,9 +45,9 @@ class Form:
 
 def write_modelfile(source: Source, path: Path, gguf: str, adds_bos: bool) -> None:
     """Write a Modelfile for the file `gguf` beside it; `adds_bos`: BOS is put before a text without being written."""
-    tokenizer, template = source.tokenizer, source.tokenizer.prompt_template
-    lines = [f"FROM ./{gguf}"]
-    if isinstance(template, ChatTemplate):
+    tokenizer, lines = source.tokenizer, [f"FROM ./{gguf}"]
+    if (written := chat_template_of(tokenizer)) is not None:
+        template = ChatTemplate(written, tokenizer.template_variables)
         form, start = form_of(template), ""
         if form is None and tokenizer.bos_id is not None:
             bos = spelled(tokenizer, tokenizer.bos_id)

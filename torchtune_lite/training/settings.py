@@ -29,18 +29,11 @@ class RecipeSettings:
 
 
 @dataclass(kw_only=True)
-class AnsweringSettings(RecipeSettings):
-    """The keys of every recipe that answers what a person asks."""
+class AskingSettings(RecipeSettings):
+    """The keys of every recipe that asks a model as it was trained."""
 
     system: str | None = None  # the system prompt, where there is no other; null: none
     question_template: str | None = None  # a text in which {question} stands for each question; null: it stands alone
-    max_new_tokens: int = config.key(512, minimum=1)  # longer answers are cut
-    temperature: float = config.key(0.6, minimum=0)  # 0: always the likeliest token
-    top_k: int | None = config.key(None, minimum=1)  # draw from the k likeliest; null: from all
-    top_p: float | None = config.key(None, above=0)  # draw from the likeliest that make up this share; null: from all
-    min_p: float | None = config.key(None, minimum=0)  # draw from those of this share of the likeliest's; null: all
-    repetition_penalty: float = config.key(1.0, above=0)  # above 1.0, what was said before becomes less likely
-    seed: int | None = None  # null: drawn and logged
     int8: bool = False  # True: weights rounded to int8, for speed on a CPU
 
     def question(self, text: str) -> str:
@@ -50,6 +43,19 @@ class AnsweringSettings(RecipeSettings):
         if "{question}" not in self.question_template:
             raise ConfigError("question_template has no {question}, which stands for the question; add it")
         return self.question_template.replace("{question}", text)
+
+
+@dataclass(kw_only=True)
+class AnsweringSettings(AskingSettings):
+    """The keys of every recipe that answers what a person asks."""
+
+    max_new_tokens: int = config.key(512, minimum=1)  # longer answers are cut
+    temperature: float = config.key(0.6, minimum=0)  # 0: always the likeliest token
+    top_k: int | None = config.key(None, minimum=1)  # draw from the k likeliest; null: from all
+    top_p: float | None = config.key(None, above=0)  # draw from the likeliest that make up this share; null: from all
+    min_p: float | None = config.key(None, minimum=0)  # draw from those of this share of the likeliest's; null: all
+    repetition_penalty: float = config.key(1.0, above=0)  # above 1.0, what was said before becomes less likely
+    seed: int | None = None  # null: drawn and logged
 
     @property
     def sampling(self) -> dict[str, Any]:

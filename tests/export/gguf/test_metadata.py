@@ -9,7 +9,7 @@ from torchtune_lite.export.gguf.metadata import FACTORS, read_shape, rope_factor
 from torchtune_lite.models import FAMILIES
 from torchtune_lite.modules import DecoderConfig, RopeScaling
 
-COMPUTED_OTHERWISE = {"llama_dynamic": "rope_scaling", "mistral_v01": "window", "ministral": "window", "phi3": "window"}
+COMPUTED_OTHERWISE = ("llama_dynamic", "mistral_v01", "ministral", "phi3")
 """What is left to the context, which ends where it begins to matter."""
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from torchtune_lite.config import DottedPath
 from torchtune_lite.data.messages import Masking, Message
-from torchtune_lite.data.templates import Template, ending, find_glued, get_prompt_template, opened, written
+from torchtune_lite.data.templates import Template, endings, find_glued, get_prompt_template, opened, written
 from torchtune_lite.data.tokenizers.chat_template import (
     CHAT_TEMPLATE,
     RESERVED,
@@ -65,12 +65,10 @@ class ModelTokenizer(ABC):
     stop_tokens: list[int]
     added: set[int]
     adds_bos = True  # before a text, where transformers encodes it
-    turn_end: int | None = None
-    """The token that ends an answer in the chat template."""
+    turn_end: int | None = None  # the token that ends an answer in the chat template
     most_around = 2  # tokens that stand around a message: BOS and EOS
     marks_roles = False  # without a template, too
-    cuts: re.Pattern | None = None
-    """Where a text can be cut so that its start keeps its tokens; None: not known, a long text is encoded whole."""
+    cuts: re.Pattern | None = None  # where a text can be cut so that its start keeps its tokens; None: not known
 
     def __init__(
         self, path: str | Path, max_seq_len: int | None, add_eos_when_cut: bool = False, train_on: TrainOn = "all"
@@ -123,17 +121,15 @@ class ModelTokenizer(ABC):
         self._look_at(sample["messages"])
         if self.train_on == "last" and not inference:
             [sample] = self.expanded(sample)
-        given = sample.get("chat_template_kwargs", {})
-        tokens, mask, truncated = self._tokenize(sample["messages"], not inference, given)
+        options = sample.get("chat_template_kwargs", {})
+        tokens, mask, truncated = self._tokenize(sample["messages"], not inference, options)
         rest = {key: value for key, value in sample.items() if key != "messages"}
         return {**rest, "tokens": tokens, "mask": mask, "truncated": truncated}
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """What a text template writes after each answer, which no special token ends; () for nothing."""
-        template = self.prompt_template
-        end = "" if template is None or isinstance(template, ChatTemplate) else ending(template)
-        return (end,) if end else ()
+        return () if isinstance(self.prompt_template, ChatTemplate) else endings(self.prompt_template)
 
     @property
     def may_expand(self) -> bool:
@@ -281,8 +277,7 @@ class ModelTokenizer(ABC):
     def _by_parts(self, messages: list[Message], add_eos: bool) -> tuple[list[int], list[bool], bool]:
         """Encode part after part, until there is enough; tell whether messages are left."""
         limit = self.max_seq_len or math.inf
-        tokens: list[int] = []
-        mask: list[bool] = []
+        tokens, mask = list[int](), list[bool]()
         starts, after_space = True, False
         for message in messages:
             ids = [self.bos_id] if starts and self.bos_id is not None else []

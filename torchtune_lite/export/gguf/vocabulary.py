@@ -22,6 +22,7 @@ from torchtune_lite.data.tokenizers.sentencepiece_export import (
     USER_DEFINED,
     plain_bpe,
 )
+from torchtune_lite.data.tokenizers.template_export import as_chat_template
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.export.gguf.metadata import Metadata
 from torchtune_lite.export.gguf.pre_tokenizers import name_of
@@ -58,9 +59,19 @@ def write_vocabulary(tokenizer: ModelTokenizer, vocab_size: int) -> Metadata:
     if unknown := [i for i, (_, _, kind) in enumerate(tokens) if kind == UNKNOWN]:
         values["unknown_token_id"] = unknown[0]
     named = {f"tokenizer.ggml.{key}": value for key, value in values.items()}
-    if isinstance(template := tokenizer.prompt_template, ChatTemplate):
-        named["tokenizer.chat_template"] = template.source
+    if (template := chat_template_of(tokenizer)) is not None:
+        named["tokenizer.chat_template"] = template
     return named
+
+
+def chat_template_of(tokenizer: ModelTokenizer) -> str | None:
+    """Return the chat template of a tokenizer in Jinja, a text template's too; None where it has none that can be."""
+    template = tokenizer.prompt_template
+    if template is None or isinstance(template, ChatTemplate):
+        return template and template.source
+    if (source := as_chat_template(tokenizer)) is None:
+        log.warning("%s cannot be written as a chat template, so the file has none", type(template).__name__)
+    return source
 
 
 def _of_sentencepiece(tokenizer: SentencePieceTokenizer) -> tuple[Metadata, list[Token]]:
@@ -69,7 +80,7 @@ def _of_sentencepiece(tokenizer: SentencePieceTokenizer) -> tuple[Metadata, list
         raise ConfigError(
             f"{tokenizer.path} is no BPE model, or changes characters before it splits a text, which llama.cpp does not"
         )
-    tokens = [(piece.piece, piece.score, piece.type) for piece in model.pieces]
+    tokens = [(_spaced(piece.piece, piece.type), piece.score, piece.type) for piece in model.pieces]
     scheme = tokenizer.prepend_scheme if model.normalizer_spec.add_dummy_prefix else "never"
     add_bos = read_json(Path(tokenizer.path).expanduser().parent / "tokenizer_config.json").get("add_bos_token", True)
     return _llama(tokenizer, scheme, add_bos), tokens
@@ -118,7 +129,7 @@ def _tokens(content: dict[str, Any], scores: dict[str, float]) -> list[Token]:
         elif i in added and added[i]["special"]:
             tokens.append((text, -1000.0, CONTROL))
         elif i in added:
-            tokens.append((text.replace("▁", " "), -1000.0, USER_DEFINED))
+            tokens.append((_spaced(text, USER_DEFINED), -1000.0, USER_DEFINED))
         elif model.get("byte_fallback") and len(text) == 6 and text.startswith("<0x"):
             tokens.append((text, 0.0, BYTE))
         else:
@@ -126,7 +137,12 @@ def _tokens(content: dict[str, Any], scores: dict[str, float]) -> list[Token]:
     return tokens
 
 
+def _spaced(text: str, kind: int) -> str:
+    """Return a token as llama.cpp looks for it: one that is found in a text before its spaces are ▁ has spaces."""
+    return text.replace("▁", " ") if kind == USER_DEFINED else text
+
+
 def _llama(tokenizer: ModelTokenizer, scheme: str, add_bos: bool) -> Metadata:
     """Return the keys of SentencePiece's kind: a space is put before each text between special tokens, or not."""
-    prefixes = scheme == "always" or (scheme == "first" and not isinstance(tokenizer.prompt_template, ChatTemplate))
+    prefixes = scheme == "always" or (scheme == "first" and tokenizer.prompt_template is None)
     return {"model": "llama", "pre": "default", "add_space_prefix": prefixes, "add_bos_token": bool(add_bos)}
