@@ -84,7 +84,7 @@ def meta_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             setattr(model.get_submodule(owner), last, moved)
 
     monkeypatch.setattr(FullModelHFCheckpointer, "load", load_to_meta)
-    monkeypatch.setattr("torchtune_lite.training.run.get_device", lambda device: META)
+    monkeypatch.setattr("torchtune_lite.training.distributed.get_device", lambda device: META)
 
 
 def on_meta(tensor: Tensor) -> Tensor:

@@ -209,4 +209,6 @@ def unmet(error: Exception, arguments: Any) -> Exception:
         flag = f"--master_port {arguments.master_port}"
         where = flag if arguments.rdzv_backend == "static" else f"--rdzv_endpoint {arguments.rdzv_endpoint}"
         return ConfigError(f"{where}: the port is in use; choose another, or leave it out for one node")
-    return OtherNodeError(f"the nodes did not meet, or lost each other: {text}; look at the node that ended first")
+    return OtherNodeError(
+        f"the nodes did not meet, or lost each other: {errors.shortened(text)}; look at the node that ended first"
+    )
