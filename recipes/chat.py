@@ -111,6 +111,8 @@ class ChatRecipe:
 
     def save(self, path: Path) -> None:
         """Add the conversation to a file of JSON lines."""
+        if self.conversation.last is None:
+            raise errors.ConfigError("there is no answer to save yet")
         turns = [{"role": turn.role, "content": turn.text_content} for turn in self.conversation.messages]
         try:
             with path.open("a", encoding="utf-8") as file:

@@ -28,6 +28,7 @@ class Settings(training.RecipeSettings):
     data_files: data.DataFiles = None  # with source: json, a file of rows, or a list of them
     column_map: Any = None  # a mapping of `input` and `output` to the rows' own column names; null: those names
     new_system_prompt: str | None = None  # as in the training
+    question_template: str | None = None  # a text in which {question} stands for each question; null: it stands alone
     max_rows: int | None = config.key(None, minimum=1)  # the first n rows; null: all
 
     extract: str = config.key("whole", choices=evaluation.EXTRACTIONS)  # the answer in a text; number: after ####
@@ -55,7 +56,11 @@ class ExactMatchEvalRecipe:
             train_on_input=False, column_map=cfg.column_map, new_system_prompt=cfg.new_system_prompt
         )
         self.tokenizer, self.model = self.inference.build()
-        how = {"max_rows": cfg.max_rows, "max_seq_len": self.model.config.max_seq_len}
+        how = {
+            "max_rows": cfg.max_rows,
+            "max_seq_len": self.model.config.max_seq_len,
+            "template": cfg.question_template,
+        }
         self.questions = evaluation.read_questions(rows, to_messages, self.tokenizer, self.scoring, **how)
         evaluation.warn_of_problems(self.questions, self.result.path)
         self.inference.load()
@@ -64,7 +69,7 @@ class ExactMatchEvalRecipe:
         """Answer every row that has no answer yet, and report."""
         cfg, start = self.cfg, time.perf_counter()
         asked = {name: value for name, value in config.to_dict(cfg).items() if name in ANSWERED_BY}
-        kept = evaluation.AnswerFile(Path(cfg.output_dir) / "exact_match_answers.jsonl", evaluation.made_by(asked))
+        kept = evaluation.KeptAnswers(Path(cfg.output_dir) / "exact_match_answers.jsonl", evaluation.made_by(asked))
         how = {"max_new_tokens": cfg.max_new_tokens, "batch_size": cfg.batch_size, "kept": kept}
         evaluation.answer_questions(self.model, self.tokenizer, self.questions, **how)
         for question in self.questions:

@@ -16,16 +16,14 @@ from torchtune_lite import config, generation, serving, training
 
 
 @dataclass(kw_only=True)
-class Settings(training.RecipeSettings):
-    """The keys of this recipe's YAML, beside those of every recipe (`training/settings.py`; `--help` lists all)."""
+class Settings(training.AskingSettings):
+    """The keys of this recipe's YAML, beside those of all that ask (`training/settings.py`; `--help` lists all)."""
 
     host: str = "127.0.0.1"  # this machine alone; 0.0.0.0: whoever reaches it
     port: int = config.key(8000, minimum=0)  # 0: one that is free
     name: str | None = None  # what requests call the model; null: as its folder
-    system: str | None = None  # the system prompt of conversations that have none; null: none
     slots: int = config.key(8, minimum=1)  # answers computed together; others wait
     max_seq_len: int | None = config.key(None, minimum=2)  # of prompt and answer, in tokens; null: the model's
-    int8: bool = False  # True, on a CPU: weights rounded to int8, faster and a little different
 
 
 class ServeRecipe:
@@ -37,6 +35,7 @@ class ServeRecipe:
     def setup(self) -> None:
         """Take the port, build tokenizer and model, and read the checkpoint last."""
         cfg = self.cfg
+        cfg.question("")  # which checks the template
         self.socket = serving.listen(cfg.host, cfg.port)
         tokenizer, model = self.inference.build()
         self.inference.load()
@@ -52,7 +51,8 @@ class ServeRecipe:
     def serve(self) -> None:
         """Answer until a signal comes."""
         folder = Path(self.inference.checkpointer.checkpoint_dir).resolve()
-        serving.serve(self.socket, self.engine, self.cfg.name or folder.name, self.cfg.system)
+        name, system, question = self.cfg.name or folder.name, self.cfg.system, self.cfg.question
+        serving.serve(self.socket, self.engine, name, system=system, question=question)
 
 
 @config.parse(Settings)

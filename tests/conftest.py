@@ -101,7 +101,8 @@ SLOW = (
     *("cli/test_download.py", "cli/test_lazy_compiler.py", "kernels/nf4/test_codec.py", "kernels/nf4/test_cpu.py"),
     *("models/test_against_transformers.py", "models/test_sizes.py", "config/text/test_completion.py"),
     *("export/gguf/test_model.py", "export/gguf/test_importing.py"),
-    *("training/test_compiling.py", "training/memory/test_step_memory.py"),
+    *("training/test_compiling.py", "training/test_distributed.py", "training/memory/test_step_memory.py"),
+    "test_launcher.py",
 )
 """Tests that take three quarters of the time: runs of recipes, comparisons with peers, each bad input in turn."""
 

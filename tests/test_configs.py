@@ -66,7 +66,7 @@ def test_it_says_what_it_is_what_it_needs_and_how_to_run_it(name):
 
 
 def published_size(name):
-    """The builder's name without its method: a key of PUBLISHED or of a builder sized by a checkpoint, or ""."""
+    """The builder's name without its method: a key of PUBLISHED, a builder of sizes from a checkpoint, or ""."""
     builder = VALUES[name].get("model", {}).get("_component_", "")
     return re.sub("^q?lora_", "", builder.rpartition(".")[2])
 

@@ -12,15 +12,17 @@ PACKAGE = ROOT / "torchtune_lite"
 LIBRARY = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 
-BASE = {"errors", "redaction", "tracebacks", "utils", "config", "catalog"}
+BASE = {"errors", "redaction", "tracebacks", "worker", "utils", "config", "catalog"}
 BUILDING = {"modules", "kernels", "optim", "peft", "data"}
 RUNNING = BASE | BUILDING | {"datasets", "models"}
 MAY_IMPORT = {
     "__init__": set(),
     "__main__": {"cli"},
-    "errors": {"redaction", "tracebacks"},
+    "errors": {"redaction", "tracebacks", "worker"},
     "tracebacks": {"catalog"},
     "redaction": set(),
+    "worker": set(),
+    "launcher": BASE,
     "utils": BASE,
     "config": BASE,
     "catalog": BASE,
@@ -37,12 +39,12 @@ MAY_IMPORT = {
     "evaluation": RUNNING | {"generation"},
     "training": RUNNING | {"checkpoint", "generation", "evaluation"},
     "hub": RUNNING | {"checkpoint", "training"},
-    "serving": RUNNING | {"generation", "training"},
+    "serving": RUNNING | {"generation"},
     "export": RUNNING | {"checkpoint"},
     "cli": BASE,
     "assets": RUNNING,  # the scripts that make what it holds
 }
-NO_TORCH = {"__init__", "__main__", "errors", "redaction", "tracebacks", "config", "catalog", "cli"}
+NO_TORCH = {"__init__", "__main__", "errors", "redaction", "tracebacks", "worker", "config", "catalog", "cli"}
 OWNED = {
     "torchao": {"peft", "export"},
     "sentencepiece": {"data", "assets"},

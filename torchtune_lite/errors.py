@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+from torchtune_lite import worker
 from torchtune_lite.redaction import redact
 
 
@@ -131,10 +132,8 @@ def say(message: str) -> None:
     """Print a line of `tune` on stderr, its secrets blanked."""
     line = f"tune: {redact(message)}"
     print(line, file=sys.stderr)
-    if _log is None:
+    if not _write_log(f"{line}\n"):
         keep(line)
-    else:
-        _write_log(f"{line}\n")
 
 
 USERS_CODE, OUT_OF_MEMORY, BUG = 1, 7, 70
@@ -205,12 +204,12 @@ def _report(error: BaseException, debug: bool) -> int:
     from torchtune_lite.tracebacks import described, users_place, users_traceback
 
     if isinstance(error, Stopped):
-        say(str(error))
-        return error.exit_code
+        return _end(str(error), "", error.exit_code)
     trace = redact("".join(format_exception(error)))
     logged = _write_log(trace)
     if isinstance(error, BrokenPipeError) and _drop_closed_pipes():
         return CLOSED_PIPE
+    seen = trace if debug else ""
     if isinstance(error, TuneError):
         code, line = error.exit_code, f"error: {error}"
     elif isinstance(error, KeyboardInterrupt):
@@ -220,14 +219,21 @@ def _report(error: BaseException, debug: bool) -> int:
     elif place := users_place(error):
         whole = f"; the whole traceback is in {_log}" if logged and not debug else ""
         code, line = USERS_CODE, f"error: {place}: {shortened(described(error), LONGEST_LINE)}{_ported(error)}{whole}"
-        sys.stderr.write("" if debug else redact(users_traceback(error)))
+        seen = seen or redact(users_traceback(error))
     else:
         problem = shortened(described(error), LONGEST_LINE)
         where = f"the traceback is in {_log}, and --debug shows it" if logged else "the traceback is above"
         code, line = BUG, f"internal error: {problem}; {where}; please report it"
-        debug = debug or not logged
-    if debug:
-        sys.stderr.write(trace)
+        seen = trace if debug or not logged else ""
+    return _end(line, seen, code)
+
+
+def _end(line: str, trace: str, code: int) -> int:
+    """Say the last line of the program, or let the agent that started this process say it; return the exit code."""
+    if worker.is_watched():
+        _write_log(f"tune: {redact(line)}\n")
+        worker.leave(redact(line), trace, code)
+    sys.stderr.write(trace)
     say(line)
     return code
 

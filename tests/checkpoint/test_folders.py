@@ -116,7 +116,7 @@ def test_what_a_data_set_puts_around_a_question_belongs_to_it(run, tmp_path):
     (tmp_path / "x/config.yaml").write_text(yaml.safe_dump(values))
     values = SimpleNamespace(**find_model(tmp_path / "x").answering_values)
     [trained, _] = AlpacaToMessages()({"instruction": "Why {x}?", "output": ""})["messages"]
-    assert training.AnsweringSettings.question(values, "Why {x}?") == trained.text_content
+    assert training.AskingSettings.question(values, "Why {x}?") == trained.text_content
 
 
 def test_a_checkpoint_that_was_moved_out_of_its_run_is_a_model_with_a_template(run, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchtune_lite.checkpoint.rng import as_json, rng_state, set_rng_state
+from torchtune_lite.checkpoint.rng import as_json, rng_state, set_own_rng_state, set_rng_state
 
 
 def draw() -> list:
@@ -49,3 +49,27 @@ def test_a_step_turns_no_state_into_numbers(monkeypatch):
     draw()
     assert not torch.equal(state["torch"], torch.get_rng_state())
     assert as_json(state)["torch"] == as_json(state)["cuda"][0] == state["torch"].tolist()
+
+
+def test_each_of_several_processes_has_its_own_state(log_lines):
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        states.append(as_json(rng_state()))
+    expected = torch.rand(1)
+    set_own_rng_state({"processes": states}, rank=1, size=2, seed="5/3")
+    assert torch.rand(1) == expected and log_lines == []
+
+
+@pytest.mark.parametrize(
+    ("saved", "size", "said"), [(1, 2, "1 process, here are 2"), (2, 1, "2 processes, here are 1")]
+)
+def test_another_number_of_processes_draws_anew_and_says_so(saved, size, said, log_lines):
+    state = as_json(rng_state())
+    content = state if saved == 1 else {"processes": [state, state]}
+    drawn = []
+    for rank in (0, 0, 1):
+        set_own_rng_state(content, rank, size, "5/3") if rank < size else None
+        drawn.append(draw())
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert said in log_lines[0] and "dropout differs from an unbroken run" in log_lines[0]

@@ -32,6 +32,7 @@ class Settings:
     dtype: str | None = config.key("bf16", choices=("fp32", "bf16"))
     kinds: str = config.key("a", choices=tuple(KINDS))
     tasks: list[str] | None = None
+    parallel: Parallel = config.mapping(Parallel)  # inner keys
     more: dict = config.key(
         None,
         minimum=2,  # inside
@@ -52,6 +53,7 @@ TABLE = """\
   dtype       fp32 or bf16 or null = bf16
   kinds       str = a
   tasks       list of str or null = null
+  parallel    mapping = {}  # inner keys
   more        mapping = null, at least 2  # inside and after"""
 
 
@@ -129,7 +131,8 @@ def test_what_the_source_says_is_what_the_class_has(recipe):
         assert (key.default is None) == (field.default is MISSING and field.default_factory is MISSING)
         if field.default is not MISSING:
             assert key.default == ("null" if field.default is None else str(field.default))
-        kind = "component" if "component" in field.metadata else hints.describe(types[field.name])
+        kind = next((kind for kind in ("component", "mapping") if kind in field.metadata), None)
+        kind = kind or hints.describe(types[field.name])
         if field.metadata.get("choices") is None and "DataFiles" not in key.kind:
             assert key.kind == kind.replace("Any", "any")
         assert key.meaning, f"{recipe.name}: {field.name} needs a comment that says what it means"

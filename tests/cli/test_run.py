@@ -76,9 +76,10 @@ def test_help_is_the_recipes_docstring_its_keys_and_its_configs(tune):
         ([FULL, "config=x.yaml"], f"name the config with --config: tune run {FULL} --config x.yaml"),
         ([FULL, "--config", CONFIG, "--config=x.yaml"], f"--config is given 2 times ({CONFIG}, x.yaml); name one"),
         (["steps=3", FULL], "name the recipe first"),
-        (["--nproc_per_node", "2", FULL, "--config", CONFIG], "'--nproc_per_node': a run uses one device"),
-        (["--nnodes=1", FULL], "'--nnodes=1': a run uses one device"),
-        ([FULL, "--nproc-per-node", "2"], "'--nproc-per-node': a run uses one device"),
+        (["--nproc_per_node", "2", FULL], f"{FULL} needs a config"),
+        (["--nnodes=1", FULL, "--config", CONFIG], f"{FULL} runs in one process"),  # which has no key `parallel`
+        (["--nproc_per_node", "2", "no_such", "--config", CONFIG], "there is no recipe 'no_such'"),
+        ([FULL, "--nproc-per-node", "2"], "'--nproc-per-node' is for torchrun: put it before the recipe"),
     ],
 )
 def test_what_cannot_run_is_said_before_the_recipe_starts(words, message, tune):
@@ -146,3 +147,15 @@ def test_the_end_of_python_looks_through_no_object_again(tune, monkeypatch):
     monkeypatch.setattr("atexit.register", registered.append)
     run(tune, FULL, "--config", CONFIG)
     assert gc.freeze in registered
+
+
+def test_arguments_of_torchrun_start_processes(tune, monkeypatch):
+    from torchtune_lite import launcher
+
+    started = []
+    monkeypatch.setattr("torchtune_lite.cli.keys.names", lambda recipe: ["steps", "parallel"])
+    monkeypatch.setattr(launcher, "launch", lambda arguments, command: started.append((arguments, command)))
+    tune("run", "--nproc_per_node", "2", FULL, "--config", CONFIG, "seed=1")
+    [(arguments, command)] = started
+    assert arguments.nproc_per_node == "2"
+    assert command == ["-m", "torchtune_lite", "run", FULL, "--config", CONFIG, "seed=1"]

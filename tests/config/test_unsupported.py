@@ -70,3 +70,14 @@ def test_whatever_a_config_names_of_it(prefix, kind):
 def test_every_key_has_a_value_that_is_off_or_an_advice(key):
     also_off, instead = unsupported.UNSUPPORTED[key]
     assert instead or unsupported.ANY in also_off
+
+
+def test_keys_of_parallel_that_are_elsewhere_say_what_to_do():
+    values = {"parallel": {"data": "fsdp", "tensor": 2, "timeout": 5}}
+    problems, rest = drop(values, served=["parallel"])
+    assert [line.partition("; ")[0] for line in problems] == [
+        "their.yaml: 'parallel.tensor' is not served here",
+        "their.yaml: 'parallel.data: fsdp' is not served yet",
+    ]
+    assert rest == {"parallel": {"timeout": 5}}
+    assert drop({"parallel": {"data": "ddp"}}, served=["parallel"]) == ([], {"parallel": {"data": "ddp"}})

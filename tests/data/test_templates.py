@@ -1,7 +1,7 @@
 import pytest
 
 from torchtune_lite.data import Llama2ChatTemplate, Message, MistralChatTemplate, PromptTemplate, SentencePieceTokenizer
-from torchtune_lite.data.templates import ending, get_prompt_template, opened
+from torchtune_lite.data.templates import endings, get_prompt_template, opened
 from torchtune_lite.errors import ConfigError, DataError
 
 CHAT = [
@@ -110,8 +110,8 @@ def test_a_prompt_goes_on_to_where_the_answer_begins(template, before, after):
         [("assistant", before)] if before else []
     )
     assert opened(CHAT[:3], template) == template(CHAT[:3])  # an answer that is begun is gone on with
-    assert ending(template) == after
+    assert endings(template) == ((after,) if after else ())
 
 
 def test_without_a_template_nothing_is_written_around():
-    assert opened(CHAT[:2], None) == CHAT[:2]
+    assert opened(CHAT[:2], None) == CHAT[:2] and endings(None) == ()

@@ -29,7 +29,8 @@ def by_transformers(theirs, asked):
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_they_are_those_of_transformers_in_the_order_asked(batch_size, base_model, their_base):
     likeliest = their_base(torch.tensor([[1, 9]])).logits[0, -1].argmax().item()
-    asked = [*ASKED, Continuation([1, 9, likeliest], 1)]
+    half = Continuation([1, 9, likeliest, 0], 2)  # of which the first is the likeliest
+    asked = [*ASKED, half, Continuation([1, 9, likeliest], 1)]
     for found, expected in zip(
         score_all(base_model, asked, batch_size), by_transformers(their_base, asked), strict=True
     ):
@@ -51,6 +52,13 @@ def test_logits_are_computed_for_the_tokens_that_are_scored_alone(base_model):
     score_row(base_model, [[ASKED[1], ASKED[3]], [ASKED[5]]])
     handle.remove()
     assert sum(rows) == 1 + 3 + 7
+
+
+def test_nothing_to_score_costs_nothing(base_model):
+    nothing = Continuation([1, 7, 30], 0)
+    assert score_all(base_model, [nothing], 1) == [(0.0, True)]
+    [score, zero] = score_all(base_model, [ASKED[0], nothing], 1)
+    assert zero == (0.0, True) and score == score_all(base_model, ASKED[:1], 1)[0]
 
 
 def test_a_text_starts_from_bos_or_where_there_is_none_from_eos(base_tokenizer):

@@ -102,6 +102,13 @@ def test_a_tokenizer_of_another_kind_is_refused(base_model):
         as_harness_model(base_model, object(), max_seq_len=LENGTH, batch_size=2)
 
 
+def test_a_context_without_a_token_starts_from_the_first_one(ours, monkeypatch):
+    request = type("Request", (), {"args": ("", {"max_gen_toks": 4})})
+    [expected] = ours.generate_until([request])
+    monkeypatch.setattr(ours._tokenizer, "adds_bos", False)
+    assert ours.generate_until([request]) == [expected]
+
+
 def test_generation_leaves_room_for_a_prompt(ours, task_folder, manager):
     long = [type("Request", (), {"args": ("a", {"max_gen_toks": LENGTH})})]
     with pytest.raises(ConfigError, match="^max_seq_length: 40 leaves no room for a prompt beside the 40 new"):

@@ -6,7 +6,7 @@ from tests.evaluation.conftest import BASE
 from torchtune_lite.data import InputOutputToMessages, Llama2ChatTemplate, Message, Rows, load_tokenizer
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.evaluation import questions
-from torchtune_lite.evaluation.answer_file import AnswerFile
+from torchtune_lite.evaluation.kept_answers import KeptAnswers
 from torchtune_lite.evaluation.questions import (
     Question,
     Scoring,
@@ -98,8 +98,8 @@ def test_answers_that_are_kept_are_not_asked_for_again(base_model, base_tokenize
     monkeypatch.setattr(questions, "generate_texts", counting)
     how = {"max_new_tokens": 3, "batch_size": 2}
     first, again = (read(base_tokenizer, Scoring("json")) for _ in range(2))
-    answer_questions(base_model, base_tokenizer, first, kept=AnswerFile(tmp_path / "a", "x"), **how)
-    kept = AnswerFile(tmp_path / "a", "x")
+    answer_questions(base_model, base_tokenizer, first, kept=KeptAnswers(tmp_path / "a", "x"), **how)
+    kept = KeptAnswers(tmp_path / "a", "x")
     again[2].tokens = again[2].tokens[:-1]  # another prompt
     answer_questions(base_model, base_tokenizer, again, kept=kept, **how)
     assert asked == [2, 1]

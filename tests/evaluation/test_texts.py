@@ -1,6 +1,6 @@
 import pytest
 
-from torchtune_lite.evaluation.texts import before, generate_texts
+from torchtune_lite.evaluation.texts import generate_texts
 from torchtune_lite.generation import Sampling, generate
 
 TEXTS = ["台北市 信義區 市府路", "高雄市", "828高雄市永安區金信西路 ", "a b", "新北市 林口區"]
@@ -27,12 +27,11 @@ def test_a_text_ends_before_a_stop_string_and_at_the_last_position(prompts, base
     stop = whole[3:5]
     sampling = Sampling(max_new_tokens=8, stop_strings=("\0", stop))
     [(_, text)] = generate_texts(base_model, base_tokenizer, prompts[:1], [sampling], batch_size=1)
-    assert text == whole[: whole.index(stop)] == before(whole, ["\0", stop])
+    assert text == whole[: whole.index(stop)]
     [(_, short)] = generate_texts(base_model, base_tokenizer, prompts[:1], [Sampling(max_new_tokens=2)], batch_size=1)
     how = {"batch_size": 1, "max_seq_len": len(prompts[0]) + 2}
     [(_, text)] = generate_texts(base_model, base_tokenizer, prompts[:1], [Sampling(max_new_tokens=8)], **how)
     assert text == short != whole
-    assert before("abc", []) == "abc"
 
 
 def test_a_model_that_is_left_half_way_trains_on(prompts, base_model, base_tokenizer):

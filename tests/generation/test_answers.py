@@ -21,7 +21,7 @@ SCRIPT = {"A": "路市", "B": "大安" * 2, "C": ""}
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "m"
     scripted_model.make(folder, SCRIPT)
-    inference = training.Inference(SimpleNamespace(**find_model(folder).values, device="cpu", log_level="ERROR"))
+    inference = training.Inference(SimpleNamespace(**find_model(folder).values, device="cpu", log_level="INFO"))
     tokenizer, model = inference.build()
     inference.load()
     return tokenizer, model

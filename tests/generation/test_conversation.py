@@ -32,7 +32,7 @@ def inference(tmp_path_factory):
             folder = root / str(len(made))
             make_run(folder, f"tokenizer.prompt_template={template}")
             values = find_model(folder).values
-            loaded = training.Inference(SimpleNamespace(**values, device="cpu", log_level="ERROR"))
+            loaded = training.Inference(SimpleNamespace(**values, device="cpu", log_level="INFO"))
             made[template] = (*loaded.build(), loaded.load())
         return made[template][:2]
 
@@ -114,7 +114,7 @@ def test_an_answer_that_is_cut_short_is_kept_and_a_question_without_one_is_not(i
 def test_an_answer_ends_before_what_the_template_puts_after_it(tmp_path):
     scripted_model.make(tmp_path / "m", {"A": "路市大市"})
     values = find_model(tmp_path / "m").values
-    inference = training.Inference(SimpleNamespace(**values, device="cpu", log_level="ERROR"))
+    inference = training.Inference(SimpleNamespace(**values, device="cpu", log_level="INFO"))
     tokenizer, model = inference.build()
     inference.load()
     assert "".join(conversation(tokenizer, model, 3, stop_strings=("市大",)).ask("A")) == "路"

@@ -167,3 +167,11 @@ def test_log_probabilities_are_of_the_logits_as_they_are():
 def test_a_setting_without_a_meaning_is_one_line(given, problem):
     with pytest.raises(ConfigError, match=f"^{problem}"):
         Sampling(**{"max_new_tokens": 1} | given)
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-6, 1e-40, 1e-310])
+def test_the_colder_the_draw_the_likelier_the_token_down_to_any_temperature(temperature):
+    settings = [Sampling(max_new_tokens=1, temperature=temperature, top_p=top_p) for top_p in (None, 0.5)]
+    logits, chances = logits_of(2), torch.full((2,), 0.3, dtype=torch.float64)
+    chosen = Sampler(settings, logits.shape[1], CPU).choose(logits, chances)
+    assert chosen.tolist() == logits.argmax(-1).tolist()

@@ -5,7 +5,7 @@ import pytest
 from tests.demo_run import make_run
 from torchtune_lite.checkpoint import publish
 from torchtune_lite.errors import CheckpointError, ConfigError
-from torchtune_lite.hub import CARD, collect, is_weight_file
+from torchtune_lite.hub import CARD, collect
 
 
 @pytest.fixture(scope="module")
@@ -91,17 +91,21 @@ def test_what_is_not_there_is_refused(tmp_path):
         collect(tmp_path / "f", "me/m")
 
 
-@pytest.mark.parametrize(
-    ("name", "is_weight"),
-    [
-        ("model.safetensors", True),
-        ("model-00001-of-00002.safetensors", True),
-        ("model.safetensors.index.json", True),
-        ("adapter_model.safetensors", True),
-        ("config.json", False),
-        ("q8.gguf", False),
-        ("README.md", False),
-    ],
-)
-def test_weights_are_known_by_their_names(name, is_weight):
-    assert is_weight_file(name) is is_weight
+def test_weights_of_an_earlier_upload_are_replaced(run):
+    model, adapter = (collect(run, "me/m", adapter=adapter, base="org/base") for adapter in (False, True))
+    there = ["README.md", "config.json", "q8.gguf", "training.safetensors"]
+    shards = ["model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    assert model.replaced([*there, *shards, "model.safetensors"]) == shards
+    assert adapter.replaced([*there, "adapter_model.safetensors", "adapter_model.bin"]) == ["adapter_model.bin"]
+    assert model.replaced(there) == []
+
+
+def test_an_adapter_and_what_it_is_merged_into_do_not_meet(run, tmp_path):
+    model, adapter = (collect(run, "me/m", adapter=adapter, base="org/base") for adapter in (False, True))
+    with pytest.raises(ConfigError, match="the repository has adapter_model.safetensors: .*; choose another repo"):
+        model.replaced(["adapter_model.safetensors"])
+    with pytest.raises(ConfigError, match="the repository has model.safetensors: "):
+        adapter.replaced(["model.safetensors"])
+    with publish(tmp_path / "exported") as draft:
+        (draft / "model.gguf").write_bytes(b"GGUF")
+    assert collect(tmp_path / "exported", "me/m").replaced(["model.safetensors", "other.gguf"]) == []

@@ -123,3 +123,13 @@ def test_queries_may_grow_with_their_position():
         torch.tensor([[0, 9, 10, 25]]), torch.float32, ANY
     ).query_scale
     assert scale.flatten().tolist() == pytest.approx([1, 1, 1 + 0.1 * math.log(2), 1 + 0.1 * math.log(3)])
+
+
+def test_texts_turn_alike_unless_their_lengths_have_other_frequencies():
+    plain = RotaryPositionalEmbeddings(8, 1e4, RopeScaling("linear", factor=4.0), 64)
+    factors = {"short_factors": [1.0] * 4, "long_factors": [2.0] * 4}
+    long = RotaryPositionalEmbeddings(8, 1e4, RopeScaling("longrope", original_len=32, **factors), 64)
+    dynamic = RotaryPositionalEmbeddings(8, 1e4, RopeScaling("dynamic", factor=2.0), 64)
+    for rope, expected in ((plain, [True, True]), (long, [True, False]), (dynamic, [True, True])):
+        assert [rope.turns_alike(20, other) for other in (32, 33)] == expected
+    assert not dynamic.turns_alike(64, 65)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -98,19 +99,30 @@ def tune_server() -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
+def ranks(size: int) -> list[dict[str, str]]:
+    """The variables of each of `size` processes that torchrun starts on one machine."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "localhost"}
+        common["MASTER_PORT"] = str(free.getsockname()[1])
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+
+
 @pytest.fixture(scope="session")
 def tune_in(tune_server: subprocess.Popen[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `tune` in a process of its own, from the folder `cwd`, `without` some packages."""
+    """Run `tune` in a process of its own, or in several as torchrun does, from `cwd`, `without` some packages."""
 
     def run(
-        cwd: Path, *args: object, check: bool = True, without: Sequence[str] = ()
+        cwd: Path, *args: object, check: bool = True, without: Sequence[str] = (), processes: int = 1
     ) -> subprocess.CompletedProcess[str]:
         words = list(map(str, args))
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
             request = {"args": words, "cwd": str(cwd), "out": str(out), "err": str(err), "without": list(without)}
+            request["env"] = ranks(processes) if processes > 1 else [{}]
             print(json.dumps(request), file=tune_server.stdin, flush=True)
-            code = int(tune_server.stdout.readline())
+            codes = json.loads(tune_server.stdout.readline())
+            code = min(filter(None, codes), default=0)  # of several, not that of those that have lost another
             result = subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
         if check:
             assert result.returncode == 0, result.stderr

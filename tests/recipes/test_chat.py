@@ -106,7 +106,7 @@ def test_a_conversation_in_a_terminal(chat, tmp_path):
     terminal.send("//A\n")
     terminal.expect("𝄞市\r\n.*> $")
     terminal.send("/save b.jsonl\n")
-    terminal.expect("added 3 messages")
+    terminal.expect("added 3 messages.*> $")
     terminal.send("/exit\n")
     assert terminal.end() == 0
     first, second = (json.loads((tmp_path / name).read_text())["messages"] for name in ("chat.jsonl", "b.jsonl"))
@@ -122,21 +122,23 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(chat, tmp_path):
     terminal.send("B\n")
     terminal.expect("大安大安大安")
     terminal.send("\x03")
-    assert re.search(r"[大安]\r\n\[[\d,]+ tokens, .* tokens/s; stopped\]", terminal.expect("> $"))
+    assert re.search(r"\r\n\[[\d,]+ tokens, .* tokens/s; stopped\]", terminal.expect("> $"))
     terminal.send("half a question\x03")
     terminal.expect(r"\(Ctrl-D or /exit leaves\)\r\n> $")
     terminal.send("A\n")
     terminal.expect("𝄞市\r\n.*> $")  # and nothing of the half
     terminal.send("/save\n")
-    terminal.expect("added 4 messages")
+    terminal.expect("added 4 messages.*> $")
     terminal.send("\x04")
     assert terminal.end() == 0
     turns = [turn["content"] for turn in json.loads((tmp_path / "chat.jsonl").read_text())["messages"]]
     assert (turns[0], turns[2:]) == ("B", ["A", "𝄞市"]) and turns[1].startswith("大安大安大安")
 
 
-def test_a_signal_to_end_ends_it(chat):
+def test_a_conversation_that_is_too_long_costs_a_turn_and_a_signal_to_end_ends_it(chat):
     terminal = chat("max_new_tokens=100000")
+    terminal.send("x" * 3000 + " A\n")
+    terminal.expect(r"warning: a prompt of [\d,]+ tokens leaves no room for an answer: .*> $")
     terminal.send("B\n")
     terminal.expect("大安大安大安")
     terminal.process.send_signal(signal.SIGTERM)
@@ -152,17 +154,11 @@ def test_questions_are_kept_for_the_next_time_and_for_nobody_else(chat, tmp_path
     assert terminal.end() == 0
     history = tmp_path / "mine/questions"
     assert "the first A" in history.read_text() and stat.S_IMODE(history.stat().st_mode) == 0o600
-    terminal = chat("history=~/mine/questions")
-    terminal.send("\x10\n")  # as the arrow upwards
-    assert "the first A" in terminal.expect("𝄞市")
-
-
-def test_a_conversation_that_has_become_too_long_costs_one_turn(chat):
-    terminal = chat("max_new_tokens=3")
-    terminal.send("x" * 3000 + " A\n")
-    terminal.expect(r"warning: a prompt of [\d,]+ tokens leaves no room for an answer: .*> $")
-    terminal.send("A\n")
-    terminal.expect("tokens/s; cut at max_new_tokens.*> $")
+    terminal = chat("history=~/mine/questions", "max_new_tokens=4")
+    terminal.send("/save\n")
+    terminal.expect("warning: there is no answer to save yet\r\n> $")
+    terminal.send("\x10\x10\n")  # as the arrow upwards
+    assert "the first A" in terminal.expect("𝄞\r\n.*tokens/s; cut at max_new_tokens.*> $")
 
 
 def test_through_a_pipe_each_line_is_a_question_and_only_answers_are_printed(model, tmp_path, tune_piped):
@@ -171,7 +167,7 @@ def test_through_a_pipe_each_line_is_a_question_and_only_answers_are_printed(mod
     )
     assert done.stdout == "𝄞市\n路\x1b\n𝄞市\n" and done.returncode == 0
     assert "there is no /nope" in done.stderr and "system prompt: s\n" in done.stderr
-    assert not (tmp_path / ".cache").exists()
+    assert not (tmp_path / ".cache/torchtune_lite/chat_history").exists()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torchtune_lite.models.llama2 import llama2_tokenizer
 
 from tests.recipes.conftest import Tiny
 from torchtune_lite.cli.main import main
-from torchtune_lite.evaluation import AnswerFile
+from torchtune_lite.evaluation import KeptAnswers
 
 
 def greedy_answers(tiny: Tiny, prompts: list[str], max_new_tokens: int) -> list[str]:
@@ -90,7 +90,10 @@ def test_a_prompt_that_the_tokenizer_would_cut_is_wrong_too(tiny, tune, tmp_path
     write_rows(tmp_path / "rows.jsonl", ["red " * 20, "red"], ["x", "y"])
     args = [*arguments(tiny, tmp_path / "rows.jsonl", tmp_path / "out"), "tokenizer.max_seq_len=16"]
     result = tune("run", "exact_match_eval", *args)
-    assert "rows.jsonl:1: the prompt is longer than tokenizer.max_seq_len=16; it counts as wrong" in result.stderr
+    assert (
+        "rows.jsonl:1: prompt is longer than tokenizer.max_seq_len=16; raise it or set null; it counts as wrong"
+        in result.stderr
+    )
 
 
 def test_what_no_row_survives_or_no_file_takes_is_known_before_any_weight_is_read(tiny, tune, tmp_path):
@@ -118,7 +121,7 @@ def test_an_evaluation_that_is_killed_goes_on_with_the_rows_that_are_left(tiny, 
 
     words = [*arguments(tiny, tmp_path / "rows.jsonl", tmp_path / "out"), "batch_size=1"]
     monkeypatch.setattr(sys, "argv", ["tune", "run", "exact_match_eval", *words])
-    add, added = AnswerFile.add, []
+    add, added = KeptAnswers.add, []
 
     def killed(*args):
         if len(added) == 3:
@@ -126,7 +129,7 @@ def test_an_evaluation_that_is_killed_goes_on_with_the_rows_that_are_left(tiny, 
         added.append(args)
         add(*args)
 
-    monkeypatch.setattr(AnswerFile, "add", killed)
+    monkeypatch.setattr(KeptAnswers, "add", killed)
     with pytest.raises(SystemExit):
         main()
     assert not (tmp_path / "out/exact_match.json").exists()

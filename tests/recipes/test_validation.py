@@ -97,3 +97,22 @@ def test_a_run_is_validated_and_logged_when_it_is_due_and_can_be_repeated(lora, 
     done = lora("resume_from_checkpoint=True")
     assert "WARNING the run is finished, step 8 of 8 is done; to go on, set epochs: 2 or more" in done
     assert rows(out)[-1]["step"] == 8
+
+
+def test_the_answers_to_a_data_set_are_scored_on_the_way_and_change_nothing(lora, tmp_path, tiny):
+    """It comes at each validation that is asked for, not at saves, and leaves weights and random states alone."""
+    lora("seed=3", f"output_dir={tmp_path}/plain", "max_steps_per_epoch=6")
+    asked = f"dataset_eval={{_component_: torchtune_lite.datasets.instruct_dataset, source: {tmp_path}/short.jsonl}}"
+    said = lora("seed=3", asked, "max_steps_per_epoch=6")
+    rows = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "eval_f1" in row] == [5]
+    assert "eval_exact_match 0." in said
+    answers = [json.loads(line) for line in (tmp_path / "out/answers/step_5.jsonl").read_text().splitlines()]
+    short = [json.loads(line) for line in (tmp_path / "short.jsonl").read_text().splitlines()]
+    assert [(row["prompt"], row["expected"]) for row in answers] == [(row["input"], row["output"]) for row in short]
+    assert all(row["answer"] for row in answers)
+    assert metrics(tmp_path / "out", "loss") == metrics(tmp_path / "plain", "loss")
+    assert metrics(tmp_path / "out", "val_loss") == metrics(tmp_path / "plain", "val_loss")
+
+    lora("dataset_val=null", asked, f"output_dir={tmp_path}/alone", "run_val_every_n_steps=null", "epochs=1")
+    assert len(metrics(tmp_path / "alone", "eval_f1")) == 1 and not (tmp_path / "alone/best.json").exists()

@@ -1,8 +1,8 @@
 """Run `tune` as often as asked, each time in a process of its own, forked from one with all imports done.
 
-Reads one JSON object a line: `args`, `cwd`, the paths `out` and `err`, and `without`, packages that the run must not
-find; answers each with a line, the exit code as `subprocess` gives it. A run is then as real as one from a shell,
-without the seconds of importing.
+Reads one JSON object a line: `args`, `cwd`, the paths `out` and `err`, `without`, packages that the run must not find,
+and `env`, a list with the variables of each process that is to run; answers each with a line, the exit codes as
+`subprocess` gives them. A run is then as real as one from a shell, without the seconds of importing.
 """
 
 import json
@@ -23,17 +23,20 @@ def serve() -> None:
     """Answer until the standard input ends."""
     for line in sys.stdin:
         request = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            run(**request)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        children = []
+        for variables in request.pop("env"):
+            children.append(os.fork())
+            if children[-1] == 0:
+                os.environ |= variables
+                run(**request)
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
 
 
 def run(args: list[str], cwd: str, out: str, err: str, without: list[str]) -> None:
-    """Become `python -m torchtune_lite *args`."""
+    """Become `python -m torchtune_lite *args`; of several, each adds its output to that of the others."""
     os.chdir(cwd)
     for path, fd in ((os.devnull, 0), (out, 1), (err, 2)):
-        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), fd)
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), fd)
     sys.argv = ["tune", *args]
     sys.modules |= dict.fromkeys(without)
     code: object = 0

@@ -25,11 +25,18 @@ def test_a_conversation_is_encoded_by_the_template_as_in_training(reader, tokeni
 
 
 def test_the_system_prompt_of_the_training_stands_in_for_none(tokenizer, reader):
-    own = Reader(tokenizer, 256, 1152, system_prompt="Be brief.")
+    own = Reader(tokenizer, 256, 1152, system="Be brief.")
     system = [{"role": "system", "content": "Be brief."}]
     assert own.chat({"messages": ASKED}).prompts == chat(reader, messages=system + ASKED).prompts
     other = [{"role": "developer", "content": "Be long."}, *ASKED]
     assert own.chat({"messages": other}).prompts == chat(reader, messages=other).prompts
+
+
+def test_what_the_training_put_around_a_question_is_put_around_each(tokenizer, reader):
+    own = Reader(tokenizer, 256, 1152, question="Q: {}".format)
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    asked, put = ([{"role": role, "content": q * (role == "user") + text} for role, text in turns] for q in ("", "Q: "))
+    assert own.chat({"messages": asked}).prompts == chat(reader, messages=put).prompts
 
 
 def test_parameters_become_settings_of_the_sampling(reader):
@@ -77,8 +84,8 @@ def test_what_asks_for_nothing_is_taken(given, reader):
     [
         ({"messages": None}, "messages", "messages is missing; give the turns of a conversation"),
         ({"messages": []}, "messages", "messages is missing; give the turns of a conversation"),
-        ({"messages": "a"}, "messages", "messages must be of the kind list, got str"),
-        ({"messages": ["a"]}, "messages", "messages[0] is str; conversation_style=openai wants 'role' and 'con"),
+        ({"messages": "a"}, "messages", "messages must be a list, got str"),
+        ({"messages": ["a"]}, "messages", "messages[0] is str; conversation_style=openai "),
         ({"messages": [{"role": "me", "content": "a"}]}, "messages", "messages[0].role='me' is not one of system, "),
         ({"messages": [{"role": "user", "content": 7}]}, "messages", "messages: the content of a turn must be text"),
         (
@@ -93,12 +100,12 @@ def test_what_asks_for_nothing_is_taken(given, reader):
             "a prompt of 307 tokens leaves no room fo",
         ),
         ({"temperature": -1}, "temperature", "temperature is -1; it must be 0 or more"),
-        ({"temperature": "hot"}, "temperature", "temperature must be of the kind number, got str"),
-        ({"temperature": True}, "temperature", "temperature must be of the kind number, got bool"),
+        ({"temperature": "hot"}, "temperature", "temperature must be a number, got str"),
+        ({"temperature": True}, "temperature", "temperature must be a number, got bool"),
         ({"temperature": json.loads("NaN")}, "temperature", "temperature is nan; it must be 0 or more"),
         ({"top_p": 1.5}, "top_p", "top_p is 1.5; it must be above 0 and at most 1"),
         ({"top_k": 0}, "top_k", "top_k is 0; it must be 1 or more"),
-        ({"top_k": 2.5}, "top_k", "top_k must be of the kind integer, got float"),
+        ({"top_k": 2.5}, "top_k", "top_k must be an integer, got float"),
         ({"min_p": 2}, "min_p", "min_p is 2; it must be between 0 and 1"),
         ({"n": 0}, "n", "n is 0; it must be from 1 to 128"),
         ({"n": 129}, "n", "n is 129; it must be from 1 to 128"),
@@ -106,7 +113,7 @@ def test_what_asks_for_nothing_is_taken(given, reader):
         ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens", "max_tokens is the older name of max_completion"),
         ({"stop": ["a", ""]}, "stop", "stop must be a text or up to 4 of them, none empty"),
         ({"stop": list("abcde")}, "stop", "stop must be a text or up to 4 of them, none empty"),
-        ({"stop": {"a": 1}}, "stop", "stop must be of the kind text or list, got dict"),
+        ({"stop": {"a": 1}}, "stop", "stop must be a text or a list, got dict"),
         ({"top_logprobs": 2}, "top_logprobs", "top_logprobs needs logprobs: true"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "top_logprobs is 21; it must be from 0 to 20"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "stream_options needs stream: true"),
@@ -137,7 +144,7 @@ def test_a_conversation_that_is_refused_is_told_why(given, param, message, reade
         ({"prompt": "\ud800"}, "prompt has half a surrogate pair at character 1"),
         ({"prompt": ["a"] * 129}, "prompt has 129 texts; at most 128"),
         ({"logprobs": 6}, "logprobs is 6; it must be from 0 to 5"),
-        ({"logprobs": True}, "logprobs must be of the kind integer, got bool"),
+        ({"logprobs": True}, "logprobs must be an integer, got bool"),
         ({"echo": True}, "echo is not served; leave it out"),
         ({"suffix": "b"}, "suffix is not served; leave it out"),
         ({"messages": ASKED}, "'messages' is not a parameter that is served"),

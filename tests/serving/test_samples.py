@@ -17,14 +17,14 @@ def fed(sample, tokens, reason="stop"):
 @pytest.mark.parametrize("text", ["鬱 é 市", "a 🙂🙂b", "naïve"])
 def test_text_comes_in_whole_characters(text, tokenizer):
     tokens = tokenizer.encode(text, add_bos=False, add_eos=False)
-    texts = fed(Sample(0, tokenizer, (), ()), tokens)
+    texts = fed(Sample(0, tokenizer, {}, (), ()), tokens)
     assert "".join(texts) == text and "\ufffd" not in "".join(texts)
     assert len(tokens) > len(text) and "" in texts  # some characters are several tokens
 
 
 def test_what_is_left_of_a_character_comes_at_the_end(tokenizer):
     tokens = tokenizer.encode("鬱", add_bos=False, add_eos=False)[:-1]
-    texts = fed(Sample(0, tokenizer, (), ()), tokens, "length")
+    texts = fed(Sample(0, tokenizer, {}, (), ()), tokens, "length")
     assert set(texts[:-1]) == {""} and texts[-1] == tokenizer.decode(tokens)
 
 
@@ -32,19 +32,19 @@ def test_text_that_goes_on_keeps_the_space_it_starts_with(tokenizer):
     prompt = tokenizer.encode("the road", add_bos=True, add_eos=False)
     whole = tokenizer.encode("the road is long", add_bos=True, add_eos=False)
     assert whole[: len(prompt)] == prompt
-    assert "".join(fed(Sample(0, tokenizer, (), prompt), whole[len(prompt) :])) == " is long"
-    assert "".join(fed(Sample(0, tokenizer, (), ()), whole[len(prompt) :])) == "is long"
+    assert "".join(fed(Sample(0, tokenizer, {}, (), prompt), whole[len(prompt) :])) == " is long"
+    assert "".join(fed(Sample(0, tokenizer, {}, (), ()), whole[len(prompt) :])) == "is long"
 
 
 def test_text_ends_before_a_stop_string(tokenizer):
     tokens = tokenizer.encode("one two three", add_bos=False, add_eos=False)
-    assert "".join(fed(Sample(0, tokenizer, ["two"], ()), tokens)) == "one "
+    assert "".join(fed(Sample(0, tokenizer, {}, ["two"], ()), tokens)) == "one "
 
 
 def test_tokens_have_the_text_that_they_add(tokenizer):
     tokens = tokenizer.encode("a road é", add_bos=False, add_eos=False)
     notes = [TokenLogprobs(-1.0, [(tokenizer.eos_id, -0.5), (token, -1.0)]) for token in tokens]
-    piece = Sample(0, tokenizer, (), ()).piece(Progress(tokens, notes, "stop"))
+    piece = Sample(0, tokenizer, {tokenizer.eos_id: "<eos>"}, (), ()).piece(Progress(tokens, notes, "stop"))
     texts = [token.text for token in piece.logprobs]
     assert "".join(texts) == "a road \ufffdé" and piece.text == "a road é"
     assert [token.top for token in piece.logprobs] == [[("<eos>", -0.5), (text, -1.0)] for text in texts]

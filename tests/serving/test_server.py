@@ -19,7 +19,7 @@ def test_a_port_that_is_taken_is_refused():
             listen("127.0.0.1", port)
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no host"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "no host", "x" * 70])
 def test_an_address_that_is_not_of_this_machine_is_refused(host):
     with pytest.raises(ConfigError, match=f"cannot serve at host={host} port=0: .*; choose another"):
         listen(host, 0)

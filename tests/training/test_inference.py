@@ -22,10 +22,11 @@ def inference(folder):
     return Inference(config.load(folder / "my.yaml", [], RecipeSettings))
 
 
-def test_weights_come_last(inference):
+def test_weights_come_last(inference, log_lines):
     tokenizer, model = inference.build()
-    assert all(param.is_meta for param in model.parameters())
+    assert all(param.is_meta for param in model.parameters()) and log_lines == []
     inference.load()
+    assert log_lines[0].startswith("model: llama, 1.0M parameters (4 layers of 128); template: ")
     assert {(param.device.type, param.dtype) for param in model.parameters()} == {("cpu", torch.float32)}
     tokens = torch.tensor([tokenizer.encode("Hello", add_bos=True, add_eos=False)])
     assert torch.isfinite(model(tokens)).all()

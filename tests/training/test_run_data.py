@@ -20,6 +20,7 @@ KEYS = {
     "dataset": Dataset(SAMPLES),
     "dataset_weights": None,
     "dataset_val": {"few": Dataset(SAMPLES[:3])},
+    "dataset_eval": None,
     "batch_size": 2,
     "batch_size_val": None,
     "shuffle": False,

@@ -124,3 +124,18 @@ def test_a_system_without_sigusr1_has_the_others(before, monkeypatch):
         send(signal.SIGINT)
         with pytest.raises(StopRequested):
             signals.poll()
+
+
+@needs_sigusr1
+def test_several_processes_heed_a_signal_once_all_know_of_it(before):
+    with Signals(processes=2) as signals, Signals(processes=2) as other:
+        send(signal.SIGTERM)
+        send(signal.SIGUSR1)
+        signals.poll()
+        assert not signals.take_save()
+        noted = signals.noted()
+        assert sum(noted) == 2 and signals.noted()[-1] == 0, "a save is told of once"
+        with pytest.raises(StopRequested) as caught:
+            other.told(noted)
+        assert caught.value.signum == signal.SIGTERM
+        assert other.take_save() and not other.take_save()

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from torchtune_lite.errors import NonFiniteError
-from torchtune_lite.training import Progress, may_step
+from torchtune_lite.errors import DataError, NonFiniteError
+from torchtune_lite.training import Progress, Signals, StopRequested, may_step
+from torchtune_lite.training.distributed import World
+from torchtune_lite.training.step import Counts, steps
 
 NAN, INF = float("nan"), float("inf")
 
@@ -63,3 +65,49 @@ def test_an_overflow_of_fp16_is_skipped_however_often_as_long_as_the_scale_can_f
     progress.scaler = {"scale": 0.5}
     with pytest.raises(NonFiniteError, match="grad_norm is inf"):
         may_step(progress, "stop", rows, loss=1.0, grad_norm=INF)
+
+
+class Together(World):
+    """Two processes, of which the other one has the numbers `of_other`."""
+
+    size = 2
+
+    def __init__(self, *of_other):
+        super().__init__(torch.device("cpu"))
+        self.of_other = list(of_other)
+
+    def sum(self, *values):
+        return [a + b for a, b in zip(values, self.of_other + [0] * len(values), strict=False)]
+
+    def first(self, error):
+        return error or DataError("of the other")
+
+
+BATCH = {"tokens": torch.tensor([[3, 4, 5, 0]]), "labels": torch.tensor([[4, 5, -100, -100]]), "seq_lens": [3]}
+
+
+def test_a_step_counts_the_tokens_of_all_processes():
+    assert list(steps(iter([[BATCH, BATCH]]), 0, World(torch.device("cpu")), Signals())) == [
+        ([BATCH, BATCH], Counts(labels=4, tokens=6, positions=8))
+    ]
+    [(window, counts), *_] = steps(iter([[BATCH], []]), 0, Together(10, 20, 30), Signals(2))
+    assert window == [BATCH] and counts == (12, 23, 34)
+
+
+def test_an_error_in_making_a_micro_batch_ends_all():
+    def windows():
+        yield [BATCH]
+        raise DataError("a.jsonl:3: bad")
+
+    with pytest.raises(DataError, match="a.jsonl:3"):
+        list(steps(windows(), 0, World(torch.device("cpu")), Signals()))
+    with pytest.raises(DataError, match="of the other"):
+        list(steps(iter([[BATCH]]), 0, Together(0, 0, 0, 1), Signals(2)))
+
+
+def test_a_signal_to_another_process_stops_this_one_before_the_step():
+    taken = []
+    with pytest.raises(StopRequested) as request:
+        for window, _ in steps(iter([[BATCH]]), 0, Together(0, 0, 0, 0, 0, 0, 1), Signals(2)):
+            taken.append(window)
+    assert request.value.signum == 15 and not taken

@@ -8,6 +8,7 @@ from torch import nn
 
 from torchtune_lite.data import Batches
 from torchtune_lite.training import mean_losses
+from torchtune_lite.training.distributed import World
 from torchtune_lite.training.validation import validate
 
 
@@ -38,7 +39,7 @@ def test_all_sets_are_gone_through_without_gradients_and_training_goes_on():
         modes.append((model.training, torch.is_grad_enabled()))
         return torch.tensor(float(batch["tokens"].numel()))
 
-    losses = validate(model, sets, loss)
+    losses = validate(model, sets, loss, World(torch.device("cpu")))
     assert set(modes) == {(False, False)} and len(modes) == 3
     assert model.training and torch.is_grad_enabled()
     assert losses == {"val_loss": 12 / 8, "val_loss/a": 2 / 1, "val_loss/b": 10 / 7}

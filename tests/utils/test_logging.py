@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from torchtune_lite import errors
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.utils import LogFile, get_logger
+from torchtune_lite.utils import LogFile, get_logger, silence
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +107,15 @@ def test_a_full_disk_costs_lines_of_the_file_and_no_traceback(tmp_path, capsys, 
     monkeypatch.undo()
     log_file.close()
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_process_that_is_not_the_first_says_nothing_but_in_its_file(tmp_path, capsys):
+    log_file = LogFile(tmp_path / "rank_1.log")
+    try:
+        silence()
+        get_logger("INFO").warning("seen by one")
+    finally:
+        log_file.close()
+        for handler in get_logger().handlers:
+            handler.setLevel("NOTSET")
+    assert capsys.readouterr().err == "" and "WARNING seen by one" in (tmp_path / "rank_1.log").read_text()

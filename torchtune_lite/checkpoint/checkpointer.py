@@ -72,6 +72,7 @@ class Checkpointer(ABC):
     _tokenizer: Any = None
     _small_files: dict[str, bytes] | None = None
     _is_within = False  # the model is a part of a larger one
+    writes_cache = True  # False: another process does
 
     def __init__(
         self,
@@ -170,7 +171,7 @@ class Checkpointer(ABC):
         cached = cache.fill() if cache else ()
         rest = {name: weight for name, weight in weights.items() if name not in cached}
         load_weights(model, rest, device=device, dtype=dtype, source=self.checkpoint_dir, adapter_dtype=adapter_dtype)
-        if cache and not cached:
+        if cache and not cached and self.writes_cache:
             cache.write()
         for module in adapter_modules(model).values():
             module.init_adapter(adapter_dtype)

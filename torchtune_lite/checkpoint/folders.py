@@ -50,7 +50,7 @@ class ModelFolder:
     `path` has the weights: of `runs/x` the checkpoint that was chosen. They are a whole model, and then `base` is that
     folder too, or an `adapter` (else None) for the model in `base`. `model`, `tokenizer`, `checkpointer` and `dtype`
     are the values of these keys of a recipe's config (`training.RecipeSettings`): components as a YAML names them, none
-    of them built. `system` and `question_template` (`training.AnsweringSettings`) are the system prompt, and the text
+    of them built. `system` and `question_template` (`training.AskingSettings`) are the system prompt, and the text
     around each question, that all rows of the training had; None for none.
     """
 

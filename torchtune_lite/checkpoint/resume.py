@@ -17,7 +17,7 @@ from torchtune_lite.checkpoint.formats.safetensors_stream import read_safetensor
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import listed
 from torchtune_lite.checkpoint.optimizer_state import restore_moments, restore_options
-from torchtune_lite.checkpoint.rng import set_rng_state
+from torchtune_lite.checkpoint.rng import set_own_rng_state
 from torchtune_lite.checkpoint.run_state import (
     FORMAT,
     OPTIMIZER,
@@ -33,6 +33,7 @@ from torchtune_lite.peft import adapter_modules
 from torchtune_lite.utils import counted
 
 REFUSE, WARN = "refuse", "warn"
+ACCUMULATION = "gradient_accumulation_steps"
 
 ON_CHANGE = {
     "adapter_dtype": REFUSE,
@@ -44,7 +45,7 @@ ON_CHANGE = {
     "dataset_weights": REFUSE,
     "device": WARN,
     "dtype": REFUSE,
-    "gradient_accumulation_steps": REFUSE,
+    ACCUMULATION: REFUSE,
     "group_by_length": REFUSE,
     "loss": WARN,
     "lr_scheduler": WARN,
@@ -70,8 +71,15 @@ other rows.
 log = logging.getLogger("torchtune_lite")
 
 
-def run_facts(config: Mapping[str, Any], dataset: Mapping[str, Any] | str, steps_per_epoch: int) -> dict[str, Any]:
-    """Say what a run that goes on is compared with: of `config` what `ON_CHANGE` judges, the data, when it ends."""
+def run_facts(
+    config: Mapping[str, Any], dataset: Mapping[str, Any] | str, steps_per_epoch: int, processes: int = 1
+) -> dict[str, Any]:
+    """Say what a run that goes on is compared with: of `config` what `ON_CHANGE` judges, the data, when it ends.
+
+    `gradient_accumulation_steps` then counts the micro-batches of a step in all `processes`, however they share them.
+    """
+    if processes > 1:
+        config = {**config, ACCUMULATION: config[ACCUMULATION] * processes}
     return {
         "config": {key: value for key, value in _flat(config).items() if _on_change(key)},
         "base": _base_fingerprint(config),
@@ -111,7 +119,8 @@ def check_resumable(folder: Path | str | None, facts: Mapping[str, Any]) -> None
         new["seed"] = old["seed"]
     known = [key for key in {**old, **new} if key in old or "." in key]  # not those of recipes that came later
     changed = {key: _on_change(key) for key in known if old.get(key) != new.get(key)}
-    lines = {key: f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed}
+    what = {ACCUMULATION: f"{ACCUMULATION} of all processes"}
+    lines = {key: f"{what.get(key, key)} was {old.get(key)}, is {new.get(key)}" for key in changed}
     refused = [lines[key] for key, effect in changed.items() if effect == REFUSE]
     refused += _data_changes(saved["dataset"], facts["dataset"])
     steps = saved["steps_per_epoch"], facts["steps_per_epoch"]
@@ -185,6 +194,9 @@ def restore(
     optimizer: Optimizer,
     lr_scheduler: LRScheduler | None,
     facts: Mapping[str, Any] | None = None,
+    *,
+    rank: int = 0,
+    size: int = 1,
 ) -> dict[str, Any]:
     """Put a run back to where it was saved in `folder` and returns its progress.
 
@@ -192,7 +204,8 @@ def restore(
     changed: CheckpointError lists what differs. The random states are set last; draw nothing between this call and the
     first batch. With a schedule of `torchtune_lite.optim`, a function of the step alone, the optimizer's options and
     the schedule are those of the new config; with any other, which may have changed any option, they are the saved
-    ones. `facts` are `run_facts`: a warning tells where another number of steps changes the schedule.
+    ones. `facts` are `run_facts`: a warning tells where another number of steps changes the schedule. Of `size`
+    processes, this is the one of number `rank`, which has a random state of its own.
     """
     folder = Path(folder)
     trainer = read_json(folder / "resume" / TRAINER)
@@ -218,8 +231,8 @@ def restore(
     restore_moments(optimizer, dict(model.named_parameters()), tensors, trainer["optimizer"])
     if facts is not None and lr_scheduler is not None:
         _tell_of_another_schedule(trainer, facts, lr_scheduler)
-    set_rng_state(rng)
     progress = trainer["progress"]
+    set_own_rng_state(rng, rank, size, f"{progress['seed']}/{progress['global_step']}")
     log.info("resuming from %s with seed %s after step %d", folder, progress["seed"], progress["global_step"])
     return progress
 

@@ -35,6 +35,26 @@ def as_json(state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def set_own_rng_state(saved: dict[str, Any], rank: int, size: int, seed: str) -> None:
+    """Set the state of this process from JSON, which has one, or several under `processes`.
+
+    Where they were of another number of processes, draw anew by `seed` and rank, and say so in one log line.
+    """
+    states = saved.get("processes", [saved])
+    if len(states) == size:
+        set_rng_state(states[rank])
+        return
+    drawn = random.Random(f"{seed}/{rank}").getrandbits(32)
+    random.seed(drawn)
+    np.random.seed(drawn)
+    torch.manual_seed(drawn)
+    log.warning(
+        "the checkpoint has random states of %s, here are %d: dropout differs from an unbroken run",
+        counted(len(states), "process", "processes"),
+        size,
+    )
+
+
 def set_rng_state(state: dict[str, Any]) -> None:
     """Set what `rng_state` read, as it is or from JSON; one log line where the CUDA devices are not as many."""
     version, internal, gauss = state["python"]

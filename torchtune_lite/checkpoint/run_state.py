@@ -33,14 +33,15 @@ class TrainingState:
 
     tensors: dict[str, Tensor]
     trainer: dict[str, Any]
-    rng: dict[str, Any]
+    rng: list[dict[str, Any]]  # of each process
 
     def write(self, folder: Path, family: Family) -> None:
         """Write the state to a new folder, one tensor at a time; `family` is that of the weights that lie beside it."""
         folder.mkdir()
         write_safetensors(folder / OPTIMIZER, {name: Weight.of(tensor) for name, tensor in self.tensors.items()})
         write_json(folder / TRAINER, {"format": FORMAT, "family": family.model_type, **self.trainer})
-        (folder / RNG).write_text(json.dumps(as_json(self.rng)))
+        first, *others = map(as_json, self.rng)
+        (folder / RNG).write_text(json.dumps({"processes": [first, *others]} if others else first))
 
 
 def gather(
@@ -49,11 +50,12 @@ def gather(
     lr_scheduler: LRScheduler | None,
     progress: dict[str, Any],
     facts: dict[str, Any] | None = None,
+    rng: list[dict[str, Any]] | None = None,
 ) -> TrainingState:
     """Collect the state of a run.
 
     `progress` is the recipe's, with `global_step`: the optimizer steps done, and `seed`. `facts` are `run_facts`, which
-    a run that goes on is compared with.
+    a run that goes on is compared with. `rng` has the `rng_state` of each process; None: there is this one alone.
     """
     names = {param: name for name, param in model.named_parameters()}
     entries = {
@@ -87,7 +89,7 @@ def gather(
                 "state": plain(lr_scheduler.state_dict()) if lr_scheduler is not None else None,
             },
         },
-        rng=rng_state(),
+        rng=[rng_state()] if rng is None else rng,
     )
 
 

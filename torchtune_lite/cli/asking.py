@@ -1,9 +1,9 @@
-"""What `tune chat` and `tune generate` share: a folder is the model of a recipe, whose keys are options, too."""
+"""What the verbs about a folder share: it is the model of a recipe, whose keys may be options, too."""
 
 import json
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -18,9 +18,7 @@ KEY = "key "
 
 def configure(parser: ArgumentParser, recipe: str, without: Sequence[str] = ()) -> None:
     """Declare the folder, the options about it, and an option for each key of the recipe, `without` some."""
-    parser.add_argument("folder", metavar="FOLDER", help="a run's output_dir, a checkpoint, an adapter, or a model")
-    parser.add_argument("--base", metavar="FOLDER", help="the base of an adapter (default: the one its files name)")
-    parser.add_argument("--allow-component", action="append", default=[], metavar="'pkg.*'", help="a package to trust")
+    configure_folder(parser)
     group = parser.add_argument_group("keys", "also as key=value; --help of 'tune run' has their bounds")
     for key in keys.read(catalog.find_recipe(recipe).path):
         if key.kind != "component" and key.name not in without:
@@ -29,17 +27,32 @@ def configure(parser: ArgumentParser, recipe: str, without: Sequence[str] = ()) 
             group.add_argument(option, dest=f"{KEY}{key.name}", metavar=key.kind.replace(" or ", "|"), help=meaning)
 
 
+def configure_folder(parser: ArgumentParser) -> None:
+    """Declare the folder and the options about it."""
+    parser.add_argument("folder", metavar="FOLDER", help="a run's output_dir, a checkpoint, an adapter, or a model")
+    parser.add_argument("--base", metavar="FOLDER", help="the base of an adapter (default: the one its files name)")
+    parser.add_argument("--allow-component", action="append", default=[], metavar="'pkg.*'", help="a package to trust")
+
+
 def main(recipe: str, config: str, args: Namespace, changes: Sequence[str]) -> None:
-    """Run the recipe on the folder; `changes` are overrides, laid over what the folder says."""
+    """Ask the folder by the recipe; `changes` are overrides, laid over what the folder says."""
+    run_recipe(recipe, config, args, lambda found: found.answering_values, [*options(recipe, args), *changes])
+
+
+def run_recipe(
+    recipe: str, config: str, args: Namespace, values: Callable[[Any], Mapping[str, Any]], changes: Sequence[str]
+) -> None:
+    """Run the recipe on the folder, with the `values` of keys that its `checkpoint.ModelFolder` gives."""
     run.set_environment()
     make_compiler_lazy()
-    get_logger()
+    log = get_logger()
     # by its name: what reads checkpoints stands above this package, and imports torch
     found = import_module("torchtune_lite.checkpoint").find_model(args.folder, args.base)
-    words = [override(key, value) for key, value in found.answering_values.items()]
+    log.info("%s", found)
+    known = keys.names(catalog.find_recipe(recipe).path)
+    words = [override(key, value) for key, value in values(found).items() if key in known]
     trusted = [f"--allow-component={pattern}" for pattern in args.allow_component]
-    words = [recipe, "--config", config, *trusted, *words, *options(recipe, args), *changes]
-    run.main(Namespace(words=words, debug=args.debug))
+    run.main(Namespace(words=[recipe, "--config", config, *trusted, *words, *changes], debug=args.debug))
 
 
 def options(recipe: str, args: Namespace) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torchtune_lite import catalog
 from torchtune_lite.cli import keys
+from torchtune_lite.cli.eval import RECIPES
 from torchtune_lite.cli.main import CONFIG_FIRST, FOLDER_FIRST, VERBS
 
 RECIPE, YAML, ANY = (".py",), (".yaml", ".yml"), ("",)
@@ -49,7 +50,7 @@ def _candidates(before: list[str], word: str) -> Iterator[str]:
         yield from (f"--config={each}" for each in configs(word.partition("=")[2]))
     elif rest[-1:] == ["--recipe"]:
         yield from recipes(word)
-    elif rest and rest[-1] in ("--base", "--file", "--out"):
+    elif rest and rest[-1] in ("--base", "--file", "--out", "--questions", "--text"):
         yield from files(word, ANY)
     elif word.startswith("-"):
         yield from options(verb)
@@ -72,11 +73,13 @@ def _positional(verb: str, rest: list[str], word: str) -> Iterator[str]:
             yield "--config"
         else:
             yield from overrides(values_of(config[1]), given[0], word)
-    elif verb in FOLDER_FIRST:
+    elif verb in FOLDER_FIRST or verb == "eval":
         if not given:
             yield from files(word, ())
         else:
-            yield from (f"{key}=" for key in keys.names(catalog.find_recipe(verb).path))
+            asked = next((each.partition("=")[0].removeprefix("--") for each in rest if each.startswith("--")), "")
+            recipe = RECIPES[asked][0] if asked in RECIPES else verb
+            yield from (f"{key}=" for key in keys.names(catalog.find_recipe(recipe).path))
     elif verb in CONFIG_FIRST:
         if not given:
             yield from configs(word)

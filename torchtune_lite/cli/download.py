@@ -9,7 +9,6 @@ repository holds its weights several times, only the safetensors files are taken
 
 import hashlib
 import os
-import re
 import shutil
 import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace
@@ -20,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from torchtune_lite.errors import CheckpointError, ConfigError
-from torchtune_lite.utils import counted
+from torchtune_lite.utils import REPOSITORY, counted
 
 OTHER_FORMATS = ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.h5", "*.msgpack", "*.onnx*", "*.gguf", "*.tflite", "original/*")
 
@@ -41,7 +40,7 @@ def main(args: Namespace) -> None:
     """Download the files that are not there yet, checks them and prints where they lie."""
     if args.hf_token is not None:
         raise ConfigError("a token on the command line is seen by every user of the machine; set HF_TOKEN instead")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", args.repo):
+    if not REPOSITORY.fullmatch(args.repo):
         raise ConfigError(f"'{args.repo}' is not a repository; expected OWNER/NAME, such as meta-llama/Llama-2-7b-hf")
     folder = args.output_dir.expanduser() if args.output_dir else Path("/tmp") / args.repo.rpartition("/")[2]
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

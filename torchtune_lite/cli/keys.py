@@ -109,6 +109,8 @@ def _declaration(node: ast.AnnAssign) -> tuple[str, str | None, str]:
     kind, value = _words(node.annotation), node.value
     if not isinstance(value, ast.Call):
         return kind, None if value is None else _yaml(value), ""
+    if ast.unparse(value.func).endswith("mapping"):
+        return "mapping", "{}", ""
     named = {each.arg: each.value for each in value.keywords}
     if ast.unparse(value.func).endswith("component"):
         passed = [_yaml(each) for each in value.args]

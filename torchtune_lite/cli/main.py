@@ -16,6 +16,7 @@ VERBS = {
     "chat": "talk with the model of a run, or any other",
     "generate": "answer a prompt, or each row of a file",
     "serve": "answer over HTTP, in the form of OpenAI's API",
+    "eval": "score the model of a run, or any other",
     "validate": "check a config without running it",
     "inspect": "show what a config will train on",
     "export": "write a model in the files that other programs take",
@@ -27,7 +28,7 @@ VERBS = {
     "completion": "print the script that completes words in a shell",
 }
 CONFIG_FIRST = ("cat", "validate", "inspect")  # verbs whose first word is a config
-FOLDER_FIRST = ("chat", "generate")  # verbs, called as their recipes are, whose first word is a model's folder
+FOLDER_FIRST = ("chat", "generate", "serve")  # verbs, called as their recipes are, whose first word is a model's folder
 HIDDEN = ("complete",)  # what that script calls
 
 HELP = f"""\

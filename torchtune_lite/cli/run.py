@@ -2,15 +2,18 @@
 
   tune run lora_finetune_single_device --config my.yaml model.lora_rank=16
   tune run my_recipe.py --config my.yaml '~lr_scheduler' seed=null
+  tune run --nproc_per_node 4 lora_finetune_distributed --config my.yaml
 
 key=value sets a key of the config, at any depth (optimizer.lr=1e-4, dataset.0.source=a.jsonl, tasks=[a,b]);
 ~key removes one. --allow-component 'pkg.*' lets the config name objects of a package besides those that are
 trusted (see 'tune validate --help'). 'tune run RECIPE --help' says what the recipe does and lists its keys.
+Before the recipe's name stand the arguments of torchrun, for a training in several processes (docs/distributed.md).
 """
 
 import ast
 import atexit
 import gc
+import importlib
 import os
 import re
 import runpy
@@ -18,14 +21,14 @@ import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 
-from torchtune_lite import catalog
+from torchtune_lite import catalog, worker
 from torchtune_lite.cli import keys
 from torchtune_lite.cli.lazy_compiler import make_compiler_lazy
 from torchtune_lite.errors import ConfigError
 
 TORCHRUN = re.compile(
     r"--(nproc|nnodes|node|rdzv|standalone|max[_-]restarts|monitor[_-]interval|start[_-]method|role|module|no[_-]python"
-    r"|run[_-]path|log[_-]dir|redirects|tee|local[_-]|master[_-])"
+    r"|run[_-]path|log|redirects|tee|local[_-]|master[_-]|event|duplicate|numa|signals|shutdown|virtual)"
 )
 
 
@@ -36,9 +39,14 @@ def configure(parser: ArgumentParser) -> None:
 
 def main(args: Namespace) -> None:
     """Run the recipe's script as `__main__`, as `python recipe.py --config …` would."""
+    if args.words and TORCHRUN.match(args.words[0]):
+        start_processes(args.words, args.debug)
+        return
     for word in args.words:
         if TORCHRUN.match(word):
-            raise ConfigError(f"'{word}': a run uses one device; leave the arguments of torchrun out")
+            raise ConfigError(
+                f"'{word}' is for torchrun: put it before the recipe, 'tune run {word} … RECIPE --config …'"
+            )
     if not args.words or args.words[0].startswith("-") or "=" in args.words[0] or is_config(args.words[0]):
         raise ConfigError(f"name the recipe first: {command_meant(args.words)} ('tune ls' shows all)")
 
@@ -55,9 +63,26 @@ def main(args: Namespace) -> None:
         check_ported(recipe.path)
         sys.path.insert(0, str(recipe.path.parent))
     set_environment()
+    worker.end_with_agent()
     make_compiler_lazy()
     atexit.register(gc.freeze)  # else Python's end looks through all objects of torch once more: a second and a half
     runpy.run_path(str(recipe.path), run_name="__main__")
+
+
+def start_processes(words: list[str], debug: bool) -> None:
+    """Run the recipe in several processes, as torchrun's arguments before its name say."""
+    launcher = importlib.import_module("torchtune_lite.launcher")  # which imports torch
+    arguments = launcher.parse(words)
+    name, rest = arguments.training_script, arguments.training_script_args
+    recipe = catalog.find_recipe(name)
+    if "--help" in rest or "-h" in rest:
+        print(help_of(name, recipe))
+        return
+    check_config(name, recipe, rest)
+    if "parallel" not in keys.names(recipe.path):
+        raise ConfigError(f"{name} runs in one process; leave the arguments of torchrun out")
+    set_environment()
+    launcher.launch(arguments, ["-m", "torchtune_lite", *(["--debug"] if debug else []), "run", name, *rest])
 
 
 def help_of(name: str, recipe: catalog.Recipe) -> str:

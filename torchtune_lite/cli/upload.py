@@ -20,9 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite.errors import CheckpointError, ConfigError, TuneError, warn
-from torchtune_lite.utils import counted, get_logger
-
-REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+from torchtune_lite.utils import REPOSITORY, counted, get_logger
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -60,7 +58,7 @@ def show(args: Namespace, contents: Any, card: str) -> None:
         print(f"  {contents.size(name):>16,}  {name}")
     print(f"{summary(contents)}; {card}:\n")
     file = contents.files[card]
-    print(file.decode() if isinstance(file, bytes) else file.read_text(encoding="utf-8"), end="")
+    print(file.decode() if isinstance(file, bytes) else file.read_text(encoding="utf-8", errors="replace"), end="")
 
 
 def summary(contents: Any) -> str:
@@ -85,12 +83,11 @@ def upload(args: Namespace, contents: Any, hub: Any) -> None:
     api = huggingface_hub.HfApi(token=token)
     try:
         before = existing(api, args.repo, args.public)
-        there = {each.rfilename for each in before.siblings}
-        files = dict(contents.files)
+        there = [file.rfilename for file in before.siblings]
+        stale, files = contents.replaced(there), dict(contents.files)
         if hub.CARD in there and not args.overwrite_card:
             del files[hub.CARD]
             print(f"{args.repo} has a {hub.CARD}, which stays; --overwrite-card replaces it")
-        stale = sorted(name for name in there - set(files) if hub.is_weight_file(name))
         operations = [
             *(huggingface_hub.CommitOperationAdd(name, file) for name, file in files.items()),
             *(huggingface_hub.CommitOperationDelete(name) for name in stale),
@@ -130,5 +127,5 @@ def explain(repo: str, error: BaseException) -> str:
     if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
         return f"HF_TOKEN may not write to {repo}; make a token with the right to, on the page of your settings"
     lines = [line.strip(" .:") for each in (error, error.__cause__) if each for line in str(each).splitlines()]
-    reason = re.sub(r"\?[^\s']+", "", ": ".join(filter(None, lines))) or type(error).__name__
+    reason = re.sub(r"\?[^\s']+", "", ": ".join(filter(None, dict.fromkeys(lines)))) or type(error).__name__
     return f"cannot upload to {repo}: {reason}; run the same command again to go on where it stopped"

@@ -4,7 +4,7 @@ from torchtune_lite.config.entry_point import load, parse, settings_of
 from torchtune_lite.config.registry.lookup import DottedPath, find
 from torchtune_lite.config.registry.trust import trusting
 from torchtune_lite.config.schema.components import instantiate
-from torchtune_lite.config.schema.settings import component, key, save, to_dict
+from torchtune_lite.config.schema.settings import component, key, mapping, save, to_dict
 from torchtune_lite.config.unsupported import unserved_family
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "instantiate",
     "key",
     "load",
+    "mapping",
     "parse",
     "save",
     "settings_of",

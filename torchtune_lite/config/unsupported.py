@@ -7,6 +7,7 @@ from torchtune_lite.config.text.document import Document
 from torchtune_lite.errors import warn
 
 ANY = object()
+EACH_WHOLE = "each process holds the whole model (parallel.data: ddp)"
 
 # key: (the values that mean "off" besides false, null and enabled: false; what to do instead of turning it on)
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -18,26 +19,35 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "compile": ((), "call torch.compile in a recipe of your own ('tune cp')"),
     "cudnn_deterministic_mode": ((), "set a seed; runs on the CPU repeat exactly"),
-    "context_parallel_dim": ((1,), "a run uses one device"),
+    "context_parallel_dim": ((1,), f"{EACH_WHOLE}; for long sequences use model.mlp_tile and activation checkpointing"),
     "custom_sharded_layers": ((ANY,), ""),
-    "data_parallel_replicate_dim": ((1,), "a run uses one device"),
-    "data_parallel_shard_dim": ((-1, 1), "a run uses one device"),
+    "data_parallel_replicate_dim": ((1,), f"{EACH_WHOLE}, as many as --nproc_per_node says; remove the key"),
+    "data_parallel_shard_dim": ((-1, 1), f"{EACH_WHOLE}; remove the key, and use QLoRA where the model does not fit"),
     "enable_activation_offloading": ((), "use enable_activation_checkpointing: True and a smaller batch_size"),
     "enable_async_checkpointing": ((), "use save_every_n_steps and save_adapter_weights_only: True"),
     "enable_fp8_training": ((), "use dtype: bf16"),
     "enable_kv_cache": ((True,), "the cache is always on; remove the key"),
     "fp8_recipe_name": ((ANY,), ""),
     "fsdp": ((ANY,), ""),
-    "fsdp_cpu_offload": ((), "a run uses one device; use QLoRA to save its memory"),
+    "fsdp_cpu_offload": ((), f"{EACH_WHOLE}; use QLoRA to save memory"),
     "fsdp_reshard_after_forward": ((ANY,), ""),
     "low_cpu_ram": ((True,), "weights are always read one at a time; remove the key"),
     "output_dir": ((ANY,), ""),
     "profiler": ((), "use torch.profiler in a recipe of your own ('tune cp')"),
     "quantizer": ((), "use a qlora_ model builder"),
     "resume_from_checkpoint": ((), "name the folder of the checkpoint in checkpointer.checkpoint_dir"),
-    "tensor_parallel_dim": ((1,), "a run uses one device"),
+    "tensor_parallel_dim": ((1,), f"{EACH_WHOLE}; use QLoRA where it does not fit"),
     "tensor_parallel_plan": ((ANY,), ""),
 }
+
+PARALLEL = {
+    "context": "use model.mlp_tile and activation checkpointing for long sequences",
+    "offload": "use QLoRA, or optimizer: torchtune_lite.optim.CPUOffloadAdamW",
+    "reshard_after_forward": f"{EACH_WHOLE}; remove the key",
+    "tensor": "use QLoRA where the model does not fit on a GPU",
+}
+"""Keys of `parallel` elsewhere that are not served, and what to do instead; so are the values SHARDED of its `data`."""
+SHARDED = ("fsdp", "hsdp")
 
 IMAGES = "it sees or makes images"
 FAMILIES = {
@@ -59,6 +69,9 @@ def drop(document: Document, served: Container[str]) -> list[str]:
     for key in [key for key in document.values if key in RENAMED and key not in served]:
         del document.values[key]
         problems.append(f"{document.place((key,))}: '{key}' was renamed; use {RENAMED[key]}")
+    parallel = document.values.get("parallel")
+    if "parallel" in served and isinstance(parallel, dict):
+        problems += _drop_parallel(document, parallel)
     for key in [key for key in document.values if key in UNSUPPORTED and key not in served]:
         value = document.values.pop(key)
         also_off, instead = UNSUPPORTED[key]
@@ -69,6 +82,21 @@ def drop(document: Document, served: Container[str]) -> list[str]:
             problems.append(f"{document.place((key,))}: '{key}' is not served here; {instead}")
     if off and not problems:
         warn(f"{document.name}: without effect here: {', '.join(off)}")
+    return problems
+
+
+def _drop_parallel(document: Document, parallel: dict[str, Any]) -> list[str]:
+    problems = []
+    for key in [key for key in parallel if key in PARALLEL]:
+        del parallel[key]
+        place = document.place(("parallel", key))
+        problems.append(f"{place}: 'parallel.{key}' is not served here; {PARALLEL[key]}")
+    if parallel.get("data") in SHARDED:
+        place, data = document.place(("parallel", "data")), parallel.pop("data")
+        problems.append(
+            f"{place}: 'parallel.data: {data}' is not served yet; use ddp, with which each process holds the whole "
+            "model, and QLoRA where that does not fit"
+        )
     return problems
 
 

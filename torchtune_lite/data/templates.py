@@ -112,10 +112,11 @@ def opened(messages: list[Message], template: Template | None) -> list[Message]:
     return [*turns, Message("assistant", before)] if before else turns
 
 
-def ending(template: Template) -> str:
-    """Return what a template puts after each answer, without the spaces and line ends that it ends with."""
-    _, after = _around_answer([Message("user", "a")], template)
-    return "".join(part["content"] for part in after).rstrip()
+def endings(template: Template | None) -> tuple[str, ...]:
+    """Return what a template puts after each answer, without the spaces and line ends at its end; () for nothing."""
+    _, after = _around_answer([Message("user", "a")], template) if template else ([], [])
+    text = "".join(part["content"] for part in after).rstrip()
+    return (text,) if text else ()
 
 
 def find_glued(messages: Sequence[Message], written: Sequence[Message]) -> str | None:

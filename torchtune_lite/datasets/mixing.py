@@ -122,8 +122,8 @@ def _checked(dataset: Any) -> Any:
     return dataset if isinstance(dataset, ours) else OwnDataset(dataset)
 
 
-def validation_sets(built: Any) -> dict[str, Any]:
-    """Return by name what a config's `dataset_val` builds: none, one (its name is empty), a list or a mapping of them.
+def validation_sets(built: Any, key: str = "dataset_val") -> dict[str, Any]:
+    """Return by name what a config's `key` builds: none, one (its name is empty), a list or a mapping of them.
 
     Those of a list are named as in `ConcatDataset`.
     """
@@ -135,12 +135,12 @@ def validation_sets(built: Any) -> dict[str, Any]:
         {name: _checked(each) for name, each in built.items()} if isinstance(built, dict) else {"": concatenated(built)}
     )
     if not sets:
-        raise ConfigError("dataset_val is empty; give at least one data set, or set dataset_val: null")
+        raise ConfigError(f"{key} is empty; give at least one data set, or set {key}: null")
     for name, dataset in sets.items():
         if isinstance(dataset, StreamDataset):
-            raise ConfigError("dataset_val: a stream has no end to validate on; set dataset_val.streaming=False")
+            raise ConfigError(f"{key}: a stream has no end to validate on; set {key}.streaming=False")
         if not len(dataset):
-            raise DataError(f"dataset_val ({name}) has 0 samples: leave it out")
+            raise DataError(f"{key} ({name}) has 0 samples: leave it out")
     return sets
 
 

@@ -1,11 +1,11 @@
 """Scores of a model: tasks of lm-evaluation-harness, perplexity, answers that are right."""
 
-from torchtune_lite.evaluation.answer_file import AnswerFile, made_by
 from torchtune_lite.evaluation.continuations import Continuation, Score, score_all, score_row
 from torchtune_lite.evaluation.documents import Documents
 from torchtune_lite.evaluation.extraction import EXTRACTIONS
 from torchtune_lite.evaluation.harness import check_version, find_tasks, run_harness, score_tables
 from torchtune_lite.evaluation.harness_model import as_harness_model
+from torchtune_lite.evaluation.kept_answers import KeptAnswers, made_by
 from torchtune_lite.evaluation.perplexity import perplexity
 from torchtune_lite.evaluation.questions import (
     Question,
@@ -16,16 +16,18 @@ from torchtune_lite.evaluation.questions import (
     warn_of_problems,
 )
 from torchtune_lite.evaluation.result_file import ResultFile
+from torchtune_lite.evaluation.samples import SampleQuestions
 from torchtune_lite.evaluation.texts import generate_texts
 
 __all__ = [
     "EXTRACTIONS",
-    "AnswerFile",
+    "KeptAnswers",
     "Continuation",
     "Documents",
     "Question",
     "ResultFile",
     "Score",
+    "SampleQuestions",
     "Scoring",
     "answer_questions",
     "as_harness_model",

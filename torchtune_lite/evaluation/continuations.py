@@ -15,7 +15,10 @@ from torchtune_lite.utils import to_device
 
 
 class Continuation(NamedTuple):
-    """Tokens, of which the last `num_scored` are scored given what stands before them: at least one token."""
+    """Tokens, of which the last `num_scored` are scored given what stands before them: at least one token.
+
+    None are where a tokenizer joins a text with the end of its context: then nothing is left to be unlikely.
+    """
 
     tokens: Sequence[int]
     num_scored: int
@@ -90,12 +93,11 @@ def score_row(model: TransformerDecoder, sequences: Sequence[Sequence[Continuati
         seq_lens.append(len(inputs))
         for each in sequence:
             places += range(end - each.num_scored, end)
-            labels += each.tokens[-each.num_scored :]
+            labels += each.tokens[len(each.tokens) - each.num_scored :]
             counts.append(each.num_scored)
-    row = to_device(torch.tensor([tokens]), device)  # [1, t]
-    hidden = model(row, seq_lens=seq_lens, skip_output=True)  # [1, t, d]
-    hidden = hidden[:, to_device(torch.tensor(places), device)]  # [1, n, d]
-    expected = to_device(torch.tensor([labels]), device)  # [1, n]
+    row, scored, expected = (to_device(torch.tensor(ids, dtype=torch.long), device) for ids in (tokens, places, labels))
+    hidden = model(row[None], seq_lens=seq_lens, skip_output=True)  # [1, t, d]
+    hidden, expected = hidden[:, scored], expected[None]  # [1, n, d], [1, n]
     likeliest = torch.empty_like(expected)
     log_probs = token_log_probs(model.output, hidden, expected, likeliest=likeliest)
     parts = zip(log_probs[0].double().cpu().split(counts), (likeliest == expected)[0].cpu().split(counts), strict=True)

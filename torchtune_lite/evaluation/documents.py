@@ -22,6 +22,8 @@ class Documents:
             if data_files is not None or max_rows is not None:
                 raise DataError("data_files and max_rows are for rows; name the column that has their text")
             self._text = _read(Path(source).expanduser())
+            if not self._text.strip():
+                raise DataError(f"source {source} has no text whose perplexity could be measured")
         else:
             self._rows = load_rows(str(source), data_files=data_files)
 

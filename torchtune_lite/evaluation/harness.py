@@ -45,7 +45,7 @@ def find_tasks(tasks: Sequence[str], include_path: str | Path | None) -> Any:
         if not missing:
             return manager
     nearest = did_you_mean(missing[0], manager.all_tasks)
-    raise ConfigError(f"tasks: there is no task {missing[0]!r}{nearest}; include_path names a folder of your own")
+    raise ConfigError(f"tasks: there is no task {missing[0]!r} (include_path: a folder with your own){nearest}")
 
 
 @contextmanager
@@ -73,6 +73,8 @@ def _beside(files: Any, folder: Path) -> Any:
         return {name: _beside(each, folder) for name, each in files.items()}
     if isinstance(files, list | tuple):
         return [_beside(each, folder) for each in files]
+    if Path(files).is_absolute():
+        return files
     is_there = any(folder.glob(files)) if has_magic(files) else (folder / files).exists()
     return str((folder / files).resolve()) if is_there else files
 

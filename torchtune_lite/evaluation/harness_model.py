@@ -121,7 +121,8 @@ class HarnessModel:
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return the text after each context, cut before the first stop string that the task names."""
         kinds = {repr(request.args[1]): request.args[1] for request in requests}
-        sampling_of = {name: sampling(gen_kwargs, self._seed) for name, gen_kwargs in kinds.items()}
+        how = (self._seed, self._tokenizer.stop_strings)
+        sampling_of = {name: sampling(gen_kwargs, *how) for name, gen_kwargs in kinds.items()}
         samplings = [sampling_of[repr(request.args[1])] for request in requests]
         longest = max((each.max_new_tokens for each in samplings), default=0)
         if longest >= self.max_length:
@@ -130,7 +131,7 @@ class HarnessModel:
                 "task; raise it"
             )
         prompts = [
-            self.tok_encode(request.args[0])[each.max_new_tokens - self.max_length :]
+            self.tok_encode(request.args[0])[each.max_new_tokens - self.max_length :] or [self.prefix_token_id]
             for request, each in zip(requests, samplings, strict=True)
         ]
         texts = [""] * len(requests)
@@ -142,10 +143,10 @@ class HarnessModel:
         return texts
 
 
-def sampling(gen_kwargs: Mapping[str, Any], seed: int | None) -> Sampling:
+def sampling(gen_kwargs: Mapping[str, Any], seed: int | None, stop_strings: Sequence[str] = ()) -> Sampling:
     """Return how a task with these `generation_kwargs` draws: greedily, unless it samples.
 
-    Warn of those without effect here.
+    Its answers end before `stop_strings`, too. Warn of arguments without effect here.
     """
     given = dict(gen_kwargs)
     limits = [int(given.pop(name)) for name in TOKEN_LIMITS if name in given]
@@ -160,7 +161,7 @@ def sampling(gen_kwargs: Mapping[str, Any], seed: int | None) -> Sampling:
         temperature=0.0 if do_sample is False else temperature,
         repetition_penalty=penalty,
         seed=seed,
-        stop_strings=tuple(stop for stop in ([until] if isinstance(until, str) else until) if stop),
+        stop_strings=(*filter(None, [until] if isinstance(until, str) else until), *stop_strings),
         **drawn,
     )
 

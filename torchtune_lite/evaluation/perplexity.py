@@ -62,7 +62,9 @@ def perplexity(
         raise DataError("there is no text whose perplexity could be measured")
     loss = nll / counts["tokens"]
     bits = nll / math.log(2) / counts["bytes"]
-    return {"perplexity": math.exp(loss), "bits_per_byte": bits, "loss": loss, **counts}
+    start = "EOS" if tokenizer.bos_id is None else "BOS"
+    counted = f"each token once; the first of a document predicted from {start}, its end not predicted"
+    return {"perplexity": math.exp(loss), "bits_per_byte": bits, "loss": loss, "counted": counted, **counts}
 
 
 def filled(windows: Iterable[Continuation], room: int) -> Iterator[list[Continuation]]:

@@ -9,12 +9,13 @@ from typing import Any
 from tqdm import tqdm
 
 from torchtune_lite.data import ChatTemplate, Message
+from torchtune_lite.data.templates import opened
 from torchtune_lite.errors import ConfigError, DataError, TuneError, did_you_mean
-from torchtune_lite.evaluation.answer_file import AnswerFile
 from torchtune_lite.evaluation.extraction import extraction
+from torchtune_lite.evaluation.kept_answers import KeptAnswers
 from torchtune_lite.evaluation.metrics import METRICS, compared_fields
 from torchtune_lite.evaluation.texts import generate_texts
-from torchtune_lite.generation import Sampling, cap_length
+from torchtune_lite.generation import Sampling, cap_length, put_question, tokens_of
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.utils import counted, get_logger
 
@@ -85,29 +86,30 @@ def read_questions(
     *,
     max_seq_len: int,
     max_rows: int | None = None,
+    template: str | None = None,
 ) -> list[Question]:
-    """Return a question for each row, or of the first `max_rows`: the last message is the answer that is expected."""
-    count = min(len(rows), max_rows or len(rows))
-    return [_read(Question(row), rows, to_messages, tokenizer, scoring, max_seq_len) for row in range(count)]
+    """Return a question for each row, or of the first `max_rows`: the last message is the answer that is expected.
 
+    The question before it is put into the `template`, as `generation.put_question` does.
+    """
 
-def _read(
-    question: Question, rows: Any, to_messages: Callable, tokenizer: Any, scoring: Scoring, max_seq_len: int
-) -> Question:
-    try:
-        *turns, expected = to_messages(rows[question.row])["messages"]
-        question.expected = expected.text_content.strip()
-        scoring.expected(question.expected)
-        sample = tokenizer({"messages": turns}, inference=True)
-        question.prompt = written(tokenizer, turns)
-        if sample["truncated"]:
-            raise DataError(f"the prompt is longer than tokenizer.max_seq_len={tokenizer.max_seq_len}")
-        cap_length(len(sample["tokens"]), 1, max_seq_len)
-        question.tokens = sample["tokens"]
-    except TuneError as error:
-        where = rows.where(question.row)
-        question.problem = f"{where}: {str(error).removeprefix(f'{where}: ')}"
-    return question
+    def read(row: int) -> Question:
+        question = Question(row)
+        try:
+            *turns, expected = to_messages(rows[row])["messages"]
+            turns[-1] = Message(turns[-1].role, put_question(template, turns[-1].text_content))
+            question.expected = expected.text_content.strip()
+            scoring.expected(question.expected)
+            question.prompt = written(tokenizer, turns)
+            tokens = tokens_of(tokenizer, {"messages": turns})
+            cap_length(len(tokens), 1, max_seq_len)
+            question.tokens = tokens
+        except TuneError as error:
+            where = rows.where(row)
+            question.problem = f"{where}: {str(error).removeprefix(f'{where}: ')}"
+        return question
+
+    return [read(row) for row in range(min(len(rows), max_rows or len(rows)))]
 
 
 def written(tokenizer: Any, messages: list[Message]) -> str:
@@ -115,7 +117,7 @@ def written(tokenizer: Any, messages: list[Message]) -> str:
     template = getattr(tokenizer, "prompt_template", None)
     if isinstance(template, ChatTemplate):
         return template.prompt(messages)
-    return "".join(message.text_content for message in (template(messages) if template else messages))
+    return "".join(message.text_content for message in opened(messages, template))
 
 
 def warn_of_problems(questions: Sequence[Question], path: Path) -> None:
@@ -137,7 +139,7 @@ def answer_questions(
     *,
     max_new_tokens: int,
     batch_size: int,
-    kept: AnswerFile,
+    kept: KeptAnswers,
 ) -> None:
     """Answer greedily the questions that can be asked, `batch_size` at a time; those in `kept` have their answers."""
     for question in questions:
@@ -146,8 +148,9 @@ def answer_questions(
     asked = sum(not question.problem for question in questions)
     if len(left) < asked:
         get_logger().info("%s were answered before, and are kept", f"{asked - len(left):,} of {counted(asked, 'row')}")
-    samplings = [Sampling(max_new_tokens=max_new_tokens)] * len(left)
-    texts = generate_texts(model, tokenizer, [each.tokens for each in left], samplings, batch_size=batch_size)
+    sampling = Sampling(max_new_tokens=max_new_tokens, stop_strings=getattr(tokenizer, "stop_strings", ()))
+    prompts = [question.tokens for question in left]
+    texts = generate_texts(model, tokenizer, prompts, [sampling] * len(left), batch_size=batch_size)
     for number, text in tqdm(texts, total=asked, initial=asked - len(left), desc="answering", unit="row"):
         left[number].answer = text.strip()
         kept.add(left[number].row, left[number].tokens, left[number].answer)

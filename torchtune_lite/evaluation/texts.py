@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torchtune_lite.generation import Engine, Sampling
+from torchtune_lite.generation import Engine, Sampling, text_of
 from torchtune_lite.modules import TransformerDecoder
 
 
@@ -34,13 +34,8 @@ def generate_texts(
         while running:
             for request in engine.step():
                 if request.finish_reason is not None:
-                    text = tokenizer.decode(request.tokens)
-                    yield running.pop(request), before(text, request.sampling.stop_strings)
+                    text = text_of(request.tokens, tokenizer, request.sampling.stop_strings)
+                    yield running.pop(request), text
     finally:
         engine.close()
         model.train(was_training)
-
-
-def before(text: str, stop_strings: Sequence[str]) -> str:
-    """Return a text up to the first of `stop_strings`."""
-    return text[: min((at for stop in stop_strings if (at := text.find(stop)) >= 0), default=None)]

@@ -1,9 +1,10 @@
 """Answers of a model: the engine that chat, evaluation, serving and roll-outs share, and what goes in and comes out."""
 
 from torchtune_lite.generation.answers import AnswerFile, answers, as_prompt
+from torchtune_lite.generation.calls import generate
 from torchtune_lite.generation.conversation import Conversation
-from torchtune_lite.generation.engine import Engine, generate
-from torchtune_lite.generation.prompts import PROMPT_ROLES, cap_length, encode_prompt, tokens_of
+from torchtune_lite.generation.engine import Engine
+from torchtune_lite.generation.prompts import PROMPT_ROLES, cap_length, encode_prompt, put_question, tokens_of
 from torchtune_lite.generation.request import Request
 from torchtune_lite.generation.sampling import Sampling, TokenLogprobs
 from torchtune_lite.generation.text import TextStream, text_of
@@ -25,6 +26,7 @@ __all__ = [
     "encode_prompt",
     "generate",
     "inference_weights",
+    "put_question",
     "text_of",
     "tokens_of",
 ]

@@ -21,15 +21,13 @@ class Conversation:
 
     def __init__(self, engine: Engine, tokenizer: Any, sampling: Sampling, system: str | None = None) -> None:
         self.engine, self.tokenizer, self.sampling = engine, tokenizer, sampling
-        self.last: Request | None = None
-        """The last turn that was asked, with its tokens and why it ended."""
-        self.seconds = 0.0
-        """What it took."""
         self.reset(system)
 
     def reset(self, system: str | None) -> None:
         """Start anew, with another system prompt or the same."""
-        self.system = system
+        self.system, self.seconds = system, 0.0
+        self.last: Request | None = None
+        """The last turn that was asked, with its tokens and why it ended, after `seconds`."""
         self.messages = [] if system is None else [Message("system", system)]
 
     def ask(self, text: str) -> Iterator[str]:

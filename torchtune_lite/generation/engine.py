@@ -6,7 +6,6 @@ b rows that get a token, v vocabulary.
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.generation.prompts import cap_length
 from torchtune_lite.generation.request import Request
-from torchtune_lite.generation.sampling import Sampler, Sampling
+from torchtune_lite.generation.sampling import Sampler, Sampling, TokenLogprobs
 from torchtune_lite.generation.slots import Slot, find_place
 from torchtune_lite.generation.text import TextStream
 from torchtune_lite.generation.weights import inference_weights
@@ -27,8 +26,8 @@ BLOCK = 256
 """Positions by which the caches grow, at least."""
 MOST_TOKENS = 2048
 """Tokens that a step computes at most; of longer prompts the rest comes in later steps."""
-SLOTS = 64
-"""Prompts that `generate` answers together at most."""
+AHEAD = 8
+"""Tokens that a GPU computes before the host looks whether answers have ended."""
 
 
 class Engine:
@@ -56,11 +55,14 @@ class Engine:
     ) -> None:
         if slots < 1:
             raise ConfigError(f"slots is {slots}; it must be 1 or more")
-        self._weights = ExitStack()
-        self._weights.enter_context(inference_weights(model, int8=int8))
+        self._undo = ExitStack()
+        self._undo.callback(model.train, model.training)
+        self._undo.callback(model.delete_caches)
+        self._undo.enter_context(inference_weights(model, int8=int8))
         self.model, self.tokenizer, self.stop_tokens = model.eval(), tokenizer, frozenset(stop_tokens)
         self.max_seq_len = min(max_seq_len or model.config.max_seq_len, model.config.max_seq_len)
         self.device = model.tok_embeddings.weight.device
+        self.ahead = AHEAD if self.device.type == "cuda" else 1
         self._slots = [Slot(number) for number in range(slots)]
         self._waiting: deque[Request] = deque()
         self._steps, self._said = 0, False
@@ -122,41 +124,40 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Request]:
-        """Read prompts that wait and fit, and compute the next token of every answer; return those that went on."""
+        """Read prompts that wait and fit, and compute the next token of every answer; return those that went on.
+
+        On a GPU answers go on by several tokens where no prompt is read, since the host waits for each look at them.
+        """
         self._admit()
         batch = self._batch()
         if not batch:
             return []
-        slots, sizes = zip(*batch, strict=True)
-        starts = [len(slot.held) for slot in slots]
-        self._reserve(max(start + size for start, size in zip(starts, sizes, strict=True)))
-        numbers, text_lens = [slot.number for slot in slots], [slot.text_len for slot in slots]
-        sequences = CachedSequences(numbers, starts, sizes, self.device, text_lens)
-        tokens = [token for slot, size in batch for token in slot.pending[:size]]
-        hidden = self.model(to_device(torch.tensor([tokens]), self.device), mask=sequences, skip_output=True)[0]
+        rounds = self._rounds(batch)
+        self._reserve(max(len(slot.held) + size for slot, size in batch) + rounds - 1)
+        ready = [slot for slot, size in batch if size == len(slot.pending)]
+        tokens = to_device(torch.tensor([token for slot, size in batch for token in slot.pending[:size]]), self.device)
+        chosen = []
+        for number in range(rounds):
+            hidden = self._forward(batch, tokens, number)
+            if ready:
+                tokens, notes = self._choose(ready, self.model.logits(hidden).float())
+                chosen.append((tokens, notes))
         for slot, size in batch:
             slot.advance(size)
-        ends = [end - 1 for end, slot in zip(accumulate(sizes), slots, strict=True) if not slot.pending]
-        ready = [slot for slot in slots if not slot.pending]
-        if not ready:
-            return []
-        if len(ends) < len(tokens):
-            hidden = hidden[to_device(torch.tensor(ends), self.device)]
         requests = [slot.request for slot in ready]
-        self._extend(ready, requests, self.model.logits(hidden).float())
+        self._extend(ready, chosen)
         self._release()
         return requests
 
     def close(self) -> None:
-        """Free the KV caches and give the model its own weights back."""
-        self.model.delete_caches()
-        self._weights.close()
+        """Free the KV caches and leave the model as it was."""
+        self._undo.close()
 
     def _admit(self) -> None:
         """Give free slots to requests that wait."""
         self._steps += 1
         passed_over: list[Request] = []
-        while self._waiting and len(passed_over) < len(self._slots):
+        while self._waiting and len(passed_over) < len(self._slots) and not all(slot.request for slot in self._slots):
             request = self._waiting.popleft()
             if not self._place(request):
                 passed_over.append(request)
@@ -165,7 +166,9 @@ class Engine:
     def _place(self, request: Request) -> bool:
         """Put a request into a slot, if there is one for it."""
         text_len = len(request.prompt) + request.max_new_tokens
-        place = find_place(self._slots, request.prompt, lambda slot: self._rotated_alike(slot.text_len, text_len))
+        place = find_place(
+            self._slots, request.prompt, lambda slot: self.model.rope.turns_alike(slot.text_len, text_len)
+        )
         if place is None:
             return False
         slot, source, shared = place
@@ -177,13 +180,6 @@ class Engine:
         if request.sampling.repetition_penalty != 1:
             self._see(slot)
         return True
-
-    def _rotated_alike(self, one: int, other: int) -> bool:
-        """Whether a text of one length can use the keys of a text of the other."""
-        rope = self.model.rope
-        if one == other or rope.scaling is None or not rope.scaling.depends_on_length:
-            return True
-        return torch.equal(*(rope.frequencies(torch.tensor([float(length)])) for length in (one, other)))
 
     def _batch(self) -> list[tuple[Slot, int]]:
         """Choose the slots of this step and how many tokens of each: answers first, prompts share what they leave."""
@@ -204,8 +200,27 @@ class Engine:
             for layer in self.model.layers:
                 layer.attn.kv_cache.grow(min(blocks * BLOCK, self.max_seq_len))
 
-    def _extend(self, slots: list[Slot], requests: list[Request], logits: Tensor) -> None:
-        """Choose the next token of the answer in each slot from its row of `logits [b, v]`."""
+    def _rounds(self, batch: list[tuple[Slot, int]]) -> int:
+        """Choose how many tokens of each answer are computed before the host looks at them."""
+        if any(len(slot.pending) > 1 for slot, _ in batch):
+            return 1
+        left = max(slot.request.max_new_tokens - len(slot.request.tokens) for slot, _ in batch)
+        return min(self.ahead, left, self.max_seq_len - max(len(slot.held) for slot, _ in batch))
+
+    def _forward(self, batch: list[tuple[Slot, int]], tokens: Tensor, number: int) -> Tensor:
+        """Compute `tokens [T]` of a batch, in round `number`; return the last state of each slot that is ready."""
+        slots, sizes = zip(*batch, strict=True)
+        starts = [len(slot.held) + number for slot in slots]
+        numbers, text_lens = [slot.number for slot in slots], [slot.text_len for slot in slots]
+        sequences = CachedSequences(numbers, starts, sizes, self.device, text_lens)
+        hidden = self.model(tokens[None], mask=sequences, skip_output=True)[0]
+        ends = list(accumulate(sizes, initial=-1))[1:]  # of each slot, its last row
+        ends = [end for end, (slot, size) in zip(ends, batch, strict=True) if size == len(slot.pending)]
+        return hidden if len(ends) == len(hidden) else hidden[to_device(torch.tensor(ends).long(), self.device)]
+
+    def _choose(self, slots: list[Slot], logits: Tensor) -> tuple[Tensor, list[TokenLogprobs | None]]:
+        """Choose the next token in each slot from its row of `logits [b, v]`; return it and what is noted of it."""
+        requests = [slot.request for slot in slots]
         if self._sampler is None or self._sampler[0] != requests:
             self._sampler = requests, Sampler([each.sampling for each in requests], logits.shape[1], self.device)
         sampler = self._sampler[1]
@@ -216,10 +231,18 @@ class Engine:
             self._seen[numbers, chosen] = True
         else:
             chosen = sampler.choose(logits, chances)
-        notes = sampler.logprobs(logits, chosen) if sampler.notes else [None] * len(slots)
-        for slot, token, note in zip(slots, chosen.tolist(), notes, strict=True):
-            slot.request.add(token, self.stop_tokens, note)
-            slot.pending = [token]
+        return chosen, sampler.logprobs(logits, chosen) if sampler.notes else [None] * len(slots)
+
+    def _extend(self, slots: list[Slot], chosen: list[tuple[Tensor, list[TokenLogprobs | None]]]) -> None:
+        """Add the tokens of each round to the answers, as far as these go."""
+        rounds = torch.stack([tokens for tokens, _ in chosen]).tolist() if chosen else []
+        for number, (tokens, (_, notes)) in enumerate(zip(rounds, chosen, strict=True)):
+            for slot, token, note in zip(slots, tokens, notes, strict=True):
+                if slot.request.finish_reason is None:
+                    if number:
+                        slot.advance(1)
+                    slot.request.add(token, self.stop_tokens, note)
+                    slot.pending = [token]
 
     def _see(self, slot: Slot) -> None:
         """Note which tokens the prompt in a slot has."""
@@ -234,33 +257,3 @@ class Engine:
         for slot in self._slots:
             if slot.request is not None and slot.request.finish_reason is not None:
                 slot.release()
-
-
-def generate(
-    model: TransformerDecoder,
-    prompts: Sequence[Sequence[int]],
-    *,
-    stop_tokens: Collection[int] = (),
-    tokenizer: Any = None,
-    int8: bool = False,
-    seed: int | None = None,
-    **sampling: Any,
-) -> list[list[int]]:
-    """Continue each of `prompts` (token ids, none empty); return the new ids alone, cut before the first stop token.
-
-    `sampling` are the fields of `Sampling`, `max_new_tokens` first. `seed` makes the draw of all repeatable and leaves
-    the global generator alone. Raise ConfigError for a prompt that fills the model's positions.
-    """
-    was_training = model.training
-    settings = Sampling(seed=seed, **sampling)
-    engine = Engine(model, slots=min(len(prompts), SLOTS), stop_tokens=stop_tokens, tokenizer=tokenizer, int8=int8)
-    try:
-        requests = []
-        for number, prompt in enumerate(prompts):
-            own = settings if seed is None else replace(settings, seed=seed + number)
-            requests += engine.submit(prompt, own)
-        engine.run()
-    finally:
-        engine.close()
-        model.train(was_training)
-    return [request.tokens for request in requests]

@@ -45,3 +45,12 @@ def tokens_of(tokenizer: Any, sample: Mapping[str, Any]) -> list[int]:
     if sample["truncated"]:
         raise ConfigError(f"prompt is longer than tokenizer.max_seq_len={tokenizer.max_seq_len}; raise it or set null")
     return sample["tokens"]
+
+
+def put_question(template: str | None, question: str) -> str:
+    """Put a question where `{question}` stands in a template, None for the question alone; ConfigError without that."""
+    if template is None:
+        return question
+    if "{question}" not in template:
+        raise ConfigError("question_template has no {question}, which stands for the question; add it")
+    return template.replace("{question}", question)

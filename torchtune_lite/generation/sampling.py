@@ -19,6 +19,9 @@ from torchtune_lite.utils import to_device
 CANDIDATES = 1024
 """Tokens among which the likeliest that make up `top_p` are looked for first, on a CPU, where sorting all is slow."""
 
+LEAST_TEMPERATURE = 1e-5
+"""Below it the likeliest token is taken: logits divided by so little overflow."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -60,7 +63,7 @@ class Sampling:
     @property
     def draws(self) -> bool:
         """Whether chance plays a part."""
-        return self.temperature > 0
+        return self.temperature >= LEAST_TEMPERATURE
 
     def dice(self, number: int = 0) -> random.Random:
         """Return the source of the numbers that sample `number` of a prompt is drawn by."""
@@ -90,7 +93,7 @@ class Sampler:
             return to_device(torch.tensor(values)[:, None], device)
 
         self.draws = column([each.draws for each in settings])
-        self.temperature = column([each.temperature or 1.0 for each in settings])
+        self.temperature = column([each.temperature if each.draws else 1.0 for each in settings])
         self.top_k = column([min(each.top_k or vocab_size, vocab_size) for each in settings])
         self.top_p = column([each.top_p or 1.0 for each in settings])
         self.log_min_p = column([math.log(each.min_p) if each.min_p else -math.inf for each in settings])

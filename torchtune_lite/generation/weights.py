@@ -24,11 +24,11 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, softcap: float | None = None) -> None:
         super().__init__()
-        self.int8, self.bias, self.softcap = encode(weight), bias, softcap
+        self.int8, self.softcap = encode(weight, bias), softcap
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x [..., in]` to `[..., out]`."""
-        y = linear(x, self.int8, self.bias)
+        y = linear(x, self.int8)
         return y if self.softcap is None else self.softcap * torch.tanh(y / self.softcap)
 
 

@@ -5,9 +5,10 @@ the adapter beside the weights that it is merged into would be applied twice.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from torchtune_lite.checkpoint import verify
@@ -22,7 +23,12 @@ from torchtune_lite.hub.facts import RunFacts, repository_name
 
 CARD, CURVE = "README.md", "loss_curve.png"
 ADAPTER, RESUME = "adapter/", "resume/"
-WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "adapter_model.bin")
+WEIGHT_FILES: dict[Kind, tuple[str, ...]] = {
+    "model": ("model*.safetensors", "model.safetensors.index.json"),
+    "adapter": ("adapter_model.safetensors", "adapter_model.bin"),
+    "gguf": (),  # of which each is a model by itself
+}
+"""What a loader takes for weights, or for the list of their files."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Contents:
     """
 
     folder: Path
+    kind: Kind
     files: dict[str, Path | bytes]
     is_base_known: bool
 
@@ -41,10 +48,23 @@ class Contents:
         file = self.files[name]
         return len(file) if isinstance(file, bytes) else file.stat().st_size
 
+    def replaced(self, names: Iterable[str]) -> list[str]:
+        """Return the weights of an earlier upload among `names` in the repository, which this one has not got.
 
-def is_weight_file(name: str) -> bool:
-    """Return whether a loader would take a file of that name for weights, or for the list of their files."""
-    return any(fnmatch(name, pattern) for pattern in WEIGHT_FILES)
+        ConfigError where there are weights that loaders would mix with these.
+        """
+        weights = {kind: sorted(filter(partial(_matches, WEIGHT_FILES[kind]), names)) for kind in WEIGHT_FILES}
+        other: Kind = "adapter" if self.kind == "model" else "model"
+        if self.kind != "gguf" and weights[other]:
+            raise ConfigError(
+                f"the repository has {weights[other][0]}: a loader would apply the adapter to the model, which "
+                "has it already; choose another repository"
+            )
+        return [name for name in weights[self.kind] if name not in self.files]
+
+
+def _matches(patterns: Iterable[str], name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def collect(path: Path, repo: str, *, adapter: bool = False, base: str | None = None) -> Contents:
@@ -68,7 +88,7 @@ def collect(path: Path, repo: str, *, adapter: bool = False, base: str | None = 
     own_card = folder / CARD
     card = model_card(repo, facts, kind, curve=CURVE if CURVE in files else None).encode()
     files[CARD] = own_card if own_card.is_file() else card
-    return Contents(folder, dict(sorted(files.items())), facts.base_repo is not None)
+    return Contents(folder, kind, dict(sorted(files.items())), facts.base_repo is not None)
 
 
 def _kind(folder: Path, written: Collection[str], adapter: bool) -> Kind:
@@ -98,9 +118,8 @@ def _adapter_files(folder: Path, written: Collection[str], facts: RunFacts) -> t
     files: dict[str, Path | bytes] = {
         name.removeprefix(within): folder / name
         for name in written
-        if name.startswith(within) or any(fnmatch(name, pattern) for pattern in beside)
+        if name.startswith(within) or _matches(beside, name)
     }
-    files[CONFIG] = (
-        json.dumps(config | {"base_model_name_or_path": base}, indent=2, ensure_ascii=False) + "\n"
-    ).encode()
+    config["base_model_name_or_path"] = base
+    files[CONFIG] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
     return replace(facts, base=base, base_repo=base), files

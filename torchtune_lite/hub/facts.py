@@ -16,8 +16,8 @@ from torchtune_lite.data.readers.local_files import kind_of, named_kind
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.redaction import redact
 from torchtune_lite.training.metrics.metrics_file import FILE_NAME, read_metrics
+from torchtune_lite.utils import REPOSITORY
 
-REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 """The folder of a model in the cache of huggingface_hub."""
 

@@ -11,6 +11,7 @@
 | native_norm | norm.rms_norm | inference on a CPU with a compiler | TORCHTUNE_LITE_NATIVE=0 |
 | native_rotary | rope.rotate | the same | the same |
 | native_cache | kv_cache.cached_attention | the same, single new tokens | the same |
+| batched_cache | kv_cache.cached_attention | elsewhere, several single new tokens | |
 | int8, int8_mlp | transformer.project, transformer.gated_mlp | int8 weights, CPU with a compiler | the same |
 | nf4.cpu, nf4.triton | the loops of nf4.codec | CPU with a compiler; GPU with Triton | TORCHTUNE_LITE_NATIVE=0 (CPU) |
 
@@ -27,7 +28,15 @@ from typing import Any
 import torch
 from torch.torch_version import TorchVersion
 
-from torchtune_lite.kernels import fused_lora, fused_mlp, math_attention, rms_norm, rotary, varlen_attention
+from torchtune_lite.kernels import (
+    batched_cache,
+    fused_lora,
+    fused_mlp,
+    math_attention,
+    rms_norm,
+    rotary,
+    varlen_attention,
+)
 from torchtune_lite.kernels.int8 import linear as int8
 from torchtune_lite.kernels.native import passes
 from torchtune_lite.modules import attention, kv_cache, norm, rope, transformer
@@ -47,7 +56,8 @@ FAST_PATHS: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
     "rms_norm": (norm.rms_norm, rms_norm.rms_norm, "ab114459e2cc"),
     "native_rotary": (rope.rotate, passes.rotate, "907bd725d38d"),
     "rotary": (rope.rotate, rotary.rotate, "907bd725d38d"),
-    "native_cache": (kv_cache.cached_attention, passes.cached_attention, "045aa02b864b"),
+    "native_cache": (kv_cache.cached_attention, passes.cached_attention, "f65c876012bb"),
+    "batched_cache": (kv_cache.cached_attention, batched_cache.cached_attention, "f65c876012bb"),
 }
 """By name: the plain function, the faster one, and the `digest` of the body that the faster one was written for."""
 

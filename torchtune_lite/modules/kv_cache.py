@@ -5,7 +5,7 @@ T new tokens; h heads, k kv heads, e head width.
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Any
 
 import torch
@@ -76,10 +76,12 @@ class CachedSequences(PackedSequences):
         super().__init__(seq_lens, device)
         self.slots, self.starts, self.text_lens = list(slots), list(starts), text_lens
         self.ends = [start + length for start, length in zip(starts, seq_lens, strict=True)]
-        offsets = torch.tensor([self.starts, self.slots, text_lens or self.ends])
-        offsets = offsets.repeat_interleave(torch.tensor(self.seq_lens), dim=1)
-        offsets[0] += super().positions()[0].cpu()
-        self._positions, self.slot_of_token, self._lengths = to_device(offsets, device)
+        before = accumulate(self.seq_lens[:-1], initial=0)
+        shifts = [start - count for start, count in zip(starts, before, strict=True)]  # from a place in the row
+        of_token = torch.tensor([shifts, self.slots, text_lens or self.ends])
+        of_token = of_token.repeat_interleave(torch.tensor(self.seq_lens), dim=1)
+        of_token[0] += torch.arange(of_token.shape[1])
+        self._positions, self.slot_of_token, self._lengths = to_device(of_token, device)
 
     @property
     def longest(self) -> int:
@@ -116,6 +118,8 @@ def cached_attention(
     `options` are those of `attention`.
     """
     cache.write(k, v, sequences)
+    if max(sequences.starts) == 0:  # whole texts
+        return attention(q, k, v, sequences, **options)
     parts = []
     for part, slot, end in zip(q.split(sequences.seq_lens, dim=2), sequences.slots, sequences.ends, strict=True):
         keys, values = (each[slot : slot + 1, :, :end] for each in (cache.k, cache.v))

@@ -67,6 +67,12 @@ class RotaryPositionalEmbeddings(nn.Module):
         f = self.base**-exponents
         return f if scaling is None else SCALED[scaling.kind](self, f, lengths, scaling)
 
+    def turns_alike(self, one: int, other: int) -> bool:
+        """Whether texts of these two lengths have the same rotation, so that they can share keys."""
+        if one == other or self.scaling is None or not self.scaling.depends_on_length:
+            return True
+        return torch.equal(*(self.frequencies(torch.tensor([float(length)])) for length in (one, other)))
+
     def _dynamic_base(self, lengths: Tensor) -> Tensor:
         """Stretch the base for texts beyond max_seq_len ("NTK-aware dynamic scaling", as in transformers)."""
         factor, dim = self.scaling.factor, self.rotary_dim

@@ -4,7 +4,7 @@ What is not served is refused where it is asked for: a client learns more from a
 the one it wants.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,35 +15,35 @@ from torchtune_lite.generation import Sampling, cap_length, tokens_of
 from torchtune_lite.utils import counted
 
 KINDS = {
-    "boolean": bool,
-    "integer": int,
-    "number": int | float,
-    "text": str,
-    "object": dict,
-    "list": list,
-    "text or list": str | list,
+    "true or false": bool,
+    "an integer": int,
+    "a number": int | float,
+    "a text": str,
+    "an object": dict,
+    "a list": list,
+    "a text or a list": str | list,
 }
 COMMON = {
-    "model": "text",
-    "stream": "boolean",
-    "stream_options": "object",
-    "temperature": "number",
-    "top_p": "number",
-    "top_k": "integer",
-    "min_p": "number",
-    "repetition_penalty": "number",
-    "seed": "integer",
-    "stop": "text or list",
-    "n": "integer",
-    "max_tokens": "integer",
+    "model": "a text",
+    "stream": "true or false",
+    "stream_options": "an object",
+    "temperature": "a number",
+    "top_p": "a number",
+    "top_k": "an integer",
+    "min_p": "a number",
+    "repetition_penalty": "a number",
+    "seed": "an integer",
+    "stop": "a text or a list",
+    "n": "an integer",
+    "max_tokens": "an integer",
 }
 CHAT = COMMON | {
-    "messages": "list",
-    "max_completion_tokens": "integer",
-    "logprobs": "boolean",
-    "top_logprobs": "integer",
+    "messages": "a list",
+    "max_completion_tokens": "an integer",
+    "logprobs": "true or false",
+    "top_logprobs": "an integer",
 }
-COMPLETION = COMMON | {"prompt": "text or list", "logprobs": "integer"}
+COMPLETION = COMMON | {"prompt": "a text or a list", "logprobs": "an integer"}
 """What each parameter must be."""
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
@@ -99,12 +99,19 @@ class Call:
 class Reader:
     """Reads requests for a model of `vocab_size`, with at most `max_seq_len` positions, by its tokenizer's template.
 
-    `system_prompt` is put before a conversation that has none.
+    `system` is the system prompt of a conversation that has none, `question` is applied to what the user says in one.
     """
 
-    def __init__(self, tokenizer: Any, max_seq_len: int, vocab_size: int, system_prompt: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_seq_len: int,
+        vocab_size: int,
+        system: str | None = None,
+        question: Callable[[str], str] = str,
+    ) -> None:
         self.tokenizer, self.max_seq_len, self.vocab_size = tokenizer, max_seq_len, vocab_size
-        self.system_prompt = system_prompt
+        self.system, self.question = system, question
 
     def chat(self, body: Any) -> Call:
         """Read a request for the next turn of a conversation."""
@@ -165,12 +172,12 @@ class Reader:
             raise RequestError(str(error), "messages") from error
         for note in notes:
             if note.heading != NOT_READ:
-                raise RequestError(f"messages: {note.what} must be text", "messages")
+                raise RequestError(f"messages: {note.subject} must be text", "messages")
             if not self.tokenizer.reads(note.field):
-                raise RequestError(f"messages: {note.what} is not read; leave it out", "messages")
-        if self.system_prompt is not None and messages[0].role != "system":
-            messages.insert(0, Message("system", self.system_prompt))
-        return messages
+                raise RequestError(f"messages: {note.subject} is not read; leave it out", "messages")
+        if self.system is not None and messages[0].role != "system":
+            messages.insert(0, Message("system", self.system))
+        return [Message("user", self.question(turn.text_content)) if turn.role == "user" else turn for turn in messages]
 
     def _prompts(self, given: Mapping[str, Any]) -> list[list[int]]:
         """Encode the texts of `prompt`, of which each may be given in tokens."""
@@ -206,7 +213,7 @@ def checked(body: Any, kinds: Mapping[str, str]) -> dict[str, Any]:
     for name, value in given.items():
         if name in kinds:
             if not _is_of_kind(value, kinds[name]):
-                raise RequestError(f"{name} must be of the kind {kinds[name]}, got {kind(value)}", name)
+                raise RequestError(f"{name} must be {kinds[name]}, got {kind(value)}", name)
         elif name not in OFF:
             raise RequestError(f"'{name}' is not a parameter that is served{did_you_mean(name, kinds)}", name)
         elif value not in OFF[name]:
@@ -215,7 +222,7 @@ def checked(body: Any, kinds: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _is_of_kind(value: Any, name: str) -> bool:
-    return isinstance(value, KINDS[name]) and (name == "boolean" or not isinstance(value, bool))
+    return isinstance(value, KINDS[name]) and (KINDS[name] is bool or not isinstance(value, bool))
 
 
 def _in_range(given: Mapping[str, Any], name: str, least: int, most: int | None) -> None:

@@ -1,7 +1,7 @@
 """The answers to a request, piece by piece as they come from the worker, as text."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -41,13 +41,17 @@ class Piece:
 
 
 class Sample:
-    """One answer, made into pieces as it comes; `after` are the tokens that its text goes on from."""
+    """One answer, made into pieces as it comes; `after` are the tokens that its text goes on from.
 
-    def __init__(self, index: int, tokenizer: Any, stop_strings: Sequence[str], after: Sequence[int]) -> None:
-        self.index, self._tokenizer = index, tokenizer
+    `names` are those of the tokens that stand for no text.
+    """
+
+    def __init__(
+        self, index: int, tokenizer: Any, names: Mapping[int, str], stop_strings: Sequence[str], after: Sequence[int]
+    ) -> None:
+        self.index, self._tokenizer, self._names = index, tokenizer, names
         self._context = list(after[-CONTEXT:])
         self._stream = TextStream(tokenizer, stop_strings, self._context)
-        self._names = special_names(tokenizer)
 
     def piece(self, progress: Progress) -> Piece:
         """Return what is new."""
@@ -87,13 +91,13 @@ async def pieces(call: Call, worker: Worker, tokenizer: Any) -> AsyncIterator[Pi
 
         return listen
 
-    orders = []
-    for prompt, sampling in zip(call.prompts, call.samplings, strict=True):
-        after, first = prompt if call.continues else (), len(samples)
-        own = [Sample(first + i, tokenizer, sampling.stop_strings, after) for i in range(call.n)]
-        samples += own
-        orders.append(worker.submit(prompt, sampling, [listener(sample) for sample in own]))
+    orders, names = [], special_names(tokenizer)
     try:
+        for prompt, sampling in zip(call.prompts, call.samplings, strict=True):
+            after, first = prompt if call.continues else (), len(samples)
+            own = [Sample(first + i, tokenizer, names, sampling.stop_strings, after) for i in range(call.n)]
+            samples += own
+            orders.append(worker.submit(prompt, sampling, [listener(sample) for sample in own]))
         running = len(samples)
         while running:
             sample, progress = await news.get()

@@ -11,7 +11,6 @@ from torchtune_lite.generation import Engine
 from torchtune_lite.serving.app import Service, make_app
 from torchtune_lite.serving.parameters import Reader
 from torchtune_lite.serving.worker import Worker
-from torchtune_lite.training.signals import Signals, StopRequested
 from torchtune_lite.utils import get_logger
 
 GRACE = 5
@@ -36,18 +35,26 @@ def listen(host: str, port: int) -> socket.socket:
         taken = socket.socket(family)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
-    except OSError as error:
-        raise ConfigError(f"cannot serve at host={host} port={port}: {error.strerror}; choose another") from error
+    except (OSError, UnicodeError) as error:  # the latter of a name that none can have
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot serve at host={host} port={port}: {reason}; choose another") from error
     return taken
 
 
-def serve(taken: socket.socket, engine: Engine, name: str, system_prompt: str | None = None) -> None:
-    """Answer requests for the model `name` at a socket, until a signal comes.
+def serve(
+    taken: socket.socket,
+    engine: Engine,
+    name: str,
+    *,
+    system: str | None = None,
+    question: Callable[[str], str] = str,
+) -> None:
+    """Answer requests for the model `name` at a socket, until a signal comes; Stopped tells of Ctrl-C.
 
-    `system_prompt` is put before conversations that have none. Stopped tells of the signal; what ends the engine is
-    raised.
+    `system` is the system prompt of conversations that have none, `question` is applied to what users say in one. What
+    ends the engine is raised.
     """
-    reader = Reader(engine.tokenizer, engine.max_seq_len, engine.model.config.vocab_size, system_prompt)
+    reader = Reader(engine.tokenizer, engine.max_seq_len, engine.model.config.vocab_size, system, question)
     worker = Worker(engine)
     host, port = taken.getsockname()[:2]
     is_local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
@@ -56,15 +63,13 @@ def serve(taken: socket.socket, engine: Engine, name: str, system_prompt: str | 
     server = _server(app, worker, lambda: _say(address, name, is_local))
     worker.on_end = lambda: setattr(server, "should_exit", True)
     worker.start()
-    with Signals() as signals:
-        try:
-            server.run(sockets=[taken])
-            signals.poll()
-        except StopRequested as request:
-            raise Stopped(f"stopped by {signal.Signals(request.signum).name}", request.signum) from None
-        finally:
-            worker.stop()
-            worker.join(GRACE)
+    try:
+        server.run(sockets=[taken])
+    except KeyboardInterrupt:
+        raise Stopped("stopped by SIGINT", signal.SIGINT) from None
+    finally:
+        worker.stop()
+        worker.join(GRACE)
     if worker.error is not None:
         raise worker.error
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from torchtune_lite import config
+from torchtune_lite.checkpoint.description import described
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.training.environment import choose_dtype, get_dtype
@@ -32,13 +33,14 @@ class Inference:
 
     def build(self) -> tuple[Any, TransformerDecoder]:
         """Build tokenizer and model, with the adapters that the checkpointer names, no weights; check that they fit."""
-        self.checkpointer, tokenizer, self.model = build_model(self.cfg)
+        self.checkpointer, self.tokenizer, self.model = build_model(self.cfg)
         self.checkpointer.put_adapters(self.model)
-        check_vocabulary(tokenizer, self.model.config.vocab_size)
-        return tokenizer, self.model
+        check_vocabulary(self.tokenizer, self.model.config.vocab_size)
+        return self.tokenizer, self.model
 
     def load(self) -> None:
-        """Read the weights; nothing is dropped out from here on."""
+        """Say which model it is, and read its weights; nothing is dropped out from here on."""
+        self.log.info(described(self.checkpointer.family.name, self.checkpointer.decoder_args, self.tokenizer))
         self.checkpointer.load(self.model, device=self.device, dtype=self.dtype)
         self.model.eval()
 

@@ -29,36 +29,37 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from torchtune_lite import checkpoint, config, data
+from torchtune_lite import __version__, checkpoint, config, data
+from torchtune_lite.errors import Stopped
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.optim import get_constant_schedule_with_warmup
 from torchtune_lite.training.checkpoints import Checkpoints
 from torchtune_lite.training.compiling import compile_layers
+from torchtune_lite.training.distributed import init_world
 from torchtune_lite.training.environment import choose_dtype, get_precision, set_seed
 from torchtune_lite.training.gradients import Gradients
 from torchtune_lite.training.inference import build_model
 from torchtune_lite.training.losses import summed_loss
 from torchtune_lite.training.memory.activations import set_activations
 from torchtune_lite.training.memory.usage import parameter_summary, storage_summary
-from torchtune_lite.training.metrics.loggers import MetricLoggers
-from torchtune_lite.training.metrics.loss_curve import plot_loss_curve
 from torchtune_lite.training.metrics.meter import Meter
 from torchtune_lite.training.noise import add_neftune_noise
 from torchtune_lite.training.profiler import Profiler
 from torchtune_lite.training.progress import Progress, check_patience
+from torchtune_lite.training.records import Records
 from torchtune_lite.training.run_data import RunData
 from torchtune_lite.training.settings import TrainingSettings
 from torchtune_lite.training.signals import Signals, StopRequested
-from torchtune_lite.training.step import may_step
+from torchtune_lite.training.step import may_step, steps
 from torchtune_lite.training.validation import validate
-from torchtune_lite.utils import get_device, get_logger, to_device
+from torchtune_lite.utils import get_logger, to_device
 
 Save = Callable[..., None]
 """`save(folder, model=…, state=…, verify=…)` writes a checkpoint, as a checkpointer's method does."""
 
 
 class Run:
-    """One run, of the settings `cfg`.
+    """One run, of the settings `cfg`; of several processes that train together each has its own.
 
     A recipe reads `device`, `dtype` of the weights, `autocast` to compute in, `output_dir`, `checkpointer`,
     `resume_from` (a checkpoint folder or None) and, from `start` on, `lr_scheduler`.
@@ -67,32 +68,37 @@ class Run:
     def __init__(self, cfg: TrainingSettings) -> None:
         self.cfg = cfg
         self.log = get_logger(cfg.log_level)
-        self.device = get_device(cfg.device)
+        self.world = init_world(cfg)
+        self.device = self.world.device
         cfg.dtype = choose_dtype(cfg.dtype, self.device)
         self.dtype, self.autocast = get_precision(cfg.dtype, self.device, mixed=cfg.mixed_precision)
         self.output_dir = Path(cfg.output_dir)
-        self.progress = Progress(seed=set_seed(cfg.seed))
-        self.signals = Signals()
+        self.progress = self.world.on_main(lambda: Progress(seed=set_seed(cfg.seed)))
+        set_seed(self.progress.seed)
+        self.signals = Signals(self.world.size)
         check_patience(cfg.patience, cfg.dataset_val)
 
     def build_model(self) -> TransformerDecoder:
         """Build the model without weights and the data that fit it; check that the run can go on, if it is to."""
-        cfg = self.cfg
-        self.resume_from = checkpoint.resume_folder(self.output_dir, cfg.resume_from_checkpoint)
+        cfg, world = self.cfg, self.world
+        self.resume_from = world.on_main(lambda: checkpoint.resume_folder(self.output_dir, cfg.resume_from_checkpoint))
         self.checkpointer, tokenizer, model = build_model(cfg)
+        self.checkpointer.writes_cache = world.rank == 0
         self.checkpointer.use_tokenizer(tokenizer, model.config.vocab_size)
         data.limit_length(tokenizer, model.config.max_seq_len)
         data.fix_date(tokenizer, checkpoint.start_date(self.resume_from, self.progress.start_date))
-        self.data = RunData(cfg, tokenizer, model.config.vocab_size, self.progress.seed)
+        self.data = RunData(cfg, tokenizer, model.config.vocab_size, self.progress.seed, world.rank, world.size)
         self.total_steps = self.data.steps_per_epoch * cfg.epochs
-        fingerprint = self.data.train.fingerprint()
-        self.facts = checkpoint.run_facts(config.to_dict(cfg), fingerprint, self.data.steps_per_epoch)
+        fingerprint, keys = self.data.train.fingerprint(), config.to_dict(cfg)
+        world.check_alike({**keys, "data": fingerprint, "version": __version__})
+        self.facts = checkpoint.run_facts(keys, fingerprint, self.data.steps_per_epoch, world.size)
         checkpoint.check_resumable(self.resume_from, self.facts)
         set_seed(self.progress.seed)  # data that were looked at may have drawn
         return model
 
     def prepare(self, model: TransformerDecoder, loss_fn: nn.Module) -> None:
         """Make a model that has its weights compile, keep or recompute activations and add noise, by the settings."""
+        self.world.draw_apart(self.progress.seed)  # adapters, which are made with the weights, are the same in all
         if self.cfg.compile:
             compile_layers(model, self.device)
         self.log.info("%s; %s", parameter_summary(model), storage_summary(model))
@@ -116,23 +122,21 @@ class Run:
             cfg.lr_scheduler, optimizer, num_training_steps=self.total_steps
         ) or get_constant_schedule_with_warmup(optimizer, num_warmup_steps=0)
         if resume_from is not None:
-            saved = checkpoint.restore(resume_from, model, optimizer, self.lr_scheduler, self.facts)
+            state = model, optimizer, self.lr_scheduler
+            saved = checkpoint.restore(resume_from, *state, self.facts, rank=self.world.rank, size=self.world.size)
             self.progress = Progress(**saved)
             self.data.train.seed, self.data.train.cursor = self.progress.seed, self.progress.cursor
         progress = self.progress
         step = progress.global_step
-        self.grads = Gradients(optimizer, progress, cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd)
+        self.grads = Gradients(optimizer, progress, cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd, self.world)
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
-        self.claim = checkpoint.claim_output_dir(self.output_dir)  # nothing is written before it
         cfg.seed = progress.seed  # drawn, or that of the run that goes on
+        self.records = Records(cfg, progress, self.world)  # nothing is written before it
         saving = {"background": cfg.enable_async_checkpointing, "verify": cfg.verify_saves}
         self.checkpoints = Checkpoints(self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, **saving)
-        config.save(cfg, self.output_dir)
-        logger = config.instantiate(cfg.metric_logger, defaults={"run_id": f"{self.claim.run_id}-{progress.start_id}"})
-        self.metrics = MetricLoggers(self.output_dir, logger, resumed_step=step)
-        self.metrics.log_config(config.to_dict(cfg))
         profiler = config.instantiate(cfg.profiler) or Profiler(cfg.profile, f"{self.output_dir}/profile")
-        self.meter = Meter(model, self.data.train, self.device, cfg.log_peak_memory_stats, profiler)
+        profiler = None if self.world.rank else profiler  # of the first process
+        self.meter = Meter(model, self.data.train, self.device, cfg.log_peak_memory_stats, profiler, self.world)
         self.bar: tqdm | None = None
 
     def __enter__(self) -> "Run":
@@ -144,22 +148,34 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close the run; where a signal has asked to stop, save at the last step boundary first and raise Stopped."""
+        stopped = None
         try:
             if self.bar is not None:
                 self.bar.close()
             if isinstance(error, StopRequested):
-                self._stop(error)
+                stopped = self._stop(error)
         finally:
-            self.signals.__exit__(kind, error, traceback)
+            if self.world.size == 1:  # else the agent's signal, once another process has ended, would cut this short
+                self.signals.__exit__(kind, error, traceback)
             self.close()
+            self.signals.__exit__(kind, error, traceback)
+        if error is None or stopped:
+            self.world.close()
+        if stopped:
+            raise stopped from None
 
-    def _stop(self, request: StopRequested) -> None:
+    def _stop(self, request: StopRequested) -> Stopped:
         step = self.progress.global_step
         self.optimizer.zero_grad(set_to_none=True)  # of the window that is not whole
         checkpoint.set_rng_state(self.rng_state)
-        if step and not self.checkpoints.at(step):
+        saved = self._saved_at(step)
+        if step and not saved:
             self.save(f"step_{step}", final=True)
-        raise request.stopped(step, self.checkpoints.at(step)) from None
+            saved = self._saved_at(step)
+        return request.stopped(step, saved)
+
+    def _saved_at(self, step: int) -> Path | None:
+        return self.world.on_main(lambda: self.checkpoints.at(step))
 
     def windows(self) -> Iterator[list[data.Batch]]:
         """Yield the micro-batches of each optimizer step that is left; the recipe takes it and calls `end_step`."""
@@ -170,11 +186,14 @@ class Run:
             self._validate_and_save()
         while not self.is_done():
             epoch, done = divmod(progress.global_step, steps_per_epoch)
-            with tqdm(total=steps_per_epoch, initial=done, desc=f"epoch {epoch}", unit="step") as self.bar:
-                for window in self.data.windows(epoch, done):
-                    self.meter.start(window)
+            bar = {"desc": f"epoch {epoch}", "unit": "step", "disable": self.world.rank > 0}
+            with tqdm(total=steps_per_epoch, initial=done, **bar) as self.bar:
+                windows = self.data.windows(epoch, done)
+                for window, counts in steps(windows, self.data.train.pad_id, self.world, self.signals):
+                    self.meter.start(window, counts)
                     self.window, self.lr, self.loss = window, self.lr_scheduler.get_last_lr()[0], 0.0
-                    self.num_tokens = self.grads.start(window)
+                    self.num_tokens = counts.labels
+                    self.grads.start(len(window), counts.labels)
                     yield window
                     if self.is_done():
                         break
@@ -216,9 +235,11 @@ class Run:
         """Count the step that was taken, and log, validate and save where it is its turn."""
         cfg, progress = self.cfg, self.progress
         progress.global_step += 1
+        self.world.place = f"step {progress.global_step + 1}"
         progress.cursor = self.data.train.cursor
-        progress.val_pending = bool(self.data.val) and self.is_due(
-            cfg.run_val_every_n_steps, cfg.save_every_n_steps, None
+        progress.val_pending = self.is_due(
+            *([cfg.run_val_every_n_steps] if self.data.val or self.data.questions else []),
+            *([cfg.save_every_n_steps, None] if self.data.val else []),
         )
         self.rng_state = checkpoint.rng_state()
         self.bar.set_postfix_str(f"loss {loss:.4f}, {self.meter.stop():,.0f} tokens/s", refresh=False)
@@ -243,10 +264,10 @@ class Run:
     def _log_step(self, **values: Any) -> None:
         """Log the numbers of one optimizer step, and what the steps since the last time cost."""
         values |= {"epoch": self.epoch, "skipped_steps": self.progress.skipped_steps, **self.meter.take()}
-        self.metrics.log_dict({name: float(value) for name, value in values.items()}, step=self.progress.global_step)
+        self.records.log({name: float(value) for name, value in values.items()}, step=self.progress.global_step)
 
     def _validate_and_save(self) -> None:
-        if self.progress.val_pending and self.data.val:
+        if self.progress.val_pending:
             self._validate()
         self.checkpoints.poll()
         asked = self.signals.take_save()
@@ -256,22 +277,35 @@ class Run:
             self.save(f"step_{self.progress.global_step}")
 
     def _validate(self) -> None:
-        losses = validate(self.model, self.data.val, self._loss)
+        progress, scored = self.progress, self.is_due(self.cfg.run_val_every_n_steps)
+        values: dict[str, float] = {}
+        if self.data.val:
+            values = validate(self.model, self.data.val, self._loss, self.world)
+            progress.validated(values["val_loss"], counts=scored)
+        if self.data.questions and scored:
+            with self.autocast:
+                scores, answers = self.data.questions.ask(self.model)
+            values |= scores
+            self.records.log_table("answers", answers, step=progress.global_step)
+        progress.val_pending = False
         checkpoint.set_rng_state(self.rng_state)  # data sets and losses may draw
-        self.progress.validated(losses["val_loss"], counts=self.is_due(self.cfg.run_val_every_n_steps))
-        self.metrics.log_dict({"epoch": self.epoch, **losses}, step=self.progress.global_step)
-        self.log.info("step %d: %s", self.progress.global_step, ", ".join(f"{k} {v:.4f}" for k, v in losses.items()))
+        if not values:  # it was pending for data that are left out now
+            return
+        self.records.log({"epoch": self.epoch, **values}, step=progress.global_step)
+        self.log.info("step %d: %s", progress.global_step, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
 
     def save(self, name: str, final: bool = False) -> None:
         """Publish the checkpoint folder `name` under output_dir, whole or not at all."""
-        state = checkpoint.gather(self.model, self.optimizer, self.lr_scheduler, asdict(self.progress), self.facts)
-        self.checkpoints.save(name, self.progress, self._write, self.model, state, final=final or self.is_done())
+        state = checkpoint.gather(
+            *(self.model, self.optimizer, self.lr_scheduler, asdict(self.progress), self.facts),
+            rng=self.world.gather(checkpoint.rng_state()),
+        )
+        what = name, self.progress, self._write, self.model, state
+        self.world.on_main(lambda: self.checkpoints.save(*what, final=final or self.is_done()))
 
     def close(self) -> None:
         """End a save, close the loggers, draw the loss curve and give the output_dir free."""
         self.checkpoints.close()
-        self.metrics.close()
-        self.claim.record(self.meter.close())
+        summary = self.meter.close()
         self.data.report_read()
-        plot_loss_curve(self.output_dir)
-        self.claim.release()
+        self.records.close(summary)

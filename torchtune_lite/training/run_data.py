@@ -6,16 +6,24 @@ from typing import Any
 
 from torchtune_lite import config, datasets
 from torchtune_lite.data import AnyBatches, Batch, make_batches, report_read, steps_per_epoch, windows
+from torchtune_lite.evaluation import SampleQuestions
 from torchtune_lite.training.settings import TrainingSettings
 
 
 class RunData:
-    """The micro-batches of `dataset` and, by name, of `dataset_val`; `steps_per_epoch` counts optimizer steps."""
+    """The micro-batches of `dataset` and, by name, of `dataset_val`, and the questions of `dataset_eval`.
 
-    def __init__(self, cfg: TrainingSettings, tokenizer: Any, vocab_size: int, seed: int) -> None:
+    The micro-batches are the share of the process `rank` of so many `processes`; `windows` has as many for each. The
+    questions are asked by each of them. `steps_per_epoch` counts optimizer steps.
+    """
+
+    def __init__(
+        self, cfg: TrainingSettings, tokenizer: Any, vocab_size: int, seed: int, rank: int = 0, processes: int = 1
+    ) -> None:
         self.accumulation = cfg.gradient_accumulation_steps
         options = {key: getattr(cfg, key) for key in ("collate", "group_by_length", "num_workers")}
         options |= {"pad_id": tokenizer.pad_id, "vocab_size": vocab_size, "seed": seed}
+        options |= {"rank": rank, "processes": processes}
         dataset = datasets.concatenated(config.instantiate(cfg.dataset, tokenizer), cfg.dataset_weights)
         self.train = make_batches(dataset, cfg.batch_size, shuffle=cfg.shuffle, **options)
         sets = datasets.validation_sets(config.instantiate(cfg.dataset_val, tokenizer))
@@ -23,6 +31,8 @@ class RunData:
         self.val: dict[str, AnyBatches] = {
             name: make_batches(each, batch_size, shuffle=False, **options) for name, each in sets.items()
         }
+        asked = datasets.validation_sets(config.instantiate(cfg.dataset_eval, tokenizer), "dataset_eval")
+        self.questions = SampleQuestions(asked, tokenizer, batch_size)
         self.steps_per_epoch = steps_per_epoch(self.train, self.accumulation, cfg.max_steps_per_epoch)
 
     def windows(self, epoch: int, done: int = 0) -> Iterator[list[Batch]]:

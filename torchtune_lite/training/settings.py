@@ -9,7 +9,7 @@ from typing import Any
 
 from torchtune_lite import config
 from torchtune_lite.data import COLLATES
-from torchtune_lite.errors import ConfigError
+from torchtune_lite.generation import put_question
 from torchtune_lite.training.contracts import Loss, Model, Optimizer, Schedule, Tokenizer
 from torchtune_lite.training.metrics.loggers import MetricLoggerInterface
 from torchtune_lite.training.profiler import Profiler
@@ -29,11 +29,22 @@ class RecipeSettings:
 
 
 @dataclass(kw_only=True)
-class AnsweringSettings(RecipeSettings):
-    """The keys of every recipe that answers what a person asks."""
+class AskingSettings(RecipeSettings):
+    """The keys of every recipe that asks a model as it was trained."""
 
     system: str | None = None  # the system prompt, where there is no other; null: none
     question_template: str | None = None  # a text in which {question} stands for each question; null: it stands alone
+    int8: bool = False  # True: weights rounded to int8, for speed on a CPU
+
+    def question(self, text: str) -> str:
+        """Put a question into `question_template`."""
+        return put_question(self.question_template, text)
+
+
+@dataclass(kw_only=True)
+class AnsweringSettings(AskingSettings):
+    """The keys of every recipe that answers what a person asks."""
+
     max_new_tokens: int = config.key(512, minimum=1)  # longer answers are cut
     temperature: float = config.key(0.6, minimum=0)  # 0: always the likeliest token
     top_k: int | None = config.key(None, minimum=1)  # draw from the k likeliest; null: from all
@@ -41,21 +52,20 @@ class AnsweringSettings(RecipeSettings):
     min_p: float | None = config.key(None, minimum=0)  # draw from those of this share of the likeliest's; null: all
     repetition_penalty: float = config.key(1.0, above=0)  # above 1.0, what was said before becomes less likely
     seed: int | None = None  # null: drawn and logged
-    int8: bool = False  # True: weights rounded to int8, for speed on a CPU
-
-    def question(self, text: str) -> str:
-        """Put a question into `question_template`."""
-        if self.question_template is None:
-            return text
-        if "{question}" not in self.question_template:
-            raise ConfigError("question_template has no {question}, which stands for the question; add it")
-        return self.question_template.replace("{question}", text)
 
     @property
     def sampling(self) -> dict[str, Any]:
         """The keys that say how an answer is drawn, as arguments of `generation.Sampling`; but for the seed."""
         names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
         return {name: getattr(self, name) for name in names}
+
+
+@dataclass(kw_only=True)
+class Parallel:
+    """How several processes train together, which `tune run --nproc_per_node N` starts."""
+
+    data: str = config.key("auto", choices=("auto", "ddp"))  # each process holds the whole model
+    timeout: float = config.key(600.0, above=0)  # seconds that a process waits for another before the run ends
 
 
 @dataclass(kw_only=True)
@@ -77,6 +87,7 @@ class TrainingSettings(RecipeSettings):
     dataset: Any = config.component("tokenizer")  # one, or a list of them
     dataset_weights: list[float] | None = None  # shares of a list's data sets in an epoch; null: each sample once
     dataset_val: Any = config.component("tokenizer", default=None, named=True)  # one, a list, or by name; null: none
+    dataset_eval: Any = config.component("tokenizer", default=None, named=True)  # answered and scored; null: none
     run_val_every_n_steps: int | None = config.key(None, minimum=1)  # optimizer steps; besides saves and epochs' ends
     patience: int | None = config.key(None, minimum=1)  # validations without a better loss that end the run; null: none
     batch_size: int = config.key(2, minimum=1)  # sequences in a micro-batch
@@ -98,6 +109,7 @@ class TrainingSettings(RecipeSettings):
     optimizer_in_bwd: bool = False  # True: step in the backward pass, without kept gradients; clipped one by one
     lr_scheduler: Schedule = config.component("optimizer", "num_training_steps", default=None)  # null: constant
 
+    parallel: Parallel = config.mapping(Parallel)  # data: auto or ddp, each process holds the model; timeout: seconds
     mixed_precision: bool = False  # True: weights in fp32, computation in dtype
     compile: bool = False  # True: torch.compile of each layer; the first step then takes up to minutes
     enable_activation_checkpointing: bool = False  # True: recompute activations: less memory, about a third slower

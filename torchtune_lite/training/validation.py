@@ -7,21 +7,27 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.data import AnyBatches, Batch, num_label_tokens
+from torchtune_lite.training.distributed import World
 
 Sums = Sequence[tuple[float, int]]
 """Of each batch, the sum of the loss and the label tokens."""
 
 
 @torch.no_grad()
-def validate(model: nn.Module, sets: Mapping[str, AnyBatches], loss: Callable[[Batch], Tensor]) -> dict[str, float]:
-    """Return the `mean_losses` of data sets; `loss` sums that of a micro-batch. `model` is in training afterwards."""
+def validate(
+    model: nn.Module, sets: Mapping[str, AnyBatches], loss: Callable[[Batch], Tensor], world: World
+) -> dict[str, float]:
+    """Return the `mean_losses` of data sets, of which each process has its share of the micro-batches.
+
+    `loss` sums that of a micro-batch. `model` is in training afterwards.
+    """
     model.eval()
     sums = {
         name: [(loss(batch).item(), num_label_tokens([batch])) for batch in batches.epoch(0)]
         for name, batches in sets.items()
     }
     model.train()
-    return mean_losses(sums)
+    return mean_losses({name: [pair for each in world.gather(pairs) for pair in each] for name, pairs in sums.items()})
 
 
 def mean_losses(sums: Mapping[str, Sums]) -> dict[str, float]:

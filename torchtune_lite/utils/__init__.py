@@ -2,7 +2,17 @@
 
 from torchtune_lite.utils.device import get_device, to_device
 from torchtune_lite.utils.line_input import LineInput, visible
-from torchtune_lite.utils.logging import LogFile, get_logger
-from torchtune_lite.utils.wording import counted
+from torchtune_lite.utils.logging import LogFile, get_logger, silence
+from torchtune_lite.utils.wording import REPOSITORY, counted
 
-__all__ = ["LineInput", "LogFile", "counted", "get_device", "get_logger", "to_device", "visible"]
+__all__ = [
+    "REPOSITORY",
+    "LineInput",
+    "LogFile",
+    "counted",
+    "get_device",
+    "get_logger",
+    "silence",
+    "to_device",
+    "visible",
+]

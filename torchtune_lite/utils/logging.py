@@ -83,6 +83,13 @@ def get_logger(level: str | None = None) -> logging.Logger:
     return logger
 
 
+def silence() -> None:
+    """Say nothing on stderr any more, as a process that is not the first of several; files have it all."""
+    for handler in get_logger().handlers:
+        if isinstance(handler, _StderrHandler):
+            handler.setLevel("CRITICAL")
+
+
 class LogFile:
     """A copy, in a file, of what the package says from the start of the command until `close`, and of how it ends.
 

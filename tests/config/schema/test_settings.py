@@ -4,9 +4,15 @@ from typing import Any
 import pytest
 
 from torchtune_lite.config.schema import components, settings
-from torchtune_lite.config.schema.settings import component, key
+from torchtune_lite.config.schema.settings import component, key, mapping
 from torchtune_lite.config.text import document
 from torchtune_lite.errors import ConfigError
+
+
+@dataclass
+class Inner:
+    data: str = key("auto", choices=("auto", "ddp"))
+    timeout: float = key(600.0, above=0)
 
 
 @dataclass
@@ -21,6 +27,7 @@ class Settings:
     dataset: Any = component(default=None)
     dataset_val: Any = component(default=None, named=True)
     prompt: Any = key(None)
+    parallel: Inner = mapping(Inner)
 
 
 OPTIMIZER = "optimizer: {_component_: torch.optim.AdamW, lr: 1e-3}\n"
@@ -172,3 +179,25 @@ def test_the_config_in_effect_is_saved_and_builds_the_same_settings(folder):
     assert problems == []
     assert settings.to_dict(again) == settings.to_dict(made) == doc.values
     assert type(settings.to_dict(made)["optimizer"]) is dict
+
+
+def test_a_key_may_hold_keys_of_its_own(folder):
+    made, problems = build(folder, f"output_dir: x\n{OPTIMIZER}parallel: {{timeout: 5}}\n")
+    assert problems == [] and made.parallel == Inner(timeout=5)
+    assert settings.to_dict(made)["parallel"] == {"data": "auto", "timeout": 5}
+    assert build(folder, f"output_dir: x\n{OPTIMIZER}")[0].parallel == Inner()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("parallel: 2", "my.yaml:3: 'parallel': expected a mapping with data, timeout, got int 2"),
+        ("parallel: {data: zero}", "my.yaml:3: 'parallel.data': expected auto or ddp, got text 'zero'"),
+        ("parallel:\n  timeout: 0", "my.yaml:4: 'parallel.timeout': expected more than 0, got 0"),
+        ("parallel: {timout: 1}", "my.yaml:3: unknown key 'parallel.timout'; did you mean 'timeout'?"),
+        ("parallel: {x: 1}", "my.yaml:3: unknown key 'parallel.x'; 'parallel' has data, timeout"),
+    ],
+)
+def test_a_key_within_a_key_is_checked(folder, text, problem):
+    made, problems = build(folder, f"output_dir: x\n{OPTIMIZER}{text}\n")
+    assert made is None and problems == [problem]

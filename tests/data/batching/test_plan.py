@@ -93,3 +93,27 @@ def test_a_plan_twice_as_long_costs_about_twice_as_much():
         assert len(plan.as_many([Batch(range(4)) for _ in range(size)], 3 * size)) == 3 * size
         looks.append(Batch.looks)
     assert looks[1] == 2 * looks[0]
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 5), st.integers(1, 4))
+def test_processes_share_a_plan_step_by_step_whatever_their_number(count, size, accumulation):
+    """A step of so many micro-batches in each takes the next of the plan, as one process with all of them does."""
+    batches = plan.Chunks(range(3 * count), 3)
+    length = -(-count // size)
+    shares = [list(plan.Share(batches, rank, size, length)) for rank in range(size)]
+    assert {len(share) for share in shares} == {length}
+    for step in range(-(-length // accumulation)):
+        span = slice(step * accumulation, (step + 1) * accumulation)
+        taken = [batch for turn in zip(*(share[span] for share in shares), strict=True) for batch in turn]
+        total = size * accumulation
+        assert [list(batch) for batch in taken if batch] == [
+            list(batch) for batch in list(batches)[step * total : (step + 1) * total]
+        ]
+        assert not any(taken[sum(map(bool, taken)) :]), "those that are empty come last"
+
+
+def test_a_share_without_a_length_ends_with_the_plan():
+    batches = plan.Chunks(range(5), 1)
+    assert [list(each) for each in plan.Share(batches, 1, 2)] == [[1], [3]]
+    assert list(plan.Share(batches, 7, 2)) == []

@@ -217,3 +217,21 @@ def test_a_stream_has_no_end():
     assert steps_per_epoch(stream, 2, 7) == 7
     with pytest.raises(ConfigError, match="set max_steps_per_epoch$"):
         steps_per_epoch(stream, 2, None)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("resumed_after", [0, 1, 4, 5])
+def test_processes_share_a_stream_in_turn_across_its_parts_and_go_on_in_another_number(files, size, resumed_after):
+    """A part has 3 micro-batches here, so that no number of processes but 3 ends with one."""
+    whole = numbers(stream(files), 48)
+    shares = [stream(files, rank=rank, processes=size) for rank in range(size)]
+    before = [numbers(share, resumed_after) for share in shares]
+    cursor = shares[0].cursor
+    assert [batch for turn in zip(*before, strict=True) for batch in turn] == whole[: size * resumed_after]
+    for other in (1, size):
+        if size * resumed_after % other == 0:
+            after = [stream(files, rank=rank, processes=other) for rank in range(other)]
+            for share in after:
+                share.cursor = cursor
+            found = [batch for turn in zip(*(numbers(share, 5) for share in after), strict=True) for batch in turn]
+            assert found == whole[size * resumed_after :][: 5 * other]

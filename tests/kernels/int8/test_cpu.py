@@ -36,9 +36,10 @@ def built(request, monkeypatch, tmp_path_factory):
 def test_products_are_those_of_what_the_bytes_stand_for(rows, out_dim, in_dim, threads):
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    x, weight, bias = torch.randn(rows, in_dim) * 3, encode(torch.randn(out_dim, in_dim)), torch.randn(out_dim)
+    x, bias = torch.randn(rows, in_dim) * 3, torch.randn(out_dim)
+    weight = encode(torch.randn(out_dim, in_dim), bias)
     other = encode(torch.randn(9, in_dim))
-    found = cpu.linear(x, [(weight, bias), (other, None)])
+    found = cpu.linear(x, [weight, other])
     exact = rounded(x).double()
     assert_close(found[0], (exact @ decode(weight).double().t() + bias).float(), atol=2e-4, rtol=1e-5)
     assert_close(found[1], (exact @ decode(other).double().t()).float(), atol=2e-4, rtol=1e-5)
@@ -48,10 +49,10 @@ def test_a_row_gives_the_same_bits_in_any_company():
     torch.manual_seed(0)
     x, weight = torch.randn(37, 150), encode(torch.randn(100, 150))
     mlp = encode(torch.randn(96, 150)), encode(torch.randn(150, 96)), encode(torch.randn(96, 150))
-    together, hidden = cpu.linear(x, [(weight, None)])[0], cpu.gated_mlp(x, *mlp, "silu")
+    together, hidden = cpu.linear(x, [weight])[0], cpu.gated_mlp(x, *mlp, "silu")
     for size in (1, 2, 4, 8, 16, 23):
         parts = x.split(size)
-        assert torch.equal(torch.cat([cpu.linear(part, [(weight, None)])[0] for part in parts]), together)
+        assert torch.equal(torch.cat([cpu.linear(part, [weight])[0] for part in parts]), together)
         assert torch.equal(torch.cat([cpu.gated_mlp(part, *mlp, "silu") for part in parts]), hidden)
 
 
@@ -60,9 +61,9 @@ def test_a_row_gives_the_same_bits_in_any_company():
 def test_the_feed_forward_is_its_three_products(activation, hidden_dim):
     torch.manual_seed(0)
     x = torch.randn(2, 6, 40)
-    w1, w3 = (encode(torch.randn(hidden_dim, 40) / 4) for _ in range(2))
+    w1, w3 = (encode(torch.randn(hidden_dim, 40) / 4, torch.randn(hidden_dim)) for _ in range(2))
     w2 = encode(torch.randn(40, hidden_dim))
-    gate, up = (rounded(x) @ decode(each).t() for each in (w1, w3))
+    gate, up = (rounded(x) @ decode(each).t() + each.bias for each in (w1, w3))
     expected = rounded(ACTIVATIONS[activation](gate) * up) @ decode(w2).t()
     assert (cpu.gated_mlp(x, w1, w2, w3, activation) - expected).abs().max() < 0.01 * expected.abs().max()
 
@@ -70,8 +71,8 @@ def test_the_feed_forward_is_its_three_products(activation, hidden_dim):
 def test_bfloat16_comes_and_goes_rounded():
     torch.manual_seed(0)
     x, weight = torch.randn(5, 150).bfloat16(), encode(torch.randn(100, 150))
-    exact = cpu.linear(x.float(), [(weight, None)])[0]
-    assert torch.equal(cpu.linear(x, [(weight, None)])[0], exact.bfloat16())
+    exact = cpu.linear(x.float(), [weight])[0]
+    assert torch.equal(cpu.linear(x, [weight])[0], exact.bfloat16())
 
 
 def test_it_is_off_when_told_so(monkeypatch):
@@ -82,7 +83,7 @@ def test_it_is_off_when_told_so(monkeypatch):
 
 def test_weights_that_do_not_fit_are_refused():
     with pytest.raises(AssertionError):
-        cpu.linear(torch.randn(2, 8), [(encode(torch.randn(4, 9)), None)])
+        cpu.linear(torch.randn(2, 8), [encode(torch.randn(4, 9))])
     w = encode(torch.randn(8, 8))
     with pytest.raises(AssertionError):
         cpu.gated_mlp(torch.randn(2, 8), w, w, encode(torch.randn(9, 8)), "silu")

@@ -383,6 +383,20 @@ def test_an_error_at_the_end_is_one_warning(wandb, capsys, tmp_path):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_answers_go_to_a_file_and_the_first_of_them_to_wandb_as_a_table(wandb, tmp_path):
+    init(wandb, FakeRun())
+    wandb.Table = lambda columns, data: (columns, data)
+    logger = WandBLogger()
+    metrics = MetricLoggers(tmp_path, [logger, Recorder()])
+    rows = [{"prompt": "市", "answer": str(number), "f1": 0.5} for number in range(25)]
+    metrics.log_table("answers", rows, step=3)
+    lines = (tmp_path / "answers/step_3.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == rows
+    [logged] = logger.run.rows
+    assert logged["global_step"] == 3
+    assert logged["answers"] == (["prompt", "answer", "f1"], [list(row.values()) for row in rows[:20]])
+
+
 def test_a_missing_wandb_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="pip install wandb"):

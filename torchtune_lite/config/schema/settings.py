@@ -37,6 +37,11 @@ def component(*given: str, default: Any = MISSING, named: bool = False) -> Any:
     return _field(default, {"component": given, "named": named})
 
 
+def mapping(cls: type) -> Any:
+    """Declare a key that holds the keys of the settings `cls`, all of which have a default; it may be left out."""
+    return dataclasses.field(default_factory=cls, kw_only=True, metadata={"mapping": cls})
+
+
 def _field(default: Any, metadata: dict[str, Any]) -> Any:
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: default, kw_only=True, metadata=metadata)
@@ -82,6 +87,11 @@ def build(cls: type[S], document: Document) -> tuple[S | None, list[str]]:
         if value is MISSING:
             problems.append(f"{document.name}: the key '{field.name}' is missing")
             continue
+        if inner := field.metadata.get("mapping"):
+            found = [] if isinstance(value, inner) else _check_mapping(value, inner, field.name, document)
+            problems += found
+            made[field.name] = value if found or isinstance(value, inner) else inner(**value)
+            continue
         if (given := field.metadata.get("component")) is not None:
             value = {"_component_": value} if isinstance(value, str) else value
             if value is None and field.default is not None:
@@ -102,8 +112,24 @@ def _default(field: dataclasses.Field) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _check_value(value: Any, hint: Any, field: dataclasses.Field, document: Document) -> list[str]:
-    rules, problem = field.metadata, ""
+def _check_mapping(value: Any, cls: type, name: str, document: Document) -> list[str]:
+    """Return one line for each key below `name` that the settings `cls` do not have, or not with that value."""
+    fields, types = {field.name: field for field in dataclasses.fields(cls)}, get_type_hints(cls)
+    if not isinstance(value, dict):
+        known = ", ".join(fields)
+        return [f"{document.place((name,))}: '{name}': expected a mapping with {known}, got {hints.shown(value)}"]
+    problems = []
+    for key, each in value.items():
+        if key in fields:
+            problems += _check_value(each, types[key], fields[key], document, above=(name,))
+        else:
+            nearest = did_you_mean(str(key), fields) or f"; '{name}' has {', '.join(fields)}"
+            problems.append(f"{document.place((name, str(key)))}: unknown key '{name}.{key}'{nearest}")
+    return problems
+
+
+def _check_value(value: Any, hint: Any, field: dataclasses.Field, document: Document, above: KeyPath = ()) -> list[str]:
+    rules, problem, path = field.metadata, "", (*above, field.name)
     if not hints.fits(value, hint):
         problem = f"expected {hints.describe(hint)}, got {hints.shown(value)}{hints.advice(value, hint)}"
     elif value == "" and field.default is MISSING:  # a path would be the folder that the command is run in
@@ -115,8 +141,8 @@ def _check_value(value: Any, hint: Any, field: dataclasses.Field, document: Docu
         problem = f"expected at least {rules['minimum']}, got {value}"
     elif isinstance(value, int | float) and rules.get("above") is not None and not value > rules["above"]:
         problem = f"expected more than {rules['above']}, got {value}"
-    nested = components.check_nested(value, (field.name,), document)
-    return [f"{document.place((field.name,))}: '{field.name}': {problem}", *nested] if problem else nested
+    nested = components.check_nested(value, path, document)
+    return [f"{document.place(path)}: '{'.'.join(path)}': {problem}", *nested] if problem else nested
 
 
 def _located(value: Any, path: KeyPath, document: Document, contract: type | None = None) -> Any:
@@ -135,6 +161,8 @@ def to_dict(cfg: Any) -> dict[str, Any]:
     """Return settings as plain dicts, lists and scalars, to be written down: the config in effect, secrets blanked."""
 
     def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return dataclasses.asdict(value)
         if isinstance(value, Mapping):
             return {name: plain(each) for name, each in value.items()}
         return [plain(each) for each in value] if isinstance(value, list | tuple) else value

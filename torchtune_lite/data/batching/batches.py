@@ -51,7 +51,7 @@ class Batches:
     samples of about the same length together. `num_workers` processes make batches ahead of the step; 0: none.
     `vocab_size` is the number of the model's embeddings: a token id beyond it raises DataError naming its row; None
     checks nothing. Samples without tokens are left out. A batch of several data sets says in `sources` which each of
-    its samples, sorted by it, is from.
+    its samples, sorted by it, is from. Of `processes` that share the micro-batches, this one has those of its `rank`.
     """
 
     def __init__(
@@ -66,7 +66,10 @@ class Batches:
         collate: str | Callable[..., Batch] = "padding_free",
         group_by_length: bool = False,
         num_workers: int = 0,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
+        self.rank, self.processes = rank, processes
         self.dataset, self.batch_size, self.seed, self.shuffle = dataset, batch_size, seed, shuffle
         self.pad_id, self.vocab_size, self.num_workers = pad_id, vocab_size, num_workers
         self.collate = COLLATES[collate] if isinstance(collate, str) else collate
@@ -81,11 +84,17 @@ class Batches:
         self.take_wait_share = self._clock.take_share
 
     def __len__(self) -> int:
-        return self._num_packs if self.pack_len else -(-len(self.dataset) // self.batch_size)
+        return -(-self._num_planned // self.processes)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the micro-batches of an epoch from number `start` on; draws nothing from the global random state."""
-        return self._clock.through(made_ahead(self._make, self._plan(epoch), self.num_workers, start))
+        share = plan.Share(self._plan(epoch), self.rank, self.processes, len(self))
+        return self._clock.through(made_ahead(self._make, share, self.num_workers, start))
+
+    def every(self, step: int, start: int) -> Iterator[Batch]:
+        """Yield each `step`-th micro-batch of the first epoch from number `start` on, of all that are planned."""
+        share = plan.Share(self._plan(0), start, step)
+        return self._clock.through(made_ahead(self._make, share, self.num_workers))
 
     def largest(self) -> Batch:
         """Make a micro-batch as large as one of any epoch may be, of its longest samples' lengths, with labels."""
@@ -94,9 +103,10 @@ class Batches:
         return self.collate(samples, padding_idx=self.pad_id)
 
     def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
-        """Say where the rows of `num_batches` micro-batches of an epoch stand, the first `shown` by name."""
+        """Say where the rows of `num_batches` micro-batches of each process stand, the first `shown` by name."""
         batches = self._plan(epoch)
-        rows = [row for number in range(start, min(start + num_batches, len(batches))) for row in batches[number]]
+        numbers = range(start * self.processes, min((start + num_batches) * self.processes, len(batches)))
+        rows = [row for number in numbers for row in batches[number]]
         more = f" and {len(rows) - shown:,} more" if len(rows) > shown else ""
         return ", ".join(map(self._where, rows[:shown])) + more
 
@@ -112,9 +122,9 @@ class Batches:
                 whole.report_read()
 
     @cached_property
-    def _num_packs(self) -> int:
-        """Count the packs of the first epoch, which those of a later one are as many as."""
-        return len(self._plan(0))
+    def _num_planned(self) -> int:
+        """Count the micro-batches of all processes; packs in the first epoch, which a later one has as many of."""
+        return len(self._plan(0)) if self.pack_len else -(-len(self.dataset) // self.batch_size)
 
     def _plan(self, epoch: int) -> plan.Plan:
         """Return the samples of each micro-batch of an epoch."""
@@ -131,7 +141,7 @@ class Batches:
         if self.pack_len:
             packs = plan.best_fit(order, self.lengths, self.batch_size * self.pack_len)
             if drawn and epoch:
-                packs = plan.as_many(packs, len(self))
+                packs = plan.as_many(packs, self._num_planned)
             if self.shuffle:
                 rng.shuffle(packs)
             return packs

@@ -23,6 +23,27 @@ class Chunks(Sequence):
         return self.order[number * self.batch_size : (number + 1) * self.batch_size]
 
 
+class Share(Sequence):
+    """Each `step`-th micro-batch of a plan from number `first` on, `length` of them: empty where the plan has ended.
+
+    Several processes take micro-batches in turn, the first of them number 0, and each has as many, so that a step of n
+    in each of N processes takes the next n · N of the plan, whatever n and N are. `length` None: without empty ones.
+    """
+
+    def __init__(self, plan: Plan, first: int, step: int, length: int | None = None) -> None:
+        self.plan, self.first, self.step = plan, first, step
+        self.length = max(0, -(-(len(plan) - first) // step)) if length is None else length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: int) -> Sequence[int]:
+        if not 0 <= number < self.length:
+            raise IndexError(number)
+        place = self.first + number * self.step
+        return self.plan[place] if place < len(self.plan) else ()
+
+
 def by_length(order: Sequence[int], lengths: Sequence[int], batch_size: int, rng: Random, spread: int = 50) -> Plan:
     """Take samples of about the same length: sorts each `spread` micro-batches of the order, then shuffles them."""
     plan = [

@@ -111,11 +111,23 @@ class StreamBatches:
     """Micro-batches of a stream, part after part, and of the whole stream again when it has ended.
 
     With `shuffle` the files come in an order that `seed` and the number of the turn decide, and the rows of a part in
-    one that its number decides too. `cursor` says which batch was yielded last; set it to go on after that one: what is
-    read for it is its part. An epoch has no end. The other arguments are those of `Batches`.
+    one that its number decides too. `cursor` says which batch was yielded last, or where several processes take them in
+    turn, which the last of them has; set it to go on after that one: what is read for it is its part. An epoch has no
+    end. The other arguments are those of `Batches`.
     """
 
-    def __init__(self, dataset: StreamDataset, batch_size: int, *, seed: int, shuffle: bool, **options: Any) -> None:
+    def __init__(
+        self,
+        dataset: StreamDataset,
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: bool,
+        rank: int = 0,
+        processes: int = 1,
+        **options: Any,
+    ) -> None:
+        self.rank, self.processes = rank, processes
         self.dataset, self.batch_size, self.seed, self.shuffle = dataset, batch_size, seed, shuffle
         self.pad_id, self._options = options["pad_id"], options
         self.cursor: Mapping[str, Any] | None = None
@@ -136,9 +148,9 @@ class StreamBatches:
         return self._first_part().largest()
 
     def where(self, epoch: int, start: int, num_batches: int, shown: int = 16) -> str:
-        """Say where the rows of the last `num_batches` micro-batches stand, as far as they are of the same part."""
+        """Say where the rows of the last `num_batches` of each process stand, as far as they are of the same part."""
         done = self.cursor["batch"]
-        first = max(done - num_batches, 0)
+        first = max(done - num_batches * self.processes, 0)
         return self._part.where(0, first, done - first, shown)
 
     def fingerprint(self) -> Fingerprint:
@@ -169,12 +181,13 @@ class StreamBatches:
             empty = True
             for dataset, here in self.dataset.parts(state, rng):
                 self._part = self._batches_of(dataset, turn, number)
-                for last, batch in enumerate(self._part.epoch(0, done), done + 1):
-                    self.cursor = {"turn": turn, "part": number, "state": here, "batch": last}
-                    empty = False
+                empty = empty and not len(self._part)
+                for batch in self._part.every(self.processes, done + self.rank):
+                    done += self.processes
+                    self.cursor = {"turn": turn, "part": number, "state": here, "batch": done}
                     yield batch
                 self._part.report_read()
-                number, done = number + 1, 0
+                number, done = number + 1, done - len(self._part)
             if empty and state is None:
                 raise DataError(f"{self.dataset.stream.name}: the stream is empty")
             turn, number, state = turn + 1, 0, None

@@ -1,7 +1,6 @@
 """Worker processes that make micro-batches ahead of the step."""
 
 import atexit
-import ctypes
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,9 +10,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from torchtune_lite.errors import DataError
+from torchtune_lite.worker import end_with_parent
 
 AHEAD = 4  # micro-batches that a worker makes before they are asked for
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class Made(Dataset):
@@ -82,5 +81,4 @@ def _start(number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from torchtune_lite.config import DottedPath
 from torchtune_lite.data.messages import Masking, Message
-from torchtune_lite.data.templates import Template, ending, find_glued, get_prompt_template, opened, written
+from torchtune_lite.data.templates import Template, endings, find_glued, get_prompt_template, opened, written
 from torchtune_lite.data.tokenizers.chat_template import (
     CHAT_TEMPLATE,
     RESERVED,
@@ -129,9 +129,7 @@ class ModelTokenizer(ABC):
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """What a text template writes after each answer, which no special token ends; () for nothing."""
-        template = self.prompt_template
-        end = "" if template is None or isinstance(template, ChatTemplate) else ending(template)
-        return (end,) if end else ()
+        return () if isinstance(self.prompt_template, ChatTemplate) else endings(self.prompt_template)
 
     @property
     def may_expand(self) -> bool:
@@ -258,7 +256,7 @@ class ModelTokenizer(ABC):
         A token has a loss if any of its text does. Of the `spans`, which come in order, those are asked for that stand
         in the first `limit` tokens.
         """
-        tokens, places = self._first(self.encode_chat, text, limit or math.inf, lambda encoded: len(encoded[0]))
+        tokens, places = self._encode_chat_first(text, limit)
         kept = places[:limit]
         length = max((max(end, start + 1) for start, end in kept), default=0)
         has_loss = bytearray(length)
@@ -266,6 +264,9 @@ class ModelTokenizer(ABC):
             has_loss[start:end] = b"\1" * (min(end, length) - start)
         mask = [not any(has_loss[start : max(end, start + 1)]) for start, end in kept]
         return tokens, mask + [True] * (len(tokens) - len(kept))
+
+    def _encode_chat_first(self, text: str, limit: int | None) -> tuple[list[int], list[Span]]:
+        return self._first(self.encode_chat, text, limit or math.inf, lambda encoded: len(encoded[0]))
 
     def _first(self, encode: Callable[[str], T], text: str, most: float, count: Callable[[T], int] = len) -> T:
         return first_tokens(encode, text, most, lambda: self.cuts, count)
@@ -276,8 +277,7 @@ class ModelTokenizer(ABC):
     def _by_parts(self, messages: list[Message], add_eos: bool) -> tuple[list[int], list[bool], bool]:
         """Encode part after part, until there is enough; tell whether messages are left."""
         limit = self.max_seq_len or math.inf
-        tokens: list[int] = []
-        mask: list[bool] = []
+        tokens, mask = list[int](), list[bool]()
         starts, after_space = True, False
         for message in messages:
             ids = [self.bos_id] if starts and self.bos_id is not None else []

@@ -15,13 +15,14 @@ LARGEST = 127
 
 
 class Int8Weight:
-    """A weight `[out_dim, in_dim]`: `values` uint8 and a scale float32 for each row, both filled up to whole groups.
+    """A projection's weight `[out_dim, in_dim]`, and its `bias [out_dim] float32`, if it has one.
 
-    `values` are `[groups, steps, 16, 4]`: of 16 rows and 4 columns at a time.
+    `values [groups, steps, 16, 4] uint8` are those of 16 rows and 4 columns at a time; `scales` float32 are the rows'.
+    Both are filled up to whole groups.
     """
 
-    def __init__(self, values: Tensor, scales: Tensor, out_dim: int, in_dim: int) -> None:
-        self.values, self.scales, self.out_dim, self.in_dim = values, scales, out_dim, in_dim
+    def __init__(self, values: Tensor, scales: Tensor, out_dim: int, in_dim: int, bias: Tensor | None = None) -> None:
+        self.values, self.scales, self.out_dim, self.in_dim, self.bias = values, scales, out_dim, in_dim, bias
 
     @property
     def num_bytes(self) -> int:
@@ -29,8 +30,9 @@ class Int8Weight:
         return self.values.numel() + 4 * self.scales.numel()
 
 
-def encode(weight: Tensor) -> Int8Weight:
-    """Round `weight [out, in]` to 127 steps of each row's largest magnitude."""
+@torch.no_grad()
+def encode(weight: Tensor, bias: Tensor | None = None) -> Int8Weight:
+    """Round `weight [out, in]` to 127 steps of each row's largest magnitude; the bias stays as it is."""
     out_dim, in_dim = weight.shape
     weight = weight.float()
     scales = weight.abs().amax(1) / LARGEST
@@ -38,7 +40,7 @@ def encode(weight: Tensor) -> Int8Weight:
     padding = -out_dim % ROWS
     values = F.pad(values, (0, -in_dim % COLUMNS, 0, padding), value=OFFSET).to(torch.uint8)
     packed = values.view(-1, ROWS, values.shape[1] // COLUMNS, COLUMNS).transpose(1, 2).contiguous()
-    return Int8Weight(packed, F.pad(scales, (0, padding)), out_dim, in_dim)
+    return Int8Weight(packed, F.pad(scales, (0, padding)), out_dim, in_dim, None if bias is None else bias.float())
 
 
 def decode(weight: Int8Weight) -> Tensor:

@@ -192,8 +192,10 @@ void mlp(T* y, const T* x, int64_t n, int64_t dim, const Weight* weights, int ac
 #pragma omp for schedule(static)
         for (int64_t group = 0; group < w1.groups(); group++) {
             float* out = hidden + group * LANES;
-            products(w1, group, q, n, [&](int64_t c, Floats values) { store(out + c * wide, activated(values, activation)); });
-            products(w3, group, q, n, [&](int64_t c, Floats values) { store(out + c * wide, load(out + c * wide) * values); });
+            products(w1, group, q, n,
+                     [&](int64_t c, Floats values) { store(out + c * wide, activated(values, activation)); });
+            products(w3, group, q, n,
+                     [&](int64_t c, Floats values) { store(out + c * wide, load(out + c * wide) * values); });
         }
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < n; row++) h.set(row, hidden + row * wide);

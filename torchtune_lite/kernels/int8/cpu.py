@@ -21,7 +21,7 @@ PARALLEL = 1 << 15  # weights from which on the threads are worth waking
 
 
 class Weight(ctypes.Structure):
-    """The memory of an `Int8Weight` and its bias."""
+    """Where an `Int8Weight` lies."""
 
     _fields_ = [("values", c_void_p), ("scales", c_void_p), ("bias", c_void_p), ("rows", c_int64)]
 
@@ -31,42 +31,39 @@ def takes(x: Tensor) -> bool:
     return x.is_cpu and x.dtype in DTYPES and _library() is not None
 
 
-def linear(x: Tensor, weights: Sequence[tuple[Int8Weight, Tensor | None]]) -> Sequence[Tensor]:
-    """Return `x Wᵀ + bias  [..., out]` for each weight and bias, parts of one tensor."""
-    dims = [weight.out_dim for weight, _ in weights]
-    assert all(weight.in_dim == x.shape[-1] for weight, _ in weights)
+def linear(x: Tensor, weights: Sequence[Int8Weight]) -> Sequence[Tensor]:
+    """Return `x Wᵀ + bias  [..., out]` for each weight, parts of one tensor."""
+    dims = [weight.out_dim for weight in weights]
+    assert all(weight.in_dim == x.shape[-1] for weight in weights)
     x, y = x.contiguous(), x.new_empty(*x.shape[:-1], sum(dims))
-    structs, kept = _structs(weights)
-    _call("linear", x, y, structs, len(dims))
-    del kept
-    return y.split(dims, dim=-1)
+    _call("linear", x, y, weights, len(dims))
+    return y.split(dims, dim=-1) if len(dims) > 1 else [y]
 
 
 def gated_mlp(x: Tensor, w1: Int8Weight, w2: Int8Weight, w3: Int8Weight, activation: str) -> Tensor:
     """Return `w2(activation(w1 x) · w3 x)` of `x [..., d]`."""
     assert w1.in_dim == w3.in_dim == w2.out_dim == x.shape[-1] and w1.out_dim == w3.out_dim == w2.in_dim
-    x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
-    structs, _ = _structs([(w1, None), (w2, None), (w3, None)])
-    _call("mlp", x, y, structs, ACTIVATIONS.index(activation))
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    _call("mlp", x, y, (w1, w2, w3), ACTIVATIONS.index(activation))
     return y
 
 
-def _structs(weights: Sequence[tuple[Int8Weight, Tensor | None]]) -> tuple[ctypes.Array, list[Tensor]]:
-    """Return what the loops read, and what has to be kept for as long: biases in float32."""
-    biases = [None if bias is None else bias.float() for _, bias in weights]
-    structs = (Weight * len(weights))()
-    for struct, (weight, _), bias in zip(structs, weights, biases, strict=True):
-        struct.values, struct.scales, struct.rows = weight.values.data_ptr(), weight.scales.data_ptr(), weight.out_dim
-        struct.bias = None if bias is None else bias.data_ptr()
-    return structs, biases
+def _memory(weight: Int8Weight) -> Weight:
+    """Return where a weight lies, which is found out once."""
+    if not hasattr(weight, "memory"):
+        bias = None if weight.bias is None else weight.bias.data_ptr()
+        weight.memory = Weight(weight.values.data_ptr(), weight.scales.data_ptr(), bias, weight.out_dim)
+    return weight.memory
 
 
-def _call(name: str, x: Tensor, y: Tensor, structs: ctypes.Array, option: int) -> None:
+def _call(name: str, x: Tensor, y: Tensor, weights: Sequence[Int8Weight], option: int) -> None:
     dim = x.shape[-1]
     rows = x.numel() // dim
-    threads = torch.get_num_threads() if rows * dim * structs[0].rows >= PARALLEL else 1
+    threads = torch.get_num_threads() if rows * dim * weights[0].out_dim >= PARALLEL else 1
     function = getattr(_library(), f"{name}_{DTYPES[x.dtype]}")
-    function(y.data_ptr(), x.data_ptr(), rows, dim, structs, option, threads)
+    memories = (Weight * len(weights))(*map(_memory, weights))
+    function(y.data_ptr(), x.data_ptr(), rows, dim, memories, option, threads)
 
 
 @cache

@@ -16,12 +16,11 @@ BLOCK = 64
 """Inputs that share a scale."""
 
 
-def linear(x: Tensor, weight: Int8Weight, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Int8Weight) -> Tensor:
     """Return `x Wᵀ + bias  [..., out]` of `x [..., in]`, in the dtype of x."""
     if cpu.takes(x):
-        return cpu.linear(x, [(weight, bias)])[0]
-    y = F.linear(rounded(x), decode(weight), None if bias is None else bias.float())
-    return y.to(x.dtype)
+        return cpu.linear(x, [weight])[0]
+    return F.linear(rounded(x), decode(weight), weight.bias).to(x.dtype)
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -34,16 +33,11 @@ def rounded(x: Tensor) -> Tensor:
 
 def project(x: Tensor, *linears: nn.Module) -> Any:
     """Compute `modules.transformer.project` of projections with int8 weights, which read the input once."""
-    weights = [(getattr(each, "int8", None), getattr(each, "bias", None)) for each in linears]
-    if any(weight is None for weight, _ in weights) or not cpu.takes(x):
-        return NotImplemented
-    return cpu.linear(x, weights)
+    weights = [getattr(each, "int8", None) for each in linears]
+    return cpu.linear(x, weights) if None not in weights and cpu.takes(x) else NotImplemented
 
 
 def gated_mlp(x: Tensor, w1: nn.Module, w2: nn.Module, w3: nn.Module, activation: str, tile: int | None) -> Any:
-    """Compute `modules.transformer.gated_mlp` of projections with int8 weights, without biases, in one go."""
+    """Compute `modules.transformer.gated_mlp` of projections with int8 weights in one go."""
     weights = [getattr(each, "int8", None) for each in (w1, w2, w3)]
-    biases = [each.bias for each in (w1, w2, w3)]
-    if any(each is None for each in weights) or any(each is not None for each in biases) or not cpu.takes(x):
-        return NotImplemented
-    return cpu.gated_mlp(x, *weights, activation)
+    return cpu.gated_mlp(x, *weights, activation) if None not in weights and cpu.takes(x) else NotImplemented

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +12,10 @@ from typing import Any
 from tqdm import tqdm
 
 from torchtune_lite.errors import ConfigError
+from torchtune_lite.evaluation import ResultFile
 from torchtune_lite.redaction import redact
 from torchtune_lite.training.metrics.metrics_file import MetricsFile, Scalar, json_line, number
+from torchtune_lite.training.metrics.time_limit import Hangs, within
 from torchtune_lite.training.metrics.wandb_settings import check_wandb
 from torchtune_lite.utils import get_logger
 
@@ -34,6 +35,9 @@ class MetricLoggerInterface:
 
     def log_config(self, config: dict[str, Any]) -> None:
         """Log the run's config, where the logger has a place for it."""
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Log rows of the same columns, where the logger has a place for them."""
 
     def close(self) -> None:
         """End logging and frees what it held."""
@@ -144,6 +148,13 @@ class WandBLogger(MetricLoggerInterface):
         if self.run:
             self.run.config.update(config, allow_val_change=True)
 
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        if self.run:
+            import wandb
+
+            table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+            self.run.log({name: table, "global_step": step})
+
     def close(self) -> None:
         """Finish the run, waiting `finish_timeout_s` at most: a hanging service cannot hold up the end of a run."""
         if not self.run:
@@ -196,7 +207,7 @@ class MetricLoggers(MetricLoggerInterface):
     logged beyond it are written to the file again, but not passed on.
     """
 
-    max_failures = 3
+    max_failures, table_rows = 3, 20
 
     def __init__(
         self,
@@ -224,6 +235,12 @@ class MetricLoggers(MetricLoggerInterface):
         blanked = redact(config)
         self._each(lambda logger: logger.log_config(blanked))
 
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Write rows to `name/step_N.jsonl` beside the metrics, and hand the first `table_rows` on."""
+        path = self._file.path.parent / name / f"step_{step}.jsonl"
+        self._try(self._file, lambda: ResultFile(path).write_lines(rows))
+        self._each(lambda logger: logger.log_table(name, rows[: self.table_rows], step))
+
     def close(self) -> None:
         self._try(self._file, self._file.close)
         self._each(lambda logger: logger.close())
@@ -243,31 +260,6 @@ class MetricLoggers(MetricLoggerInterface):
                 where = "" if sink is self._file else f", the metrics stay in {self._file.path}"
                 problem = f"{type(error).__name__}: {_first_line(error)}"
                 get_logger().warning(f"{type(sink).__name__} failed ({problem}); training goes on{where}")
-
-
-class Hangs(Exception):  # noqa: N818 (no error of this program)
-    """A call did not return in time."""
-
-
-def within(seconds: float, call: Callable[[], Any]) -> Any:
-    """Return what `call` returns or raises what it raises; Hangs after so many seconds, and leaves it to itself."""
-    results: list[Any] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            results.append(call())
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise Hangs(f"not finished after {seconds:g} s")
-    return results[0]
 
 
 def _text_line(payload: Mapping[str, Scalar], step: int, form: str) -> str:

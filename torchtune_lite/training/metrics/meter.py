@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.data import Batch, Batches, num_label_tokens, sample_lens
+from torchtune_lite.training.distributed import World
 from torchtune_lite.training.losses import Share
 from torchtune_lite.training.memory.usage import peak_memory, reset_peak_memory
 from torchtune_lite.training.metrics.flops import peak_flops, step_flops
 from torchtune_lite.training.profiler import Profiler
+from torchtune_lite.training.step import Counts, count
 from torchtune_lite.utils import counted, get_logger
 
 COUNTED = ("steps", "seconds", "tokens", "label_tokens", "positions", "flops")
@@ -32,7 +34,9 @@ class Meter:
         device: torch.device,
         memory: bool = True,
         profiler: Profiler | None = None,
+        world: World | None = None,
     ) -> None:
+        self.world = world or World(device)
         self.model, self.batches, self.device = model, batches, device
         self.memory, self.profiler = memory, profiler or Profiler(enabled=False)
         self.peak_flops = peak_flops(device)
@@ -46,17 +50,17 @@ class Meter:
             self._losses[source] += loss
             self._counts[source] += num_tokens
 
-    def start(self, window: Sequence[Batch]) -> None:
-        """Begin a step of these micro-batches."""
-        self._window, self._started = window, time.perf_counter()
+    def start(self, window: Sequence[Batch], counts: Counts | None = None) -> None:
+        """Begin a step of these micro-batches; `counts` are those of all processes, None: of this window."""
+        self._window, self._counts_of_step = window, counts or count(window, self.batches.pad_id)
+        self._started = time.perf_counter()
 
     def stop(self) -> float:
         """End the step; return its tokens per second, padding left out."""
         seconds, window = time.perf_counter() - self._started, self._window
-        lens = [n for batch in window for n in sample_lens(batch, self.batches.pad_id)]
-        tokens, labels = sum(lens), num_label_tokens(window)
-        positions = sum(batch["tokens"].numel() for batch in window)
-        flops = step_flops(self.model, lens, labels) if self.peak_flops else 0
+        labels, tokens, positions = self._counts_of_step
+        lens = (n for batch in window for n in sample_lens(batch, self.batches.pad_id))
+        flops = step_flops(self.model, lens, num_label_tokens(window)) if self.peak_flops else 0
         for name, value in zip(COUNTED, (1, seconds, tokens, labels, positions, flops), strict=True):
             self._counted[name] += value
         self._first_step = self._first_step or seconds
@@ -69,16 +73,20 @@ class Meter:
         `tokens_per_second` leaves padding out, `label_tokens_per_second` counts those in the loss; `padding` is the
         share of positions that are padding, `data_wait` the share of time in which nothing was done but wait for data,
         `mfu` that of the GPU's peak, where it is known. Of several data sets, `loss/NAME` is the mean over the label
-        tokens of each.
+        tokens of each. All are of all processes, seconds and FLOPs of this one, and memory of the one that took most.
         """
         row = self._rates(self._counted) | {"data_wait": self.batches.take_wait_share()}
         sums = torch.stack(list(self._losses.values())).tolist() if self._losses else []  # read at once
-        for source, total in sorted(zip(self._losses, sums, strict=True)):
-            if count := self._counts[source]:
-                row[f"loss/{self.batches.dataset.names[source]}"] = total / count
+        shares = {source: (total, self._counts[source]) for source, total in zip(self._losses, sums, strict=True)}
+        peaks = peak_memory(self.device) if self.memory else {}
+        every_share, every_peak = zip(*self.world.gather((shares, peaks)), strict=True)
+        for source in sorted({source for each in every_share for source in each}):
+            total, num_tokens = map(sum, zip(*(each[source] for each in every_share if source in each), strict=True))
+            if num_tokens:
+                row[f"loss/{self.batches.dataset.names[source]}"] = total / num_tokens
         if self.memory:
-            peaks = peak_memory(self.device)
             reset_peak_memory(self.device)
+            peaks = {name: max(each[name] for each in every_peak) for name in peaks}
             self._peaks = {name: max(peak, self._peaks.get(name, 0.0)) for name, peak in peaks.items()}
             row |= peaks
         self._clear()

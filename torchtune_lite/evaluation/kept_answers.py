@@ -11,7 +11,7 @@ from typing import Any
 from torchtune_lite.errors import SaveError
 
 
-class AnswerFile:
+class KeptAnswers:
     """The answers to prompts, a line each, after a first line that says what gave them.
 
     A file that something else has given is begun anew, and so is an answer to another prompt. What is torn off by a
