@@ -21,10 +21,15 @@ def write_folder(
     source: Source, folder: Path, weights: Mapping[str, Weight], plain: TransformerDecoder
 ) -> Mapping[str, Weight]:
     """Write `weights` by our names, with the base's small files and the tokenizer; return them as read."""
-    copy_files(source.found.base, folder, COPIED)
     source.checkpointer.write_model(folder, weights)
-    write_tokenizer(source, folder)
+    write_small_files(source, folder)
     return FullModelHFCheckpointer(folder).checked_weights(plain)
+
+
+def write_small_files(source: Source, folder: Path) -> None:
+    """Put the small files of the source's base into a folder, and the tokenizer's in the place of the base's."""
+    copy_files(source.found.base, folder, COPIED)
+    write_tokenizer(source, folder)
 
 
 def write_tokenizer(source: Source, folder: Path) -> None:

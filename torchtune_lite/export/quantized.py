@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torchtune_lite.checkpoint.formats.files import read_json, write_json
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.export.hf import write_tokenizer
+from torchtune_lite.export.hf import write_small_files
 from torchtune_lite.export.source import Source
 
 SCHEMES = {"int8": "Int8WeightOnlyConfig", "int4": "Int4WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}
@@ -41,7 +41,7 @@ def write_quantized(source: Source, folder: Path, scheme: str) -> Mapping[str, W
     dtype = str(source.base["tok_embeddings.weight"].dtype).removeprefix("torch.")
     values = read_json(source.found.base / "config.json") | {"dtype": dtype, "torch_dtype": dtype}
     write_json(folder / "config.json", values | {"quantization_config": described})
-    write_tokenizer(source, folder)
+    write_small_files(source, folder)
     return source.layout.ours({name: _dequantized(tensor) for name, tensor in state.items()})
 
 

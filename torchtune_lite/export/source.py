@@ -15,6 +15,7 @@ from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import set_parameter
 from torchtune_lite.data import ModelTokenizer, check_vocabulary
+from torchtune_lite.errors import ConfigError
 from torchtune_lite.models import Family, from_checkpoint
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
 from torchtune_lite.peft import Adapter, adapter_modules
@@ -51,6 +52,8 @@ class Source:
     def tokenizer(self) -> ModelTokenizer:
         """The tokenizer, with the template of the training."""
         tokenizer = config.instantiate(self.found.tokenizer)
+        if not isinstance(tokenizer, ModelTokenizer):
+            raise ConfigError(f"{self.found.path} has a tokenizer of your own, which no other program reads")
         check_vocabulary(tokenizer, self.config.vocab_size)
         return tokenizer
 

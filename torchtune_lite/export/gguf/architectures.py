@@ -46,10 +46,9 @@ class Architecture:
     in order. With `permuted`, rows of q and k pair neighbours. `patterns` are those of the layers, which are the code's
     and not the file's, the one with windows last; without "sliding" in them no window is computed, and with
     `windowed_layers` only in models of so many. `local_rope_base` is that of sliding layers where a file names none.
-    `ropes` are the kinds of scaling that are computed. `multipliers`:
-    scales of embeddings, residuals, scores and logits are read; `softcaps`: those of scores and logits. `width_scaled`
-    is the number of layers of the one size whose scores are scaled by the model's width over its heads. `ties`: whether
-    the output projection is the embedding.
+    `ropes` are the kinds of scaling that are computed. `multipliers`: scales of embeddings, residuals, scores and
+    logits are read; `softcaps`: those of scores and logits. `width_scaled` is the number of layers of the one size
+    whose scores are scaled by the model's width over its heads. `ties`: whether the output may be the embedding.
     """
 
     name: str
