@@ -11,17 +11,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchtune_lite import config, export, utils
+from torchtune_lite import config, export, training, utils
 
 
 @dataclass(kw_only=True)
-class Settings:
-    """The keys of this recipe's YAML."""
+class Settings(training.BaseSettings):
+    """The keys of this recipe's YAML, beside those of every recipe (`training/settings.py`; `--help` lists all)."""
 
     model_dir: str | Path  # a run, a checkpoint, a model folder, or an adapter
     output_dir: str | Path  # must not exist
     quantizer: str = config.key("int8", choices=("int8", "int4", "fp8"))  # of the projections' weights
-    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))  # least that is said
 
 
 @config.parse(Settings)

@@ -41,7 +41,13 @@ from torchtune_lite.training.metrics.meter import Meter
 from torchtune_lite.training.profiler import Profiler, setup_torch_profiler
 from torchtune_lite.training.progress import Progress, check_patience
 from torchtune_lite.training.run import Run
-from torchtune_lite.training.settings import AnsweringSettings, AskingSettings, RecipeSettings, TrainingSettings
+from torchtune_lite.training.settings import (
+    AnsweringSettings,
+    AskingSettings,
+    BaseSettings,
+    RecipeSettings,
+    TrainingSettings,
+)
 from torchtune_lite.training.signals import Signals, StopRequested
 from torchtune_lite.training.step import may_step
 from torchtune_lite.training.validation import mean_losses
@@ -50,6 +56,7 @@ __all__ = [
     "AdaptedModel",
     "AnsweringSettings",
     "AskingSettings",
+    "BaseSettings",
     "Checkpoints",
     "DiskLogger",
     "FullModelHFCheckpointer",

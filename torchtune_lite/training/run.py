@@ -51,11 +51,8 @@ from torchtune_lite.training.run_data import RunData
 from torchtune_lite.training.settings import TrainingSettings
 from torchtune_lite.training.signals import Signals, StopRequested
 from torchtune_lite.training.step import may_step, steps
-from torchtune_lite.training.validation import validate
+from torchtune_lite.training.validation import measure
 from torchtune_lite.utils import get_logger, to_device
-
-Save = Callable[..., None]
-"""`save(folder, model=…, state=…, verify=…)` writes a checkpoint, as a checkpointer's method does."""
 
 
 class Run:
@@ -110,11 +107,12 @@ class Run:
         model: TransformerDecoder,
         optimizer: torch.optim.Optimizer,
         loss: Callable[[data.Batch], Tensor],
-        save: Save,
+        save: Callable[..., None],
     ) -> None:
         """Restore the checkpoint to resume from, claim output_dir and open checkpoints, loggers and meters in it.
 
-        `loss` sums the loss over the label tokens of a micro-batch, for validation.
+        `loss` sums the loss over the label tokens of a micro-batch, for validation; `save(folder, model=…, state=…,
+        verify=…)` writes a checkpoint.
         """
         cfg, resume_from = self.cfg, self.resume_from
         self.model, self.optimizer, self._loss, self._write = model, optimizer, loss, save
@@ -237,10 +235,7 @@ class Run:
         progress.global_step += 1
         self.world.place = f"step {progress.global_step + 1}"
         progress.cursor = self.data.train.cursor
-        progress.val_pending = self.is_due(
-            *([cfg.run_val_every_n_steps] if self.data.val or self.data.questions else []),
-            *([cfg.save_every_n_steps, None] if self.data.val else []),
-        )
+        progress.val_pending = self.is_due(*self.data.validated_every(cfg))
         self.rng_state = checkpoint.rng_state()
         self.bar.set_postfix_str(f"loss {loss:.4f}, {self.meter.stop():,.0f} tokens/s", refresh=False)
         self.bar.update()
@@ -278,30 +273,23 @@ class Run:
 
     def _validate(self) -> None:
         progress, scored = self.progress, self.is_due(self.cfg.run_val_every_n_steps)
-        values: dict[str, float] = {}
-        if self.data.val:
-            values = validate(self.model, self.data.val, self._loss, self.world)
-            progress.validated(values["val_loss"], counts=scored)
-        if self.data.questions and scored:
-            with self.autocast:
-                scores, answers = self.data.questions.ask(self.model)
-            values |= scores
-            self.records.log_table("answers", answers, step=progress.global_step)
-        progress.val_pending = False
+        values, answers = measure(self.model, self.data, self._loss, self.autocast, self.world, ask=scored)
         checkpoint.set_rng_state(self.rng_state)  # data sets and losses may draw
-        if not values:  # it was pending for data that are left out now
-            return
-        self.records.log({"epoch": self.epoch, **values}, step=progress.global_step)
-        self.log.info("step %d: %s", progress.global_step, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
+        progress.val_pending = False
+        if "val_loss" in values:
+            progress.validated(values["val_loss"], counts=scored)
+        if answers:
+            self.records.log_table("answers", answers, step=progress.global_step)
+        if values:  # none where it was pending for data that are left out now
+            self.records.log({"epoch": self.epoch, **values}, step=progress.global_step)
+            self.log.info("step %d: %s", progress.global_step, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
 
     def save(self, name: str, final: bool = False) -> None:
         """Publish the checkpoint folder `name` under output_dir, whole or not at all."""
-        state = checkpoint.gather(
-            *(self.model, self.optimizer, self.lr_scheduler, asdict(self.progress), self.facts),
-            rng=self.world.gather(checkpoint.rng_state()),
-        )
-        what = name, self.progress, self._write, self.model, state
-        self.world.on_main(lambda: self.checkpoints.save(*what, final=final or self.is_done()))
+        parts = self.model, self.optimizer, self.lr_scheduler, asdict(self.progress), self.facts
+        state = checkpoint.gather(*parts, rng=self.world.gather(checkpoint.rng_state()))
+        save = partial(self.checkpoints.save, name, self.progress, self._write, self.model, state)
+        self.world.on_main(lambda: save(final=final or self.is_done()))
 
     def close(self) -> None:
         """End a save, close the loggers, draw the loss curve and give the output_dir free."""

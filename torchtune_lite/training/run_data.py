@@ -40,6 +40,11 @@ class RunData:
         batches = self.train.epoch(epoch, start=done * self.accumulation)
         return islice(windows(batches, self.accumulation), self.steps_per_epoch - done)
 
+    def validated_every(self, cfg: TrainingSettings) -> list[int | None]:
+        """Return the numbers of steps after each of which there is something to measure; None: at an epoch's end."""
+        asked = [cfg.run_val_every_n_steps] if self.val or self.questions else []
+        return asked + ([cfg.save_every_n_steps, None] if self.val else [])
+
     def where(self, step: int, num_batches: int) -> str:
         """Say where the rows of a step stand; `step` is the number of steps before it, in all epochs."""
         epoch, done = divmod(step, self.steps_per_epoch)

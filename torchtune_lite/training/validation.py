@@ -2,15 +2,36 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchtune_lite.data import AnyBatches, Batch, num_label_tokens
 from torchtune_lite.training.distributed import World
+from torchtune_lite.training.run_data import RunData
 
 Sums = Sequence[tuple[float, int]]
 """Of each batch, the sum of the loss and the label tokens."""
+
+
+def measure(
+    model: nn.Module,
+    data: RunData,
+    loss: Callable[[Batch], Tensor],
+    autocast: AbstractContextManager,
+    world: World,
+    *,
+    ask: bool,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Return the losses of `dataset_val` and, with `ask`, the scores of `dataset_eval` and its answers."""
+    losses = validate(model, data.val, loss, world) if data.val else {}
+    if not (ask and data.questions):
+        return losses, []
+    with autocast:
+        scores, answers = data.questions.ask(model)
+    return losses | scores, answers
 
 
 @torch.no_grad()

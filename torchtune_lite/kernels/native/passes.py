@@ -41,8 +41,10 @@ SIGNATURES = {
 
 
 def takes(x: Tensor) -> bool:
-    """Return whether there are loops for `x`, in inference mode."""
-    return torch.is_inference_mode_enabled() and x.is_cpu and x.dtype in DTYPES and _library() is not None
+    """Return whether there are loops for `x`: in inference mode, and not in torch.compile, which cannot look for it."""
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+        return False
+    return x.is_cpu and x.dtype in DTYPES and _library() is not None
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float) -> Any:
