@@ -135,6 +135,7 @@ def tune_upload(hub, monkeypatch, capsys):
     """Runs the command against the hub, by LFS: the hub has no Xet storage."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # which other tests may have set
 
     def call(*words, token=SECRET):
         monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN", raising=False)
