@@ -11,12 +11,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchtune_lite import config, export, training, utils
+from torchtune_lite import config, export, utils
 
 
 @dataclass(kw_only=True)
-class Settings(training.BaseSettings):
-    """The keys of this recipe's YAML, beside those of every recipe (`training/settings.py`; `--help` lists all)."""
+class Settings:
+    """The keys of this recipe's YAML."""
 
     model_dir: str | Path  # a run, a checkpoint, a model folder, or an adapter
     output_dir: str | Path  # must not exist
@@ -26,7 +26,7 @@ class Settings(training.BaseSettings):
 @config.parse(Settings)
 def recipe_main(cfg: Settings) -> None:
     """Run the recipe."""
-    log, folder = utils.get_logger(cfg.log_level), Path(cfg.output_dir).expanduser()
+    log, folder = utils.get_logger(), Path(cfg.output_dir).expanduser()
     source = export.open_source(cfg.model_dir)
     difference = export.export_model(source, cfg.quantizer, folder, export.Options(folder.name))
     log.info("%s: %s", folder, difference)

@@ -143,7 +143,7 @@ def test_an_attempt_is_refused_in_a_line_and_nothing_happens(text, command, fold
         code = call(command, monkeypatch)
     lines = said(capsys.readouterr().err)
     assert code == 2 and len(lines) == 1 and lines[0].startswith("tune: error: my.yaml:"), lines
-    assert "allowed component" in lines[0] or "is within an object" in lines[0] or "cannot find" in lines[0]
+    assert "allowed component" in lines[0] or "is an attribute of an object" in lines[0] or "cannot find" in lines[0]
     assert seen == [] and sorted(folder.rglob("*")) == before
 
 

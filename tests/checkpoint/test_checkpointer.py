@@ -254,13 +254,13 @@ def test_a_folder_that_is_not_the_model_is_refused(
 )
 def test_a_file_that_is_cut_off_is_refused(hf_base, build, tmp_path: Path, monkeypatch, name: str, damage: str):
     checkpointer = FullModelMetaCheckpointer(write_meta(tmp_path / "meta", hf_base), model_type="LLAMA2")
-    write_model = type(checkpointer)._write_model
+    write_model = type(checkpointer).write_model
 
     def write(self, folder, *args):
         write_model(self, folder, *args)
         os.truncate(folder / name, (folder / name).stat().st_size // 2)
 
-    monkeypatch.setattr(type(checkpointer), "_write_model", write)
+    monkeypatch.setattr(type(checkpointer), "write_model", write)
     with pytest.raises(SaveError, match=f"{Path(name).name}: {damage}"):
         checkpointer.save(tmp_path / "out", build(checkpointer, **LORA), verify=True)
     assert not (tmp_path / "out").exists()

@@ -38,7 +38,7 @@ def test_a_row_that_cannot_be_asked_costs_no_other(base_tokenizer, caplog, tmp_p
         "rows.jsonl:1: there is no JSON in the text that is expected",
         "rows.jsonl:3: a prompt of 801 tokens leaves no room for an answer: the model's max_seq_len is 256; "
         "shorten the prompt",
-        "rows.jsonl:4: missing column 'input' (has: question); set column_map.input to the one that is meant",
+        "rows.jsonl:4: missing column 'input' (has: question); set column_map.input to the one you mean",
     ]
     warn_of_problems(found, tmp_path / "result.json")
     assert caplog.text.count("it counts as wrong") == 3

@@ -159,13 +159,13 @@ def test_every_projection_is_made_by_the_factory():
 
     TransformerDecoder(DecoderConfig(**TINY | {"num_layers": 1, "biased": ["k_proj"]}), linear)
     assert made == [
-        ("q_proj", 32, 32),
-        ("k_proj", 32, 16, "bias"),
-        ("v_proj", 32, 16),
-        ("output_proj", 32, 32),
-        ("w1", 32, 256),
-        ("w2", 256, 32),
-        ("w3", 32, 256),
+        ("layers.0.attn.q_proj", 32, 32),
+        ("layers.0.attn.k_proj", 32, 16, "bias"),
+        ("layers.0.attn.v_proj", 32, 16),
+        ("layers.0.attn.output_proj", 32, 32),
+        ("layers.0.mlp.w1", 32, 256),
+        ("layers.0.mlp.w2", 256, 32),
+        ("layers.0.mlp.w3", 32, 256),
         ("output", 32, 96),
     ]
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -34,15 +35,23 @@ def configure_folder(parser: ArgumentParser) -> None:
     parser.add_argument("--allow-component", action="append", default=[], metavar="'pkg.*'", help="a package to trust")
 
 
-def main(recipe: str, config: str, args: Namespace, changes: Sequence[str]) -> None:
-    """Ask the folder by the recipe; `changes` are overrides, laid over what the folder says."""
-    run_recipe(recipe, config, args, lambda found: found.answering_values, [*options(recipe, args), *changes])
+def main(recipe: str, config: str, args: Namespace, changes: Sequence[str], then: str | None = None) -> None:
+    """Ask the folder by the recipe; `changes` are overrides, laid over what the folder says; `then` as `run_recipe`."""
+    run_recipe(recipe, config, args, lambda found: found.answering_values, [*options(recipe, args), *changes], then)
 
 
 def run_recipe(
-    recipe: str, config: str, args: Namespace, values: Callable[[Any], Mapping[str, Any]], changes: Sequence[str]
+    recipe: str,
+    config: str,
+    args: Namespace,
+    values: Callable[[Any], Mapping[str, Any]],
+    changes: Sequence[str],
+    then: str | None = None,
 ) -> None:
-    """Run the recipe on the folder, with the `values` of keys that its `checkpoint.ModelFolder` gives."""
+    """Run the recipe on the folder, with the `values` of keys that its `checkpoint.ModelFolder` gives.
+
+    `then` is what people do next: a few words and a command, in which FOLDER stands for the folder.
+    """
     run.set_environment()
     make_compiler_lazy()
     log = get_logger()
@@ -52,7 +61,12 @@ def run_recipe(
     known = keys.names(catalog.find_recipe(recipe).path)
     words = [override(key, value) for key, value in values(found).items() if key in known]
     trusted = [f"--allow-component={pattern}" for pattern in args.allow_component]
-    run.main(Namespace(words=[recipe, "--config", config, *trusted, *words, *changes], debug=args.debug))
+    try:
+        run.main(Namespace(words=[recipe, "--config", config, *trusted, *words, *changes], debug=args.debug))
+    except SystemExit as end:
+        if then and not end.code:
+            log.info("%s", then.replace("FOLDER", shlex.quote(args.folder)))
+        raise
 
 
 def options(recipe: str, args: Namespace) -> list[str]:

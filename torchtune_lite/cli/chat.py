@@ -23,4 +23,5 @@ def configure(parser: ArgumentParser) -> None:
 
 def main(args: Namespace) -> None:
     """Start the conversation."""
-    asking.main(RECIPE, CONFIG, args, args.overrides)
+    then = "score it: tune eval FOLDER --questions FILE.jsonl"
+    asking.main(RECIPE, CONFIG, args, args.overrides, then)

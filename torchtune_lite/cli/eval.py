@@ -43,7 +43,8 @@ def main(args: Namespace) -> None:
         place = {"output_dir": str(output_dir(found.path))}
         return {**found.values, **(before if kind == "questions" else {}), **asked, **place}
 
-    asking.run_recipe(*RECIPES[kind], args, values, args.overrides)
+    then = "use it elsewhere: tune export FOLDER --to gguf"
+    asking.run_recipe(*RECIPES[kind], args, values, args.overrides, then)
 
 
 def output_dir(folder: Path) -> Path:

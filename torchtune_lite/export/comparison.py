@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.export.source import Source, filled
 from torchtune_lite.modules import TransformerDecoder
+from torchtune_lite.utils import counted
 
 TEXT = (
     "The library opened in 1911, on the corner of Mill Street and 3rd Avenue. It lends 12,480 books, most of them for "
@@ -34,7 +35,7 @@ class Difference:
     def __str__(self) -> str:
         return (
             f"log-probabilities above 1 % are off from the source's by at most {self.largest:.2g}, "
-            f"the mean divergence is {self.divergence:.2g} ({self.num_tokens} tokens of a text)"
+            f"the mean divergence is {self.divergence:.2g} ({counted(self.num_tokens, 'token')} of a text)"
         )
 
 

@@ -44,7 +44,6 @@ from torchtune_lite.training.run import Run
 from torchtune_lite.training.settings import (
     AnsweringSettings,
     AskingSettings,
-    BaseSettings,
     RecipeSettings,
     TrainingSettings,
 )
@@ -56,7 +55,6 @@ __all__ = [
     "AdaptedModel",
     "AnsweringSettings",
     "AskingSettings",
-    "BaseSettings",
     "Checkpoints",
     "DiskLogger",
     "FullModelHFCheckpointer",

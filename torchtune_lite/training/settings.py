@@ -16,14 +16,7 @@ from torchtune_lite.training.profiler import Profiler
 
 
 @dataclass(kw_only=True)
-class BaseSettings:
-    """The keys of every recipe."""
-
-    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))  # the lowest level shown
-
-
-@dataclass(kw_only=True)
-class RecipeSettings(BaseSettings):
+class RecipeSettings:
     """The keys of every recipe that runs a model."""
 
     model: Any = config.component()  # sizes left out come from the checkpoint
@@ -32,6 +25,7 @@ class RecipeSettings(BaseSettings):
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps; a missing device is an error
     dtype: str = config.key("auto", choices=("auto", "fp32", "bf16"))  # auto: bf16 where it is native, else fp32
+    log_level: str = config.key("INFO", choices=("DEBUG", "INFO", "WARNING", "WARN", "ERROR"))  # the lowest level shown
 
 
 @dataclass(kw_only=True)

@@ -143,7 +143,10 @@ def edit(folder: Path, **changes) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, r"of LlamaForCausalLM \(model_type 'gpt2'\), which is not served; served are .*llama"),
+        (
+            {"model_type": "zamba"},
+            r"of LlamaForCausalLM \(model_type 'zamba'\), which is not served; served are .*llama",
+        ),
         ({"hidden_size": ...}, "lacks 'hidden_size'"),
         ({"model_type": "mixtral"}, "which is not served: it has experts; served are"),
         ({"quantization_config": {"quant_method": "gptq"}}, r"quantised export \(gptq\)"),

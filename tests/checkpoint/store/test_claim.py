@@ -25,7 +25,7 @@ def test_a_run_keeps_its_id(tmp_path: Path):
 
 def test_a_second_run_is_told_who_is_there(tmp_path: Path):
     script = "from torchtune_lite.checkpoint import claim_output_dir as claim\n"
-    script += f"c = claim_output_dir({str(tmp_path)!r}); print('there'); input()"
+    script += f"c = claim({str(tmp_path)!r}); print('there'); input()"
     other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert other.stdout.readline() == b"there\n"

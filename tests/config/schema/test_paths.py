@@ -71,8 +71,8 @@ def test_each_argument_that_is_called_like_a_path_is_annotated_as_one(name, buil
 def test_each_key_of_a_recipe_that_is_called_like_a_path_starts_at_home(recipe, home):
     cls = config.settings_of(recipe.path)
     named = [name for name in settings.names(cls) if NAMES.fullmatch(name)]
-    made, problems = settings.build(cls, Document("my.yaml", dict.fromkeys(named, "~/a"), {}))
-    assert made is None and not any(f"'{name}':" in line for name in named for line in problems)
+    _, problems = settings.build(cls, Document("my.yaml", dict.fromkeys(named, "~/a"), {}))
+    assert not any(f"'{name}':" in line for name in named for line in problems)
     values = includes.read(catalog.find_config(recipe.configs[-1]), recipe.configs[-1]).values
     open_keys = [f"{name}=x" for name, value in values.items() if value == "???" and name not in named]
     loaded = config.load(recipe.configs[-1], [*open_keys, *(f"{name}=~/a" for name in named)], cls)
