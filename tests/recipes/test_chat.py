@@ -44,9 +44,15 @@ class Terminal:
             cwd=cwd,
             env=environment,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is sent to it
+            preexec_fn=self._own_terminal,
         )
         os.close(slave)
+
+    @staticmethod
+    def _own_terminal() -> None:
+        """Make Ctrl-C reach the process, as a shell does in front, even where these tests run in the background."""
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def expect(self, pattern: str, seconds: float = 60) -> str:
         """Waits for a pattern after what was waited for before; gives the text up to its end."""

@@ -20,6 +20,7 @@ from torchtune_lite.export.gguf.tokenizer_files import read_tokenizer
 from torchtune_lite.models import FAMILIES, Family, from_checkpoint
 from torchtune_lite.models.families import hf_config
 from torchtune_lite.modules import DecoderConfig
+from torchtune_lite.utils import counted
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -48,7 +49,8 @@ def import_gguf(path: Path, folder: Path, dtype: str | None = None) -> str:
         write_hf_model(draft, HFLayout(family, config).theirs(cast), described | ids)
         for name, content in files.items():
             write_json(draft / name, content)
-    return f"{family.name}, {config.num_layers} layers of {config.embed_dim}, in {str(kind).removeprefix('torch.')}"
+    layers = counted(config.num_layers, "layer")
+    return f"{family.name}, {layers} of {config.embed_dim}, in {str(kind).removeprefix('torch.')}"
 
 
 def _architecture(metadata: Metadata) -> Architecture:
