@@ -56,8 +56,10 @@ class PerplexityEvalRecipe:
     def evaluate(self) -> None:
         """Measure, print and write the result."""
         start = time.perf_counter()
-        how = {"max_seq_len": self.max_seq_len, "stride": self.stride}
-        found = evaluation.perplexity(self.model, self.tokenizer, self.documents, batch_size=self.cfg.batch_size, **how)
+        options = {"max_seq_len": self.max_seq_len, "stride": self.stride}
+        found = evaluation.perplexity(
+            self.model, self.tokenizer, self.documents, batch_size=self.cfg.batch_size, **options
+        )
         found |= how | {"source": str(self.cfg.source), "seconds": time.perf_counter() - start}
         print(f"perplexity {found['perplexity']:.4f}, {found['bits_per_byte']:.4f} bits per byte")
         print(f"  {found['tokens']:,} tokens, each counted once; {found['bytes']:,} bytes ({found['seconds']:.1f} s)")

@@ -162,7 +162,7 @@ class Reader:
         n, stream = given.get("n", 1), given.get("stream", False)
         if n * len(prompts) > MOST_ANSWERS:
             raise RequestError(
-                f"n={n} for {counted(len(prompts), 'prompt')}: at most {MOST_ANSWERS} answers in all", "n"
+                f"n={n} for {counted(len(prompts), 'prompt')}: at most {counted(MOST_ANSWERS, 'answer')} in all", "n"
             )
         return Call(prompts, samplings, n, continues, stream, _include_usage(given))
 
