@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchtune_lite import config, data, errors, evaluation, training
+from torchtune_lite import config, data, errors, evaluation, training, utils
 
 
 @dataclass(kw_only=True)
@@ -57,12 +57,12 @@ class PerplexityEvalRecipe:
         """Measure, print and write the result."""
         start = time.perf_counter()
         options = {"max_seq_len": self.max_seq_len, "stride": self.stride}
-        found = evaluation.perplexity(
-            self.model, self.tokenizer, self.documents, batch_size=self.cfg.batch_size, **options
-        )
-        found |= how | {"source": str(self.cfg.source), "seconds": time.perf_counter() - start}
+        inputs = self.model, self.tokenizer, self.documents
+        found = evaluation.perplexity(*inputs, batch_size=self.cfg.batch_size, **options)
+        found |= options | {"source": str(self.cfg.source), "seconds": time.perf_counter() - start}
         print(f"perplexity {found['perplexity']:.4f}, {found['bits_per_byte']:.4f} bits per byte")
-        print(f"  {found['tokens']:,} tokens, each counted once; {found['bytes']:,} bytes ({found['seconds']:.1f} s)")
+        size = f"{utils.counted(found['tokens'], 'token')}, each counted once; {utils.counted(found['bytes'], 'byte')}"
+        print(f"  {size} ({found['seconds']:.1f} s)")
         self.result.write(found)
 
 

@@ -143,7 +143,7 @@ def test_a_conversation_that_is_refused_is_told_why(given, param, message, reade
         ({"prompt": ["a", None]}, "prompt must be text, got null"),
         ({"prompt": "\ud800"}, "prompt has half a surrogate pair at character 1"),
         ({"prompt": ["a"] * 129}, "prompt has 129 texts; at most 128"),
-        ({"prompt": ["a"] * 128, "n": 9}, "n=9 for 128 prompts: at most 1024 answers in all"),
+        ({"prompt": ["a"] * 128, "n": 9}, "n=9 for 128 prompts: at most 1,024 answers in all"),
         ({"logprobs": 6}, "logprobs is 6; it must be from 0 to 5"),
         ({"logprobs": True}, "logprobs must be an integer, got bool"),
         ({"echo": True}, "echo is not served; leave it out"),
