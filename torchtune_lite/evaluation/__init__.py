@@ -15,9 +15,9 @@ from torchtune_lite.evaluation.questions import (
     summary,
     warn_of_problems,
 )
-from torchtune_lite.evaluation.result_file import ResultFile
 from torchtune_lite.evaluation.samples import SampleQuestions
 from torchtune_lite.evaluation.texts import generate_texts
+from torchtune_lite.utils.result_file import ResultFile
 
 __all__ = [
     "EXTRACTIONS",

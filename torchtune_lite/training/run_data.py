@@ -6,7 +6,6 @@ from typing import Any
 
 from torchtune_lite import config, datasets
 from torchtune_lite.data import AnyBatches, Batch, make_batches, report_read, steps_per_epoch, windows
-from torchtune_lite.evaluation import SampleQuestions
 from torchtune_lite.training.settings import TrainingSettings
 
 
@@ -31,8 +30,12 @@ class RunData:
         self.val: dict[str, AnyBatches] = {
             name: make_batches(each, batch_size, shuffle=False, **options) for name, each in sets.items()
         }
-        asked = datasets.validation_sets(config.instantiate(cfg.dataset_eval, tokenizer), "dataset_eval")
-        self.questions = SampleQuestions(asked, tokenizer, batch_size)
+        self.questions = None
+        if cfg.dataset_eval is not None:
+            from torchtune_lite.evaluation import SampleQuestions  # as all of evaluation, of no use to other runs
+
+            asked = datasets.validation_sets(config.instantiate(cfg.dataset_eval, tokenizer), "dataset_eval")
+            self.questions = SampleQuestions(asked, tokenizer, batch_size)
         self.steps_per_epoch = steps_per_epoch(self.train, self.accumulation, cfg.max_steps_per_epoch)
 
     def windows(self, epoch: int, done: int = 0) -> Iterator[list[Batch]]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from torchtune_lite import config
 from torchtune_lite.data import COLLATES
-from torchtune_lite.generation import put_question
 from torchtune_lite.training.contracts import Loss, Model, Optimizer, Schedule, Tokenizer
 from torchtune_lite.training.metrics.loggers import MetricLoggerInterface
 from torchtune_lite.training.profiler import Profiler
@@ -38,6 +37,8 @@ class AskingSettings(RecipeSettings):
 
     def question(self, text: str) -> str:
         """Put a question into `question_template`."""
+        from torchtune_lite.generation import put_question  # of no use to a training
+
         return put_question(self.question_template, text)
 
 

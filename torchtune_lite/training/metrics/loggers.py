@@ -12,12 +12,12 @@ from typing import Any
 from tqdm import tqdm
 
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.evaluation import ResultFile
 from torchtune_lite.redaction import redact
 from torchtune_lite.training.metrics.metrics_file import MetricsFile, Scalar, json_line, number
 from torchtune_lite.training.metrics.time_limit import Hangs, within
 from torchtune_lite.training.metrics.wandb_settings import check_wandb
 from torchtune_lite.utils import get_logger
+from torchtune_lite.utils.result_file import ResultFile
 
 WITHOUT = "training goes on without it, the metrics are in metrics.jsonl"
 

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from torchtune_lite.errors import ConfigError, SaveError
-from torchtune_lite.evaluation.result_file import ResultFile
+from torchtune_lite.utils.result_file import ResultFile
 
 
 def test_the_folder_is_made_and_the_file_written_whole(tmp_path):
