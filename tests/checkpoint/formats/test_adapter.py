@@ -135,11 +135,17 @@ def test_so_does_one_of_matrices_that_transformers_has_fused(tmp_path: Path, use
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
 
 
-def test_an_adapter_of_a_fused_matrix_that_we_wrote_is_read_in_the_same_way(tmp_path: Path):
+def build_fused(tmp_path: Path, **arguments):
+    """A model whose q, k and v are one matrix in its base, `tmp_path / "base"`; and the checkpointer of that."""
     tiny.make("phi3").save_pretrained(tmp_path / "base")
     checkpointer = FullModelHFCheckpointer(tmp_path / "base")
     with torch.device("meta"):
-        model = from_checkpoint(**checkpointer.decoder_args, lora_attn_modules=["q_proj", "v_proj"], lora_rank=4)
+        return checkpointer, from_checkpoint(**checkpointer.decoder_args, **arguments)
+
+
+def write_fused(tmp_path: Path, **arguments) -> tuple[torch.Tensor, torch.Tensor]:
+    """Write its adapter, whose update is not zero, to `tmp_path / "adapter"`; return tokens and the live logits."""
+    checkpointer, model = build_fused(tmp_path, **arguments)
     checkpointer.load(model, device="cpu", dtype=torch.float32)
     torch.manual_seed(2)
     for value in adapter_state(model).values():
@@ -147,7 +153,11 @@ def test_an_adapter_of_a_fused_matrix_that_we_wrote_is_read_in_the_same_way(tmp_
     write_adapter(tmp_path / "adapter", model, checkpointer.layout, base=tmp_path / "base")
     tokens = torch.randint(3, 512, (2, 9))
     with torch.no_grad():
-        expected = model.eval()(tokens)
+        return tokens, model.eval()(tokens)
+
+
+def test_an_adapter_of_a_fused_matrix_that_we_wrote_is_read_in_the_same_way(tmp_path: Path):
+    tokens, expected = write_fused(tmp_path, lora_attn_modules=["q_proj", "v_proj"], lora_rank=4)
     torch.testing.assert_close(asked(tmp_path / "base", tmp_path / "adapter", tokens), expected, rtol=0, atol=1e-5)
 
 
@@ -589,30 +599,21 @@ def test_loftq_trains_on_the_ordinary_base_in_nf4(hf_base, build, logits, tmp_pa
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"use_rslora": True, "rank_pattern": {"q_proj": 4, "k_proj": 2, "v_proj": 2}, "alpha_pattern": {"q_proj": 16}},
         {"init_lora_weights": "pissa", "lora_rank": 4},
         {"init_lora_weights": "olora", "lora_rank": 4, "use_rslora": True},
     ],
-    ids=["scales that differ", "PiSSA", "OLoRA"],
+    ids=["PiSSA", "OLoRA"],
 )
-def test_parts_of_a_fused_matrix_are_one_adapter_or_refused(tmp_path, logits, arguments):
-    tiny.make("phi3").save_pretrained(tmp_path / "base")
-    checkpointer = FullModelHFCheckpointer(tmp_path / "base")
-    with torch.device("meta"):
-        model = from_checkpoint(**checkpointer.decoder_args, target_modules="all-linear", **arguments)
-    if "alpha_pattern" in arguments:
-        with pytest.raises(
-            ConfigError, match="self_attn.qkv_proj is one matrix in the checkpoint, and the adapters of"
-        ):
-            checkpointer.load(model, device="cpu", dtype=torch.float32)
-        return
-    checkpointer.load(model, device="cpu", dtype=torch.float32)
-    torch.manual_seed(2)
-    for value in adapter_state(model).values():
-        value.data += 0.1 * torch.randn_like(value)
-    write_adapter(tmp_path / "adapter", model, checkpointer.layout, base=tmp_path / "base")
-    tokens = torch.randint(3, 512, (2, 9))
+def test_starts_of_the_parts_of_a_fused_matrix_are_one_adapter_in_peft(tmp_path, arguments):
+    tokens, live = write_fused(tmp_path, target_modules="all-linear", **arguments)
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
     with torch.no_grad():
         theirs = PeftModel.from_pretrained(base, tmp_path / "adapter")(tokens).logits
-    torch.testing.assert_close(theirs, logits(model.eval(), tokens), rtol=0, atol=2e-4)
+    torch.testing.assert_close(theirs, live, rtol=0, atol=2e-4)
+
+
+def test_parts_of_a_fused_matrix_whose_scales_differ_are_refused(tmp_path):
+    patterns = {"rank_pattern": {"q_proj": 4, "k_proj": 2, "v_proj": 2}, "alpha_pattern": {"q_proj": 16}}
+    checkpointer, model = build_fused(tmp_path, target_modules="all-linear", use_rslora=True, **patterns)
+    with pytest.raises(ConfigError, match="self_attn.qkv_proj is one matrix in the checkpoint, and the adapters of"):
+        checkpointer.load(model, device="cpu", dtype=torch.float32)
