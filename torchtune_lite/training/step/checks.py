@@ -7,7 +7,7 @@ from typing import NamedTuple, SupportsFloat
 from torchtune_lite.data import Batch, num_label_tokens, num_real_tokens
 from torchtune_lite.errors import NonFiniteError
 from torchtune_lite.training.distributed import World
-from torchtune_lite.training.progress import Progress
+from torchtune_lite.training.run.progress import Progress
 from torchtune_lite.training.signals import Signals
 from torchtune_lite.utils import get_logger
 

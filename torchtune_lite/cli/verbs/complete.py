@@ -11,8 +11,8 @@ from typing import Any
 
 from torchtune_lite import catalog
 from torchtune_lite.cli import keys
-from torchtune_lite.cli.eval import RECIPES
 from torchtune_lite.cli.main import CONFIG_FIRST, FOLDER_FIRST, VERBS
+from torchtune_lite.cli.verbs.eval import RECIPES
 
 RECIPE, YAML, ANY = (".py",), (".yaml", ".yml"), ("",)
 
@@ -117,7 +117,7 @@ def files(word: str, suffixes: tuple[str, ...]) -> Iterator[str]:
 def options(verb: str) -> list[str]:
     """Return the options of a verb."""
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"torchtune_lite.cli.{verb}").configure(parser)
+    importlib.import_module(f"torchtune_lite.cli.verbs.{verb}").configure(parser)
     more = ["--config", "--allow-component"] if verb == "run" else []
     return [*re.findall(r"--[\w-]+", parser.format_help()), *more]
 

@@ -33,25 +33,25 @@ from torchtune_lite import __version__, checkpoint, config, data
 from torchtune_lite.errors import Stopped
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.optim import get_constant_schedule_with_warmup
-from torchtune_lite.training.checkpoints import Checkpoints
 from torchtune_lite.training.compiling import compile_layers
 from torchtune_lite.training.distributed import init_world
 from torchtune_lite.training.environment import choose_dtype, get_precision, set_seed
-from torchtune_lite.training.gradients import Gradients
 from torchtune_lite.training.inference import build_model
-from torchtune_lite.training.losses import summed_loss
 from torchtune_lite.training.memory.activations import set_activations
 from torchtune_lite.training.memory.usage import parameter_summary, storage_summary
 from torchtune_lite.training.metrics.meter import Meter
-from torchtune_lite.training.noise import add_neftune_noise
 from torchtune_lite.training.profiler import Profiler
-from torchtune_lite.training.progress import Progress, check_patience
-from torchtune_lite.training.records import Records
-from torchtune_lite.training.run_data import RunData
+from torchtune_lite.training.run.checkpoints import Checkpoints
+from torchtune_lite.training.run.data import RunData
+from torchtune_lite.training.run.progress import Progress, check_patience
+from torchtune_lite.training.run.records import Records
+from torchtune_lite.training.run.validation import measure
 from torchtune_lite.training.settings import TrainingSettings
 from torchtune_lite.training.signals import Signals, StopRequested
-from torchtune_lite.training.step import may_step, steps
-from torchtune_lite.training.validation import measure
+from torchtune_lite.training.step.checks import may_step, steps
+from torchtune_lite.training.step.gradients import Gradients
+from torchtune_lite.training.step.losses import summed_loss
+from torchtune_lite.training.step.noise import add_neftune_noise
 from torchtune_lite.utils import get_logger, to_device
 
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from torchtune_lite.cli import env
+from torchtune_lite.cli.verbs import env
 from torchtune_lite.utils import machine
 
 

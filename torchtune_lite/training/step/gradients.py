@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torchtune_lite.errors import ConfigError, NonFiniteError
 from torchtune_lite.optim import StepInBackward
 from torchtune_lite.training.distributed import World
-from torchtune_lite.training.progress import Progress
+from torchtune_lite.training.run.progress import Progress
 
 INITIAL_SCALE, GROWTH_INTERVAL = 65536.0, 2000  # of torch.amp.GradScaler
 

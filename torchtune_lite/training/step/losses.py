@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.data import Batch, num_label_tokens
-from torchtune_lite.training.contracts import checked_loss
+from torchtune_lite.training.run.contracts import checked_loss
 from torchtune_lite.utils import to_device
 
 Share = tuple[int, Tensor, int]

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tests.recipes.killed_runs import COMMON
-from tests.training.test_run import REST
+from tests.training.run.test_run import REST
 from torchtune_lite import checkpoint, config, training
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.training.distributed import World
-from torchtune_lite.training.records import Records
+from torchtune_lite.training.run.records import Records
 from torchtune_lite.utils import get_logger
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torchtune_lite.data import Batches
 from torchtune_lite.training import mean_losses
 from torchtune_lite.training.distributed import World
-from torchtune_lite.training.validation import validate
+from torchtune_lite.training.run.validation import validate
 
 
 def test_the_only_set_has_one_mean_over_its_label_tokens():

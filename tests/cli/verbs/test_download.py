@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.hub import FILES, SHA, environment, serving
-from torchtune_lite.cli import download
+from torchtune_lite.cli.verbs import download
 from torchtune_lite.errors import CheckpointError, ConfigError
 
 pytest.importorskip("huggingface_hub")

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from torchtune_lite.cli import inspect
+from torchtune_lite.cli.verbs import inspect
 from torchtune_lite.errors import ConfigError, DataError
 
 RECIPE = """

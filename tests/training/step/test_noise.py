@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from torchtune_lite.models.builders import decoder
 from torchtune_lite.modules import DecoderConfig
-from torchtune_lite.training.noise import add_neftune_noise
+from torchtune_lite.training.step.noise import add_neftune_noise
 
 CONFIG = DecoderConfig(
     vocab_size=32, num_layers=1, num_heads=2, num_kv_heads=2, embed_dim=16, max_seq_len=64, intermediate_dim=32

@@ -8,7 +8,7 @@ import torch
 from torchtune_lite.errors import DataError, NonFiniteError
 from torchtune_lite.training import Progress, Signals, StopRequested, may_step
 from torchtune_lite.training.distributed import World
-from torchtune_lite.training.step import Counts, steps
+from torchtune_lite.training.step.checks import Counts, steps
 
 NAN, INF = float("nan"), float("inf")
 

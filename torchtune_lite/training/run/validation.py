@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchtune_lite.data import AnyBatches, Batch, num_label_tokens
 from torchtune_lite.training.distributed import World
-from torchtune_lite.training.run_data import RunData
+from torchtune_lite.training.run.data import RunData
 
 Sums = Sequence[tuple[float, int]]
 """Of each batch, the sum of the loss and the label tokens."""

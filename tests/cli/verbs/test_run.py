@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from torchtune_lite.cli.run import set_environment
+from torchtune_lite.cli.verbs.run import set_environment
 from torchtune_lite.errors import ConfigError
 
 FULL, CONFIG = "full_finetune_single_device", "tiny/1M_full"

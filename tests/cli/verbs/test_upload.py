@@ -14,7 +14,7 @@ from tests.cli.hub import Hub, environment, serving
 from torchtune_lite.checkpoint import publish
 from torchtune_lite.checkpoint.store.claim import DRAFT
 from torchtune_lite.cli.main import main
-from torchtune_lite.cli.upload import explain
+from torchtune_lite.cli.verbs.upload import explain
 from torchtune_lite.errors import ConfigError
 
 pytest.importorskip("huggingface_hub")

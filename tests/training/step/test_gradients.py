@@ -9,7 +9,8 @@ from torch import nn
 
 from torchtune_lite.data import num_label_tokens
 from torchtune_lite.errors import ConfigError, NonFiniteError
-from torchtune_lite.training import Gradients, Progress, gradients, may_step
+from torchtune_lite.training import Gradients, Progress, may_step
+from torchtune_lite.training.step import gradients
 
 STEPS = 4
 FULL_STATE = {"scale": 64.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 7}

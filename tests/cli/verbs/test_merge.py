@@ -4,7 +4,7 @@ import pytest
 
 from tests.export.models import BASE
 from torchtune_lite.cli.main import start
-from torchtune_lite.cli.merge import weighted
+from torchtune_lite.cli.verbs.merge import weighted
 from torchtune_lite.errors import ConfigError
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from torchtune_lite.cli.completion import SCRIPTS
+from torchtune_lite.cli.verbs.completion import SCRIPTS
 
 ASK_BASH = """
 COMP_LINE="$1" COMP_POINT=${#1} COMP_WORDBREAKS=$' \\t\\n"=:'

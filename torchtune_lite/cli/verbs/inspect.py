@@ -14,7 +14,7 @@ from importlib import import_module
 from itertools import groupby
 from typing import Any
 
-from torchtune_lite.cli import validate
+from torchtune_lite.cli.verbs import validate
 from torchtune_lite.utils import counted
 
 GREEN, DIM, OFF = "\x1b[32m", "\x1b[2m", "\x1b[0m"

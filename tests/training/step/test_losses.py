@@ -8,8 +8,8 @@ from torchtune_lite.data import Batches
 from torchtune_lite.datasets import concatenated
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 from torchtune_lite.training import summed_loss
-from torchtune_lite.training.losses import known_rows
 from torchtune_lite.training.memory.step_memory import Allocations
+from torchtune_lite.training.step.losses import known_rows
 
 D, V = 8, 300
 

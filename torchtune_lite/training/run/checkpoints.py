@@ -15,7 +15,7 @@ from torchtune_lite.checkpoint.store.claim import replace_json
 from torchtune_lite.checkpoint.store.discovery import BEST
 from torchtune_lite.errors import SaveError
 from torchtune_lite.training.memory.snapshot import snapshot_model, snapshot_state
-from torchtune_lite.training.progress import Progress
+from torchtune_lite.training.run.progress import Progress
 from torchtune_lite.utils import get_logger
 
 MAX_FAILURES_IN_A_ROW = 2

@@ -10,7 +10,7 @@ from torchtune_lite.errors import ConfigError
 from torchtune_lite.models.builders import decoder, lora_decoder
 from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
-from torchtune_lite.training.contracts import (
+from torchtune_lite.training.run.contracts import (
     AdaptedModel,
     Loss,
     Optimizer,

@@ -6,8 +6,8 @@ import pytest
 
 from torchtune_lite.data import StreamDataset
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.training import run_data
-from torchtune_lite.training.run_data import RunData
+from torchtune_lite.training.run import data as run_data
+from torchtune_lite.training.run.data import RunData
 
 SAMPLES = [{"tokens": [n] * n, "labels": [n] * (n - 1) + [-100]} for n in range(2, 13)]  # 11
 
