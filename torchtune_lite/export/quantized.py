@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from torchtune_lite.checkpoint.formats.files import read_json, write_json
+from torchtune_lite.checkpoint.formats.files import write_json
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.export.hf import write_small_files
@@ -39,7 +39,7 @@ def write_quantized(source: Source, folder: Path, scheme: str) -> Mapping[str, W
     save_file(flat, folder / "model.safetensors", metadata | {"format": "pt"})
     described = {"quant_method": "torchao", "quant_type": {"default": config_to_dict(config)}}
     dtype = str(source.base["tok_embeddings.weight"].dtype).removeprefix("torch.")
-    values = read_json(source.found.base / "config.json") | {"dtype": dtype, "torch_dtype": dtype}
+    values = source.checkpointer.model_config | {"dtype": dtype, "torch_dtype": dtype}
     write_json(folder / "config.json", values | {"quantization_config": described})
     write_small_files(source, folder)
     return source.layout.ours({name: _dequantized(tensor) for name, tensor in state.items()})
