@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from torchtune_lite.checkpoint.formats.adapter import CONFIG, WEIGHTS, fitting_adapter
+from torchtune_lite.checkpoint.formats.adapter import CONFIG, WEIGHTS, open_adapter
 from torchtune_lite.checkpoint.formats.files import read_json, write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.export.hf import write_tokenizer
 from torchtune_lite.export.source import Source
+from torchtune_lite.peft import FILES
 
 CARD = """\
 ---
@@ -18,7 +19,7 @@ tags: [{kind}, torchtune_lite]
 
 # {name}
 
-A {kind} adapter of [{base}](https://huggingface.co/{base}), rank {rank}, alpha {alpha}, on {targets}.
+A {kind} adapter of [{base}](https://huggingface.co/{base}) on {targets}{numbers}.
 
     from peft import AutoPeftModelForCausalLM
     model = AutoPeftModelForCausalLM.from_pretrained("{name}")
@@ -35,10 +36,11 @@ def write_peft(source: Source, folder: Path, base_name: str | None, name: str) -
     config = read_json(adapter / CONFIG)
     own = read_json(source.found.base / "config.json").get("_name_or_path") or ""
     base = base_name or (own if own.count("/") == 1 else source.found.base.resolve().name)
-    write_safetensors(folder / WEIGHTS, fitting_adapter(source.model, adapter, source.layout))
+    write_safetensors(folder / WEIGHTS, open_adapter(source.model, adapter, source.layout).weights)
     write_json(folder / CONFIG, config | {"base_model_name_or_path": base})
     write_tokenizer(source, folder)
     targets = config.get("target_modules")
-    facts = {"rank": config["r"], "alpha": config["lora_alpha"], "kind": "DoRA" if config.get("use_dora") else "LoRA"}
-    targets = ", ".join(targets) if isinstance(targets, list) else targets
-    (folder / "README.md").write_text(CARD.format(base=base, name=name, targets=targets, **facts), encoding="utf-8")
+    targets = targets if isinstance(targets, list) else [targets]
+    kind, numbers = FILES[config["peft_type"]].described(config)
+    card = CARD.format(base=base, name=name, kind=kind, numbers=numbers, targets=", ".join(targets))
+    (folder / "README.md").write_text(card, encoding="utf-8")

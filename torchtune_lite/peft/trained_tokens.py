@@ -27,7 +27,7 @@ class TrainedRows(nn.Module):
 
     weight: nn.Parameter
     bias = None
-    init_lora_weights = None
+    peft_type, starts_from_base = "TRAINABLE_TOKENS", False
 
     def take_over(self, weight: nn.Parameter, indices: Sequence[int]) -> None:
         """Set the matrix and the tokens, which must be different ones of it."""
@@ -77,6 +77,10 @@ class TrainedRows(nn.Module):
         for tile, values in row_tiles([self.weight if base is None else base], len(self.weight)):
             inside = (index >= tile.start) & (index < tile.stop)
             yield tile, values.float().index_copy(0, index[inside] - tile.start, self.rows[inside].float())
+
+    def merged_bias(self) -> None:
+        """Return that there is no bias."""
+        return self.bias
 
     def logits(self, x: Tensor) -> Tensor:
         """Project `x [..., d]` to `[..., v]`."""

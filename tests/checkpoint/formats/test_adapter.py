@@ -165,7 +165,7 @@ def test_an_adapter_of_a_fused_matrix_that_we_wrote_is_read_in_the_same_way(tmp_
     ("change", "problem"),
     [
         ({"r": "four"}, "r is 'four', not a whole number above 0"),
-        ({"peft_type": "IA3"}, "peft_type is 'IA3', the model's is 'LORA'"),
+        ({"peft_type": "BOFT"}, "peft_type is 'BOFT'; known are LORA, "),
         ({"r": 8}, "r is 8, the model's is 4"),
     ],
 )

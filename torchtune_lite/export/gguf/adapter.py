@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchtune_lite.checkpoint.formats.rotary_layout import interleaved
 from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.model_weights import base_parameters
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.export.gguf.architectures import Architecture, architecture_of
 from torchtune_lite.export.gguf.files import read_gguf, write_gguf
@@ -40,8 +41,11 @@ def _adapters(source: Source) -> dict[str, LoRALinear]:
     adapters = adapter_modules(source.model)
     if not adapters:
         raise ConfigError(f"{source.found.path} is a merged model and has no adapter; name the folder of one")
-    if any(adapter.use_dora for adapter in adapters.values()):
-        raise ConfigError("llama.cpp has no DoRA: export the merged model with --to gguf")
+    if others := [kind for kind in map(type, adapters.values()) if kind is not LoRALinear]:
+        method = others[0].__name__.removesuffix("Linear")
+        raise ConfigError(f"llama.cpp has no {method}: export the merged model with --to gguf")
+    if any(param.requires_grad for param in base_parameters(source.model).values()):
+        raise ConfigError("the adapter holds a trained embedding, which llama.cpp does not read: use --to gguf")
     return adapters
 
 
