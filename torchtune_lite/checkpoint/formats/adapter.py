@@ -44,8 +44,9 @@ from torchtune_lite.peft import (
 
 WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 
-REPEATED = re.compile(r"\.(modules_to_save|original_module|token_adapter\.base_layer)\.weight$")
-OF_HEAD = re.compile(r"\.lm_head(\.token_adapter)?\.trainable_tokens_delta$")
+REPEATED = re.compile(r"\.(modules_to_save|original_module)\.weight$")
+ROWS = "trainable_tokens_delta"
+OF_HEAD = re.compile(rf"\.lm_head(\.token_adapter)?\.{ROWS}$")
 
 
 def adapter_tensors(model: nn.Module, layout: HFLayout) -> dict[str, Tensor]:
@@ -170,9 +171,11 @@ def _weights(folder: Path, layout: HFLayout, method: PeftFile) -> dict[str, Weig
     if file is None:
         raise CheckpointError(f"adapter {folder}: has no {WEIGHTS} or {OLD_WEIGHTS}")
     weights = _by_live_name(_by_saved_name(read_files([file])[file.name], method, file), layout)
-    if layout.config.tie_word_embeddings:  # of which PEFT may write the rows once more
-        weights = {name: weight for name, weight in weights.items() if not OF_HEAD.search(name)}
-    return weights
+    # of the matrices whose rows are trained PEFT writes the frozen ones where they were resized, and of a tied output
+    # the same rows once more
+    frozen = {name.replace(ROWS, "base_layer.weight") for name in weights if name.endswith(ROWS)}
+    twice = {name for name in weights if layout.config.tie_word_embeddings and OF_HEAD.search(name)}
+    return {name: weight for name, weight in weights.items() if name not in frozen | twice}
 
 
 def put_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
@@ -254,6 +257,8 @@ def _names_of_base(weights: Mapping[str, Weight], model: nn.Module, layout: HFLa
     """Find the frozen parameters of the base whose weights are among those of an adapter: our names by those there."""
     params = base_parameters(model)
     ours = {name: layout.our_name(name.removeprefix(PREFIX).replace(".base_layer.", ".")) for name in weights}
+    # of the matrices whose rows are trained PEFT writes the frozen ones where they were resized, and of a tied output
+    # the same rows once more
     frozen = {name for name, param in params.items() if not param.requires_grad}
     return {name: known for name, known in ours.items() if name.startswith(PREFIX) and known in frozen}
 
