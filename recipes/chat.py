@@ -5,7 +5,8 @@
     tune cp chat my_chat.py           # then change it, and: tune run my_chat.py --config ...
 
 A line is a question, unless it starts with / (/help lists the commands). Ctrl-C ends an answer, Ctrl-D the
-conversation. Where stdin or stdout is not a terminal, each line of stdin is a question, and stdout has the answers alone.
+conversation. Where stdin or stdout is not a terminal, each line of stdin is a question, and only the answers go to
+stdout.
 """
 
 import json
