@@ -154,7 +154,7 @@ class Checkpointer(ABC):
         if dtype == torch.float16:
             self.check_fp16()
         weights = self.checked_weights(model)
-        check_adapters(model, self.layout, self.merge_into)
+        self.check_adapters(model)
         if resume_from is not None and not adapter_modules(model):
             fill_with_zeros(model, device=device, dtype=dtype)
             return
@@ -182,6 +182,10 @@ class Checkpointer(ABC):
             raise ConfigError(
                 f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
             )
+
+    def check_adapters(self, model: nn.Module) -> None:
+        """Raise ConfigError for adapters of `model` that a save could not write, or not merge as `merge_into` says."""
+        check_adapters(model, HFLayout(self.family, model.config, self._is_within), self.merge_into)
 
     def put_adapters(self, model: nn.Module) -> None:
         """Put adapters on a plain `model`, without weights, as `adapter_checkpoint` has them, if there is one."""

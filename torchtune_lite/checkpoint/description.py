@@ -42,5 +42,6 @@ def found(cfg: Any) -> str:
     with torch.device("meta"):
         built = config.instantiate(model, defaults=checkpointer.decoder_args)
         fit_embeddings(built, tokenizer)
+    checkpointer.check_adapters(built)
     check_vocabulary(tokenizer, built.config.vocab_size, checkpointer.checkpoint_dir)
     return described(checkpointer.family.name, checkpointer.decoder_args, tokenizer)

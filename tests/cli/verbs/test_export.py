@@ -26,7 +26,7 @@ def test_without_out_it_lies_in_the_folder(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
-        (["nowhere", "--to", "gguf"], CheckpointError, "nowhere is no folder; expected"),
+        (["nowhere", "--to", "gguf"], CheckpointError, "nowhere is not a folder; expected"),
         ([str(BASE), "--to", "onnx"], ConfigError, "invalid choice: 'onnx'"),
         ([str(BASE)], ConfigError, "the following arguments are required: --to"),
         ([str(BASE), "--to", "adapter"], ConfigError, "is a merged model and has no adapter"),

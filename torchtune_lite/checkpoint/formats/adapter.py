@@ -181,8 +181,8 @@ def _weights(folder: Path, layout: HFLayout, method: PeftFile) -> dict[str, Weig
 def put_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
     """Put adapters on those projections of a plain `model` for which an adapter of PEFT's has weights, as it says.
 
-    Their values come from `load_adapter`. CheckpointError where the adapter is not served, or has weights for what is
-    no projection of `model`.
+    Their values come from `load_adapter`. CheckpointError where the adapter is not served, or has weights for a
+    projection that `model` lacks.
     """
     folder = adapter_folder(path)
     config = read_json(folder / CONFIG)

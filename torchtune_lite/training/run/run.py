@@ -292,7 +292,7 @@ class Run:
         self.world.on_main(lambda: save(final=final or self.is_done()))
 
     def close(self) -> None:
-        """End a save, close the loggers, draw the loss curve and give the output_dir free."""
+        """End a save, close the loggers, draw the loss curve and release the output_dir."""
         self.checkpoints.close()
         summary = self.meter.close()
         self.data.report_read()
