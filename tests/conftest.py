@@ -98,7 +98,12 @@ SLOW = (
     *("recipes", "benchmarks", "test_attacks.py", "test_configs.py", "test_error_messages.py", "test_fuzz.py"),
     *("test_torchtune_configs.py", "test_torchtune_table.py", "test_waits.py", "checkpoint/test_checkpointer.py"),
     *("checkpoint/test_model_weights.py", "checkpoint/test_store_faults.py", "checkpoint/test_verification.py"),
-    *("cli/test_download.py", "cli/test_lazy_compiler.py", "kernels/nf4/test_codec.py", "kernels/nf4/test_cpu.py"),
+    *(
+        "cli/verbs/test_download.py",
+        "cli/test_lazy_compiler.py",
+        "kernels/nf4/test_codec.py",
+        "kernels/nf4/test_cpu.py",
+    ),
     *("models/test_against_transformers.py", "models/test_sizes.py", "config/text/test_completion.py"),
     *("export/gguf/test_model.py", "export/gguf/test_importing.py"),
     *("training/test_compiling.py", "training/test_distributed.py", "training/memory/test_step_memory.py"),

@@ -139,7 +139,7 @@ def test_the_finetuning_recipes_share_their_loop(function):
 
 
 def test_recipes_share_their_loop_and_little_else():
-    """Code that two recipes must share belongs in `training/run.py`."""
+    """Code that two recipes must share belongs in `training/run/run.py`."""
     texts = [(ROOT / "recipes" / f"{recipe}.py").read_text() for recipe in FINETUNING]
     lines = [[line.strip() for line in text.splitlines() if line.strip()] for text in texts]
     for ours, theirs in (lines, lines[::-1]):

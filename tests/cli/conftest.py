@@ -7,8 +7,8 @@ import pytest
 
 from torchtune_lite import catalog
 from torchtune_lite.cli import asking
-from torchtune_lite.cli import run as run_verb
 from torchtune_lite.cli.main import start
+from torchtune_lite.cli.verbs import run as run_verb
 
 TRAIN = '''"""Adds up numbers."""
 

@@ -6,7 +6,8 @@ import pytest
 
 from tests.cli.words import settings
 from tests.demo_run import BASE, make_run
-from torchtune_lite.cli import asking, chat, generate
+from torchtune_lite.cli import asking
+from torchtune_lite.cli.verbs import chat, generate
 from torchtune_lite.errors import CheckpointError, ConfigError
 
 TEXTS = [

@@ -1,7 +1,7 @@
 import pytest
 
 from torchtune_lite.checkpoint import verify
-from torchtune_lite.cli.export import KINDS, TYPES
+from torchtune_lite.cli.verbs.export import KINDS, TYPES
 from torchtune_lite.errors import ConfigError, SaveError
 from torchtune_lite.export import Options, export_model, gguf, open_source
 from torchtune_lite.export.kinds import WRITERS

@@ -35,6 +35,6 @@ def test_a_slip_in_a_loss_is_the_users_and_in_the_log_beside_what_was_logged(tin
     assert shown[-1] == f"tune: error: bug.py:14: KeyError: 'missing'; the whole traceback is in {log}"
     assert "report it" not in done.stderr and "torchtune_lite/" not in "".join(shown)
     said = log.read_text()
-    assert "torchtune_lite/training/losses.py" in said
+    assert "torchtune_lite/training/step/losses.py" in said
     assert "WARNING careful" in said and "KeyError: 'missing'\n" in said and 'return {}["missing"]' in said
     assert "s3cret" not in "".join(path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file())

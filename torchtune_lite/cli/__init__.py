@@ -1,1 +1,1 @@
-"""The command `tune`: one file per verb, each with `configure(parser)` and `main(args)`."""
+"""The command `tune`, and what its verbs share."""

@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import Any
 
 from torchtune_lite import catalog
-from torchtune_lite.cli import keys, run
+from torchtune_lite.cli import keys
 from torchtune_lite.cli.lazy_compiler import make_compiler_lazy
+from torchtune_lite.cli.verbs import run
 from torchtune_lite.utils import get_logger
 
 KEY = "key "

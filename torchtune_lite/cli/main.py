@@ -70,7 +70,7 @@ def main() -> None:
 def run_meant(verb: str, words: tuple[str, ...]) -> str:
     """Return the command that is meant where the verb is a recipe or a config, or nothing."""
     from torchtune_lite import catalog
-    from torchtune_lite.cli.run import command_meant, is_config
+    from torchtune_lite.cli.verbs.run import command_meant, is_config
 
     if is_config(verb):
         return f"; did you mean '{command_meant([verb, *words])}'?"
@@ -91,7 +91,7 @@ def start(verb: str, *words: str, debug: bool = False) -> None:
 
         config, others = read_words(words)
         words = (config, *others)  # as 'tune run' has it
-    module = importlib.import_module(f"torchtune_lite.cli.{verb}")
+    module = importlib.import_module(f"torchtune_lite.cli.verbs.{verb}")
     parser = Parser(
         prog=f"tune {verb}",
         description=module.__doc__,

@@ -10,22 +10,9 @@ from torchtune_lite.optim import (
     get_linear_schedule_with_warmup,
     get_wsd_schedule,
 )
-from torchtune_lite.training.checkpoints import Checkpoints
 from torchtune_lite.training.compiling import compile_layers
-from torchtune_lite.training.contracts import (
-    AdaptedModel,
-    Loss,
-    Model,
-    Optimizer,
-    Schedule,
-    Tokenizer,
-    WholeModel,
-    checked_loss,
-)
 from torchtune_lite.training.environment import choose_dtype, get_dtype, get_precision, set_seed
-from torchtune_lite.training.gradients import Gradients
 from torchtune_lite.training.inference import Inference, build_model
-from torchtune_lite.training.losses import summed_loss
 from torchtune_lite.training.memory.activations import set_activations
 from torchtune_lite.training.memory.usage import parameter_summary, peak_memory, reset_peak_memory, storage_summary
 from torchtune_lite.training.metrics.loggers import (
@@ -39,8 +26,20 @@ from torchtune_lite.training.metrics.loggers import (
 from torchtune_lite.training.metrics.loss_curve import plot_loss_curve
 from torchtune_lite.training.metrics.meter import Meter
 from torchtune_lite.training.profiler import Profiler, setup_torch_profiler
-from torchtune_lite.training.progress import Progress, check_patience
-from torchtune_lite.training.run import Run
+from torchtune_lite.training.run.checkpoints import Checkpoints
+from torchtune_lite.training.run.contracts import (
+    AdaptedModel,
+    Loss,
+    Model,
+    Optimizer,
+    Schedule,
+    Tokenizer,
+    WholeModel,
+    checked_loss,
+)
+from torchtune_lite.training.run.progress import Progress, check_patience
+from torchtune_lite.training.run.run import Run
+from torchtune_lite.training.run.validation import mean_losses
 from torchtune_lite.training.settings import (
     AnsweringSettings,
     AskingSettings,
@@ -48,8 +47,9 @@ from torchtune_lite.training.settings import (
     TrainingSettings,
 )
 from torchtune_lite.training.signals import Signals, StopRequested
-from torchtune_lite.training.step import may_step
-from torchtune_lite.training.validation import mean_losses
+from torchtune_lite.training.step.checks import may_step
+from torchtune_lite.training.step.gradients import Gradients
+from torchtune_lite.training.step.losses import summed_loss
 
 __all__ = [
     "AdaptedModel",

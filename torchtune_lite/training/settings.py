@@ -9,9 +9,9 @@ from typing import Any
 
 from torchtune_lite import config
 from torchtune_lite.data import COLLATES
-from torchtune_lite.training.contracts import Loss, Model, Optimizer, Schedule, Tokenizer
 from torchtune_lite.training.metrics.loggers import MetricLoggerInterface
 from torchtune_lite.training.profiler import Profiler
+from torchtune_lite.training.run.contracts import Loss, Model, Optimizer, Schedule, Tokenizer
 
 
 @dataclass(kw_only=True)

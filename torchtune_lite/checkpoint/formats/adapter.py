@@ -191,7 +191,7 @@ def put_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
     """Put adapters on those projections of a plain `model` for which an adapter of PEFT's has weights, of its ranks.
 
     Their values come from `load_adapter`. Each part of a fused matrix gets one of the rank of the whole matrix.
-    CheckpointError where the adapter is not served, or has weights for what is no projection of `model`.
+    CheckpointError where the adapter is not served, or has weights for a projection that `model` lacks.
     """
     folder = adapter_folder(path)
     config = read_json(folder / CONFIG)

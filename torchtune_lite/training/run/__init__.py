@@ -1,0 +1,1 @@
+"""One run of a training recipe: its data, checkpoints, progress, records and validations."""

@@ -1,0 +1,1 @@
+"""One optimizer step: losses, noise, gradients, and the checks of each."""
