@@ -25,7 +25,7 @@ DECODED_BEFORE = 16  # tokens that a run of text is decoded with, of which the l
 
 
 def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
-    """Tokenise the data sets of a recipe's settings; return what JSON can hold, by key (or `dataset_val/NAME`).
+    """Tokenise the data sets of a recipe's settings; return what JSON can hold, by key (`dataset_val/NAME` of several).
 
     Each has `rows`, `samples`, `tokens`, `label_tokens`, `lengths` (min, median, mean, max), `histogram` (first and
     last length, samples), `cut`, `without_label`, `bad` (None where the data set does not count them) and in `shown`
@@ -42,8 +42,9 @@ def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
         _apply_limits(cfg, tokenizer, checkpointer)
     report: dict[str, Any] = {"max_seq_len": tokenizer.max_seq_len}
     data = {"dataset": concatenated(config.instantiate(cfg.dataset, tokenizer), getattr(cfg, "dataset_weights", None))}
-    sets = validation_sets(config.instantiate(getattr(cfg, "dataset_val", None), tokenizer))
-    data |= {f"dataset_val/{name}" if name else "dataset_val": dataset for name, dataset in sets.items()}
+    for key in ("dataset_val", "dataset_eval"):
+        sets = validation_sets(config.instantiate(getattr(cfg, key, None), tokenizer), key)
+        data |= {f"{key}/{name}" if name else key: dataset for name, dataset in sets.items()}
     for key, dataset in data.items():
         first = dataset.first() if isinstance(dataset, StreamDataset) else dataset
         report[key] = _describe(first, tokenizer, num_samples)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from torchtune_lite import config
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, ModelFolder, find_model
-from torchtune_lite.checkpoint.formats.adapter import open_adapter
+from torchtune_lite.checkpoint.folders import chosen_folder
+from torchtune_lite.checkpoint.formats.adapter import adapter_folder, open_adapter
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import set_parameter
@@ -78,9 +79,12 @@ class Source:
             return merge()
 
 
-def open_source(path: Path | str, base: Path | str | None = None) -> Source:
-    """Open a run, a checkpoint or model folder, or an adapter, with the arguments and errors of `find_model`."""
-    found = find_model(path, base)
+def open_source(path: Path | str, base: Path | str | None = None, *, adapter: bool = False) -> Source:
+    """Open a run, a checkpoint or model folder, or an adapter, with the arguments and errors of `find_model`.
+
+    `adapter` takes that of a checkpoint which has the merged model, too.
+    """
+    found = find_model(adapter_folder(chosen_folder(path)) if adapter else path, base)
     checkpointer = FullModelHFCheckpointer(**{k: v for k, v in found.checkpointer.items() if k != "_component_"})
     with torch.device("meta"):
         model = from_checkpoint(**checkpointer.decoder_args).eval()
