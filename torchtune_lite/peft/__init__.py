@@ -1,5 +1,6 @@
 """Parameter-efficient fine-tuning: adapters over frozen, if wished 4-bit, projections; knows no model family."""
 
+from torchtune_lite.peft.adalora import AdaLoRA, AdaLoRALinear
 from torchtune_lite.peft.adapter import (
     Adapter,
     Method,
@@ -28,12 +29,15 @@ from torchtune_lite.peft.nf4 import (
 )
 from torchtune_lite.peft.optimizer import adapter_optimizer
 from torchtune_lite.peft.peft_file import PREFIX, PeftFile, Projection
+from torchtune_lite.peft.rank_allocation import RankAllocator, rank_allocator
 from torchtune_lite.peft.vera import VeRA, VeRALinear
 
 __all__ = [
     "FILES",
     "IA3",
     "PREFIX",
+    "AdaLoRA",
+    "AdaLoRALinear",
     "Adapter",
     "DoRALinear",
     "FrozenNF4Linear",
@@ -42,6 +46,7 @@ __all__ = [
     "Method",
     "PeftFile",
     "Projection",
+    "RankAllocator",
     "VeRA",
     "VeRALinear",
     "adapter_modules",
@@ -58,6 +63,7 @@ __all__ = [
     "nf4_parts",
     "num_bytes",
     "quantize",
+    "rank_allocator",
     "storage",
     "upcast_state_dict",
 ]

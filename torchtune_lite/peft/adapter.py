@@ -1,6 +1,6 @@
 """The adapter protocol: a frozen projection with a trained change, known by its methods, not by its class."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -35,6 +35,12 @@ class Adapter(Protocol):
 
     def merged_bias(self) -> Tensor | None:
         """Return the bias `[out]` of that plain projection."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Return what its file lacks to go on training to the bit."""
+
+    def restore_training(self, state: Mapping[str, Tensor]) -> None:
+        """Take that, after the file was loaded."""
 
 
 @runtime_checkable
