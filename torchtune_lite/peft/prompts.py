@@ -134,7 +134,8 @@ class VirtualTokensMethod:
 
     def fields(self, config: DecoderConfig) -> dict[str, Any]:
         """Return the fields of PEFT's config that are this method's own."""
-        return {"token_dim": config.embed_dim, "num_attention_heads": config.num_heads}
+        heads, layers = config.num_heads, config.num_layers
+        return {"token_dim": config.embed_dim, "num_attention_heads": heads, "num_layers": layers}
 
 
 class PromptTuning(VirtualTokensMethod):
@@ -224,4 +225,5 @@ class PrefixTuning(VirtualTokensMethod):
         """Return the fields of a `PrefixTuningConfig`, whose attention heads are those of the keys."""
         dim = config.num_kv_heads * config.head_dim
         fields = {"token_dim": dim, "num_attention_heads": config.num_kv_heads}
-        return fields | {"prefix_projection": self.prefix_projection, "encoder_hidden_size": self.hidden or dim}
+        fields |= {"prefix_projection": self.prefix_projection, "encoder_hidden_size": self.hidden or dim}
+        return super().fields(config) | fields
