@@ -110,10 +110,13 @@ def ranks(size: int) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def tune_in(tune_server: subprocess.Popen[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `tune` in a process of its own, or in several as torchrun does, from `cwd`, `without` some packages."""
+    """Run `tune` in a process of its own, or in several as torchrun does, from `cwd`, `without` some packages.
+
+    Without matplotlib, unless told otherwise: the picture of a run takes a third of its time.
+    """
 
     def run(
-        cwd: Path, *args: object, check: bool = True, without: Sequence[str] = (), processes: int = 1
+        cwd: Path, *args: object, check: bool = True, without: Sequence[str] = ("matplotlib",), processes: int = 1
     ) -> subprocess.CompletedProcess[str]:
         words = list(map(str, args))
         with tempfile.TemporaryDirectory() as folder:
