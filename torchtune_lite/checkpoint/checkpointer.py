@@ -14,10 +14,8 @@ from torch import nn
 from torchtune_lite.checkpoint.description import described
 from torchtune_lite.checkpoint.formats.adapter import (
     check_adapter,
-    fitting_adapter,
-    load_adapter,
+    open_adapter,
     put_adapters,
-    read_start,
     write_adapter,
 )
 from torchtune_lite.checkpoint.formats.adapter_config import check_adapters
@@ -156,15 +154,15 @@ class Checkpointer(ABC):
         if dtype == torch.float16:
             self.check_fp16()
         weights = self.checked_weights(model)
-        check_adapters(model, self.layout, self.merge_into)
-        adapter = self.adapter_checkpoint if resume_from is None else None
-        if adapter:
-            fitting_adapter(model, adapter, self.layout)
-        if given := adapter or resume_from:
-            read_start(model, given, self.layout)
+        self.check_adapters(model)
         if resume_from is not None and not adapter_modules(model):
             fill_with_zeros(model, device=device, dtype=dtype)
             return
+        starts_from_base = any(module.starts_from_base for module in adapter_modules(model).values())
+        given = self.adapter_checkpoint if resume_from is None else resume_from if starts_from_base else None
+        saved = open_adapter(model, given, self.layout) if given else None
+        if saved:
+            saved.read_start()
         cache = None
         if self.cache_quantized:
             cache = open_cache(cache_dir, model, self._files, self.decoder_args, device=device, dtype=dtype)
@@ -175,8 +173,8 @@ class Checkpointer(ABC):
             cache.write()
         for module in adapter_modules(model).values():
             module.init_adapter(adapter_dtype)
-        if adapter:
-            load_adapter(model, adapter, self.layout)
+        if saved and resume_from is None:
+            saved.load()
 
     def check_fp16(self) -> None:
         """Raise ConfigError where the model must not compute in fp16, not even with weights in fp32."""
@@ -184,6 +182,10 @@ class Checkpointer(ABC):
             raise ConfigError(
                 f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
             )
+
+    def check_adapters(self, model: nn.Module) -> None:
+        """Raise ConfigError for adapters of `model` that a save could not write, or not merge as `merge_into` says."""
+        check_adapters(model, HFLayout(self.family, model.config, self._is_within), self.merge_into)
 
     def put_adapters(self, model: nn.Module) -> None:
         """Put adapters on a plain `model`, without weights, as `adapter_checkpoint` has them, if there is one."""

@@ -41,5 +41,6 @@ def found(cfg: Any) -> str:
     tokenizer = config.instantiate(cfg.tokenizer, defaults=checkpointer.tokenizer_args)
     with torch.device("meta"):
         built = config.instantiate(model, defaults=checkpointer.decoder_args)
+    checkpointer.check_adapters(built)
     check_vocabulary(tokenizer, built.config.vocab_size, checkpointer.checkpoint_dir)
     return described(checkpointer.family.name, checkpointer.decoder_args, tokenizer)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
-from torchtune_lite.peft import adapter_modules, adapter_state, dequantize, is_quantized, quantize
+from torchtune_lite.peft import adapter_modules, adapter_state, changed_biases, dequantize, is_quantized, quantize
 from torchtune_lite.utils import counted
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -116,6 +116,8 @@ def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = No
     """
 
     def read(name: str, param: Tensor) -> Tensor:
+        if name in biases:
+            return biases[name].merged_bias().detach()
         base = None
         if originals is not None and is_quantized(param):
             base = originals[name].read().to(device=param.device, dtype=param.dtype)
@@ -124,6 +126,7 @@ def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = No
         return dequantize(param.detach()) if base is None else base
 
     adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
+    biases = changed_biases(model)
     return {
         name: Weight(param.dtype, tuple(param.shape), partial(read, name, param))
         for name, param in base_parameters(model).items()

@@ -21,7 +21,7 @@ from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.model_weights import base_parameters, listed
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.kernels.nf4.linear import row_tiles
-from torchtune_lite.peft import Adapter, adapter_modules, is_quantized, storage
+from torchtune_lite.peft import Adapter, adapter_modules, changed_biases, is_quantized, storage
 from torchtune_lite.utils import counted
 
 Tiles = Iterable[tuple[slice, Tensor]]
@@ -66,12 +66,12 @@ def compare(
     was and draws no random number.
     """
     adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
-    params = base_parameters(model)
+    biases, params = changed_biases(model), base_parameters(model)
     problems, error, size = [], 0.0, 0.0
     for name, param in params.items():
         written, module = weights[name].read(), adapters.get(name)
         merge = _Merge(module) if module is not None else None
-        tiles = merge.tiles() if merge else _tiles(param.detach())
+        tiles = merge.tiles() if merge else _tiles(biases[name].merged_bias() if name in biases else param.detach())
         if originals is not None and is_quantized(param):
             for rows, values in tiles:
                 original = written[rows].to(values)
@@ -150,7 +150,7 @@ class _Merge:
                 products = functional_call(module, adapter, self._probes)
         finally:
             module.train(was_training)
-        return products if module.bias is None else products - module.bias
+        return products if module.bias is None else products - module.merged_bias()
 
 
 def _is_exact(device: torch.device) -> bool:

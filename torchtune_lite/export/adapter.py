@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from torchtune_lite.checkpoint.formats.adapter import CONFIG, WEIGHTS, fitting_adapter
+from torchtune_lite.checkpoint.formats.adapter import CONFIG, WEIGHTS, open_adapter
 from torchtune_lite.checkpoint.formats.files import read_json, write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
 from torchtune_lite.errors import ConfigError
@@ -22,7 +22,7 @@ def write_peft(source: Source, folder: Path, base_name: str | None, name: str) -
     own = read_json(source.found.base / "config.json").get("_name_or_path") or ""
     base = base_name or (own if own.count("/") == 1 else source.found.base.resolve().name)
     config = read_json(adapter / CONFIG) | {"base_model_name_or_path": base}
-    write_safetensors(folder / WEIGHTS, fitting_adapter(source.model, adapter, source.layout))
+    write_safetensors(folder / WEIGHTS, open_adapter(source.model, adapter, source.layout).weights)
     write_json(folder / CONFIG, config)
     write_tokenizer(source, folder)
     facts = replace(RunFacts.of(adapter.parent, repository_name(base)), base=base, adapter=config)

@@ -1,6 +1,6 @@
 """What is exported: a model folder, or an adapter with its base, of which each weight is merged when it is read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,7 +20,7 @@ from torchtune_lite.data import ModelTokenizer, check_vocabulary
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.models import Family, from_checkpoint
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
-from torchtune_lite.peft import Adapter, adapter_modules
+from torchtune_lite.peft import Adapter, adapter_modules, changed_biases
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,16 @@ class Source:
     @property
     def weights(self) -> dict[str, Weight]:
         """The weights of the plain model of the same function; those that are merged are float32."""
-        adapters = {f"{name}.weight": module for name, module in adapter_modules(self.model).items()}
+        merges = {f"{name}.weight": module.merged_weight for name, module in adapter_modules(self.model).items()}
+        merges |= {name: module.merged_bias for name, module in changed_biases(self.model).items()}
         return self.base | {
-            name: Weight(torch.float32, self.base[name].shape, partial(self._merged, name, module))
-            for name, module in adapters.items()
+            name: Weight(torch.float32, self.base[name].shape, partial(self._merged, name, merge))
+            for name, merge in merges.items()
         }
 
-    def _merged(self, name: str, module: nn.Module) -> Tensor:
+    def _merged(self, name: str, merge: Callable[[], Tensor]) -> Tensor:
         with filled(self.model, {name: self.base[name]}):
-            return module.merged_weight()
+            return merge()
 
 
 def open_source(path: Path | str, base: Path | str | None = None, *, adapter: bool = False) -> Source:

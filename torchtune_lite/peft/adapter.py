@@ -12,9 +12,10 @@ from torch import Tensor, nn
 class Adapter(Protocol):
     """A module put on a projection, whose frozen `weight [out, in]`, plain or NF4, and `bias` it holds.
 
-    Its attribute `enabled` False makes it compute the projection alone. A method of adaptation is a class with these
-    members, and `from_linear(linear, …)` to put it on a projection; a model of any adapters is trained, saved and
-    merged by them. It is known by its methods: from Python 3.12 on, `isinstance` does not find a module's parameters.
+    Its attribute `enabled` False makes it compute the projection alone; `starts_from_base` says whether `start_from`
+    makes something of the weight; `peft_type` is PEFT's name of its method, of which `methods.FILES` has the files.
+    A model of any adapters is trained, saved and merged by these members. An adapter is known by its methods: from
+    Python 3.12 on, `isinstance` does not find a module's parameters.
     """
 
     def start_from(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -32,6 +33,17 @@ class Adapter(Protocol):
     def merged_tiles(self, base: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Yield slices of its rows with their values in float32, before they are rounded."""
 
+    def merged_bias(self) -> Tensor | None:
+        """Return the bias `[out]` of that plain projection."""
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What `model.adapter` may name: a method of adaptation with its numbers, for one model."""
+
+    def put(self, path: str, base: nn.Module) -> nn.Module:
+        """Return an adapter on the projection `path`, plain or NF4, whose weight and bias it takes over."""
+
 
 def adapter_modules(model: nn.Module) -> dict[str, Adapter]:
     """Return the adapters of `model` by their full names."""
@@ -44,6 +56,15 @@ def adapter_state(model: nn.Module) -> dict[str, Tensor]:
         f"{name}.{param}": module.get_parameter(param)
         for name, module in adapter_modules(model).items()
         for param in module.adapter_params()
+    }
+
+
+def changed_biases(model: nn.Module) -> dict[str, Adapter]:
+    """Return the adapters whose bias is another one when they are merged, by the full names of the biases."""
+    return {
+        f"{name}.bias": module
+        for name, module in adapter_modules(model).items()
+        if module.merged_bias() is not module.bias
     }
 
 

@@ -40,8 +40,9 @@ def _adapters(source: Source) -> dict[str, LoRALinear]:
     adapters = adapter_modules(source.model)
     if not adapters:
         raise ConfigError(f"{source.found.path} is a merged model and has no adapter; name the folder of one")
-    if any(adapter.use_dora for adapter in adapters.values()):
-        raise ConfigError("llama.cpp has no DoRA: export the merged model with --to gguf")
+    if others := [kind for kind in map(type, adapters.values()) if kind is not LoRALinear]:
+        method = others[0].__name__.removesuffix("Linear")
+        raise ConfigError(f"llama.cpp has no {method}: export the merged model with --to gguf")
     return adapters
 
 
