@@ -19,8 +19,8 @@ from torchtune_lite.checkpoint.formats.adapter import (
     write_adapter,
 )
 from torchtune_lite.checkpoint.formats.adapter_config import check_adapters
-from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.layout import HFLayout
+from torchtune_lite.checkpoint.formats.weights import Weight, with_mean_rows
+from torchtune_lite.checkpoint.layout import EMBEDDING, OUTPUT, HFLayout
 from torchtune_lite.checkpoint.model_weights import (
     base_parameters,
     check_finite,
@@ -273,7 +273,10 @@ class Checkpointer(ABC):
         log.info("verified %s in %.1f s: %s", folder.name, time.perf_counter() - start, found)
 
     def checked_weights(self, model: nn.Module) -> dict[str, Weight]:
-        """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`."""
+        """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`.
+
+        The rows that the model has beyond them are the mean of the others.
+        """
         self._check_sizes(model)
         self.layout = HFLayout(self.family, model.config, self._is_within)
         weights = self._weights()
@@ -281,6 +284,9 @@ class Checkpointer(ABC):
             self.layout.check_tied(weights)
         except ValueError as error:
             raise CheckpointError(f"{self.checkpoint_dir} {error}") from error
+        if count := self._num_rows_to_add(model):
+            embedding = [name for name in (EMBEDDING, OUTPUT) if name in weights]
+            weights |= {name: with_mean_rows(weights[name], count) for name in embedding}
         check_weights(
             {self._their_name(name): param for name, param in base_parameters(model).items()},
             {self._their_name(name): weight for name, weight in weights.items()},
@@ -292,9 +298,15 @@ class Checkpointer(ABC):
         # max_seq_len bounds the input and is the run's own choice, as is an output of its own
         own = {"max_seq_len", *(("tie_word_embeddings",) if not model.config.tie_word_embeddings else ())}
         theirs = {name: value for name, value in self.decoder_args.items() if name not in own}
+        theirs["vocab_size"] += self._num_rows_to_add(model)
         if differences := model.config.differences(theirs):
             misfits = [f"{name} {value}, the model has {ours}" for name, (ours, value) in differences.items()]
             raise CheckpointError(
                 f"checkpoint {self.checkpoint_dir} has {'; '.join(misfits)}; use _component_: "
                 "torchtune_lite.models.from_checkpoint, which takes its sizes from the checkpoint"
             )
+
+    def _num_rows_to_add(self, model: nn.Module) -> int:
+        """Count the rows that the model has been given beyond the checkpoint's; none where it was saved with them."""
+        missing = model.config.vocab_size - self.decoder_args["vocab_size"]
+        return missing if missing == model.added_rows else 0

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite import config
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, ModelFolder, find_model, load_adapter
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, ModelFolder, find_model
 from torchtune_lite.checkpoint.folders import chosen_folder
-from torchtune_lite.checkpoint.formats.adapter import adapter_folder
+from torchtune_lite.checkpoint.formats.adapter import adapter_folder, open_adapter
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import set_parameter
@@ -88,12 +88,14 @@ def open_source(path: Path | str, base: Path | str | None = None, *, adapter: bo
     checkpointer = FullModelHFCheckpointer(**{k: v for k, v in found.checkpointer.items() if k != "_component_"})
     with torch.device("meta"):
         model = from_checkpoint(**checkpointer.decoder_args).eval()
-    weights = checkpointer.checked_weights(model)
     checkpointer.put_adapters(model)
+    weights = checkpointer.checked_weights(model)
     if found.adapter is not None:
         for module in adapter_modules(model).values():
             _make_parameters(module)
-        load_adapter(model, found.adapter, checkpointer.layout, weights)
+        saved = open_adapter(model, found.adapter, checkpointer.layout)
+        saved.load(weights)
+        weights |= {name: weight.to(weights[name].dtype) for name, weight in saved.trained_base.items()}
     return Source(found, checkpointer, model, weights)
 
 

@@ -20,6 +20,7 @@ from torchtune_lite.peft import (
 )
 from torchtune_lite.peft.initialisation import starting_factors
 from torchtune_lite.peft.targets import choose
+from torchtune_lite.peft.trained_tokens import train_embeddings as train_whole_embeddings
 from torchtune_lite.utils import get_logger
 
 Builder = Callable[..., TransformerDecoder]
@@ -27,6 +28,7 @@ Builder = Callable[..., TransformerDecoder]
 FIELDS = inspect.signature(DecoderConfig).parameters
 ATTN_MODULES = ("q_proj", "k_proj", "v_proj", "output_proj")
 MLP_MODULES = ("w1", "w2", "w3")
+TRAIN_EMBEDDINGS = ("new", "all", None)
 OF_LORA = ("lora_rank", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights")
 OF_LORA += ("rank_pattern", "alpha_pattern")
 """Arguments that another method of adaptation has no use for."""
@@ -58,6 +60,7 @@ def lora_decoder(
     rank_pattern: Mapping[str, int] | None = None,
     alpha_pattern: Mapping[str, float] | None = None,
     adapter: Method | None = None,
+    train_embeddings: str | None = None,
     quantize_base: bool = False,
     quantize_frozen: bool = False,
     quantize_output: bool = False,
@@ -73,6 +76,10 @@ def lora_decoder(
     trains magnitudes too, `use_rslora` scales an update by alpha / √rank instead of alpha / rank. `init_lora_weights`
     starts A and B from the base's weights instead of from zero: pissa, pissa_niter_N, olora, or loftq over NF4
     (`peft.initialisation`). `adapter` puts another method in the place of LoRA: `peft.IA3`, `peft.VeRA`.
+
+    `train_embeddings: new` trains the rows of the tokens that the tokenizer adds, in the embedding and in an output of
+    its own, as is done anyway where `tokenizer.add_tokens` names some; no projection need then carry an adapter. `all`
+    trains both matrices whole.
 
     With `quantize_base`, exactly the adapted projections are kept in NF4, the output projection excepted;
     `quantize_frozen` adds those of the layers that carry no adapter, `quantize_output` the output projection. One
@@ -93,7 +100,9 @@ def lora_decoder(
     if target_modules is None:
         mlp = MLP_MODULES if apply_lora_to_mlp else ()
         target_modules = [*lora_attn_modules, *mlp, *(("output",) if apply_lora_to_output else ())]
-    if not target_modules:
+    if train_embeddings not in TRAIN_EMBEDDINGS:
+        raise ValueError(f"train_embeddings is {train_embeddings!r}; allowed are new, all, or null")
+    if not target_modules and train_embeddings != "new":
         raise ValueError(
             "no projection carries an adapter; name some in lora_attn_modules or target_modules, or set "
             "apply_lora_to_mlp"
@@ -107,6 +116,8 @@ def lora_decoder(
         rank_pattern=rank_pattern,
         alpha_pattern=alpha_pattern,
     )
+    if train_embeddings and config.num_classes:
+        raise ValueError("train_embeddings is not served for a classifier; leave it out")
     if config.tie_word_embeddings and ("output" in adapted or quantize_output):
         argument = "quantize_output" if quantize_output else "apply_lora_to_output"
         raise ValueError(
@@ -148,6 +159,9 @@ def lora_decoder(
             raise ValueError(f"{problem}; {instead}")
         get_logger().warning("%s; they stay unquantised", problem)
     freeze_base(model)
+    model.train_embeddings = train_embeddings
+    if train_embeddings == "all":
+        train_whole_embeddings(model)
     for layer in model.layers:
         layer.mlp.tile = mlp_tile
     if quantize_base:
@@ -184,7 +198,7 @@ def any_decoder(
 
     The arguments after `config` are those of `lora_decoder`.
     """
-    named = lora.get("target_modules") or lora.get("adapter")
+    named = lora.get("target_modules") or lora.get("adapter") or lora.get("train_embeddings") == "new"
     if lora_attn_modules or apply_lora_to_mlp or apply_lora_to_output or named:
         return lora_decoder(config, lora_attn_modules, apply_lora_to_mlp, apply_lora_to_output, **lora)
     if lora:

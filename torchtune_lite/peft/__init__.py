@@ -8,6 +8,7 @@ from torchtune_lite.peft.adapter import (
     adapters_off,
     changed_biases,
     freeze_base,
+    is_adapted,
 )
 from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear
@@ -27,12 +28,14 @@ from torchtune_lite.peft.nf4 import (
     upcast_state_dict,
 )
 from torchtune_lite.peft.optimizer import adapter_optimizer
-from torchtune_lite.peft.peft_file import PREFIX, PeftFile, Projection
+from torchtune_lite.peft.peft_file import MERGE, PREFIX, PeftFile, Projection
+from torchtune_lite.peft.trained_tokens import TrainedRows, TrainedTokenEmbedding, train_embeddings, train_tokens
 from torchtune_lite.peft.vera import VeRA, VeRALinear
 
 __all__ = [
     "FILES",
     "IA3",
+    "MERGE",
     "PREFIX",
     "Adapter",
     "DoRALinear",
@@ -42,6 +45,8 @@ __all__ = [
     "Method",
     "PeftFile",
     "Projection",
+    "TrainedRows",
+    "TrainedTokenEmbedding",
     "VeRA",
     "VeRALinear",
     "adapter_modules",
@@ -54,10 +59,13 @@ __all__ = [
     "fits_nf4",
     "freeze_base",
     "from_nf4_parts",
+    "is_adapted",
     "is_quantized",
     "nf4_parts",
     "num_bytes",
     "quantize",
     "storage",
+    "train_embeddings",
+    "train_tokens",
     "upcast_state_dict",
 ]

@@ -50,6 +50,11 @@ def adapter_modules(model: nn.Module) -> dict[str, Adapter]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Adapter)}
 
 
+def is_adapted(model: nn.Module) -> bool:
+    """Return whether a part of `model` is trained: adapters, or rows that it gets with its tokenizer."""
+    return bool(adapter_modules(model)) or getattr(model, "train_embeddings", None) is not None
+
+
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the live adapter parameters of `model` by their full names; empty for a model without adapters."""
     return {

@@ -20,6 +20,7 @@ PREFIX = "base_model.model."
 OFF = (None, "", [], {})
 HARMLESS = {
     *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config"),
+    "modules_to_save",  # `checkpoint.formats.adapter_embeddings` tells which are served
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),  # the weights tell where they are
 }
 ALLOWED = {"task_type": ("CAUSAL_LM",), "bias": ("none",)}

@@ -23,6 +23,7 @@ from torchtune_lite.checkpoint.formats.adapter_config import (
     peft_config,
     projections,
 )
+from torchtune_lite.checkpoint.formats.adapter_embeddings import embedding_tensors, put_embeddings, token_indices
 from torchtune_lite.checkpoint.formats.files import read_files, read_json, write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.formats.weights import Weight
@@ -43,11 +44,15 @@ from torchtune_lite.peft import (
 
 WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 
+REPEATED = re.compile(r"\.(modules_to_save|original_module)\.weight$")
+ROWS = "trainable_tokens_delta"
+OF_HEAD = re.compile(rf"\.lm_head(\.token_adapter)?\.{ROWS}$")
+
 
 def adapter_tensors(model: nn.Module, layout: HFLayout) -> dict[str, Tensor]:
     """Return the live adapter of `model` by PEFT's names."""
     adapted = projections(model, layout)
-    return file_of(adapted).tensors(adapted)
+    return file_of(adapted).tensors(adapted) | embedding_tensors(model, layout)
 
 
 def write_adapter(folder: Path, model: nn.Module, layout: HFLayout, base: Path | str) -> None:
@@ -68,6 +73,7 @@ class SavedAdapter:
 
     source: str
     model: nn.Module
+    layout: HFLayout
     adapted: Sequence[Projection]
     config: Mapping[str, Any]
     weights: Mapping[str, Weight]
@@ -92,8 +98,19 @@ class SavedAdapter:
                 f"{self.source} does not fit: {listed(changed)} in it is not the weight of this base (trained, or "
                 "resized for new tokens?); merge it in PEFT (merge_and_unload) and load the merged model"
             )
-        for param, value in list(self.file.assigned(self.adapted, self.config, self._values(), self.source)):
+        values = self._values()
+        given = list(self.file.assigned(self.adapted, self.config, values, self.source))
+        given += [(param, values[name]) for name, param in embedding_tensors(self.model, self.layout).items()]
+        for param, value in given:
             param.copy_(value)
+
+    @property
+    def trained_base(self) -> dict[str, Weight]:
+        """The weights of the base that were trained whole, by our names."""
+        names = {name: self.layout.our_name(name.removeprefix(PREFIX)) for name in self.weights}
+        params = base_parameters(self.model)
+        trained = {name: ours for name, ours in names.items() if ours in params and params[ours].requires_grad}
+        return {ours: self.weights[name] for name, ours in trained.items()}
 
     @torch.no_grad()
     def read_start(self) -> None:
@@ -122,8 +139,9 @@ def open_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> SavedA
     weights = _weights(folder, layout, file_of(adapted))
     of_base = _names_of_base(weights, model, layout)
     own = {name: weight for name, weight in weights.items() if name not in of_base}
-    check_weights(file_of(adapted).expected(adapted, config, own), own, source)
-    return SavedAdapter(source, model, adapted, config, weights, of_base)
+    expected = file_of(adapted).expected(adapted, config, own) | embedding_tensors(model, layout)
+    check_weights(expected, own, source)
+    return SavedAdapter(source, model, layout, adapted, config, weights, of_base)
 
 
 def load_adapter(
@@ -152,7 +170,12 @@ def _weights(folder: Path, layout: HFLayout, method: PeftFile) -> dict[str, Weig
     file = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()), None)
     if file is None:
         raise CheckpointError(f"adapter {folder}: has no {WEIGHTS} or {OLD_WEIGHTS}")
-    return _by_live_name(_by_saved_name(read_files([file])[file.name], method, file), layout)
+    weights = _by_live_name(_by_saved_name(read_files([file])[file.name], method, file), layout)
+    # of the matrices whose rows are trained PEFT writes the frozen ones where they were resized, and of a tied output
+    # the same rows once more
+    frozen = {name.replace(ROWS, "base_layer.weight") for name in weights if name.endswith(ROWS)}
+    twice = {name for name in weights if layout.config.tie_word_embeddings and OF_HEAD.search(name)}
+    return {name: weight for name, weight in weights.items() if name not in frozen | twice}
 
 
 def put_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
@@ -165,28 +188,41 @@ def put_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
     config = read_json(folder / CONFIG)
     if problems := config_problems(config, layout):
         raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
+    method, indices = FILES[config["peft_type"]], token_indices(config)
+    weights = _weights(folder, layout, method)
+    if config["peft_type"] != "TRAINABLE_TOKENS":
+        _put_on_projections(model, weights, config, layout, f"adapter {folder}")
+    freeze_base(model)
+    try:
+        put_embeddings(model, indices, config, weights)
+    except ValueError as error:
+        raise CheckpointError(f"adapter {folder} does not fit: {error}") from error
+
+
+def _put_on_projections(
+    model: nn.Module, weights: Mapping[str, Weight], config: Mapping[str, Any], layout: HFLayout, source: str
+) -> None:
+    method = FILES[config["peft_type"]]
     places: dict[str, list[str]] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             places.setdefault(layout.module_path(f"{name}.weight"), []).append(name)
-    method = FILES[config["peft_type"]]
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, weight in _weights(folder, layout, method).items():
+    for name, weight in weights.items():
         for suffix in method.names:
             if name.startswith(PREFIX) and name.endswith(f".{suffix}"):
                 path = name.removeprefix(PREFIX).removesuffix(f".{suffix}")
                 shapes.setdefault(path, {})[suffix] = weight.shape
     if unknown := [path for path in shapes if path not in places]:
-        raise CheckpointError(f"adapter {folder} does not fit: the model has no projection {listed(unknown)}")
+        raise CheckpointError(f"{source} does not fit: the model has no projection {listed(unknown)}")
     first = next(iter(method.names))
     if not shapes or any(first not in own for own in shapes.values()):
-        raise CheckpointError(f"adapter {folder} does not fit: it has no weights {first}")
+        raise CheckpointError(f"{source} does not fit: it has no weights {first}")
     put = method.placed(config, shapes)
     for path in shapes:
         for name in places[path]:
             owner, _, last = name.rpartition(".")
             setattr(model.get_submodule(owner), last, put(path, model.get_submodule(name)))
-    freeze_base(model)
 
 
 def _by_live_name(weights: Mapping[str, Weight], layout: HFLayout) -> dict[str, Weight]:
@@ -200,9 +236,14 @@ def _by_live_name(weights: Mapping[str, Weight], layout: HFLayout) -> dict[str, 
 
 
 def _by_saved_name(weights: Mapping[str, Weight], method: PeftFile, file: Path) -> dict[str, Weight]:
-    """Return the weights by the names that `save_pretrained` writes: those of a state dict name the adapter, too."""
+    """Return the weights by the names that `save_pretrained` writes: those of a state dict name the adapter, too.
+
+    What PEFT repeats of a model whose embedding was resized is left out: the matrix as it was, and as it is trained.
+    """
     found: dict[str, Weight] = {}
     for given, weight in weights.items():
+        if REPEATED.search(given):
+            continue
         name = re.sub(r"\.default(\.weight)?$", r"\1", given)
         if name.endswith(tuple(f".{each}.weight" for each in method.names)):
             name = name.removesuffix(".weight")
@@ -213,10 +254,13 @@ def _by_saved_name(weights: Mapping[str, Weight], method: PeftFile, file: Path) 
 
 
 def _names_of_base(weights: Mapping[str, Weight], model: nn.Module, layout: HFLayout) -> dict[str, str]:
-    """Find the parameters of the base whose weights are among those of an adapter: our names by the names there."""
+    """Find the frozen parameters of the base whose weights are among those of an adapter: our names by those there."""
     params = base_parameters(model)
     ours = {name: layout.our_name(name.removeprefix(PREFIX).replace(".base_layer.", ".")) for name in weights}
-    return {name: known for name, known in ours.items() if name.startswith(PREFIX) and known in params}
+    # of the matrices whose rows are trained PEFT writes the frozen ones where they were resized, and of a tied output
+    # the same rows once more
+    frozen = {name for name, param in params.items() if not param.requires_grad}
+    return {name: known for name, known in ours.items() if name.startswith(PREFIX) and known in frozen}
 
 
 def _is_same(param: Tensor, weight: Weight) -> bool:
