@@ -250,7 +250,7 @@ class Checkpointer(ABC):
     def _num_bytes(self, model: nn.Module, adapter_only: bool, state: TrainingState | None) -> int:
         """Say how many bytes of tensors a save writes."""
         merged = [] if adapter_only else merged_weights(model).values()
-        tensors = [*adapter_state(model).values(), *(state.tensors.values() if state is not None else ())]
+        tensors = [*adapter_state(model).values(), *(state.all_tensors() if state is not None else ())]
         written = [*merged, *(() if adapter_only else self.layout.carried.values())]
         return sum(weight.num_bytes for weight in written) + sum(t.nbytes for t in tensors)
 

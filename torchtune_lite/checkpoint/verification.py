@@ -21,7 +21,7 @@ from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.model_weights import base_parameters, listed
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.kernels.nf4.linear import row_tiles
-from torchtune_lite.peft import Adapter, TrainedRows, adapter_modules, changed_biases, is_quantized, storage
+from torchtune_lite.peft import Adapter, TrainedRows, changed_biases, is_quantized, mergeable_modules, storage
 from torchtune_lite.utils import counted
 
 Tiles = Iterable[tuple[slice, Tensor]]
@@ -65,7 +65,7 @@ def compare(
     `originals` are those that were written in the place of NF4 weights, as in `merged_weights`. Leaves `model` as it
     was and draws no random number.
     """
-    adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
+    adapters = {f"{name}.weight": module for name, module in mergeable_modules(model).items()}
     biases, params = changed_biases(model), base_parameters(model)
     problems, error, size = [], 0.0, 0.0
     for name, param in params.items():

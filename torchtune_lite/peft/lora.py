@@ -72,6 +72,23 @@ class LoRALinear(AdaptedLinear):
         adapter.init_adapter()
         return adapter
 
+    @classmethod
+    def of_factors(cls, base: nn.Module, a: Tensor, b: Tensor, rank: int | None = None) -> "LoRALinear":
+        """Put the update `B A` on a projection; `rank`, where it is given, is reached with zeros, and alpha is it."""
+        rank = len(a) if rank is None else rank
+        adapter = cls.from_linear(base, rank, rank)
+        padding = rank - len(a)
+        adapter.lora_a.weight = nn.Parameter(F.pad(a, (0, 0, 0, padding)))
+        adapter.lora_b.weight = nn.Parameter(F.pad(b, (0, padding)))
+        return adapter
+
+    def as_lora(self, rank: int | None = None) -> "LoRALinear":
+        """Return itself, or a LoRA of the same function and of `rank`, its alpha its rank."""
+        if rank is None:
+            return self
+        a, b = self.update_factors()
+        return LoRALinear.of_factors(self, self.scaling * a.detach(), b.detach(), rank)
+
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:
         """Make fresh adapter parameters on the device of the base weight, in its dtype unless another is given."""
         for factor in (self.lora_a, self.lora_b):

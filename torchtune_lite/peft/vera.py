@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchtune_lite.peft.adapted import AdaptedLinear
 from torchtune_lite.peft.frozen import linear
-from torchtune_lite.peft.lora import merged_tiles
+from torchtune_lite.peft.lora import LoRALinear, merged_tiles
 from torchtune_lite.peft.nf4 import storage
 from torchtune_lite.peft.peft_file import HARMLESS, SWITCH, WHOLE, PeftFile, Projection
 
@@ -95,6 +95,12 @@ class VeRALinear(AdaptedLinear):
         a, b = (each.float() for each in self._own_factors())
         a, b = self.vera_lambda_d.detach().float()[:, None] * a, self.vera_lambda_b.detach().float()[:, None] * b
         return merged_tiles(storage(self.weight if base is None else base), a, b, 1.0)
+
+    def as_lora(self, rank: int | None = None) -> LoRALinear:
+        """Return a LoRA of the same function, its alpha its rank: that of A and B, or `rank` with zeros."""
+        a, b = self._own_factors()
+        a, b = self.vera_lambda_d.detach()[:, None] * a, self.vera_lambda_b.detach()[:, None] * b
+        return LoRALinear.of_factors(self, a, b, rank)
 
 
 class VeRA:
