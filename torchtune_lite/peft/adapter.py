@@ -36,6 +36,12 @@ class Adapter(Protocol):
     def merged_bias(self) -> Tensor | None:
         """Return the bias `[out]` of that plain projection."""
 
+    def as_lora(self, rank: int | None = None) -> nn.Module | None:
+        """Return a LoRA of the same function, of `rank` with zeros if it is given; None where there is none.
+
+        Without `rank` it may be a plain projection, where the update is zero.
+        """
+
     def training_state(self) -> dict[str, Tensor]:
         """Return what its file lacks to go on training to the bit."""
 
