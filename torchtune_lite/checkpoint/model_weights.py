@@ -96,7 +96,7 @@ def _refuse_nonfinite(value: Tensor) -> None:
 
 def is_finite(value: Tensor) -> bool:
     """Return whether no value is NaN or infinite."""
-    return bool(torch.stack(value.aminmax()).isfinite().all())  # makes no tensor of that size
+    return not value.numel() or bool(torch.stack(value.aminmax()).isfinite().all())  # makes no tensor of that size
 
 
 def set_parameter(model: nn.Module, name: str, value: Tensor) -> None:

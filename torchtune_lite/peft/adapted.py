@@ -40,6 +40,10 @@ class AdaptedLinear(nn.Module):
         """Return the bias `[out]` of a plain projection of the same function."""
         return self.bias
 
+    def as_lora(self, rank: int | None = None) -> nn.Module | None:
+        """Return a LoRA of the same function, of `rank` if it is given; None where there is none."""
+        return None
+
     def training_state(self) -> dict[str, Tensor]:
         """Return nothing: the trained parameters, which its file has, are all that a training goes on from."""
         return {}
