@@ -101,8 +101,7 @@ ATTN = ("q_proj", "k_proj", "v_proj", "output_proj")
 
 
 @pytest.mark.parametrize("modules", [["q_proj"], ["q_proj", "v_proj", "output_proj"], list(ATTN)], ids=len)
-@pytest.mark.parametrize("mlp", [False, True])
-@pytest.mark.parametrize("output", [False, True])
+@pytest.mark.parametrize(("mlp", "output"), [(False, True), (True, False)])
 @pytest.mark.parametrize(
     ("builder", "more"), [("qlora_llama2_7b", {}), ("lora_llama2_7b", {"quantize_base": True}), ("lora_llama2_7b", {})]
 )
