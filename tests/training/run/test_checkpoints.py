@@ -12,7 +12,7 @@ from torchtune_lite.checkpoint import TrainingState
 from torchtune_lite.errors import SaveError
 from torchtune_lite.training import Checkpoints, Progress
 
-NOTHING = nn.Module(), TrainingState({}, {}, {})
+NOTHING = nn.Module(), TrainingState({}, {}, {}, [])
 
 
 def write(folder: Path, model: nn.Module, state: TrainingState, verify: bool) -> None:
@@ -138,7 +138,7 @@ class Slow:
 def trained() -> tuple[nn.Module, TrainingState]:
     model = nn.Linear(2, 1, bias=False)
     nn.init.zeros_(model.weight)
-    return model, TrainingState({"moment": torch.zeros(2)}, {}, {})
+    return model, TrainingState({"moment": torch.zeros(2)}, {}, {}, [])
 
 
 @pytest.mark.parametrize("background", [True, False])
