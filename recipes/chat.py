@@ -5,7 +5,8 @@
     tune cp chat my_chat.py           # then change it, and: tune run my_chat.py --config ...
 
 A line is a question, unless it starts with / (/help lists the commands). Ctrl-C ends an answer, Ctrl-D the
-conversation. Where stdin or stdout is no terminal, each line of stdin is a question, and stdout has the answers alone.
+conversation. Where stdin or stdout is not a terminal, each line of stdin is a question, and only the answers go to
+stdout.
 """
 
 import json
@@ -122,7 +123,7 @@ class ChatRecipe:
         self.say(f"added {utils.counted(len(turns), 'message')} to {path}")
 
     def say(self, text: str) -> None:
-        """Print what is no answer."""
+        """Print a remark, which is not part of an answer."""
         print(text, file=sys.stdout if self.input.interactive else sys.stderr)
 
 

@@ -448,14 +448,14 @@ CASES: dict[str, tuple[int, list[Case]]] = {
     "Export and import": (
         2,
         [
-            Case("What is no model", "export nowhere --to gguf", code=4),
+            Case("A folder that does not exist", "export nowhere --to gguf", code=4),
             Case("Another kind", "export base --to onnx"),
             Case("The adapter of a merged model", "export base --to adapter"),
             Case("A folder that is there", "export base --to hf --out base"),
             Case("A path for a name", "export base --to gguf --name other/model"),
             Case("A file that is no GGUF", "import my.yaml out", code=4),
             Case("A GGUF that is cut off", "import a.gguf out", {"a.gguf": b"GGUF\x03\0\0\0\x01"}, code=4),
-            Case("A weight that is no number", "merge out/adapter=half --out both"),
+            Case("A weight that is not a number", "merge out/adapter=half --out both"),
             Case("A merged model among adapters", "merge base --out both"),
         ],
     ),
@@ -483,7 +483,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 code=2,
             ),
             Case("Two prompts", "generate base Tell me", code=2),
-            Case("An option that is no key", "chat base --temprature 0", code=2),
+            Case("An option that is not a key", "chat base --temprature 0", code=2),
             Case("No prompt", "generate base device=cpu", code=2),
             Case("A file to answer, and none for the answers", "generate base --file train.jsonl device=cpu", code=2),
             Case(

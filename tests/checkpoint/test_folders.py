@@ -178,8 +178,8 @@ def test_another_base_may_be_given(run, tmp_path):
 @pytest.mark.parametrize(
     ("named", "problem"),
     [
-        ("meta-llama/Llama-2-7b-hf", "its base 'meta-llama/Llama-2-7b-hf' is no folder here"),
-        ("/models/gone", "its base '/models/gone' is no folder here"),
+        ("meta-llama/Llama-2-7b-hf", "its base 'meta-llama/Llama-2-7b-hf' does not exist here"),
+        ("/models/gone", "its base '/models/gone' does not exist here"),
         (None, "its adapter_config.json names no base"),
     ],
 )
@@ -198,8 +198,8 @@ def test_a_folder_that_is_none_of_these_is_one_line(run, tmp_path):
     )
     none = "neither config.json nor adapter_config.json nor a checkpoint"
     cases = {
-        tmp_path / "gone": f"{tmp_path}/gone is no folder; {kinds}",
-        run.dir / "config.yaml": f"{run.dir}/config.yaml is no folder; {kinds}",
+        tmp_path / "gone": f"{tmp_path}/gone is not a folder; {kinds}",
+        run.dir / "config.yaml": f"{run.dir}/config.yaml is not a folder; {kinds}",
         tmp_path: f"{tmp_path} holds no model: {none}; {kinds}",
     }
     (tmp_path / "x/.tmp-epoch_0-7").mkdir(parents=True)

@@ -16,7 +16,7 @@ def test_an_exported_adapter_loads_in_peft_and_names_its_base(llama, adapt, tmp_
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "org/base"
     card = (tmp_path / "out/README.md").read_text()
-    assert "base_model: org/base" in card and "LoRA of rank 4 and alpha 8, on " in card and "q_proj" in card
+    assert "base_model: org/base" in card and "LoRA, rank 4, alpha 8, on " in card and "q_proj" in card
     assert "# mine\n" in card and 'PeftModel.from_pretrained(base, "mine")' in card
     assert (tmp_path / "out/tokenizer.model").is_file()
     base = type(adapted.base_model.model).from_pretrained(llama, dtype=torch.float32)

@@ -79,9 +79,9 @@ def test_our_names_and_those_of_fused_matrices_are_known(target_modules, expecte
         ({"target_modules": ["layers.7.attn.q_proj"]}, r"'layers.7.attn.q_proj', which names no projection"),
         ({"target_modules": "q_proj"}, "'q_proj', which names no projection"),  # PEFT: the whole name
         ({"target_modules": ["proj"]}, "'proj', which names no projection"),
-        ({"target_modules": "(q_proj"}, "which is no regular expression: missing"),
+        ({"target_modules": "(q_proj"}, "which is not a regular expression: missing"),
         ({"target_modules": ["q_proj"], "rank_pattern": {"k_proj": 2}}, "rank_pattern has 'k_proj', which names no"),
-        ({"target_modules": ["q_proj"], "alpha_pattern": {"[": 2}}, "alpha_pattern has '\\[', which is no regular"),
+        ({"target_modules": ["q_proj"], "alpha_pattern": {"[": 2}}, "alpha_pattern has '\\[', which is not a regular"),
         ({"target_modules": ["q_proj"], "rank_pattern": {"q_proj": 0}}, "rank_pattern 0 must be a whole number"),
         ({"target_modules": ["q_proj"], "rank_pattern": {"q_proj": 2.5}}, "rank_pattern 2.5 must be a whole number"),
         ({"target_modules": ["q_proj"], "layers_to_transform": [1, 3]}, "has 3; the layers with such a projection are"),

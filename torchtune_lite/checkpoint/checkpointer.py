@@ -14,15 +14,13 @@ from torch import nn
 from torchtune_lite.checkpoint.description import described
 from torchtune_lite.checkpoint.formats.adapter import (
     check_adapter,
-    fitting_adapter,
-    load_adapter,
+    open_adapter,
     put_adapters,
-    read_start,
     write_adapter,
 )
 from torchtune_lite.checkpoint.formats.adapter_config import check_adapters
-from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.layout import HFLayout
+from torchtune_lite.checkpoint.formats.weights import Weight, with_mean_rows
+from torchtune_lite.checkpoint.layout import EMBEDDING, OUTPUT, HFLayout
 from torchtune_lite.checkpoint.model_weights import (
     base_parameters,
     check_finite,
@@ -156,15 +154,15 @@ class Checkpointer(ABC):
         if dtype == torch.float16:
             self.check_fp16()
         weights = self.checked_weights(model)
-        check_adapters(model, self.layout, self.merge_into)
-        adapter = self.adapter_checkpoint if resume_from is None else None
-        if adapter:
-            fitting_adapter(model, adapter, self.layout)
-        if given := adapter or resume_from:
-            read_start(model, given, self.layout)
+        self.check_adapters(model)
         if resume_from is not None and not adapter_modules(model):
             fill_with_zeros(model, device=device, dtype=dtype)
             return
+        starts_from_base = any(module.starts_from_base for module in adapter_modules(model).values())
+        given = self.adapter_checkpoint if resume_from is None else resume_from if starts_from_base else None
+        saved = open_adapter(model, given, self.layout) if given else None
+        if saved:
+            saved.read_start()
         cache = None
         if self.cache_quantized:
             cache = open_cache(cache_dir, model, self._files, self.decoder_args, device=device, dtype=dtype)
@@ -175,8 +173,8 @@ class Checkpointer(ABC):
             cache.write()
         for module in adapter_modules(model).values():
             module.init_adapter(adapter_dtype)
-        if adapter:
-            load_adapter(model, adapter, self.layout)
+        if saved and resume_from is None:
+            saved.load()
 
     def check_fp16(self) -> None:
         """Raise ConfigError where the model must not compute in fp16, not even with weights in fp32."""
@@ -184,6 +182,10 @@ class Checkpointer(ABC):
             raise ConfigError(
                 f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
             )
+
+    def check_adapters(self, model: nn.Module) -> None:
+        """Raise ConfigError for adapters of `model` that a save could not write, or not merge as `merge_into` says."""
+        check_adapters(model, HFLayout(self.family, model.config, self._is_within), self.merge_into)
 
     def put_adapters(self, model: nn.Module) -> None:
         """Put adapters on a plain `model`, without weights, as `adapter_checkpoint` has them, if there is one."""
@@ -248,7 +250,7 @@ class Checkpointer(ABC):
     def _num_bytes(self, model: nn.Module, adapter_only: bool, state: TrainingState | None) -> int:
         """Say how many bytes of tensors a save writes."""
         merged = [] if adapter_only else merged_weights(model).values()
-        tensors = [*adapter_state(model).values(), *(state.tensors.values() if state is not None else ())]
+        tensors = [*adapter_state(model).values(), *(state.all_tensors() if state is not None else ())]
         written = [*merged, *(() if adapter_only else self.layout.carried.values())]
         return sum(weight.num_bytes for weight in written) + sum(t.nbytes for t in tensors)
 
@@ -271,7 +273,10 @@ class Checkpointer(ABC):
         log.info("verified %s in %.1f s: %s", folder.name, time.perf_counter() - start, found)
 
     def checked_weights(self, model: nn.Module) -> dict[str, Weight]:
-        """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`."""
+        """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`.
+
+        The rows that the model has beyond them are the mean of the others.
+        """
         self._check_sizes(model)
         self.layout = HFLayout(self.family, model.config, self._is_within)
         weights = self._weights()
@@ -279,6 +284,9 @@ class Checkpointer(ABC):
             self.layout.check_tied(weights)
         except ValueError as error:
             raise CheckpointError(f"{self.checkpoint_dir} {error}") from error
+        if count := self._num_rows_to_add(model):
+            embedding = [name for name in (EMBEDDING, OUTPUT) if name in weights]
+            weights |= {name: with_mean_rows(weights[name], count) for name in embedding}
         check_weights(
             {self._their_name(name): param for name, param in base_parameters(model).items()},
             {self._their_name(name): weight for name, weight in weights.items()},
@@ -290,9 +298,15 @@ class Checkpointer(ABC):
         # max_seq_len bounds the input and is the run's own choice, as is an output of its own
         own = {"max_seq_len", *(("tie_word_embeddings",) if not model.config.tie_word_embeddings else ())}
         theirs = {name: value for name, value in self.decoder_args.items() if name not in own}
+        theirs["vocab_size"] += self._num_rows_to_add(model)
         if differences := model.config.differences(theirs):
             misfits = [f"{name} {value}, the model has {ours}" for name, (ours, value) in differences.items()]
             raise CheckpointError(
                 f"checkpoint {self.checkpoint_dir} has {'; '.join(misfits)}; use _component_: "
                 "torchtune_lite.models.from_checkpoint, which takes its sizes from the checkpoint"
             )
+
+    def _num_rows_to_add(self, model: nn.Module) -> int:
+        """Count the rows that the model has been given beyond the checkpoint's; none where it was saved with them."""
+        missing = model.config.vocab_size - self.decoder_args["vocab_size"]
+        return missing if missing == model.added_rows else 0

@@ -114,7 +114,7 @@ def chosen_folder(path: Path | str) -> Path:
     folder = Path(path).expanduser()
     folder = folder if folder.name.strip(".") else folder.resolve()  # of `.`, whose name tells what it is
     if not folder.is_dir():
-        raise CheckpointError(f"{path} is no folder; expected {KINDS}")
+        raise CheckpointError(f"{path} is not a folder; expected {KINDS}")
     if folder.name.startswith((DRAFT, TRASH)):
         raise CheckpointError(
             f"{path} is not a whole checkpoint: it is being written, or a run that was killed has left it there"
@@ -186,7 +186,7 @@ def _base(adapter: Path, given: Path | str | None, of_run: str | None) -> Path:
     names = [str(name) for name in (named, of_run) if name]
     if found := next((base for base in map(Path, names) if base.expanduser().is_dir()), None):
         return found.expanduser()
-    gone = f"its base {names[0]!r} is no folder here" if names else f"its {ADAPTER_CONFIG} names no base"
+    gone = f"its base {names[0]!r} does not exist here" if names else f"its {ADAPTER_CONFIG} names no base"
     raise CheckpointError(f"adapter {adapter}: {gone}; name the base model's folder with --base FOLDER")
 
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
-from torchtune_lite.peft import adapter_modules, adapter_state, dequantize, is_quantized, quantize
+from torchtune_lite.peft import adapter_state, changed_biases, dequantize, is_quantized, mergeable_modules, quantize
 from torchtune_lite.utils import counted
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -66,7 +66,7 @@ def load_weights(
     CheckpointError names `source` and the weight that holds NaN or infinity; the model is then half filled.
     """
     params = base_parameters(model)
-    adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
+    adapters = {f"{name}.weight": module for name, module in mergeable_modules(model).items()}
     for name, weight in tqdm(weights.items(), desc="loading", unit="tensor", delay=1, leave=False):
         param = params[name]
         try:
@@ -96,7 +96,7 @@ def _refuse_nonfinite(value: Tensor) -> None:
 
 def is_finite(value: Tensor) -> bool:
     """Return whether no value is NaN or infinite."""
-    return bool(torch.stack(value.aminmax()).isfinite().all())  # makes no tensor of that size
+    return not value.numel() or bool(torch.stack(value.aminmax()).isfinite().all())  # makes no tensor of that size
 
 
 def set_parameter(model: nn.Module, name: str, value: Tensor) -> None:
@@ -116,6 +116,8 @@ def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = No
     """
 
     def read(name: str, param: Tensor) -> Tensor:
+        if name in biases:
+            return biases[name].merged_bias().detach()
         base = None
         if originals is not None and is_quantized(param):
             base = originals[name].read().to(device=param.device, dtype=param.dtype)
@@ -123,7 +125,8 @@ def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = No
             return adapters[name].merged_weight(base)
         return dequantize(param.detach()) if base is None else base
 
-    adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
+    adapters = {f"{name}.weight": module for name, module in mergeable_modules(model).items()}
+    biases = changed_biases(model)
     return {
         name: Weight(param.dtype, tuple(param.shape), partial(read, name, param))
         for name, param in base_parameters(model).items()

@@ -14,6 +14,7 @@ from torchtune_lite.data import (
     check_vocabulary,
     limit_length,
     make_batches,
+    new_tokens,
     steps_per_epoch,
 )
 from torchtune_lite.datasets.mixing import ConcatDataset, concatenated, validation_sets
@@ -70,7 +71,8 @@ def _apply_limits(cfg: Any, tokenizer: Any, checkpointer: Any) -> None:
     except TuneError as error:
         warn(f"without the model's limits: {error}")
         return
-    check_vocabulary(tokenizer, model.config.vocab_size)
+    if not new_tokens(tokenizer, model.config.vocab_size, getattr(model, "train_embeddings", None)):
+        check_vocabulary(tokenizer, model.config.vocab_size)
     limit_length(tokenizer, model.config.max_seq_len)
 
 

@@ -20,7 +20,7 @@ def merge(adapters: Sequence[tuple[Path, float]], folder: Path, base: Path | str
     """Publish `folder`, which must not exist, with the model of adapters and their weights, in the dtype of the base.
 
     Tokenizer and template are those of the first. Returns how far it is from the same sums in float32. ConfigError for
-    a folder that is no adapter, and for adapters of several bases, unless `base` is given.
+    a folder that is not an adapter, and for adapters of several bases, unless `base` is given.
     """
     sources = [open_source(path, base) for path, _ in adapters]
     if merged := [str(each.found.path) for each in sources if each.found.adapter is None]:

@@ -74,7 +74,7 @@ def spelled(tokenizer: ModelTokenizer, token: int) -> str:
 def form_of(template: ChatTemplate, bos: str = "") -> Form | None:
     """Find the form of a chat template; None where it does more than to put something around each text.
 
-    `bos` starts each chat, and is no part of the form.
+    `bos` starts each chat, and is not part of the form.
     """
     try:
         written = {chat: _written(template, chat) for chat in (*CHATS, ("user",))}

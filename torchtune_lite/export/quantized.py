@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from torchtune_lite.checkpoint.formats.files import read_json, write_json
+from torchtune_lite.checkpoint.formats.files import write_json
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.model_weights import listed
 from torchtune_lite.errors import ConfigError
@@ -49,7 +49,7 @@ def write_quantized(source: Source, folder: Path, scheme: str) -> Mapping[str, W
     save_file(flat, folder / "model.safetensors", metadata | {"format": "pt"})
     described = import_torchao("torchao.core.config").config_to_dict(config)
     named = str(dtype).removeprefix("torch.")
-    values = read_json(source.found.base / "config.json") | {"dtype": named, "torch_dtype": named}
+    values = source.checkpointer.model_config | {"dtype": named, "torch_dtype": named}
     quantization = {"quant_method": "torchao", "quant_type": {"default": described}}
     write_json(folder / "config.json", values | {"quantization_config": quantization})
     write_small_files(source, folder)

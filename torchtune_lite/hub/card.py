@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from torchtune_lite.config.text import document
 from torchtune_lite.hub.facts import RunFacts
+from torchtune_lite.peft import FILES
 from torchtune_lite.utils import counted
 
 CARD = "README.md"
@@ -71,13 +72,12 @@ def _purpose(repo: str, facts: RunFacts, kind: Kind) -> str:
 
 
 def _shape(adapter: Mapping[str, Any]) -> str:
-    """Say of what kind and size an adapter is, and where it sits; nothing of none."""
-    if not adapter:
+    """Say of what kind and size an adapter is, and where it sits; nothing of none, or of a kind that is not served."""
+    if adapter.get("peft_type") not in FILES:
         return ""
-    kind = "DoRA" if adapter.get("use_dora") else "LoRA"
+    kind, numbers = FILES[adapter["peft_type"]].described(adapter)
     targets = adapter.get("target_modules")
-    places = ", ".join(targets) if isinstance(targets, list) else targets
-    return f" It is {kind} of rank {adapter.get('r')} and alpha {adapter.get('lora_alpha')}, on {places}."
+    return f" It is {kind}{numbers}, on {', '.join(targets) if isinstance(targets, list) else targets}."
 
 
 def _use(repo: str, facts: RunFacts, kind: Kind) -> str:

@@ -22,9 +22,9 @@ CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 """The folder of a model in the cache of huggingface_hub."""
 
 NOT_SCORES = ("run.json", "best.json")
-"""Files beside a run's checkpoints that are no results of an evaluation."""
+"""Files beside a run's checkpoints that are not results of an evaluation."""
 NO_MEASURES = ("seconds", "total_evaluation_time_seconds", "start_time", "end_time", "date", "sample_len")
-"""Numbers in results that are no scores."""
+"""Numbers in results that are not scores."""
 
 
 @dataclass(frozen=True)

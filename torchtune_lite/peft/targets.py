@@ -79,7 +79,7 @@ def _matching(key: str, expression: str, paths: Sequence[str], whole: bool = Fal
     try:
         matches = re.compile(expression if whole else rf"(.*\.)?({expression})").fullmatch
     except re.error as error:
-        raise ValueError(f"{key} has {expression!r}, which is no regular expression: {error}") from error
+        raise ValueError(f"{key} has {expression!r}, which is not a regular expression: {error}") from error
     if found := [path for path in paths if any(map(matches, names(path)))]:
         return found
     known = sorted({name.rpartition(".")[2] for path in paths for name in names(path)})

@@ -8,6 +8,7 @@ from torchtune_lite import config
 from torchtune_lite.checkpoint.description import described
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import ConfigError
+from torchtune_lite.models import fit_embeddings
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.training.environment import choose_dtype, get_dtype
 from torchtune_lite.training.settings import RecipeSettings
@@ -21,7 +22,9 @@ def build_model(cfg: RecipeSettings) -> tuple[Any, Any, TransformerDecoder]:
         checkpointer.check_fp16()
     tokenizer = config.instantiate(cfg.tokenizer, defaults=checkpointer.tokenizer_args)
     with torch.device("meta"):
-        return checkpointer, tokenizer, config.instantiate(cfg.model, defaults=checkpointer.decoder_args)
+        model = config.instantiate(cfg.model, defaults=checkpointer.decoder_args)
+        fit_embeddings(model, tokenizer)
+    return checkpointer, tokenizer, model
 
 
 class Inference:

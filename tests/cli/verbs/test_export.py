@@ -35,7 +35,7 @@ def test_of_a_run_that_has_a_merged_model_too_the_adapter_is_found(kind, tmp_pat
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
-        (["nowhere", "--to", "gguf"], CheckpointError, "nowhere is no folder; expected"),
+        (["nowhere", "--to", "gguf"], CheckpointError, "nowhere is not a folder; expected"),
         ([str(BASE), "--to", "onnx"], ConfigError, "invalid choice: 'onnx'"),
         ([str(BASE)], ConfigError, "the following arguments are required: --to"),
         ([str(BASE), "--to", "adapter"], ConfigError, "is a merged model and has no adapter"),

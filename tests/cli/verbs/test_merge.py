@@ -13,7 +13,7 @@ def test_a_weight_follows_the_last_equals_sign():
     assert weighted("runs/a=0.5") == (Path("runs/a"), 0.5)
     assert weighted("runs/lr=1/adapter=-2") == (Path("runs/lr=1/adapter"), -2.0)
     assert weighted("runs/lr=1/adapter") == (Path("runs/lr=1/adapter"), 1.0)
-    with pytest.raises(ConfigError, match="'half' is no number; write FOLDER=WEIGHT, such as adapter=0.5"):
+    with pytest.raises(ConfigError, match="'half' is not a number; write FOLDER=WEIGHT, such as adapter=0.5"):
         weighted("runs/a=half")
 
 

@@ -234,7 +234,7 @@ def unverifiable(folder):
         (half_written, [f"runs/x/{DRAFT}epoch_0-7", "o/m"], 4, f"runs/x/{DRAFT}epoch_0-7 is not a whole checkpoint"),
         (half_written, ["runs/x", "o/m"], 4, "runs/x is the output_dir of a run that has saved no che"),
         (unverifiable, ["runs/x/epoch_0", "o/m"], 4, "runs/x/epoch_0 has no MANIFEST.json to verify it by"),
-        (None, ["runs/y", "o/m"], 4, "runs/y is no folder; expected a run's output_dir, a che"),
+        (None, ["runs/y", "o/m"], 4, "runs/y is not a folder; expected a run's output_dir, a che"),
         (None, ["runs/x", "m"], 2, "'m' is not a repository; expected OWNER/NAME"),
         (None, ["runs/x", "o/m", "--base", "/home/me/base"], 2, "'/home/me/base' is not a repository"),
     ],

@@ -62,5 +62,5 @@ def test_norms_of_gemma_have_1_more():
 def test_a_tensor_of_no_known_module_is_named():
     architecture, given, weights = model_of("llama2")
     tensors = to_tensors(architecture, given, weights)
-    with pytest.raises(CheckpointError, match="holds blk.0.attn_sinks.weight, which is no tensor of a llama"):
+    with pytest.raises(CheckpointError, match="holds blk.0.attn_sinks.weight, which is not a tensor of a llama"):
         to_weights(architecture, given, tensors | {"blk.0.attn_sinks.weight": tensors["output_norm.weight"]})

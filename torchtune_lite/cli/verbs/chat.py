@@ -5,7 +5,7 @@
   printf 'a question\\nanother one\\n' | tune chat runs/x > answers.txt
 
 Template, base, adapter and dtype are those of the training, out of the folder's own files. /help lists the commands of
-a conversation. Where stdin or stdout is no terminal, each line is a question, and only answers are printed.
+a conversation. Where stdin or stdout is not a terminal, each line is a question, and only answers are printed.
 """
 
 from argparse import ArgumentParser, Namespace

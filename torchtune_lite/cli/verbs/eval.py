@@ -48,6 +48,6 @@ def main(args: Namespace) -> None:
 
 
 def output_dir(folder: Path) -> Path:
-    """Return where results about a folder go: a checkpoint's to its run, unless a run is no such thing."""
+    """Return where results about a folder go: `eval` beside the checkpoint of a run, or `runs/eval`."""
     is_checkpoint = (folder.parent / "config.yaml").is_file()
     return (folder.parent / "eval" if is_checkpoint else Path("runs/eval")) / folder.resolve().name

@@ -34,11 +34,11 @@ def main(args: Namespace) -> None:
 
 
 def weighted(text: str) -> tuple[Path, float]:
-    """Read `FOLDER` or `FOLDER=WEIGHT`; ConfigError where the weight is no number."""
+    """Read `FOLDER` or `FOLDER=WEIGHT`; ConfigError where the weight is not a number."""
     found = re.fullmatch(r"(.+?)=([^=/]*)", text)
     if not found:
         return Path(text).expanduser(), 1.0
     try:
         return Path(found[1]).expanduser(), float(found[2])
     except ValueError:
-        raise ConfigError(f"{text}: {found[2]!r} is no number; write FOLDER=WEIGHT, such as adapter=0.5") from None
+        raise ConfigError(f"{text}: {found[2]!r} is not a number; write FOLDER=WEIGHT, such as adapter=0.5") from None

@@ -117,7 +117,7 @@ class Answers:
     def _end(self, index: int) -> int | None:
         """Find where a message ends as it does when it is the last one; None where it reads otherwise.
 
-        What closes the conversation alone, as a special token of Phi 3's, is no part of a message that something else
+        What closes the conversation alone, as a special token of Phi 3's, is not part of a message that something else
         closes.
         """
         turns = self.messages[: index + 1]

@@ -20,9 +20,9 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # ModelProto
 def as_tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | None:
     """Write the vocabulary, its merges and how a text is split, with BOS before it, for `TOKENIZER_CLASS`.
 
-    None for what is no BPE model, or one that changes spaces or characters before it splits a text. A merge comes the
-    sooner the higher the score of the piece that it makes. A text is prefixed as it was in training: with a chat
-    template as transformers does it, else as SentencePiece does, also where it starts with a space.
+    None for a model that is not BPE, or one that changes spaces or characters before it splits a text. Merges are in
+    the order of the scores of the pieces that they make, the highest first. A text is prefixed as it was in training:
+    with a chat template as transformers does it, else as SentencePiece does, also where it starts with a space.
     """
     model = plain_bpe(tokenizer)
     if model is None:

@@ -36,14 +36,14 @@ def library() -> Any:
 def write_gguf(path: Path, architecture: str, metadata: Metadata, tensors: Mapping[str, Weight], kind: str) -> None:
     """Write a new file of tensors of the type `kind`, one of `KINDS`, each read when its turn comes and dropped.
 
-    Vectors are float32; a matrix whose rows are no multiple of what q8_0 divides them into is f16, and a line says so.
+    Vectors are float32; a matrix whose rows are not a multiple of the block size of q8_0 is f16, and a line says so.
     SaveError names a tensor of which a value is beyond float16.
     """
     gguf = library()
     types = {name: _type(gguf, weight, KINDS[kind]) for name, weight in tensors.items()}
     if odd := [name for name, each in types.items() if each.name == "F16" and kind == "q8_0"]:
         are = counted(len(odd), "tensor is", "tensors are")
-        log.warning("%s written as F16, with rows that are no multiple of 32, as Q8_0 needs: %s", are, listed(odd))
+        log.warning("%s written as F16, with rows that are not a multiple of 32, as Q8_0 needs: %s", are, listed(odd))
     sizes = {name: _num_bytes(gguf, weight, types[name]) for name, weight in tensors.items()}
     check_space(path, sum(sizes.values()))
     writer = gguf.GGUFWriter(path, architecture)

@@ -36,7 +36,7 @@ def to_weights(architecture: Architecture, config: DecoderConfig, tensors: Mappi
         module, _, kind = name.rpartition(".")
         parts, start = architecture.parts(module), 0
         if not parts and name not in (FACTORS, LONG, SHORT):
-            raise CheckpointError(f"holds {name}, which is no tensor of a {architecture.name} model here")
+            raise CheckpointError(f"holds {name}, which is not a tensor of a {architecture.name} model")
         for part in parts:
             rows = tensor.shape[0] if len(parts) == 1 else config.out_dim(part)
             weights[f"{part}.{kind}"] = tensor.rows(start, start + rows)

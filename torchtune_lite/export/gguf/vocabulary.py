@@ -43,7 +43,7 @@ def write_vocabulary(tokenizer: ModelTokenizer, vocab_size: int) -> Metadata:
     keys = _of_sentencepiece if isinstance(tokenizer, SentencePieceTokenizer) else _of_json
     if not isinstance(tokenizer, SentencePieceTokenizer | HuggingFaceModelTokenizer):
         raise ConfigError(
-            f"{tokenizer.path} is no tokenizer.json or SentencePiece model; put the model's one beside it"
+            f"{tokenizer.path} is neither a tokenizer.json nor a SentencePiece model; put the model's own beside it"
         )
     values, tokens = keys(tokenizer)
     tokens += [(f"[PAD{i}]", -1000.0, UNUSED) for i in range(len(tokens), vocab_size)]

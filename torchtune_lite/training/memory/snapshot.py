@@ -26,5 +26,9 @@ def snapshot_model(model: nn.Module) -> nn.Module:
 
 
 def snapshot_state(state: TrainingState) -> TrainingState:
-    """Return the state with the optimizer's tensors copied to host memory."""
-    return replace(state, tensors={name: tensor.to("cpu", copy=True) for name, tensor in state.tensors.items()})
+    """Return the state with the tensors of optimizer and adapters copied to host memory."""
+    tensors, of_adapters = (
+        {name: tensor.to("cpu", copy=True) for name, tensor in each.items()}
+        for each in (state.tensors, state.of_adapters)
+    )
+    return replace(state, tensors=tensors, of_adapters=of_adapters)

@@ -46,7 +46,7 @@ class Records:
             self.metrics.log_table(name, rows, step=step)
 
     def close(self, summary: dict[str, Any]) -> None:
-        """Close the loggers, write the `summary` of the run and draw its loss curve, and give the output_dir free."""
+        """Close the loggers, write the `summary` of the run and draw its loss curve, and release the output_dir."""
         if not self.is_writer:
             self._log_file.close()
             return
