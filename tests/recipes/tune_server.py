@@ -14,6 +14,7 @@ import traceback
 import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401, for the loss curve
 import torch._dynamo  # noqa: F401, which NF4 and torch.compile load
+import torch.distributed.fsdp  # noqa: F401, for processes that share the weights
 import torchtune_lite.models.llama2
 
 import torchtune_lite.training  # noqa: F401

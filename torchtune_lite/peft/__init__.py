@@ -1,6 +1,6 @@
 """Parameter-efficient fine-tuning: adapters over frozen, if wished 4-bit, projections; knows no model family."""
 
-from torchtune_lite.peft.adapter import Adapter, adapter_modules, adapter_state, adapters_off, freeze_base
+from torchtune_lite.peft.adapter import Adapter, adapter_modules, adapter_state, adapters_off, freeze_base, rows_here
 from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear
 from torchtune_lite.peft.lora import LoRALinear
@@ -13,6 +13,7 @@ from torchtune_lite.peft.nf4 import (
     nf4_parts,
     num_bytes,
     quantize,
+    shards,
     storage,
     upcast_state_dict,
 )
@@ -36,6 +37,8 @@ __all__ = [
     "nf4_parts",
     "num_bytes",
     "quantize",
+    "rows_here",
+    "shards",
     "storage",
     "upcast_state_dict",
 ]

@@ -35,6 +35,7 @@ from torchtune_lite.checkpoint.layout import WITHIN, HFLayout
 from torchtune_lite.checkpoint.model_weights import FLOATS, base_parameters, check_weights, is_finite, listed
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.peft import Adapter, DoRALinear, LoRALinear, dequantize, freeze_base, is_quantized, quantize
+from torchtune_lite.utils.sharding import is_sharded, local, rows, whole
 
 WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -55,7 +56,7 @@ def _tensors(projection: Projection) -> dict[str, Tensor]:
     if len(projection.parts) == 1:
         tensors = dict(zip((A, B), adapters[0].update_factors(), strict=True))
         return tensors | ({MAGNITUDE: adapters[0].magnitude} if adapters[0].use_dora else {})
-    factors = {part: part.update_factors() for part in adapters}
+    factors = {part: tuple(map(whole, part.update_factors())) for part in adapters}
     blocks = [
         factors[part][1] if part in factors else part.weight.new_zeros(part.weight.shape[0], 0)
         for part in projection.parts
@@ -64,19 +65,33 @@ def _tensors(projection: Projection) -> dict[str, Tensor]:
     if adapters[0].use_dora:  # a part without an adapter keeps the norms of its rows
         tensors[MAGNITUDE] = torch.cat(
             [
-                part.magnitude if part in adapters else dequantize(part.weight).float().norm(dim=1).to(tensors[A].dtype)
+                whole(part.magnitude) if part in adapters else _row_norms(part.weight).to(tensors[A].dtype)
                 for part in projection.parts
             ]
         )
     return tensors
 
 
+def _row_norms(weight: Tensor) -> Tensor:
+    norms = dequantize(weight).float().norm(dim=1)
+    return whole(type(weight).from_local(norms, weight.device_mesh, weight.placements)) if is_sharded(weight) else norms
+
+
 def write_adapter(folder: Path, model: nn.Module, layout: HFLayout, base: Path | str) -> None:
     """Write the adapter of `model` to a new folder, in its own dtype; `base` is the folder of its base model."""
+    write_adapter_config(folder, model, layout, base)
+    write_safetensors(folder / WEIGHTS, adapter_weights(model, layout))
+
+
+@torch.no_grad()
+def adapter_weights(model: nn.Module, layout: HFLayout) -> dict[str, Weight]:
+    """Return the live adapter of `model` by PEFT's names, to be written."""
+    return {name: Weight.of(tensor) for name, tensor in adapter_tensors(model, layout).items()}
+
+
+def write_adapter_config(folder: Path, model: nn.Module, layout: HFLayout, base: Path | str) -> None:
+    """Make the folder of an adapter, with its config."""
     folder.mkdir()
-    with torch.no_grad():
-        weights = {name: Weight.of(tensor) for name, tensor in adapter_tensors(model, layout).items()}
-    write_safetensors(folder / WEIGHTS, weights)
     write_json(folder / CONFIG, peft_config(model, layout, base))
 
 
@@ -106,7 +121,7 @@ def load_adapter(
         given += [(part.lora_a.weight, a[: part.rank]), (part.lora_b.weight, b[:, : part.rank])]
         given += [] if norms is None else [(part.magnitude, norms)]
     for param, value in given:
-        param.copy_(value)
+        local(param).copy_(value[rows(param)])
 
 
 @torch.no_grad()
@@ -130,11 +145,11 @@ def _parts(
     """Yield each adapter of `model` with the A and B of its update, and its magnitudes, in a PEFT adapter."""
     for projection in projections(model, layout):
         a, b, magnitude = (values.get(f"{PREFIX}{projection.path}.{name}") for name in (A, B, MAGNITUDE))
-        rows = [part.weight.shape[0] for part in projection.parts]
-        magnitudes = [None] * len(rows) if magnitude is None else magnitude.split(rows)
+        heights = [part.weight.shape[0] for part in projection.parts]
+        magnitudes = [None] * len(heights) if magnitude is None else magnitude.split(heights)
         first, rest = 0, b.clone()
         for part, b_rows, rest_rows, norms in zip(
-            projection.parts, b.split(rows), rest.split(rows), magnitudes, strict=True
+            projection.parts, b.split(heights), rest.split(heights), magnitudes, strict=True
         ):
             if not isinstance(part, Adapter):
                 continue
@@ -153,8 +168,13 @@ def _parts(
 def check_adapter(folder: Path, model: nn.Module, layout: HFLayout) -> None:
     """Raise CheckpointError where the adapter in `folder` is not, value by value, that of `model`."""
     weights, tensors = fitting_adapter(model, folder, layout), adapter_tensors(model, layout)
-    if wrong := [name for name, tensor in tensors.items() if not torch.equal(weights[name].read(), tensor.cpu())]:
+    if wrong := [name for name, tensor in tensors.items() if not _is_written(tensor, weights[name])]:
         raise CheckpointError(f"adapter {folder}: differs from the live one in {listed(wrong)}")
+
+
+def _is_written(tensor: Tensor, weight: Weight) -> bool:
+    own = rows(tensor)
+    return torch.equal(weight.part(own.start, own.stop), local(tensor).cpu())
 
 
 def fitting_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> dict[str, Weight]:
@@ -263,10 +283,11 @@ def _is_same(param: Tensor, weight: Weight) -> bool:
     """Return whether a weight is that of the base, to the precision of either; NF4 if it gives the same codes."""
     if weight.shape != tuple(param.shape) or weight.dtype not in FLOATS:
         return False
-    value, live = weight.read(), dequantize(param.detach())
+    own = rows(param)
+    value, live = weight.part(own.start, own.stop), dequantize(param.detach())
     if not is_finite(value):
         return False
     cast = value.to(device=param.device, dtype=param.dtype)
     if is_quantized(param):
-        return torch.equal(dequantize(quantize(cast)), live)
+        return torch.equal(dequantize(quantize(cast, param)), live)
     return torch.equal(cast, live) or torch.equal(live.to(value.dtype), value.to(param.device))

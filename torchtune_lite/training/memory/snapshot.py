@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from torchtune_lite.checkpoint import TrainingState
+from torchtune_lite.checkpoint.formats.weights import Weight
 
 
 def snapshot_model(model: nn.Module) -> nn.Module:
@@ -27,4 +28,5 @@ def snapshot_model(model: nn.Module) -> nn.Module:
 
 def snapshot_state(state: TrainingState) -> TrainingState:
     """Return the state with the optimizer's tensors copied to host memory."""
-    return replace(state, tensors={name: tensor.to("cpu", copy=True) for name, tensor in state.tensors.items()})
+    copies = {name: Weight.of(tensor.read().to("cpu", copy=True)) for name, tensor in state.tensors.items()}
+    return replace(state, tensors=copies)
