@@ -4,9 +4,9 @@
 
 A Llama shape of 21 million parameters with random weights in fp32, adapters on all projections, eight micro-batches of
 128 tokens a step, however many processes share them, on a CPU by gloo. Printed are the tokens per second after the
-first step; the time that collectives took in a step, of its length, waiting for others included; what a process holds of the
-weights; and by how much reading them raised the peak of its memory. Then, from the shapes alone, what 7B and 70B take
-on 8 × H100: no measurement.
+first step; the time that collectives took in a step, of its length, waiting for others included; what a process holds
+of the weights; and by how much reading them raised the peak of its memory. Then, from the shapes alone, what 7B and 70B
+take on 8 × H100: no measurement.
 """
 
 import argparse

@@ -11,7 +11,15 @@ from torch.testing import assert_close
 from torchtune_lite.kernels.fused_mlp import gated_mlp
 from torchtune_lite.models.builders import ATTN_MODULES, MLP_MODULES, decoder, from_sizes, lora_decoder
 from torchtune_lite.modules import DecoderConfig
-from torchtune_lite.peft import DoRALinear, LoRALinear, adapter_modules, adapter_state, is_quantized
+from torchtune_lite.peft import (
+    IA3,
+    DoRALinear,
+    IA3Linear,
+    LoRALinear,
+    adapter_modules,
+    adapter_state,
+    is_quantized,
+)
 
 CONFIG = DecoderConfig(
     vocab_size=100, num_layers=2, num_heads=4, num_kv_heads=4, embed_dim=128, max_seq_len=16, intermediate_dim=256
@@ -204,3 +212,27 @@ def test_fusing_changes_no_parameter_name_and_nothing_but_rounding():
     assert list(models[0].state_dict()) == list(models[1].state_dict())
     tokens = torch.randint(0, 100, (2, 12))
     assert_close(models[0](tokens), models[1](tokens))
+
+
+def test_another_method_takes_the_place_of_lora():
+    model = lora_decoder(CONFIG, target_modules=["v_proj", "w2"], adapter=IA3(), quantize_base=True)
+    adapters = adapter_modules(model)
+    assert {type(adapter) for adapter in adapters.values()} == {IA3Linear}
+    assert {name.rpartition(".")[2] for name in adapters} == {"v_proj", "w2"}
+    assert all(adapter.feedforward == name.endswith("w2") for name, adapter in adapters.items())
+    assert {name for name, param in model.named_parameters() if param.requires_grad} == set(adapter_state(model))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (
+            {"adapter": IA3(), "lora_rank": 4, "use_dora": True},
+            "lora_rank, use_dora are for LoRA, and adapter puts IA3",
+        ),
+        ({"adapter": "ia3"}, "adapter is 'ia3'; it needs a _component_, such as torchtune_lite.peft.IA3"),
+    ],
+)
+def test_another_method_has_arguments_of_its_own(arguments, problem):
+    with pytest.raises(ValueError, match=problem):
+        lora_decoder(CONFIG, ["q_proj"], **arguments)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torchtune_lite.models.builders import decoder, lora_decoder
 from torchtune_lite.models.llama import LLAMA
 from torchtune_lite.modules import DecoderConfig
-from torchtune_lite.peft import adapter_state
+from torchtune_lite.peft import IA3, VeRA, adapter_state
 
 CONFIG = DecoderConfig(
     vocab_size=32, num_layers=2, num_heads=4, num_kv_heads=2, embed_dim=16, max_seq_len=64, intermediate_dim=32
@@ -18,6 +18,7 @@ TOKENS = torch.tensor([[1, 5, 9, 14, 3, 7, 2], [1, 8, 8, 20, 31, 4, 2]])
 EVERYTHING = {"lora_attn_modules": ["q_proj", "k_proj", "v_proj", "output_proj"], "apply_lora_to_mlp": True}
 EVERYTHING |= {"lora_rank": 4, "lora_alpha": 8}
 PEFT_NAMES = {"lora_a.weight": "lora_A", "lora_b.weight": "lora_B", "magnitude": "lora_magnitude_vector"}
+PEFT_NAMES |= {name: name for name in ("ia3_l", "vera_lambda_b", "vera_lambda_d")}
 
 
 def wave(number: int, shape: torch.Size, scale: float, step: float) -> torch.Tensor:
@@ -28,21 +29,20 @@ def wave(number: int, shape: torch.Size, scale: float, step: float) -> torch.Ten
 def filled(model):
     """The model in float64: its base weights, then the factors of its adapters, waves in the order of PEFT's names."""
     model = model.double()
-    adapters = {name for name in adapter_state(model) if "magnitude" not in name}
-    base = [name for name, _ in model.named_parameters() if "norm" not in name and "lora" not in name]
-    base = [name for name in base if "magnitude" not in name]
+    trained = adapter_state(model)
+    base = [name for name, _ in model.named_parameters() if "norm" not in name and name not in trained]
 
     def peft_name(name):
-        module, _, factor = name.rpartition(".lora_")
-        return f"{LLAMA.to_hf(f'{module}.weight')}.lora_{factor.upper()}"
+        [ours] = [each for each in PEFT_NAMES if name.endswith(each)]
+        return f"{LLAMA.to_hf(f'{name.removesuffix(ours)}weight').removesuffix('weight')}{PEFT_NAMES[ours]}"
 
     with torch.no_grad():
         for number, name in enumerate(sorted(base, key=LLAMA.to_hf)):
             param = model.get_parameter(name)
             param.copy_(wave(number, param.shape, 0.25, 1.7))
-        for number, name in enumerate(sorted(adapters, key=peft_name)):
+        for number, name in enumerate(sorted((name for name in trained if "magnitude" not in name), key=peft_name)):
             param = model.get_parameter(name)
-            param.copy_(wave(number, param.shape, 0.2, 0.9))
+            param.copy_(wave(number, param.shape, 0.2, 0.9) + ("ia3" in name))
     return model
 
 
@@ -89,3 +89,22 @@ def test_dora():
                 module.magnitude.copy_(module.weight.norm(dim=1))
     expected = {"loss": 3.611000, "logit": -0.689107, "lora_A": 2.254496, "lora_B": 3.102126}
     assert measured(model) == pytest.approx(expected | {"lora_magnitude_vector": 1.166066}, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("targets", "adapter", "num_trained", "expected"),
+    [
+        (["k_proj", "v_proj", "down_proj"], IA3, 96, {"loss": 3.501339, "logit": -0.050511, "ia3_l": 0.145435}),
+        (
+            ["q_proj", "v_proj"],
+            lambda: VeRA(r=4),
+            64,
+            {"loss": 3.511001, "logit": -0.255900, "vera_lambda_b": 0.104639, "vera_lambda_d": 0.092491},
+        ),
+    ],
+    ids=["IA3", "VeRA"],
+)
+def test_other_methods(targets, adapter, num_trained, expected):
+    model = filled(lora_decoder(CONFIG, target_modules=targets, adapter=adapter()))
+    assert sum(param.numel() for param in model.parameters() if param.requires_grad) == num_trained
+    assert measured(model) == pytest.approx(expected, abs=2e-6)

@@ -11,7 +11,6 @@ from torchtune_lite.serving.server import listen, serve
 
 def test_a_port_that_is_taken_is_refused():
     with listen("127.0.0.1", 0) as taken:
-        taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(
             ConfigError, match=rf"cannot serve at host=127.0.0.1 port={port}: Address already in use; cho"

@@ -36,6 +36,7 @@ METHODS = {"full": {}, "LoRA": LORA, "QLoRA": QLORA, "QDoRA": QLORA | {"use_dora
 SAVED = {
     **METHODS,
     "QLoRA into the original": QLORA | {"merge_into": "original"},
+    "IA3": {"target_modules": ["k_proj", "v_proj", "w2"], "adapter": peft.IA3()},
     "PiSSA": QLORA | {"init_lora_weights": "pissa"},
 }
 STEPS = 4

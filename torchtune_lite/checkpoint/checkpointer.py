@@ -16,16 +16,14 @@ from torchtune_lite.checkpoint.draft import Draft
 from torchtune_lite.checkpoint.formats.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from torchtune_lite.checkpoint.formats.adapter import (
     adapter_weights,
-    fitting_adapter,
-    load_adapter,
+    open_adapter,
     put_adapters,
-    read_start,
     write_adapter_config,
 )
 from torchtune_lite.checkpoint.formats.adapter_config import check_adapters
 from torchtune_lite.checkpoint.formats.safetensors_stream import Files, write_safetensors_files
-from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.layout import HFLayout
+from torchtune_lite.checkpoint.formats.weights import Weight, with_mean_rows
+from torchtune_lite.checkpoint.layout import EMBEDDING, OUTPUT, HFLayout
 from torchtune_lite.checkpoint.model_weights import (
     base_parameters,
     check_finite,
@@ -37,16 +35,13 @@ from torchtune_lite.checkpoint.model_weights import (
 from torchtune_lite.checkpoint.nf4_cache import open_cache
 from torchtune_lite.checkpoint.run_state import OPTIMIZER, TrainingState
 from torchtune_lite.checkpoint.store.publishing import publish
-from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, save_tokenizer
+from torchtune_lite.checkpoint.tokenizer import SmallFiles
 from torchtune_lite.config import unserved_family
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family, find_family
 from torchtune_lite.peft import adapter_modules, adapter_state
 from torchtune_lite.utils.world import World
-
-COPIED = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "USE_POLICY*")
-"""Small files of the base that a checkpoint made from it needs as well."""
 
 MERGE_INTO = ("quantized", "original")
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # OWNER/NAME
@@ -72,8 +67,7 @@ class Checkpointer(ABC):
     layout: HFLayout | None = None  # of the model that was last loaded or saved
     decoder_args: dict[str, Any]
     _files: list[Path]
-    _tokenizer: Any = None
-    _small_files: dict[str, bytes] | None = None
+    _small_files: SmallFiles
     _is_within = False  # the model is a part of a larger one
     writes_cache = True  # False: another process does
     world = World()  # of the processes that write a checkpoint together
@@ -111,6 +105,7 @@ class Checkpointer(ABC):
         if merge_into not in MERGE_INTO:
             raise ConfigError(f"checkpointer.merge_into {merge_into!r} is unknown; allowed are {', '.join(MERGE_INTO)}")
         self.merge_into, self.cache_quantized = merge_into, cache_quantized
+        self._small_files = SmallFiles(self.checkpoint_dir)
         self._open(family)
 
     @property
@@ -170,15 +165,15 @@ class Checkpointer(ABC):
         if dtype == torch.float16:
             self.check_fp16()
         weights = self.checked_weights(model)
-        check_adapters(model, self.layout, self.merge_into)
-        adapter = self.adapter_checkpoint if resume_from is None else None
-        if adapter:
-            fitting_adapter(model, adapter, self.layout)
-        if given := adapter or resume_from:
-            read_start(model, given, self.layout)
+        self.check_adapters(model)
         if resume_from is not None and not adapter_modules(model):
             fill_with_zeros(model, device=device, dtype=dtype)
             return
+        starts_from_base = any(module.starts_from_base for module in adapter_modules(model).values())
+        given = self.adapter_checkpoint if resume_from is None else resume_from if starts_from_base else None
+        saved = open_adapter(model, given, self.layout) if given else None
+        if saved:
+            saved.read_start()
         cache = None
         if self.cache_quantized:
             cache = open_cache(cache_dir, model, self._files, self.decoder_args, device=device, dtype=dtype)
@@ -189,8 +184,8 @@ class Checkpointer(ABC):
             cache.write()
         for module in adapter_modules(model).values():
             module.init_adapter(adapter_dtype)
-        if adapter:
-            load_adapter(model, adapter, self.layout)
+        if saved and resume_from is None:
+            saved.load()
 
     def check_fp16(self) -> None:
         """Raise ConfigError where the model must not compute in fp16, not even with weights in fp32."""
@@ -198,6 +193,10 @@ class Checkpointer(ABC):
             raise ConfigError(
                 f"dtype: fp16 does not hold the activations of {self.family.name} models; use bf16 or fp32"
             )
+
+    def check_adapters(self, model: nn.Module) -> None:
+        """Raise ConfigError for adapters of `model` that a save could not write, or not merge as `merge_into` says."""
+        check_adapters(model, HFLayout(self.family, model.config, self._is_within), self.merge_into)
 
     def put_adapters(self, model: nn.Module) -> None:
         """Put adapters on a plain `model`, without weights, as `adapter_checkpoint` has them, if there is one."""
@@ -211,7 +210,7 @@ class Checkpointer(ABC):
         """
         check_vocabulary(tokenizer, vocab_size, self.checkpoint_dir)
         log.info(described(self.family.name, self.decoder_args, tokenizer))
-        self._tokenizer, self._small_files = tokenizer, None
+        self._small_files = SmallFiles(self.checkpoint_dir, tokenizer)
 
     def save(
         self,
@@ -238,7 +237,7 @@ class Checkpointer(ABC):
         step = state.trainer["progress"].get("global_step") if state is not None else None
         with publish(folder, step=step, num_bytes=self._num_bytes(model, adapter_only, state), world=world) as path:
             draft, originals = Draft(path, world), None
-            draft.add(partial(self._write_small_files, path))
+            draft.add(partial(self._small_files.write, path))
             if adapted:
                 files = {path / "adapter" / ADAPTER_WEIGHTS: adapter_weights(model, self.layout)}
                 config = partial(write_adapter_config, path / "adapter", model, self.layout, self.checkpoint_dir)
@@ -255,17 +254,6 @@ class Checkpointer(ABC):
                 readers = [] if adapter_only else world.together(partial(self._readers, path))
                 draft.verify(Path(folder).name, model, self.layout, readers, originals)
 
-    def _write_small_files(self, draft: Path) -> None:
-        """Write the base's small files and those of the tokenizer, which are made and compared at the first save."""
-        if self._small_files is None:
-            copy_files(self.checkpoint_dir, draft, COPIED)
-            if self._tokenizer is not None:
-                save_tokenizer(draft, self._tokenizer, self.checkpoint_dir)
-            self._small_files = {file.name: file.read_bytes() for file in draft.iterdir()}
-            return
-        for name, content in self._small_files.items():
-            (draft / name).write_bytes(content)
-
     def _num_bytes(self, model: nn.Module, adapter_only: bool, state: TrainingState | None) -> int:
         """Say how many bytes of tensors a save writes."""
         written = [] if adapter_only else [*merged_weights(model).values(), *self.layout.carried.values()]
@@ -273,7 +261,10 @@ class Checkpointer(ABC):
         return sum(weight.num_bytes for weight in written) + sum(t.nbytes for t in adapter_state(model).values())
 
     def checked_weights(self, model: nn.Module) -> dict[str, Weight]:
-        """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`."""
+        """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`.
+
+        The rows that the model has beyond them are the mean of the others.
+        """
         self._check_sizes(model)
         self.layout = HFLayout(self.family, model.config, self._is_within)
         weights = self._weights()
@@ -281,6 +272,9 @@ class Checkpointer(ABC):
             self.layout.check_tied(weights)
         except ValueError as error:
             raise CheckpointError(f"{self.checkpoint_dir} {error}") from error
+        if count := self._num_rows_to_add(model):
+            embedding = [name for name in (EMBEDDING, OUTPUT) if name in weights]
+            weights |= {name: with_mean_rows(weights[name], count) for name in embedding}
         check_weights(
             {self._their_name(name): param for name, param in base_parameters(model).items()},
             {self._their_name(name): weight for name, weight in weights.items()},
@@ -292,9 +286,15 @@ class Checkpointer(ABC):
         # max_seq_len bounds the input and is the run's own choice, as is an output of its own
         own = {"max_seq_len", *(("tie_word_embeddings",) if not model.config.tie_word_embeddings else ())}
         theirs = {name: value for name, value in self.decoder_args.items() if name not in own}
+        theirs["vocab_size"] += self._num_rows_to_add(model)
         if differences := model.config.differences(theirs):
             misfits = [f"{name} {value}, the model has {ours}" for name, (ours, value) in differences.items()]
             raise CheckpointError(
                 f"checkpoint {self.checkpoint_dir} has {'; '.join(misfits)}; use _component_: "
                 "torchtune_lite.models.from_checkpoint, which takes its sizes from the checkpoint"
             )
+
+    def _num_rows_to_add(self, model: nn.Module) -> int:
+        """Count the rows that the model has been given beyond the checkpoint's; none where it was saved with them."""
+        missing = model.config.vocab_size - self.decoder_args["vocab_size"]
+        return missing if missing == model.added_rows else 0

@@ -6,7 +6,7 @@ import torch
 
 from torchtune_lite import config
 from torchtune_lite.data import check_vocabulary
-from torchtune_lite.models import from_checkpoint
+from torchtune_lite.models import fit_embeddings, from_checkpoint
 from torchtune_lite.utils import counted
 
 
@@ -41,5 +41,7 @@ def found(cfg: Any) -> str:
     tokenizer = config.instantiate(cfg.tokenizer, defaults=checkpointer.tokenizer_args)
     with torch.device("meta"):
         built = config.instantiate(model, defaults=checkpointer.decoder_args)
+        fit_embeddings(built, tokenizer)
+    checkpointer.check_adapters(built)
     check_vocabulary(tokenizer, built.config.vocab_size, checkpointer.checkpoint_dir)
     return described(checkpointer.family.name, checkpointer.decoder_args, tokenizer)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
-from torchtune_lite.peft import adapter_modules, adapter_state, dequantize, is_quantized, quantize
+from torchtune_lite.peft import adapter_state, changed_biases, dequantize, is_quantized, mergeable_modules, quantize
 from torchtune_lite.utils import counted
 from torchtune_lite.utils.sharding import is_sharded, local, rows, with_rows, written_rows
 
@@ -67,12 +67,12 @@ def load_weights(
     CheckpointError names `source` and the weight that holds NaN or infinity; the model is then half filled.
     """
     params = base_parameters(model)
-    adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
+    adapters = {f"{name}.weight": module for name, module in mergeable_modules(model).items()}
     for name, weight in tqdm(weights.items(), desc="loading", unit="tensor", delay=1, leave=False):
         param = params[name]
         try:
             adapter, own = adapters.get(name), rows(param)
-            looks_at_all = adapter is not None and adapter.init_lora_weights is not None
+            looks_at_all = adapter is not None and adapter.starts_from_base
             value = weight.read() if looks_at_all else weight.part(own.start, own.stop)
             # a copy where it becomes the parameter, which the file must not show through
             value = value.to(device=device, dtype=dtype, copy=param.is_meta and not is_quantized(param))
@@ -126,6 +126,8 @@ def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = No
     """
 
     def read(name: str, param: Tensor) -> Tensor:
+        if name in biases:
+            return local(biases[name].merged_bias().detach())
         base, own = None, rows(param)
         if originals is not None and is_quantized(param):
             base = originals[name].part(own.start, own.stop).to(device=param.device, dtype=param.dtype)
@@ -139,7 +141,8 @@ def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = No
         sharded = next(filter(is_sharded, [param, *beside]), None)
         return weight if sharded is None else weight.of_shards(written_rows(param, sharded))
 
-    adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
+    adapters = {f"{name}.weight": module for name, module in mergeable_modules(model).items()}
+    biases = changed_biases(model)
     return {name: weight(name, param) for name, param in base_parameters(model).items()}
 
 

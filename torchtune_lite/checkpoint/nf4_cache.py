@@ -125,7 +125,7 @@ def open_cache(
         reason = "this recipe keeps no cache"
     elif not any(map(is_quantized, model.parameters())):
         reason = "no weight of the model is in NF4"
-    elif any(module.init_lora_weights for module in adapter_modules(model).values()):
+    elif any(module.starts_from_base for module in adapter_modules(model).values()):
         reason = "the adapters start from the base (init_lora_weights)"
     elif any(map(is_sharded, model.parameters())):
         reason = "each process reads and quantises its own rows"

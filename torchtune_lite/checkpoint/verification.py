@@ -21,9 +21,17 @@ from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.model_weights import base_parameters, listed
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.kernels.nf4.linear import row_tiles
-from torchtune_lite.peft import Adapter, adapter_modules, is_quantized, rows_here, storage
+from torchtune_lite.peft import (
+    Adapter,
+    TrainedRows,
+    adapter_modules,
+    changed_biases,
+    is_quantized,
+    rows_here,
+    storage,
+)
 from torchtune_lite.utils import counted
-from torchtune_lite.utils.sharding import local, rows
+from torchtune_lite.utils.sharding import as_lies, local, rows
 
 Tiles = Iterable[tuple[slice, Tensor]]
 
@@ -67,13 +75,14 @@ def compare(
     was and draws no random number.
     """
     adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
-    params = base_parameters(model)
+    biases, params = changed_biases(model), base_parameters(model)
     problems, error, size = [], 0.0, 0.0
     for name, param in params.items():
         own, module = rows(param), adapters.get(name)
         written = weights[name].part(own.start, own.stop)
-        merge = _Merge(module) if module is not None else None
-        tiles = merge.tiles() if merge else _tiles(param.detach())
+        merge = _Merge(module) if module is not None and not isinstance(module, TrainedRows) else None
+        plain = biases[name].merged_bias() if name in biases else param.detach()
+        tiles = _tiles(plain) if module is None else (merge or module).merged_tiles()
         if originals is not None and is_quantized(param):
             for tile, values in tiles:
                 original = written[tile].to(values)
@@ -130,7 +139,7 @@ class _Merge:
         self._probes = (2 * signs - 1).to(module.weight.device, torch.float32)
         self._products: list[Tensor] = []
 
-    def tiles(self) -> Tiles:
+    def merged_tiles(self) -> Tiles:
         """Yield the module's `merged_tiles`, each multiplied on the way."""
         for tile, values in self._module.merged_tiles():
             self._products.append(self._probes @ values.t())
@@ -154,7 +163,7 @@ class _Merge:
                 products = functional_call(module, params, self._probes)
         finally:
             module.train(was_training)
-        return products if module.bias is None else products - params["bias"]
+        return products if module.bias is None else products - as_lies(module.merged_bias(), module.weight)
 
 
 def _is_exact(device: torch.device) -> bool:

@@ -12,10 +12,9 @@ from torchtune_lite.data import ChatTemplate, Message
 from torchtune_lite.data.templates import opened
 from torchtune_lite.errors import ConfigError, DataError, TuneError, did_you_mean
 from torchtune_lite.evaluation.extraction import extraction
-from torchtune_lite.evaluation.kept_answers import KeptAnswers
 from torchtune_lite.evaluation.metrics import METRICS, compared_fields
 from torchtune_lite.evaluation.texts import generate_texts
-from torchtune_lite.generation import Sampling, cap_length, put_question, tokens_of
+from torchtune_lite.generation import AnswerFile, Sampling, cap_length, put_question, tokens_of
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.utils import counted, get_logger
 
@@ -139,11 +138,12 @@ def answer_questions(
     *,
     max_new_tokens: int,
     batch_size: int,
-    kept: KeptAnswers,
+    file: AnswerFile,
 ) -> None:
-    """Answer greedily the questions that can be asked, `batch_size` at a time; those in `kept` have their answers."""
+    """Answer greedily the questions that can be asked, `batch_size` at a time, that have no answer in `file` yet."""
+    known = {(result["row"], result["prompt"]): result["answer"] for result in file.results()}
     for question in questions:
-        question.answer = kept.find(question.row, question.tokens)
+        question.answer = known.get((question.row, question.prompt))
     left = [question for question in questions if not question.problem and question.answer is None]
     asked = sum(not question.problem for question in questions)
     if len(left) < asked:
@@ -152,8 +152,9 @@ def answer_questions(
     prompts = [question.tokens for question in left]
     texts = generate_texts(model, tokenizer, prompts, [sampling] * len(left), batch_size=batch_size)
     for number, text in tqdm(texts, total=asked, initial=asked - len(left), desc="answering", unit="row"):
-        left[number].answer = text.strip()
-        kept.add(left[number].row, left[number].tokens, left[number].answer)
+        question = left[number]
+        question.answer = text.strip()
+        file.write({"row": question.row, "prompt": question.prompt, "answer": question.answer})
 
 
 def summary(questions: Sequence[Question], metrics: Sequence[str]) -> dict[str, Any]:

@@ -1,28 +1,15 @@
 """An adapter in PEFT's layout that loads elsewhere: with a base name that means something there, tokenizer and card."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from torchtune_lite.checkpoint.formats.adapter import CONFIG, WEIGHTS, fitting_adapter
+from torchtune_lite.checkpoint.formats.adapter import CONFIG, WEIGHTS, open_adapter
 from torchtune_lite.checkpoint.formats.files import read_json, write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.export.hf import write_tokenizer
 from torchtune_lite.export.source import Source
-
-CARD = """\
----
-base_model: {base}
-library_name: peft
-tags: [{kind}, torchtune_lite]
----
-
-# {name}
-
-A {kind} adapter of [{base}](https://huggingface.co/{base}), rank {rank}, alpha {alpha}, on {targets}.
-
-    from peft import AutoPeftModelForCausalLM
-    model = AutoPeftModelForCausalLM.from_pretrained("{name}")
-"""
+from torchtune_lite.hub import CARD, RunFacts, model_card, repository_name
 
 
 def write_peft(source: Source, folder: Path, base_name: str | None, name: str) -> None:
@@ -32,13 +19,11 @@ def write_peft(source: Source, folder: Path, base_name: str | None, name: str) -
     """
     if (adapter := source.found.adapter) is None:
         raise ConfigError(f"{source.found.path} is a merged model and has no adapter; name the folder of one")
-    config = read_json(adapter / CONFIG)
     own = read_json(source.found.base / "config.json").get("_name_or_path") or ""
     base = base_name or (own if own.count("/") == 1 else source.found.base.resolve().name)
-    write_safetensors(folder / WEIGHTS, fitting_adapter(source.model, adapter, source.layout))
-    write_json(folder / CONFIG, config | {"base_model_name_or_path": base})
+    config = read_json(adapter / CONFIG) | {"base_model_name_or_path": base}
+    write_safetensors(folder / WEIGHTS, open_adapter(source.model, adapter, source.layout).weights)
+    write_json(folder / CONFIG, config)
     write_tokenizer(source, folder)
-    targets = config.get("target_modules")
-    facts = {"rank": config["r"], "alpha": config["lora_alpha"], "kind": "DoRA" if config.get("use_dora") else "LoRA"}
-    targets = ", ".join(targets) if isinstance(targets, list) else targets
-    (folder / "README.md").write_text(CARD.format(base=base, name=name, targets=targets, **facts), encoding="utf-8")
+    facts = replace(RunFacts.of(adapter.parent, repository_name(base)), base=base, adapter=config)
+    (folder / CARD).write_text(model_card(name, facts, "adapter"), encoding="utf-8")

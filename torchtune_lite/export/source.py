@@ -1,6 +1,6 @@
 """What is exported: a model folder, or an adapter with its base, of which each weight is merged when it is read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite import config
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, ModelFolder, find_model, load_adapter
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, ModelFolder, find_model
+from torchtune_lite.checkpoint.folders import chosen_folder
+from torchtune_lite.checkpoint.formats.adapter import adapter_folder, open_adapter
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import set_parameter
@@ -18,7 +20,7 @@ from torchtune_lite.data import ModelTokenizer, check_vocabulary
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.models import Family, from_checkpoint
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
-from torchtune_lite.peft import Adapter, adapter_modules
+from torchtune_lite.peft import Adapter, adapter_modules, changed_biases
 
 
 @dataclass(frozen=True)
@@ -65,29 +67,35 @@ class Source:
     @property
     def weights(self) -> dict[str, Weight]:
         """The weights of the plain model of the same function; those that are merged are float32."""
-        adapters = {f"{name}.weight": module for name, module in adapter_modules(self.model).items()}
+        merges = {f"{name}.weight": module.merged_weight for name, module in adapter_modules(self.model).items()}
+        merges |= {name: module.merged_bias for name, module in changed_biases(self.model).items()}
         return self.base | {
-            name: Weight(torch.float32, self.base[name].shape, partial(self._merged, name, module))
-            for name, module in adapters.items()
+            name: Weight(torch.float32, self.base[name].shape, partial(self._merged, name, merge))
+            for name, merge in merges.items()
         }
 
-    def _merged(self, name: str, module: nn.Module) -> Tensor:
+    def _merged(self, name: str, merge: Callable[[], Tensor]) -> Tensor:
         with filled(self.model, {name: self.base[name]}):
-            return module.merged_weight()
+            return merge()
 
 
-def open_source(path: Path | str, base: Path | str | None = None) -> Source:
-    """Open a run, a checkpoint or model folder, or an adapter, with the arguments and errors of `find_model`."""
-    found = find_model(path, base)
+def open_source(path: Path | str, base: Path | str | None = None, *, adapter: bool = False) -> Source:
+    """Open a run, a checkpoint or model folder, or an adapter, with the arguments and errors of `find_model`.
+
+    `adapter` takes that of a checkpoint which has the merged model, too.
+    """
+    found = find_model(adapter_folder(chosen_folder(path)) if adapter else path, base)
     checkpointer = FullModelHFCheckpointer(**{k: v for k, v in found.checkpointer.items() if k != "_component_"})
     with torch.device("meta"):
         model = from_checkpoint(**checkpointer.decoder_args).eval()
-    weights = checkpointer.checked_weights(model)
     checkpointer.put_adapters(model)
+    weights = checkpointer.checked_weights(model)
     if found.adapter is not None:
         for module in adapter_modules(model).values():
             _make_parameters(module)
-        load_adapter(model, found.adapter, checkpointer.layout, weights)
+        saved = open_adapter(model, found.adapter, checkpointer.layout)
+        saved.load(weights)
+        weights |= {name: weight.to(weights[name].dtype) for name, weight in saved.trained_base.items()}
     return Source(found, checkpointer, model, weights)
 
 

@@ -73,20 +73,27 @@ def _is_plain(projection: nn.Module) -> bool:
 
 def _weight(projection: nn.Module) -> Tensor:
     """Return the weight that a projection computes with."""
-    is_adapter = isinstance(projection, Adapter)
-    return (projection.merged_weight() if is_adapter else dequantize(projection.weight)).detach()
+    module = projection.embedding if isinstance(projection, TiedOutput) else projection
+    return (module.merged_weight() if isinstance(module, Adapter) else dequantize(module.weight)).detach()
+
+
+def _bias(projection: nn.Module) -> Tensor | None:
+    bias = projection.merged_bias() if isinstance(projection, Adapter) else getattr(projection, "bias", None)
+    return bias if bias is None else bias.detach()
 
 
 def _merged(projection: nn.Module) -> nn.Linear:
     weight = _weight(projection)
     with torch.device("meta"):
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    linear.weight, linear.bias = nn.Parameter(weight, requires_grad=False), projection.bias
+    linear.weight, linear.bias = (
+        each if each is None else nn.Parameter(each, requires_grad=False) for each in (weight, _bias(projection))
+    )
     return linear
 
 
 def _in_int8(projection: nn.Module) -> Int8Linear:
-    return Int8Linear(_weight(projection), getattr(projection, "bias", None), getattr(projection, "softcap", None))
+    return Int8Linear(_weight(projection), _bias(projection), getattr(projection, "softcap", None))
 
 
 def _fits(projections: list[nn.Module], device: torch.device) -> bool:

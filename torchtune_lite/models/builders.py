@@ -9,9 +9,18 @@ from torch import nn
 
 from torchtune_lite import kernels  # noqa: F401 (puts the fast paths beside the plain functions)
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
-from torchtune_lite.peft import DoRALinear, FrozenNF4Linear, LoRALinear, fits_nf4, freeze_base, upcast_state_dict
+from torchtune_lite.peft import (
+    DoRALinear,
+    FrozenNF4Linear,
+    LoRALinear,
+    Method,
+    fits_nf4,
+    freeze_base,
+    upcast_state_dict,
+)
 from torchtune_lite.peft.initialisation import starting_factors
 from torchtune_lite.peft.targets import choose
+from torchtune_lite.peft.trained_tokens import train_embeddings as train_whole_embeddings
 from torchtune_lite.utils import get_logger
 
 Builder = Callable[..., TransformerDecoder]
@@ -19,6 +28,10 @@ Builder = Callable[..., TransformerDecoder]
 FIELDS = inspect.signature(DecoderConfig).parameters
 ATTN_MODULES = ("q_proj", "k_proj", "v_proj", "output_proj")
 MLP_MODULES = ("w1", "w2", "w3")
+TRAIN_EMBEDDINGS = ("new", "all", None)
+OF_LORA = ("lora_rank", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights")
+OF_LORA += ("rank_pattern", "alpha_pattern")
+"""Arguments that another method of adaptation has no use for."""
 
 
 def plain_linear(name: str, in_dim: int, out_dim: int, bias: bool = False) -> nn.Module:
@@ -46,6 +59,8 @@ def lora_decoder(
     layers_to_transform: int | Sequence[int] | None = None,
     rank_pattern: Mapping[str, int] | None = None,
     alpha_pattern: Mapping[str, float] | None = None,
+    adapter: Method | None = None,
+    train_embeddings: str | None = None,
     quantize_base: bool = False,
     quantize_frozen: bool = False,
     quantize_output: bool = False,
@@ -60,7 +75,11 @@ def lora_decoder(
     it, `layers_to_transform`, `rank_pattern` and `alpha_pattern` are PEFT's, as `peft.targets.choose` says. `use_dora`
     trains magnitudes too, `use_rslora` scales an update by alpha / √rank instead of alpha / rank. `init_lora_weights`
     starts A and B from the base's weights instead of from zero: pissa, pissa_niter_N, olora, or loftq over NF4
-    (`peft.initialisation`).
+    (`peft.initialisation`). `adapter` puts another method in the place of LoRA: `peft.IA3`, `peft.VeRA`.
+
+    `train_embeddings: new` trains the rows of the tokens that the tokenizer adds, in the embedding and in an output of
+    its own, as is done anyway where `tokenizer.add_tokens` names some; no projection need then carry an adapter. `all`
+    trains both matrices whole.
 
     With `quantize_base`, exactly the adapted projections are kept in NF4, the output projection excepted;
     `quantize_frozen` adds those of the layers that carry no adapter, `quantize_output` the output projection. One
@@ -81,7 +100,9 @@ def lora_decoder(
     if target_modules is None:
         mlp = MLP_MODULES if apply_lora_to_mlp else ()
         target_modules = [*lora_attn_modules, *mlp, *(("output",) if apply_lora_to_output else ())]
-    if not target_modules:
+    if train_embeddings not in TRAIN_EMBEDDINGS:
+        raise ValueError(f"train_embeddings is {train_embeddings!r}; allowed are new, all, or null")
+    if not target_modules and train_embeddings != "new":
         raise ValueError(
             "no projection carries an adapter; name some in lora_attn_modules or target_modules, or set "
             "apply_lora_to_mlp"
@@ -95,6 +116,8 @@ def lora_decoder(
         rank_pattern=rank_pattern,
         alpha_pattern=alpha_pattern,
     )
+    if train_embeddings and config.num_classes:
+        raise ValueError("train_embeddings is not served for a classifier; leave it out")
     if config.tie_word_embeddings and ("output" in adapted or quantize_output):
         argument = "quantize_output" if quantize_output else "apply_lora_to_output"
         raise ValueError(
@@ -107,7 +130,8 @@ def lora_decoder(
         raise ValueError("init_lora_weights is for LoRA; with use_dora it is not served, leave one of them out")
     if init_lora_weights == "loftq" and not quantize_base:
         raise ValueError("init_lora_weights: loftq makes up for what NF4 loses; set quantize_base: True")
-    adapter = DoRALinear if use_dora else LoRALinear
+    if adapter is not None:
+        check_method(adapter, {name: value for name, value in locals().items() if name in OF_LORA})
     misfits: dict[str, str] = {}
 
     def linear(path: str, in_dim: int, out_dim: int, bias: bool = False) -> nn.Module:
@@ -119,10 +143,11 @@ def lora_decoder(
         base = FrozenNF4Linear(in_dim, out_dim, bias) if quantize else plain_linear(path, in_dim, out_dim, bias)
         if path not in adapted:
             return base
+        if adapter is not None:
+            return adapter.put(path, base)
         init = None if init_lora_weights == "loftq" and not quantize else init_lora_weights  # nothing is lost there
-        projection = adapter.from_linear(
-            base, *adapted[path], lora_dropout, use_rslora=use_rslora, init_lora_weights=init
-        )
+        kind = DoRALinear if use_dora else LoRALinear
+        projection = kind.from_linear(base, *adapted[path], lora_dropout, use_rslora=use_rslora, init_lora_weights=init)
         projection.fused = fused_lora
         return projection
 
@@ -134,11 +159,26 @@ def lora_decoder(
             raise ValueError(f"{problem}; {instead}")
         get_logger().warning("%s; they stay unquantised", problem)
     freeze_base(model)
+    model.train_embeddings = train_embeddings
+    if train_embeddings == "all":
+        train_whole_embeddings(model)
     for layer in model.layers:
         layer.mlp.tile = mlp_tile
     if quantize_base:
         model.register_state_dict_post_hook(upcast_state_dict)
     return model
+
+
+def check_method(adapter: Any, of_lora: Mapping[str, Any]) -> None:
+    """Raise ValueError for an `adapter` that is none, and for arguments of LoRA beside it."""
+    if not isinstance(adapter, Method):
+        raise ValueError(f"adapter is {adapter!r}; it needs a _component_, such as torchtune_lite.peft.IA3")
+    arguments = inspect.signature(lora_decoder).parameters
+    if given := [name for name, value in of_lora.items() if value != arguments[name].default]:
+        raise ValueError(
+            f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} for LoRA, and adapter puts "
+            f"{type(adapter).__name__} in its place; leave them out, and see its own arguments"
+        )
 
 
 def projections(config: DecoderConfig) -> list[str]:
@@ -158,7 +198,8 @@ def any_decoder(
 
     The arguments after `config` are those of `lora_decoder`.
     """
-    if lora_attn_modules or apply_lora_to_mlp or apply_lora_to_output or lora.get("target_modules"):
+    named = lora.get("target_modules") or lora.get("adapter") or lora.get("train_embeddings") == "new"
+    if lora_attn_modules or apply_lora_to_mlp or apply_lora_to_output or named:
         return lora_decoder(config, lora_attn_modules, apply_lora_to_mlp, apply_lora_to_output, **lora)
     if lora:
         raise ValueError(

@@ -1,9 +1,21 @@
 """Parameter-efficient fine-tuning: adapters over frozen, if wished 4-bit, projections; knows no model family."""
 
-from torchtune_lite.peft.adapter import Adapter, adapter_modules, adapter_state, adapters_off, freeze_base, rows_here
+from torchtune_lite.peft.adapter import (
+    Adapter,
+    Method,
+    adapter_modules,
+    adapter_state,
+    adapters_off,
+    changed_biases,
+    freeze_base,
+    is_adapted,
+    rows_here,
+)
 from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear
+from torchtune_lite.peft.ia3 import IA3, IA3Linear
 from torchtune_lite.peft.lora import LoRALinear
+from torchtune_lite.peft.methods import FILES
 from torchtune_lite.peft.nf4 import (
     blank_parts,
     dequantize,
@@ -18,21 +30,38 @@ from torchtune_lite.peft.nf4 import (
     upcast_state_dict,
 )
 from torchtune_lite.peft.optimizer import adapter_optimizer
+from torchtune_lite.peft.peft_file import MERGE, PREFIX, PeftFile, Projection
+from torchtune_lite.peft.trained_tokens import TrainedRows, TrainedTokenEmbedding, train_embeddings, train_tokens
+from torchtune_lite.peft.vera import VeRA, VeRALinear
 
 __all__ = [
+    "FILES",
+    "IA3",
+    "MERGE",
+    "PREFIX",
     "Adapter",
     "DoRALinear",
     "FrozenNF4Linear",
+    "IA3Linear",
     "LoRALinear",
+    "Method",
+    "PeftFile",
+    "Projection",
+    "TrainedRows",
+    "TrainedTokenEmbedding",
+    "VeRA",
+    "VeRALinear",
     "adapter_modules",
     "adapter_optimizer",
     "adapter_state",
     "adapters_off",
     "blank_parts",
+    "changed_biases",
     "dequantize",
     "fits_nf4",
     "freeze_base",
     "from_nf4_parts",
+    "is_adapted",
     "is_quantized",
     "nf4_parts",
     "num_bytes",
@@ -40,5 +69,7 @@ __all__ = [
     "rows_here",
     "shards",
     "storage",
+    "train_embeddings",
+    "train_tokens",
     "upcast_state_dict",
 ]

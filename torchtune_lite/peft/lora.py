@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torchtune_lite.kernels.fused_lora import LowRank
 from torchtune_lite.kernels.nf4.linear import Storage, row_tiles
 from torchtune_lite.modules.replaceable import digest
+from torchtune_lite.peft.adapted import AdaptedLinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear, linear
 from torchtune_lite.peft.initialisation import starting_factors
 from torchtune_lite.peft.nf4 import storage
-from torchtune_lite.utils.sharding import as_lies, local, spread, whole
+from torchtune_lite.utils.sharding import as_lies, spread, whole
 
 
-class LoRALinear(nn.Module):
+class LoRALinear(AdaptedLinear):
     """A frozen projection with a trained update: `y = W x + bias + s · B A dropout(x)`, s = alpha / r (section 4.1).
 
     With `use_rslora`, s is alpha / √r, at which higher ranks learn as fast as low ones (rsLoRA: Kalajdzievski, arXiv
@@ -35,6 +36,7 @@ class LoRALinear(nn.Module):
     `start_from` is given W; W keeps the rest, `W - s · B A`, but for LoftQ's. `start` has A and B as they were then.
     """
 
+    peft_type = "LORA"
     use_dora = False  # in PEFT's configs
     input_params = ("lora_a.weight",)  # without a row for each output
 
@@ -50,15 +52,13 @@ class LoRALinear(nn.Module):
         use_rslora: bool = False,
         init_lora_weights: str | None = None,
     ) -> None:
-        super().__init__()
-        self.in_dim, self.out_dim, self.rank, self.alpha, self.use_rslora = in_dim, out_dim, rank, alpha, use_rslora
+        super().__init__((FrozenNF4Linear if quantize_base else nn.Linear)(in_dim, out_dim, use_bias))
+        self.rank, self.alpha, self.use_rslora = rank, alpha, use_rslora
         self.scaling = alpha / (math.sqrt(rank) if use_rslora else rank)
-        base = FrozenNF4Linear(in_dim, out_dim, use_bias) if quantize_base else nn.Linear(in_dim, out_dim, use_bias)
-        self.weight, self.bias = base.requires_grad_(False).weight, base.bias
         self.dropout = nn.Dropout(dropout)
         self.lora_a = nn.Linear(in_dim, rank, bias=False)
         self.lora_b = nn.Linear(rank, out_dim, bias=False)
-        self.enabled = self.fused = True
+        self.fused = True
         self.init_lora_weights, self.start = init_lora_weights, None
         self.init_adapter()
 
@@ -73,6 +73,23 @@ class LoRALinear(nn.Module):
         adapter.weight, adapter.bias = base.requires_grad_(False).weight, base.bias
         adapter.init_adapter()
         return adapter
+
+    @classmethod
+    def of_factors(cls, base: nn.Module, a: Tensor, b: Tensor, rank: int | None = None) -> "LoRALinear":
+        """Put the update `B A` on a projection; `rank`, where it is given, is reached with zeros, and alpha is it."""
+        rank = len(a) if rank is None else rank
+        adapter = cls.from_linear(base, rank, rank)
+        padding = rank - len(a)
+        adapter.lora_a.weight = nn.Parameter(F.pad(a, (0, 0, 0, padding)))
+        adapter.lora_b.weight = nn.Parameter(F.pad(b, (0, padding)))
+        return adapter
+
+    def as_lora(self, rank: int | None = None) -> "LoRALinear":
+        """Return itself, or a LoRA of the same function and of `rank`, its alpha its rank."""
+        if rank is None:
+            return self
+        a, b = self.update_factors()
+        return LoRALinear.of_factors(self, self.scaling * a.detach(), b.detach(), rank)
 
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:
         """Make fresh adapter parameters on the device of the base weight, in its dtype unless another is given."""
@@ -103,6 +120,11 @@ class LoRALinear(nn.Module):
             return weight
         a, b = (factor.to(exact) for factor in self.start)
         return exact.addmm(b, a, alpha=-self.scaling).to(weight.dtype)
+
+    @property
+    def starts_from_base(self) -> bool:
+        """Whether A and B start as a function of the base's weight."""
+        return self.init_lora_weights is not None
 
     @property
     def keeps_rest(self) -> bool:
@@ -158,19 +180,8 @@ class LoRALinear(nn.Module):
             return frozen
         return frozen._replace(a=self.lora_a.weight, b=self.lora_b.weight, scaling=self.scaling)
 
-    @torch.no_grad()
-    def merged_weight(self, base: Tensor | None = None) -> Tensor:
-        """Return `W + s · B A [out, in]`, summed in float32, in W's dtype; of a sharded W, the rows here.
-
-        An NF4 W is dequantised; `base` takes the place of W. The result is the only tensor of that size that is made.
-        """
-        merged = torch.empty(local(self.weight).shape, dtype=self.weight.dtype, device=self.weight.device)
-        for rows, values in self.merged_tiles(base):
-            merged[rows] = values
-        return merged
-
     def merged_tiles(self, base: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Yield slices of the rows of `merged_weight` with their values in float32, before they are rounded."""
+        """Yield slices of the rows of `W + s · B A` with their values in float32, before they are rounded."""
         a, b = (self.lora_a.weight, self.lora_b.weight) if base is None else self.update_factors()
         weight = storage(self.weight if base is None else base)
         return merged_tiles(weight, whole(a), as_lies(b, self.weight), self.scaling)

@@ -58,6 +58,14 @@ class Shards(Processes):
     def shard(self, model: nn.Module) -> None:
         from torch.distributed.fsdp import FSDPModule, fully_shard
 
+        unshared = {
+            each.peft_type for each in peft.adapter_modules(model).values() if not hasattr(each, "input_params")
+        }
+        if unshared:
+            raise ConfigError(
+                f"adapters of type {', '.join(sorted(unshared))} are not served where processes share the weights "
+                "(parallel.data: fsdp); use LoRA, or parallel.data: ddp"
+            )
         quantized = {name: param for name, param in model.named_parameters() if peft.is_quantized(param)}
         unsplit = {name: param for name, param in quantized.items() if not peft.shards(param, self.num_shards)}
         if unsplit:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, VeraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -18,7 +18,7 @@ from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.errors import CheckpointError, ConfigError
 from torchtune_lite.models import from_checkpoint, llama2
 from torchtune_lite.models.llama import LLAMA
-from torchtune_lite.peft import adapter_state, dequantize, is_quantized, quantize
+from torchtune_lite.peft import IA3, VeRA, adapter_state, dequantize, is_quantized, quantize
 
 QK = {"lora_attn_modules": ["q_proj", "k_proj"], "lora_rank": 4, "lora_alpha": 12}
 
@@ -40,6 +40,9 @@ def base_model(hf_base):
         | {"alpha_pattern": {"v_proj": 9}},
         QK | {"init_lora_weights": "pissa"},
         QK | {"init_lora_weights": "olora", "use_rslora": True, "rank_pattern": {"k_proj": 3}},
+        {"target_modules": ["k_proj", "v_proj", "down_proj"], "adapter": IA3()},
+        {"target_modules": ["v_proj", "w2"], "layers_to_transform": 1, "adapter": IA3(["w2"])},
+        {"target_modules": "all-linear", "adapter": VeRA(r=16, projection_prng_key=7)},
     ],
 )
 def test_peft_gives_the_live_logits_from_our_adapter(hf_base, build, logits, tmp_path: Path, adapters: dict):
@@ -57,12 +60,13 @@ def test_peft_gives_the_live_logits_from_our_adapter(hf_base, build, logits, tmp
 def peft_adapter(hf_base, tmp_path: Path):
     """Write an adapter with PEFT, its values not zero; return the folder and PEFT's logits."""
 
-    def write(**options):
+    def write(config=None, **options):
         torch.manual_seed(2)
-        model = get_peft_model(base_model(hf_base), LoraConfig(**{"r": 4, "lora_alpha": 12} | options)).eval()
+        config = config or LoraConfig(**{"r": 4, "lora_alpha": 12} | options)
+        model = get_peft_model(base_model(hf_base), config).eval()
         with torch.no_grad():
-            for name, param in model.named_parameters():
-                if "lora_" in name:
+            for param in model.parameters():
+                if param.requires_grad:
                     param += 0.1 * torch.randn_like(param)
             logits = model(hf_base.tokens).logits
         model.save_pretrained(tmp_path / "theirs")
@@ -118,6 +122,102 @@ def test_an_adapter_says_itself_where_it_belongs_and_of_what_rank(hf_base, peft_
     assert (expected - hf_base.logits).abs().max() > 0.1
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
+        IA3Config(target_modules=["q_proj", "k_proj"], feedforward_modules=["q_proj"]),
+        VeraConfig(r=8, target_modules=["q_proj", "down_proj"], projection_prng_key=3, save_projection=True),
+        VeraConfig(r=8, target_modules=["v_proj", "up_proj"], projection_prng_key=3, save_projection=False),
+    ],
+    ids=["IA3", "IA3 on inputs", "VeRA", "VeRA by its seed"],
+)
+def test_an_adapter_of_another_method_says_what_it_is(hf_base, peft_adapter, config):
+    folder, expected = peft_adapter(config)
+    torch.testing.assert_close(asked(hf_base.dir, folder, hf_base.tokens), expected, rtol=0, atol=1e-4)
+    assert (expected - hf_base.logits).abs().max() > 0.1
+
+
+METHODS = {
+    "IA3": {"target_modules": ["k_proj", "v_proj", "down_proj"], "adapter": IA3},
+    "VeRA": {"target_modules": "all-linear", "adapter": VeRA},
+}
+
+
+@pytest.mark.parametrize("quantize_base", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_other_methods_are_merged_and_found_again(hf_base, build, logits, tmp_path, method, quantize_base):
+    def arguments():
+        kept = {"quantize_base": quantize_base, "quantize_unsupported": "skip"}
+        return METHODS[method] | {"adapter": METHODS[method]["adapter"]()} | kept
+
+    checkpointer = FullModelHFCheckpointer(hf_base.dir)
+    model = build(checkpointer, **arguments())
+    live = logits(model, hf_base.tokens)
+    assert (live - hf_base.logits).abs().max() > 0.1
+    checkpointer.save(tmp_path / "out", model, verify=True)
+    torch.testing.assert_close(logits(tmp_path / "out", hf_base.tokens), live, rtol=0, atol=2e-4)
+    with torch.device("meta"):
+        again = llama2.lora_llama2(**checkpointer.decoder_args, **arguments())
+    FullModelHFCheckpointer(hf_base.dir, adapter_checkpoint=tmp_path / "out").load(
+        again, device="cpu", dtype=torch.float32
+    )
+    assert torch.equal(logits(again.eval(), hf_base.tokens), live)
+
+
+def test_a_bias_that_is_scaled_is_merged_too(tmp_path):
+    theirs = tiny.make("qwen2")
+    theirs.save_pretrained(tmp_path / "base")
+    config = IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"])
+    theirs = get_peft_model(theirs, config).eval()
+    torch.manual_seed(2)
+    for name, param in theirs.named_parameters():
+        if "ia3" in name or "bias" in name:
+            param.data += 0.3 * torch.randn_like(param)
+    theirs.save_pretrained(tmp_path / "adapter")
+    theirs.unload().save_pretrained(tmp_path / "base")
+    tokens = torch.randint(3, 512, (2, 9))
+    with torch.no_grad():
+        expected = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32), tmp_path / "adapter"
+        )(tokens).logits
+    checkpointer = FullModelHFCheckpointer(tmp_path / "base", adapter_checkpoint=tmp_path / "adapter")
+    with torch.device("meta"):
+        model = from_checkpoint(**checkpointer.decoder_args)
+    checkpointer.put_adapters(model)
+    checkpointer.load(model, device="cpu", dtype=torch.float32)
+    checkpointer.save(tmp_path / "out", model.eval(), verify=True)
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), expected, rtol=0, atol=1e-4)
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)(tokens).logits
+    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "change", "problem"),
+    [
+        (VeRA, {"r": 8}, "r is 8, the model's is 256"),
+        (VeRA, {"save_projection": False, "projection_prng_key": 1}, "projection_prng_key is 1, the model's is 0"),
+        (VeRA, {"r": "many"}, "r is 'many', not a whole number above 0"),
+        (VeRA, {"bias": "vera_only"}, "bias is 'vera_only', which is not served"),
+        (IA3, {"modules_to_save": ["lm_head"]}, "modules_to_save is ['lm_head'], which is not served; merge it in"),
+        (IA3, {"peft_type": "VERA"}, "peft_type is 'VERA', the model's is 'IA3'"),
+    ],
+)
+def test_another_method_s_config_must_fit(hf_base, build, tmp_path, adapter, change, problem):
+    model = build(FullModelHFCheckpointer(hf_base.dir), target_modules=["v_proj"], adapter=adapter())
+    write_adapter(tmp_path / "a", model, HFLayout(LLAMA, model.config), hf_base.dir)
+    (tmp_path / "a" / CONFIG).write_text(json.dumps(json.loads((tmp_path / "a" / CONFIG).read_text()) | change))
+    assert problem in refused(model, tmp_path / "a")
+
+
+@pytest.mark.parametrize("adapter", [IA3, VeRA])
+def test_other_methods_on_a_part_of_a_fused_matrix_are_refused(tmp_path, adapter):
+    checkpointer, model = build_fused(tmp_path, target_modules=["v_proj"], adapter=adapter())
+    with pytest.raises(ConfigError, match="self_attn.qkv_proj is one matrix in the checkpoint, of which PEFT has no"):
+        checkpointer.load(model, device="cpu", dtype=torch.float32)
+
+
 @pytest.mark.parametrize("use_dora", [False, True])
 def test_so_does_one_of_matrices_that_transformers_has_fused(tmp_path: Path, use_dora: bool):
     theirs = tiny.make("phi3")
@@ -165,7 +265,7 @@ def test_an_adapter_of_a_fused_matrix_that_we_wrote_is_read_in_the_same_way(tmp_
     ("change", "problem"),
     [
         ({"r": "four"}, "r is 'four', not a whole number above 0"),
-        ({"peft_type": "IA3"}, "peft_type is 'IA3', the model's is 'LORA'"),
+        ({"peft_type": "BOFT"}, "peft_type is 'BOFT'; known are LORA, "),
         ({"r": 8}, "r is 8, the model's is 4"),
     ],
 )

@@ -4,23 +4,18 @@ import dataclasses
 import json
 import math
 
+import peft
 import pytest
 from peft import LoraConfig
-from peft.utils.other import get_pattern_key
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer
-from torchtune_lite.checkpoint.formats.adapter_config import (
-    ALLOWED,
-    COMPARED,
-    HARMLESS,
-    _of_module,
-    config_misfits,
-    peft_config,
-)
+from torchtune_lite.checkpoint.formats.adapter_config import config_misfits, peft_config
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.models.llama import LLAMA
+from torchtune_lite.peft import FILES
 
 QK = {"lora_attn_modules": ["q_proj", "k_proj"], "lora_rank": 4, "lora_alpha": 12}
+LORA = FILES["LORA"]
 FIELDS = {field.name for field in dataclasses.fields(LoraConfig)}
 EARLIER_FIELDS = {  # of PEFT 0.18 to 0.21, which may be gone from the one that is installed
     *("r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "use_rslora"),
@@ -65,8 +60,8 @@ def test_what_peft_and_we_write_is_taken(model, config, hf_base):
 @pytest.mark.parametrize("field", sorted(FIELDS | EARLIER_FIELDS | {"a_field_of_a_later_version"}))
 def test_a_field_is_compared_harmless_or_off(model, config, field):
     """Any value of a field that is not known to be harmless is refused, naming the field."""
-    harmless = [value for value in ODD if field in HARMLESS or value in ALLOWED.get(field, ())]
-    if field not in COMPARED | {"peft_type"}:
+    harmless = [value for value in ODD if field in LORA.harmless or value in LORA.allowed.get(field, ())]
+    if field not in {"peft_type", *LORA.compared, *LORA.patterns}:
         harmless += [None, False, "", [], {}]
     if field in ("alpha_pattern", "rank_pattern"):
         harmless.append({"a": 1})  # names no module
@@ -78,10 +73,14 @@ def test_a_field_is_compared_harmless_or_off(model, config, field):
             assert field in problem and len(problem) < 300 and "\n" not in problem, value
 
 
-def test_every_field_of_peft_has_been_thought_of():
+@pytest.mark.parametrize("kind", FILES)
+def test_every_field_of_peft_has_been_thought_of(kind):
     """The lists name only fields that PEFT has, so that a typo in them opens no gap."""
-    assert HARMLESS | COMPARED | ALLOWED.keys() <= FIELDS | EARLIER_FIELDS
-    assert not HARMLESS & COMPARED and not (HARMLESS | COMPARED) & ALLOWED.keys()
+    file, fields = FILES[kind], set(peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind].__dataclass_fields__)
+    compared = {*file.compared, *file.patterns}
+    earlier = {*EARLIER_FIELDS, "layers_to_transform", "layers_pattern"}
+    assert file.harmless | compared | file.allowed.keys() <= fields | earlier
+    assert not file.harmless & compared and not (file.harmless | compared) & file.allowed.keys()
 
 
 @pytest.mark.parametrize(
@@ -130,31 +129,6 @@ def test_a_value_of_another_type_is_malformed(model, config, field, value):
 def test_a_pattern_that_is_none_is_malformed(model, config, field, pattern):
     [problem] = config_misfits(config | {field: pattern}, model, HFLayout(LLAMA, model.config))
     assert problem.startswith(field) and ", not a" in problem
-
-
-KEYS = (
-    *(
-        "q_proj",
-        "proj",
-        "self_attn.q_proj",
-        "attn.q_proj",
-        "layers.1.self_attn.k_proj",
-        r"layers\.[01]\.self_attn.q_.*",
-    ),
-    *("^model.layers.0.self_attn.q_proj", "^q_proj", "^layers.0", "model.layers.1.self_attn.q_proj", "k_proj|q_proj"),
-    *("lm_head", "^lm_head", ".*", "q_proj$", ""),
-)
-
-
-@pytest.mark.parametrize("key", KEYS)
-def test_a_pattern_names_the_modules_that_it_names_in_peft(key):
-    paths = [f"model.layers.{n}.self_attn.{p}_proj" for n in (0, 1, 11) for p in "qk"] + ["lm_head"]
-    for pattern in ({key: 7}, {key: 7, "q_proj": 5}, {"k_proj": 6, key: 7}):
-        for path in paths:
-            assert _of_module(pattern, path, 4) == pattern.get(get_pattern_key(pattern.keys(), path), 4), (
-                path,
-                pattern,
-            )
 
 
 def test_patterns_and_rslora_together_are_those_of_each_module(model, config):

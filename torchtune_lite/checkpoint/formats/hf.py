@@ -84,9 +84,19 @@ class FullModelHFCheckpointer(Checkpointer):
         return hf_files(folder, self.layout.theirs(weights), self._shard_of)
 
     def write_config(self, folder: Path, files: Files) -> None:
-        tied = self.layout.config.tie_word_embeddings
-        changed = {} if tied == self.decoder_args["tie_word_embeddings"] else {"tie_word_embeddings": tied}
-        write_hf_config(folder, files, self._config | changed)
+        write_hf_config(folder, files, self.model_config)
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        """The config.json of a model of `layout`, made from that of the checkpoint."""
+        shape, values = self.layout.config, dict(self._config)
+        if shape.tie_word_embeddings != self.decoder_args["tie_word_embeddings"]:
+            values["tie_word_embeddings"] = shape.tie_word_embeddings
+        if shape.vocab_size != self.decoder_args["vocab_size"]:
+            values["vocab_size"] = shape.vocab_size
+            if self._is_within:
+                values["text_config"] = {**values["text_config"], "vocab_size": shape.vocab_size}
+        return values
 
     def _readers(self, folder: Path) -> list[Checkpointer]:
         return [FullModelHFCheckpointer(folder)]

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from torchtune_lite.checkpoint.formats.rotary_layout import interleaved
 from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.model_weights import base_parameters
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.export.gguf.architectures import Architecture, architecture_of
 from torchtune_lite.export.gguf.files import read_gguf, write_gguf
 from torchtune_lite.export.gguf.tensors import to_weights
 from torchtune_lite.export.source import Source
 from torchtune_lite.modules import DecoderConfig
-from torchtune_lite.peft import LoRALinear, adapter_modules
+from torchtune_lite.peft import LoRALinear, TrainedRows, adapter_modules
 
 A, B = ".weight.lora_a", ".weight.lora_b"
 
@@ -40,8 +41,12 @@ def _adapters(source: Source) -> dict[str, LoRALinear]:
     adapters = adapter_modules(source.model)
     if not adapters:
         raise ConfigError(f"{source.found.path} is a merged model and has no adapter; name the folder of one")
-    if any(adapter.use_dora for adapter in adapters.values()):
-        raise ConfigError("llama.cpp has no DoRA: export the merged model with --to gguf")
+    whole = any(param.requires_grad for param in base_parameters(source.model).values())
+    if whole or any(isinstance(adapter, TrainedRows) for adapter in adapters.values()):
+        raise ConfigError("llama.cpp has no adapter of an embedding: export the merged model with --to gguf")
+    if others := [kind for kind in map(type, adapters.values()) if kind is not LoRALinear]:
+        method = others[0].__name__.removesuffix("Linear")
+        raise ConfigError(f"llama.cpp has no {method}: export the merged model with --to gguf")
     return adapters
 
 
