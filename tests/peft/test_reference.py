@@ -9,15 +9,17 @@ import torch.nn.functional as F
 from torchtune_lite.models.builders import decoder, lora_decoder
 from torchtune_lite.models.llama import LLAMA
 from torchtune_lite.modules import DecoderConfig
-from torchtune_lite.peft import IA3, VeRA, adapter_state
+from torchtune_lite.peft import IA3, AdaLoRA, RankAllocator, VeRA, adapter_state
 
 CONFIG = DecoderConfig(
     vocab_size=32, num_layers=2, num_heads=4, num_kv_heads=2, embed_dim=16, max_seq_len=64, intermediate_dim=32
 )
 TOKENS = torch.tensor([[1, 5, 9, 14, 3, 7, 2], [1, 8, 8, 20, 31, 4, 2]])
 EVERYTHING = {"lora_attn_modules": ["q_proj", "k_proj", "v_proj", "output_proj"], "apply_lora_to_mlp": True}
+TARGETS = dict(EVERYTHING)
 EVERYTHING |= {"lora_rank": 4, "lora_alpha": 8}
 PEFT_NAMES = {"lora_a.weight": "lora_A", "lora_b.weight": "lora_B", "magnitude": "lora_magnitude_vector"}
+PEFT_NAMES |= {"lora_a": "lora_A", "lora_b": "lora_B", "lora_e": "lora_E"}
 PEFT_NAMES |= {name: name for name in ("ia3_l", "vera_lambda_b", "vera_lambda_d")}
 
 
@@ -33,7 +35,7 @@ def filled(model):
     base = [name for name, _ in model.named_parameters() if "norm" not in name and name not in trained]
 
     def peft_name(name):
-        [ours] = [each for each in PEFT_NAMES if name.endswith(each)]
+        [ours] = [each for each in PEFT_NAMES if name.endswith(f".{each}")]
         return f"{LLAMA.to_hf(f'{name.removesuffix(ours)}weight').removesuffix('weight')}{PEFT_NAMES[ours]}"
 
     with torch.no_grad():
@@ -46,14 +48,14 @@ def filled(model):
     return model
 
 
-def measured(model) -> dict[str, float]:
+def measured(model, penalty=lambda: 0.0) -> dict[str, float]:
     logits = model(TOKENS)
-    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten())
+    loss = penalty() + F.cross_entropy(logits[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten())
     values = {"loss": loss.item(), "logit": logits[1, -1, 0].item()}
     if any(param.requires_grad for param in model.parameters()):
         loss.backward()
         for kind in PEFT_NAMES:
-            grads = [p.grad for name, p in adapter_state(model).items() if name.endswith(kind)]
+            grads = [p.grad for name, p in adapter_state(model).items() if name.endswith(f".{kind}")]
             if grads:
                 values[PEFT_NAMES[kind]] = math.sqrt(sum(grad.square().sum().item() for grad in grads))
     return values
@@ -108,3 +110,31 @@ def test_other_methods(targets, adapter, num_trained, expected):
     model = filled(lora_decoder(CONFIG, target_modules=targets, adapter=adapter()))
     assert sum(param.numel() for param in model.parameters() if param.requires_grad) == num_trained
     assert measured(model) == pytest.approx(expected, abs=2e-6)
+
+
+def test_adalora():
+    """With the penalty in the loss, as PEFT returns it."""
+    model = filled(lora_decoder(CONFIG, **TARGETS, adapter=AdaLoRA(init_r=4, target_r=2, lora_alpha=8)))
+    allocator = RankAllocator(model, total_steps=10)
+    expected = {"loss": 4.121020, "logit": -0.136371, "lora_A": 0.191466, "lora_B": 0.211168, "lora_E": 0.237835}
+    assert measured(model, allocator.penalty) == pytest.approx(expected, abs=2e-6)
+    assert allocator.penalty().item() == pytest.approx(0.678757, abs=1e-6)
+
+
+def test_adalora_prunes_as_peft_does_with_its_scale_frozen():
+    method = AdaLoRA(init_r=4, target_r=2, lora_alpha=8, tinit=1, tfinal=1)
+    model = filled(lora_decoder(CONFIG, target_modules=["q_proj", "v_proj"], adapter=method))
+    allocator = RankAllocator(model, total_steps=5)
+    optimizer = torch.optim.SGD([param for param in model.parameters() if param.requires_grad], lr=0.1)
+    losses, ranks = [], []
+    for step in range(1, 6):
+        loss = F.cross_entropy(model(TOKENS)[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten()) + allocator.penalty()
+        loss.backward()
+        optimizer.step()
+        allocator.step(step)
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        ranks.append(list(allocator.ranks().values()))
+    assert losses == pytest.approx([4.238501, 4.233239, 4.227188, 4.220155, 4.214852], abs=1e-6)
+    assert ranks == [[4, 4, 4, 4], [2, 4, 1, 3], [2, 3, 1, 2], [2, 3, 1, 2], [2, 3, 1, 2]]
+    assert allocator.is_final

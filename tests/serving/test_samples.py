@@ -56,7 +56,7 @@ def worker(engine):
     worker.start()
     yield worker
     worker.stop()
-    worker.join(10)
+    worker.join(60)
 
 
 def call(max_new_tokens, n=1, prompts=((1, 300),)):
@@ -82,7 +82,7 @@ def test_closing_cancels(worker, tokenizer, engine):
 
     asyncio.run(leave())
     worker.stop()
-    worker.join(10)
+    worker.join(60)
     assert not any(slot.request for slot in engine._slots)
 
 

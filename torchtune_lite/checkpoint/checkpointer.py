@@ -257,8 +257,8 @@ class Checkpointer(ABC):
     def _num_bytes(self, model: nn.Module, adapter_only: bool, state: TrainingState | None) -> int:
         """Say how many bytes of tensors a save writes."""
         written = [] if adapter_only else [*merged_weights(model).values(), *self.layout.carried.values()]
-        written += state.tensors.values() if state is not None else ()
-        return sum(weight.num_bytes for weight in written) + sum(t.nbytes for t in adapter_state(model).values())
+        adapter = sum(tensor.nbytes for tensor in adapter_state(model).values())
+        return sum(weight.num_bytes for weight in written) + adapter + (0 if state is None else state.num_bytes)
 
     def checked_weights(self, model: nn.Module) -> dict[str, Weight]:
         """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`.

@@ -25,6 +25,7 @@ from torchtune_lite.checkpoint.run_state import (
     TRAINER,
     class_name,
     dtypes_and_shapes,
+    restore_adapters,
     trained_parameters,
 )
 from torchtune_lite.errors import CheckpointError
@@ -224,6 +225,7 @@ def restore(
 
     if adapter_modules(model):
         load_adapter(model, folder / "adapter", HFLayout(family, model.config))
+        restore_adapters(model, folder / "resume")
     else:
         weight = model.tok_embeddings.weight
         FullModelHFCheckpointer(folder).load(model, device=weight.device, dtype=weight.dtype)

@@ -2,11 +2,13 @@
 
 In `resume/` of a checkpoint folder, without pickle: `optimizer.safetensors` has the optimizer's tensors as
 `<parameter>/<key>`, in their own dtype (what a tensor of a class of torchao is made of as `<parameter>/<key>/<part>`),
-`rng.json` the random states, `trainer.json` the rest. The trained weights are the folder's `adapter/`, or for a model
-without adapters the folder's own weights, both in the dtype of training.
+`rng.json` the random states, `adapter.safetensors` what adapters need besides their file, `trainer.json` the rest. The
+trained weights are the folder's `adapter/`, or for a model without adapters the folder's own weights, both in the dtype
+of training.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +19,36 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from torchtune_lite.checkpoint.formats.files import write_json
-from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
+from torchtune_lite.checkpoint.formats.safetensors_stream import read_safetensors, write_safetensors
 from torchtune_lite.checkpoint.formats.tensor_classes import flatten_tensor
 from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.model_weights import listed
 from torchtune_lite.checkpoint.rng import as_json, rng_state
+from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import Family
+from torchtune_lite.peft import adapter_modules
 from torchtune_lite.utils.sharding import is_sharded, local, written_rows
 
 FORMAT = 1
-OPTIMIZER, TRAINER, RNG = "optimizer.safetensors", "trainer.json", "rng.json"
+OPTIMIZER, ADAPTER, TRAINER, RNG = "optimizer.safetensors", "adapter.safetensors", "trainer.json", "rng.json"
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The state of a run between two optimizer steps; `tensors` are the optimizer's own, live ones."""
+    """The state of a run between two optimizer steps; `tensors` are the optimizer's own, live ones.
+
+    `of_adapters` are what adapters need besides their file, as `<module>/<key>`.
+    """
 
     tensors: dict[str, Weight]
+    of_adapters: dict[str, Tensor]
     trainer: dict[str, Any]
     rng: list[dict[str, Any]]  # of each process
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of the tensors that are written."""
+        return sum(each.num_bytes for each in self.tensors.values()) + sum(t.nbytes for t in self.of_adapters.values())
 
     def write(self, folder: Path, family: Family) -> None:
         """Write the state to a new folder, one tensor at a time."""
@@ -44,6 +58,8 @@ class TrainingState:
     def write_rest(self, folder: Path, family: Family) -> None:
         """Make a folder with all but the tensors; `family` is that of the weights that lie beside it."""
         folder.mkdir()
+        if self.of_adapters:
+            write_safetensors(folder / ADAPTER, {name: Weight.of(each) for name, each in self.of_adapters.items()})
         write_json(folder / TRAINER, {"format": FORMAT, "family": family.model_type, **self.trainer})
         first, *others = map(as_json, self.rng)
         (folder / RNG).write_text(json.dumps({"processes": [first, *others]} if others else first))
@@ -77,6 +93,11 @@ def gather(
                 classes[name] = about
     return TrainingState(
         tensors=tensors,
+        of_adapters={
+            f"{name}/{key}": tensor
+            for name, module in adapter_modules(model).items()
+            for key, tensor in module.training_state().items()
+        },
         trainer={
             "progress": progress,
             "facts": facts,
@@ -105,6 +126,22 @@ def _weight(tensor: Tensor, param: Tensor) -> Weight:
     if not is_sharded(param) or is_sharded(tensor) or tensor.shape != local(param).shape:
         return Weight.of(tensor)
     return Weight(tensor.dtype, tuple(param.shape), lambda: tensor).of_shards(written_rows(param, param))
+
+
+def restore_adapters(model: nn.Module, folder: Path) -> None:
+    """Give the adapters of `model`, whose file is loaded, what they need besides it to go on, as in `folder`."""
+    needing = {name: module for name, module in adapter_modules(model).items() if module.training_state()}
+    if not needing:
+        return
+    states: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, weight in read_safetensors(folder / ADAPTER).items():
+        module, _, key = name.partition("/")
+        states[module][key] = weight.read()
+    if states.keys() != needing.keys():
+        wrong = listed(sorted(states.keys() ^ needing.keys()))
+        raise CheckpointError(f"{folder / ADAPTER}: is not what was saved: {wrong} differ")
+    for name, module in needing.items():
+        module.restore_training(states[name])
 
 
 def class_name(thing: object) -> str | None:

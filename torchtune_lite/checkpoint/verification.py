@@ -24,9 +24,9 @@ from torchtune_lite.kernels.nf4.linear import row_tiles
 from torchtune_lite.peft import (
     Adapter,
     TrainedRows,
-    adapter_modules,
     changed_biases,
     is_quantized,
+    mergeable_modules,
     rows_here,
     storage,
 )
@@ -74,7 +74,7 @@ def compare(
     `originals` are those that were written in the place of NF4 weights, as in `merged_weights`. Leaves `model` as it
     was and draws no random number.
     """
-    adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
+    adapters = {f"{name}.weight": module for name, module in mergeable_modules(model).items()}
     biases, params = changed_biases(model), base_parameters(model)
     problems, error, size = [], 0.0, 0.0
     for name, param in params.items():

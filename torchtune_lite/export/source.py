@@ -20,7 +20,7 @@ from torchtune_lite.data import ModelTokenizer, check_vocabulary
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.models import Family, from_checkpoint
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
-from torchtune_lite.peft import Adapter, adapter_modules, changed_biases
+from torchtune_lite.peft import Adapter, adapter_modules, changed_biases, mergeable_modules
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,16 @@ class Source:
         return Path(self.tokenizer.path).expanduser().parent
 
     @property
+    def adapter_folder(self) -> Path:
+        """The folder of the adapter; ConfigError for a merged model."""
+        if self.found.adapter is None:
+            raise ConfigError(f"{self.found.path} is a merged model and has no adapter; name the folder of one")
+        return self.found.adapter
+
+    @property
     def weights(self) -> dict[str, Weight]:
         """The weights of the plain model of the same function; those that are merged are float32."""
-        merges = {f"{name}.weight": module.merged_weight for name, module in adapter_modules(self.model).items()}
+        merges = {f"{name}.weight": module.merged_weight for name, module in mergeable_modules(self.model).items()}
         merges |= {name: module.merged_bias for name, module in changed_biases(self.model).items()}
         return self.base | {
             name: Weight(torch.float32, self.base[name].shape, partial(self._merged, name, merge))

@@ -14,6 +14,7 @@ from torchtune_lite.peft import (
     FrozenNF4Linear,
     LoRALinear,
     Method,
+    VirtualTokensMethod,
     fits_nf4,
     freeze_base,
     upcast_state_dict,
@@ -102,7 +103,13 @@ def lora_decoder(
         target_modules = [*lora_attn_modules, *mlp, *(("output",) if apply_lora_to_output else ())]
     if train_embeddings not in TRAIN_EMBEDDINGS:
         raise ValueError(f"train_embeddings is {train_embeddings!r}; allowed are new, all, or null")
-    if not target_modules and train_embeddings != "new":
+    is_prompt = isinstance(adapter, VirtualTokensMethod)
+    if is_prompt and (target_modules or train_embeddings):
+        raise ValueError(
+            f"{type(adapter).__name__} puts virtual tokens before each text and nothing on a projection; leave "
+            "lora_attn_modules, apply_lora_to_mlp, apply_lora_to_output, target_modules and train_embeddings out"
+        )
+    if not target_modules and train_embeddings != "new" and not is_prompt:
         raise ValueError(
             "no projection carries an adapter; name some in lora_attn_modules or target_modules, or set "
             "apply_lora_to_mlp"
@@ -136,7 +143,9 @@ def lora_decoder(
 
     def linear(path: str, in_dim: int, out_dim: int, bias: bool = False) -> nn.Module:
         name = path.rpartition(".")[2]
-        quantize = quantize_output if name == "output" else quantize_base and (quantize_frozen or path in adapted)
+        quantize = (
+            quantize_output if name == "output" else quantize_base and (quantize_frozen or is_prompt or path in adapted)
+        )
         if quantize and not fits_nf4(in_dim, out_dim):
             misfits[name] = f"{name} ({in_dim} -> {out_dim})"
             quantize = False
@@ -158,6 +167,8 @@ def lora_decoder(
             instead = "set quantize_unsupported: skip to leave them unquantised, or quantize_base: False"
             raise ValueError(f"{problem}; {instead}")
         get_logger().warning("%s; they stay unquantised", problem)
+    if is_prompt:
+        adapter.put_on(model)
     freeze_base(model)
     model.train_embeddings = train_embeddings
     if train_embeddings == "all":
@@ -171,7 +182,7 @@ def lora_decoder(
 
 def check_method(adapter: Any, of_lora: Mapping[str, Any]) -> None:
     """Raise ValueError for an `adapter` that is none, and for arguments of LoRA beside it."""
-    if not isinstance(adapter, Method):
+    if not isinstance(adapter, Method | VirtualTokensMethod):
         raise ValueError(f"adapter is {adapter!r}; it needs a _component_, such as torchtune_lite.peft.IA3")
     arguments = inspect.signature(lora_decoder).parameters
     if given := [name for name, value in of_lora.items() if value != arguments[name].default]:

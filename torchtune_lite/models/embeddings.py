@@ -12,6 +12,7 @@ from torchtune_lite.modules import TiedOutput, TransformerDecoder
 from torchtune_lite.modules.transformer import TokenEmbedding
 from torchtune_lite.peft import adapter_modules, train_tokens
 from torchtune_lite.peft.trained_tokens import OCCUPIED
+from torchtune_lite.peft.virtual_tokens import VirtualTokensDecoder
 from torchtune_lite.utils import counted, get_logger
 
 
@@ -21,7 +22,11 @@ def fit_embeddings(model: TransformerDecoder, tokenizer: Any) -> None:
     They are `data.new_tokens`. One line tells of new rows, which start as the mean of the others and so take little
     from their probabilities (Hewitt, "Initializing New Word Embeddings for Pretrained Language Models", 2021).
     ConfigError where `train_embeddings: new` has nothing to train.
+
+    Virtual tokens that start as a text get its tokens here.
     """
+    if isinstance(model, VirtualTokensDecoder):
+        model.prompt.read_text(tokenizer)
     wanted = getattr(model, "train_embeddings", None)
     new = new_tokens(tokenizer, model.config.vocab_size, wanted)
     if not new:

@@ -1,7 +1,9 @@
 """Parameter-efficient fine-tuning: adapters over frozen, if wished 4-bit, projections; knows no model family."""
 
+from torchtune_lite.peft.adalora import AdaLoRA, AdaLoRALinear
 from torchtune_lite.peft.adapter import (
     Adapter,
+    MergeableAdapter,
     Method,
     adapter_modules,
     adapter_state,
@@ -9,6 +11,7 @@ from torchtune_lite.peft.adapter import (
     changed_biases,
     freeze_base,
     is_adapted,
+    mergeable_modules,
     rows_here,
 )
 from torchtune_lite.peft.dora import DoRALinear
@@ -31,6 +34,8 @@ from torchtune_lite.peft.nf4 import (
 )
 from torchtune_lite.peft.optimizer import adapter_optimizer
 from torchtune_lite.peft.peft_file import MERGE, PREFIX, PeftFile, Projection
+from torchtune_lite.peft.prompts import PrefixTuning, PromptTuning, PTuning, VirtualTokensMethod
+from torchtune_lite.peft.rank_allocation import RankAllocator, rank_allocator
 from torchtune_lite.peft.trained_tokens import TrainedRows, TrainedTokenEmbedding, train_embeddings, train_tokens
 from torchtune_lite.peft.vera import VeRA, VeRALinear
 
@@ -39,14 +44,22 @@ __all__ = [
     "IA3",
     "MERGE",
     "PREFIX",
+    "PTuning",
+    "PrefixTuning",
+    "PromptTuning",
+    "VirtualTokensMethod",
+    "AdaLoRA",
+    "AdaLoRALinear",
     "Adapter",
     "DoRALinear",
     "FrozenNF4Linear",
     "IA3Linear",
     "LoRALinear",
+    "MergeableAdapter",
     "Method",
     "PeftFile",
     "Projection",
+    "RankAllocator",
     "TrainedRows",
     "TrainedTokenEmbedding",
     "VeRA",
@@ -63,9 +76,11 @@ __all__ = [
     "from_nf4_parts",
     "is_adapted",
     "is_quantized",
+    "mergeable_modules",
     "nf4_parts",
     "num_bytes",
     "quantize",
+    "rank_allocator",
     "rows_here",
     "shards",
     "storage",

@@ -1,6 +1,6 @@
 """What the adapters of a projection have in common: its frozen weight and bias, and how these are merged."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -42,3 +42,14 @@ class AdaptedLinear(nn.Module):
     def merged_bias(self) -> Tensor | None:
         """Return the bias `[out]` of a plain projection of the same function."""
         return self.bias
+
+    def as_lora(self, rank: int | None = None) -> nn.Module | None:
+        """Return a LoRA of the same function, of `rank` if it is given; None where there is none."""
+        return None
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Return nothing: the trained parameters, which its file has, are all that a training goes on from."""
+        return {}
+
+    def restore_training(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `training_state` returned."""

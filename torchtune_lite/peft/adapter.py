@@ -49,6 +49,12 @@ class MergeableAdapter(Adapter, Protocol):
     def merged_bias(self) -> Tensor | None:
         """Return the bias `[out]` of that plain projection."""
 
+    def as_lora(self, rank: int | None = None) -> nn.Module | None:
+        """Return a LoRA of the same function, of `rank` with zeros if it is given; None where there is none.
+
+        Without `rank` it may be a plain projection, where the update is zero.
+        """
+
 
 @runtime_checkable
 class Method(Protocol):

@@ -44,6 +44,10 @@ class DoRALinear(LoRALinear):
             y = scale.to(y.dtype) * (y + self.update(x).to(y.dtype))
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
+    def as_lora(self, rank: int | None = None) -> None:
+        """Return None: the magnitudes are no update of low rank."""
+        return
+
     def _norms(self) -> Tensor:
         a, b = whole(self.lora_a.weight.detach()), as_lies(self.lora_b.weight.detach(), self.weight)
         return _row_norms(storage(self.weight), a, b, self.scaling)

@@ -3,7 +3,8 @@
 v vocabulary, d embed, n tokens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torchtune_lite.kernels.nf4.linear import row_tiles
 from torchtune_lite.modules import TiedOutput, TransformerDecoder
 from torchtune_lite.modules.transformer import TokenEmbedding
+from torchtune_lite.peft.peft_file import HARMLESS, PeftFile, Projection
 
 OCCUPIED = (
     "an output projection that carries an adapter or is in NF4; leave apply_lora_to_output and quantize_output out, "
@@ -82,6 +84,16 @@ class TrainedRows(nn.Module):
         """Return that there is no bias."""
         return self.bias
 
+    def as_lora(self, rank: int | None = None) -> None:
+        """Return that there is none."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Return nothing: the file has all."""
+        return {}
+
+    def restore_training(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `training_state` returned."""
+
     def logits(self, x: Tensor) -> Tensor:
         """Project `x [..., d]` to `[..., v]`."""
         logits = F.linear(x, self.weight)
@@ -109,6 +121,33 @@ class TrainedTokenOutput(TrainedRows):
     def forward(self, x: Tensor) -> Tensor:
         """Map `x [..., d]` to logits `[..., v]`."""
         return self.logits(x)
+
+
+class TokensFile(PeftFile):
+    """Of the rows of some tokens, without any adapter: `TrainableTokensConfig`."""
+
+    peft_type = "TRAINABLE_TOKENS"
+    names = {"trainable_tokens_delta": "rows"}
+    compared = {"token_indices": ("a list of tokens", lambda value: isinstance(value, list))}
+    harmless = HARMLESS | {"init_weights"}
+    on_projections = False
+
+    def put_on(self, model: TransformerDecoder, config: Mapping[str, Any]) -> None:
+        """Leave the rows to who puts those beside adapters, too."""
+
+    def fields(self, adapted: Sequence[Projection], targets: Sequence[str]) -> dict[str, Any]:
+        """Return the fields of a `TrainableTokensConfig`."""
+        return {"token_indices": list(adapted[0].parts[0].indices), "target_modules": list(targets)}
+
+    def described(self, config: Mapping[str, Any]) -> tuple[str, str]:
+        """Return what it is called, and how many tokens there are."""
+        return "trainable tokens", f", of {len(config.get('token_indices', ()))} tokens"
+
+    def misfits(self, config: Mapping[str, Any], adapted: Sequence[Projection]) -> list[str]:
+        """Return where the tokens are others."""
+        ours = list(adapted[0].parts[0].indices)
+        given = config["token_indices"]
+        return [] if given == ours else [f"token_indices is {given}, the model trains {ours}"]
 
 
 def train_tokens(model: TransformerDecoder, embedding: Sequence[int], output: Sequence[int] = ()) -> None:

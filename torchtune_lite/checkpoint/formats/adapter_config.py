@@ -58,7 +58,7 @@ def peft_config(model: nn.Module, layout: HFLayout, base: Path | str) -> dict[st
         "task_type": "SEQ_CLS" if layout.config.num_classes else "CAUSAL_LM",
         "base_model_name_or_path": str(Path(base).resolve()),
         "inference_mode": True,
-        "target_modules": targets,
+        **({"target_modules": targets} if file.on_projections else {}),
         **file.fields(adapted, targets),
         **embedding_fields(model),
     }

@@ -27,6 +27,7 @@ def snapshot_model(model: nn.Module) -> nn.Module:
 
 
 def snapshot_state(state: TrainingState) -> TrainingState:
-    """Return the state with the optimizer's tensors copied to host memory."""
-    copies = {name: Weight.of(tensor.read().to("cpu", copy=True)) for name, tensor in state.tensors.items()}
-    return replace(state, tensors=copies)
+    """Return the state with the tensors of optimizer and adapters copied to host memory."""
+    tensors = {name: Weight.of(each.read().to("cpu", copy=True)) for name, each in state.tensors.items()}
+    of_adapters = {name: tensor.to("cpu", copy=True) for name, tensor in state.of_adapters.items()}
+    return replace(state, tensors=tensors, of_adapters=of_adapters)

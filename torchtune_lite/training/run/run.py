@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from torchtune_lite import __version__, checkpoint, config, data
+from torchtune_lite import __version__, checkpoint, config, data, peft
 from torchtune_lite.errors import Stopped
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.optim import get_constant_schedule_with_warmup
@@ -86,6 +86,7 @@ class Run:
         data.fix_date(tokenizer, checkpoint.start_date(self.resume_from, self.progress.start_date))
         self.data = RunData(cfg, tokenizer, model.config.vocab_size, self.progress.seed, world.rank, world.size)
         self.total_steps = self.data.steps_per_epoch * cfg.epochs
+        self.ranks = peft.rank_allocator(model, self.total_steps)
         fingerprint, keys = self.data.train.fingerprint(), config.to_dict(cfg)
         world.check_alike({**keys, "data": fingerprint, "version": __version__})
         self.facts = checkpoint.run_facts(keys, fingerprint, self.data.steps_per_epoch, world.size)
@@ -121,13 +122,12 @@ class Run:
             cfg.lr_scheduler, optimizer, num_training_steps=self.total_steps
         ) or get_constant_schedule_with_warmup(optimizer, num_warmup_steps=0)
         if resume_from is not None:
-            state = model, optimizer, self.lr_scheduler
-            saved = checkpoint.restore(resume_from, *state, self.facts, rank=self.world.rank, size=self.world.size)
-            self.progress = Progress(**saved)
+            state, world = (model, optimizer, self.lr_scheduler, self.facts), self.world
+            self.progress = Progress(**checkpoint.restore(resume_from, *state, rank=world.rank, size=world.size))
             self.data.train.seed, self.data.train.cursor = self.progress.seed, self.progress.cursor
-        progress = self.progress
-        step = progress.global_step
-        self.grads = Gradients(optimizer, progress, cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd, self.world)
+        progress, step = self.progress, self.progress.global_step
+        clipping = cfg.clip_grad_norm, cfg.dtype, cfg.optimizer_in_bwd
+        self.grads = Gradients(optimizer, progress, *clipping, self.world, self.ranks)
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
         cfg.seed = progress.seed  # drawn, or that of the run that goes on
         self.records = Records(cfg, progress, self.world)  # nothing is written before it
@@ -197,6 +197,7 @@ class Run:
                     if self.is_done():
                         break
         progress.log_end(first_step, self.cfg.patience)
+        self.grads.log_end()
 
     def inputs(self, batch: data.Batch) -> tuple[Tensor, Tensor]:
         """Return `tokens` and `labels` `[b, s]` on the device; leave the loop where a signal has asked to stop."""
@@ -241,7 +242,7 @@ class Run:
         self.bar.set_postfix_str(f"loss {loss:.4f}, {self.meter.stop():,.0f} tokens/s", refresh=False)
         self.bar.update()
         if self.is_due(cfg.log_every_n_steps) or progress.val_pending or self.is_done():
-            self._log_step(loss=loss, lr=self.lr, grad_norm=grad_norm)
+            self._log_step(loss=loss, lr=self.lr, grad_norm=grad_norm, **self.grads.log_values())
         self._validate_and_save()
 
     @property

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from torchtune_lite.errors import ConfigError, NonFiniteError
 from torchtune_lite.optim import StepInBackward
+from torchtune_lite.peft import RankAllocator
 from torchtune_lite.training.run.progress import Progress
 from torchtune_lite.utils.sharding import whole
 from torchtune_lite.utils.world import World
@@ -24,8 +25,9 @@ class Gradients:
     rule of torch's GradScaler, for whose tensors the host would have to wait; the scale is a number in `progress`. With
     `in_backward`, each parameter is updated in the backward pass of the window's last micro-batch, so that the
     gradients of the whole model exist only if the window has others, and `clip_grad_norm` bounds that of each
-    parameter. `progress` is that of a resumed run, if it is one. The processes of `world` start
-    from the same parameters, and their gradients are summed.
+    parameter. `progress` is that of a resumed run, if it is one. The processes of `world` start from the same
+    parameters, and their gradients are summed. `ranks` prunes AdaLoRA's adapters after each step of the optimizer, and
+    has its penalty in the gradients, though not in the loss.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Gradients:
         dtype: str = "fp32",
         in_backward: bool = False,
         world: World | None = None,
+        ranks: RankAllocator | None = None,
     ) -> None:
         if not hasattr(optimizer, "state"):
             raise ConfigError(
@@ -57,6 +60,11 @@ class Gradients:
         self.world.draw_alike(optimizer, lambda: f"{progress.seed}/{progress.global_step}")
         fresh = {"scale": INITIAL_SCALE, "_growth_tracker": 0}
         progress.scaler = progress.scaler or fresh if dtype == "fp16" else None
+        if ranks is not None and in_backward:
+            raise ConfigError("optimizer_in_bwd: True drops the gradients that AdaLoRA prunes by; set it to False")
+        if ranks is not None:
+            ranks.follow(optimizer, lambda: progress.global_step + 1)
+        self.ranks = ranks
         self.in_backward = StepInBackward(optimizer, clip_grad_norm) if in_backward else None
 
     def start(self, num_batches: int, num_tokens: int) -> None:
@@ -93,6 +101,8 @@ class Gradients:
         if self.in_backward is not None:
             norm = self.in_backward.take_norm()
         else:
+            if self.ranks is not None:
+                self.backward(self.ranks.penalty() / self.world.size)
             self.world.sum_gradients(self.params)
             grads = [param.grad for param in self.params if param.grad is not None]
             if self.progress.scaler and grads:
@@ -108,6 +118,15 @@ class Gradients:
         if self.progress.scaler:
             self.progress.scaler = _next_scale(self.progress.scaler, fits=math.isfinite(norm))
         return loss, norm
+
+    def log_values(self) -> dict[str, float]:
+        """Return what a step's numbers have besides: the budget of AdaLoRA's ranks and those that have changed."""
+        return {} if self.ranks is None else self.ranks.log_values(self.progress.global_step)
+
+    def log_end(self) -> None:
+        """Log what the ranks have become."""
+        if self.ranks is not None:
+            self.ranks.log_end()
 
 
 def _next_scale(scaler: dict[str, Any], *, fits: bool) -> dict[str, Any]:
