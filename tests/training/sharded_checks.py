@@ -38,7 +38,13 @@ SAVED = {
     "QLoRA into the original": QLORA | {"merge_into": "original"},
     "IA3": {"target_modules": ["k_proj", "v_proj", "w2"], "adapter": peft.IA3()},
     "PiSSA": QLORA | {"init_lora_weights": "pissa"},
+    "fewer rows than processes": LORA | {"lora_rank": 1},
+    "phi3 QLoRA": QLORA,
+    "phi3 QDoRA": METHODS["QDoRA"],  # of a fused matrix with a part that is not adapted
+    "qwen2 full": {},  # tied, with biases
 }
+OTHERS = ("phi3", "qwen2")
+"""Bases by the first word of a name."""
 STEPS = 4
 
 
@@ -129,7 +135,7 @@ class Checks:
         """Compare the steps of a method with those of one process."""
         both = []
         for world in (self.world, World(CPU)):
-            _, model = load(self.cfg.base, world, **METHODS[method])
+            _, model = load(base_of(self.cfg.base, name), world, **METHODS[method])
             prepare(model)
             both.append(train(model, world, **how))
         self.note(f"losses/{name}", distance(*both))
@@ -137,6 +143,7 @@ class Checks:
     def all_losses(self) -> None:
         for method in METHODS:
             self.losses(method, method)
+        self.losses("qwen2 full", "full")
         self.losses("checkpointed", "QLoRA", lambda model: setattr(model, "activation_checkpointing", True))
         self.losses("in tiles", "LoRA", lambda model: [setattr(each.mlp, "tile", 5) for each in model.layers])
         self.losses("step in the backward pass", "full", in_backward=True)
@@ -211,7 +218,7 @@ class Checks:
         """Go on from what one process wrote, and write it again."""
         for method, arguments in SAVED.items():
             folder, out = Path(self.cfg.saved) / method, Path(self.cfg.out) / f"{self.world.size} {method}"
-            again = save(self.cfg.base, self.world, arguments, folder, out)
+            again = save(base_of(self.cfg.base, method), self.world, arguments, folder, out)
             self.note(f"saved/{method}", again == digests(folder))
 
     def failing(self) -> None:
@@ -229,6 +236,11 @@ class Checks:
             local(model.layers[0].mlp.w1.lora_b.weight.data)[-1] = float("nan")
         self.note("not finite", self.refusal(lambda: checkpointer.save(out, model), SaveError))
         self.note("left", [path.name for path in out.parent.iterdir() if "failed" in path.name])
+
+
+def base_of(base: str, name: str) -> str:
+    first = name.split()[0]
+    return str(Path(base).parent / first) if first in OTHERS else base
 
 
 def load_plain(base: str, name: str) -> torch.Tensor:

@@ -1,14 +1,16 @@
 """Processes that share the weights, against one that has them all: what `sharded_checks` finds in two and in four."""
 
 import json
+import shutil
 from typing import Any
 
 import pytest
 import torch
 
+from tests.models.tiny import make
 from tests.recipes.conftest import tiny, tune_in, tune_server  # noqa: F401
 from tests.training import sharded_checks
-from tests.training.sharded_checks import METHODS, SAVED
+from tests.training.sharded_checks import METHODS, OTHERS, SAVED, base_of
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.training.sharded import Shards
 from torchtune_lite.utils.world import World
@@ -26,12 +28,14 @@ parallel: {{timeout: 90}}
 def look(tune_in, tiny, tmp_path_factory):  # noqa: F811
     """Gives what each of so many processes found."""
     folder = tmp_path_factory.mktemp("sharded")
+    alone = World(torch.device("cpu"))
+    base = str(shutil.copytree(tiny.checkpoint, folder / "bases" / "llama"))
+    for name in OTHERS:
+        make(name).save_pretrained(folder / "bases" / name)
     for method, arguments in SAVED.items():
-        sharded_checks.save(
-            str(tiny.checkpoint), World(torch.device("cpu")), arguments, None, folder / "saved" / method
-        )
+        sharded_checks.save(base_of(base, method), alone, arguments, None, folder / "saved" / method)
     (folder / "out").mkdir()
-    (folder / "checks.yaml").write_text(CONFIG.format(base=tiny.checkpoint, folder=folder))
+    (folder / "checks.yaml").write_text(CONFIG.format(base=base, folder=folder))
 
     def run(processes: int, *words: str, **how) -> Any:
         if how or processes not in FOUND:
@@ -55,7 +59,7 @@ def four(look):
     return look(4, "parallel.data=hsdp", "parallel.replicas=2")
 
 
-VARIANTS = ["checkpointed", "in tiles", "step in the backward pass", "layers kept", "SGD", "fused"]
+VARIANTS = ["qwen2 full", "checkpointed", "in tiles", "step in the backward pass", "layers kept", "SGD", "fused"]
 OWN = ["MasterAdamW", "PagedAdamW", "CPUOffloadAdamW", "StochasticAdamW"]
 
 

@@ -69,7 +69,6 @@ class Checkpointer(ABC):
     _files: list[Path]
     _small_files: SmallFiles
     _is_within = False  # the model is a part of a larger one
-    writes_cache = True  # False: another process does
     world = World()  # of the processes that write a checkpoint together
 
     def __init__(
@@ -180,7 +179,7 @@ class Checkpointer(ABC):
         cached = cache.fill() if cache else ()
         rest = {name: weight for name, weight in weights.items() if name not in cached}
         load_weights(model, rest, device=device, dtype=dtype, source=self.checkpoint_dir, adapter_dtype=adapter_dtype)
-        if cache and not cached and self.writes_cache:
+        if cache and not cached and self.world.rank == 0:
             cache.write()
         for module in adapter_modules(model).values():
             module.init_adapter(adapter_dtype)

@@ -66,7 +66,7 @@ class LoRAFile(PeftFile):
             return tensors | ({MAGNITUDE: adapters[0].magnitude} if adapters[0].use_dora else {})
         factors = {part: tuple(map(whole, part.update_factors())) for part in adapters}
         blocks = [
-            factors[part][1] if part in factors else part.weight.new_zeros(part.weight.shape[0], 0)
+            factors[part][1] if part in factors else torch.zeros(part.weight.shape[0], 0, device=part.weight.device)
             for part in projection.parts
         ]
         tensors = {A: torch.cat([a for a, _ in factors.values()]), B: torch.block_diag(*blocks)}

@@ -140,7 +140,9 @@ class Processes(World):
 
     @property
     def writers(self) -> World:
-        return World(self.device)
+        alone = World(self.device)
+        alone.rank = self.rank
+        return alone
 
     def save(self, call: Callable[[], T]) -> T:
         return self.on_main(call)

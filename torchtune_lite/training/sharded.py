@@ -34,7 +34,7 @@ class Shards(Processes):
 
         super().__init__(device, parallel.timeout)
         self.reshard_after_forward = parallel.reshard_after_forward
-        replicas = self._replicas(parallel.data, parallel.replicas)
+        replicas = self.on_main(lambda: self._replicas(parallel.data, parallel.replicas))
         shape = {"replicate": replicas, "shard": self.size // replicas} if replicas > 1 else {"shard": self.size}
         with self._meeting():
             self.mesh = init_device_mesh(device.type, tuple(shape.values()), mesh_dim_names=tuple(shape))

@@ -65,7 +65,7 @@ class World:
 
     @property
     def writers(self) -> World:
-        """The processes that write a checkpoint together, to the one that takes part in it."""
+        """The processes that write a checkpoint together; where each has the whole model, this one alone."""
         return self
 
     def save(self, call: Callable[[], T]) -> T:

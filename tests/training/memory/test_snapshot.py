@@ -34,7 +34,7 @@ def test_a_tied_parameter_is_one_in_the_snapshot():
 
 
 def test_the_optimizers_tensors_are_copied():
-    state = TrainingState({"moment": Weight.of(torch.zeros(2))}, {"progress": {}}, {"python": []})
+    state = TrainingState({"moment": Weight.of(torch.zeros(2))}, {}, {"progress": {}}, {"python": []})
     taken = snapshot_state(state)
     state.tensors["moment"].read().add_(1)
     assert taken.tensors["moment"].read().tolist() == [0, 0] and taken.trainer == state.trainer

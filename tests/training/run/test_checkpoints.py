@@ -13,7 +13,7 @@ from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import SaveError
 from torchtune_lite.training import Checkpoints, Progress
 
-NOTHING = nn.Module(), TrainingState({}, {}, {})
+NOTHING = nn.Module(), TrainingState({}, {}, {}, {})
 
 
 def write(folder: Path, model: nn.Module, state: TrainingState, verify: bool) -> None:
@@ -139,7 +139,7 @@ class Slow:
 def trained() -> tuple[nn.Module, TrainingState]:
     model = nn.Linear(2, 1, bias=False)
     nn.init.zeros_(model.weight)
-    return model, TrainingState({"moment": Weight.of(torch.zeros(2))}, {}, {})
+    return model, TrainingState({"moment": Weight.of(torch.zeros(2))}, {}, {}, {})
 
 
 @pytest.mark.parametrize("background", [True, False])

@@ -13,8 +13,7 @@ Two recipes must not differ in these. A recipe calls them in this order:
                 run.backward(loss(batch))      # with `run.inputs`, `run.autocast` and `run.summed_loss`
             step_loss, grad_norm = run.clip()
             if run.may_step(step_loss, grad_norm):
-                optimizer.step()
-            ...
+                optimizer.step()               # then drop the gradients, and step run.lr_scheduler
             run.end_step(step_loss, grad_norm)
 """
 
@@ -80,7 +79,7 @@ class Run:
         cfg, world = self.cfg, self.world
         self.resume_from = world.on_main(lambda: checkpoint.resume_folder(self.output_dir, cfg.resume_from_checkpoint))
         self.checkpointer, tokenizer, model = build_model(cfg)
-        self.checkpointer.writes_cache, self.checkpointer.world = world.rank == 0, world.writers
+        self.checkpointer.world = world.writers
         self.checkpointer.use_tokenizer(tokenizer, model.config.vocab_size)
         data.limit_length(tokenizer, model.config.max_seq_len)
         data.fix_date(tokenizer, checkpoint.start_date(self.resume_from, self.progress.start_date))
