@@ -116,9 +116,9 @@ def train(
 
 
 def distance(found: list[tuple[float, float]], expected: list[tuple[float, float]]) -> float:
-    """Return the largest difference of losses, and of norms relative to them."""
+    """Return the largest difference of losses above 1 and of norms, relative to them, and of smaller losses."""
     pairs = zip(found, expected, strict=True)
-    return max(max(abs(a - b), abs(x / y - 1)) for (a, x), (b, y) in pairs)
+    return max(max(abs(a - b) / max(b, 1.0), abs(x / y - 1)) for (a, x), (b, y) in pairs)
 
 
 class Checks:
