@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def free_port() -> Iterator[int]:
-    """Give a port of this machine that nobody else is given; one who asks to reuse it, as torch does, can listen there."""
+    """Give a port of this machine that nobody else is given; who asks to reuse it, as torch does, can listen there."""
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("localhost", 0))

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def growth(call: Callable[[str], Any], piece: str, size: int = 5_000, times: int = 10) -> float:
-    """Divide the time of this thread on a processor for `times` as many characters of repeated `piece` by that for `size`.
+    """Divide the processor time of this thread for `times` as many characters of `piece`, repeated, by that for `size`.
 
     The least of three runs each. Linear growth gives ten, quadratic growth a hundred.
     """

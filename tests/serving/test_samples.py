@@ -1,4 +1,5 @@
 import asyncio
+import threading
 
 import pytest
 
@@ -86,10 +87,20 @@ def test_closing_cancels(worker, tokenizer, engine):
     assert not any(slot.request for slot in engine._slots)
 
 
-def test_the_end_of_the_server_is_an_error(worker, tokenizer):
+def test_the_end_of_the_server_is_an_error(worker, tokenizer, engine, monkeypatch):
+    step, steps, go = engine.step, [], threading.Event()
+
+    def held():
+        assert not steps or go.wait(60)
+        steps.append(step())
+        return steps[-1]
+
+    monkeypatch.setattr(engine, "step", held)
+
     async def stop():
         async for _ in pieces(call(200), worker, tokenizer):
             worker.stop()
+            go.set()
 
     with pytest.raises(RequestError, match="the server is stopping") as stopped:
         asyncio.run(stop())

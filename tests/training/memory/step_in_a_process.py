@@ -3,7 +3,7 @@
     python step_in_a_process.py METHOD,DTYPE,COLLATE,NUMBER...
 
 Each argument has a process of its own, forked from one that has done the imports, and a line of the output. The
-measured peak is resident memory beyond that of an earlier small step, with a malloc that gives freed memory back at once.
+measured peak is resident memory beyond that of an earlier small step, with a malloc that gives freed memory back.
 """
 
 import ctypes

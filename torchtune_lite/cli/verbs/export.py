@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 ADAPTERS = ("adapter", "lora", "gguf-adapter")
-KINDS = ("hf", *ADAPTERS, "gguf", "modelfile", "int8", "int4", "fp8")
+KINDS = ("hf", "adapter", "lora", "gguf", "gguf-adapter", "modelfile", "int8", "int4", "fp8")
 TYPES = ("f32", "f16", "bf16", "q8_0")
 
 
