@@ -90,7 +90,7 @@ def test_it_cannot_run_for_each_of_these_reasons(loss, folder, monkeypatch, caps
     out, err = validate(text.replace("lora_rank: 8", "lora_rnak: 8"), monkeypatch, capsys)
     assert out == ""
     for reason in (
-        "'fsdp_cpu_offload' is not served here; each process holds the whole model",
+        "'fsdp_cpu_offload' is not served here; with parallel.data: fsdp processes share the weights",
         "has no argument 'lora_rnak'; did you mean 'lora_rank'?",
     ):
         assert reason in err

@@ -16,6 +16,7 @@ import matplotlib.figure  # noqa: F401, for the loss curve
 import sentencepiece.sentencepiece_model_pb2  # noqa: F401, which a tokenizer reads its file with
 import torch
 import torch._dynamo  # noqa: F401, which NF4 and torch.compile load
+import torch.distributed.fsdp  # noqa: F401, for processes that share the weights
 import torchtune_lite.models.llama2
 
 import torchtune_lite.training  # noqa: F401

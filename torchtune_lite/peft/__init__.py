@@ -12,6 +12,7 @@ from torchtune_lite.peft.adapter import (
     freeze_base,
     is_adapted,
     mergeable_modules,
+    rows_here,
 )
 from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear
@@ -27,6 +28,7 @@ from torchtune_lite.peft.nf4 import (
     nf4_parts,
     num_bytes,
     quantize,
+    shards,
     storage,
     upcast_state_dict,
 )
@@ -79,6 +81,8 @@ __all__ = [
     "num_bytes",
     "quantize",
     "rank_allocator",
+    "rows_here",
+    "shards",
     "storage",
     "train_embeddings",
     "train_tokens",
