@@ -22,8 +22,8 @@ from torchtune_lite.checkpoint.formats.adapter import (
 )
 from torchtune_lite.checkpoint.formats.adapter_config import check_adapters
 from torchtune_lite.checkpoint.formats.safetensors_stream import Files, write_safetensors_files
-from torchtune_lite.checkpoint.formats.weights import Weight, with_mean_rows
-from torchtune_lite.checkpoint.layout import EMBEDDING, OUTPUT, HFLayout
+from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import (
     base_parameters,
     check_finite,
@@ -34,13 +34,14 @@ from torchtune_lite.checkpoint.model_weights import (
 )
 from torchtune_lite.checkpoint.nf4_cache import open_cache
 from torchtune_lite.checkpoint.run_state import OPTIMIZER, TrainingState
+from torchtune_lite.checkpoint.sizes import check_sizes, grown_embeddings
 from torchtune_lite.checkpoint.store.publishing import publish
 from torchtune_lite.checkpoint.tokenizer import SmallFiles
 from torchtune_lite.config import unserved_family
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family, find_family
-from torchtune_lite.peft import adapter_modules, adapter_state
+from torchtune_lite.peft import adapter_modules, adapter_state, is_mergeable
 from torchtune_lite.utils.world import World
 
 MERGE_INTO = ("quantized", "original")
@@ -196,6 +197,8 @@ class Checkpointer(ABC):
     def check_adapters(self, model: nn.Module) -> None:
         """Raise ConfigError for adapters of `model` that a save could not write, or not merge as `merge_into` says."""
         check_adapters(model, HFLayout(self.family, model.config, self._is_within), self.merge_into)
+        if not is_mergeable(model):
+            log.info("virtual tokens are no weights: checkpoints have the adapter alone, which PEFT reads")
 
     def put_adapters(self, model: nn.Module) -> None:
         """Put adapters on a plain `model`, without weights, as `adapter_checkpoint` has them, if there is one."""
@@ -222,12 +225,14 @@ class Checkpointer(ABC):
     ) -> None:
         """Publish `folder`, which must not exist: the merged model, the adapter in `adapter/`, `state` in `resume/`.
 
-        `adapter_only` leaves out the merged model and its config.json. Weights are merged in the dtype of the model, as
-        `merge_into` says. `verify` reads back what was written and compares it with the live model (`verification`).
-        SaveError, and no folder, when it cannot be written, a trained weight is NaN or infinite, or what was read back
-        is not the model. The processes of `world`, each of which has a part of the model, call it together.
+        `adapter_only` leaves out the merged model and its config.json, as is done where adapters cannot be merged.
+        Weights are merged in the dtype of the model, as `merge_into` says. `verify` reads back what was written and
+        compares it with the live model (`verification`). SaveError, and no folder, when it cannot be written, a trained
+        weight is NaN or infinite, or what was read back is not the model. The processes of `world`, each of which has a
+        part of the model, call it together.
         """
         world, adapted = self.world, bool(adapter_modules(model))
+        adapter_only = adapter_only or not is_mergeable(model)
         if adapter_only and not adapted:
             raise SaveError("save_adapter_weights_only is set, but the model has no adapter")
         world.together(lambda: check_finite(model))
@@ -264,36 +269,17 @@ class Checkpointer(ABC):
 
         The rows that the model has beyond them are the mean of the others.
         """
-        self._check_sizes(model)
+        check_sizes(model, self.decoder_args, self.checkpoint_dir)
         self.layout = HFLayout(self.family, model.config, self._is_within)
         weights = self._weights()
         try:
             self.layout.check_tied(weights)
         except ValueError as error:
             raise CheckpointError(f"{self.checkpoint_dir} {error}") from error
-        if count := self._num_rows_to_add(model):
-            embedding = [name for name in (EMBEDDING, OUTPUT) if name in weights]
-            weights |= {name: with_mean_rows(weights[name], count) for name in embedding}
+        weights |= grown_embeddings(weights, model, self.decoder_args)
         check_weights(
             {self._their_name(name): param for name, param in base_parameters(model).items()},
             {self._their_name(name): weight for name, weight in weights.items()},
             self.checkpoint_dir,
         )
         return weights
-
-    def _check_sizes(self, model: nn.Module) -> None:
-        # max_seq_len bounds the input and is the run's own choice, as is an output of its own
-        own = {"max_seq_len", *(("tie_word_embeddings",) if not model.config.tie_word_embeddings else ())}
-        theirs = {name: value for name, value in self.decoder_args.items() if name not in own}
-        theirs["vocab_size"] += self._num_rows_to_add(model)
-        if differences := model.config.differences(theirs):
-            misfits = [f"{name} {value}, the model has {ours}" for name, (ours, value) in differences.items()]
-            raise CheckpointError(
-                f"checkpoint {self.checkpoint_dir} has {'; '.join(misfits)}; use _component_: "
-                "torchtune_lite.models.from_checkpoint, which takes its sizes from the checkpoint"
-            )
-
-    def _num_rows_to_add(self, model: nn.Module) -> int:
-        """Count the rows that the model has been given beyond the checkpoint's; none where it was saved with them."""
-        missing = model.config.vocab_size - self.decoder_args["vocab_size"]
-        return missing if missing == model.added_rows else 0
