@@ -56,12 +56,15 @@ class ExactMatchEvalRecipe:
             train_on_input=False, column_map=cfg.column_map, new_system_prompt=cfg.new_system_prompt
         )
         self.tokenizer, self.model = self.inference.build()
-        how = {
-            "max_rows": cfg.max_rows,
-            "max_seq_len": self.model.config.max_seq_len,
-            "template": cfg.question_template,
-        }
-        self.questions = evaluation.read_questions(rows, to_messages, self.tokenizer, self.scoring, **how)
+        self.questions = evaluation.read_questions(
+            rows,
+            to_messages,
+            self.tokenizer,
+            self.scoring,
+            max_seq_len=self.model.config.max_seq_len,
+            max_rows=cfg.max_rows,
+            template=cfg.question_template,
+        )
         evaluation.warn_of_problems(self.questions, self.result.path)
         self.inference.load()
 
@@ -89,8 +92,8 @@ class ExactMatchEvalRecipe:
             print(f"{name} {scores[name]:.4f}")
         for path, share in scores.get("fields", {}).items():
             print(f"  {path} {share:.1%}")
-        found = {**scores, "matches": matches, "rows": count, "seconds": seconds}
-        self.result.write(found | {"results": [question.result() for question in self.questions]})
+        totals = {"matches": matches, "rows": count, "seconds": seconds}
+        self.result.write({**scores, **totals, "results": [question.result() for question in self.questions]})
 
 
 ANSWERED_BY = ("model", "tokenizer", "checkpointer", "dtype", "device", "max_new_tokens")

@@ -27,13 +27,13 @@ def llama(tmp_path, monkeypatch) -> Path:
 def adapt():
     """Makes an adapter of a model folder with PEFT, of random values, and gives its folder and PEFT's model."""
 
-    def adapt(base: Path, name: str, seed: int = 0, **config) -> tuple[Path, torch.nn.Module]:
+    def adapt(base: Path, name: str, seed: int = 0, other=None, **config) -> tuple[Path, torch.nn.Module]:
         model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         config = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "k_proj", "down_proj"]} | config
-        adapted = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **config)).eval()
+        adapted = peft.get_peft_model(model, other or peft.LoraConfig(task_type="CAUSAL_LM", **config)).eval()
         generator = torch.Generator().manual_seed(seed)
         for param_name, param in adapted.named_parameters():
-            if "lora_" in param_name and "magnitude" not in param_name:
+            if any(each in param_name for each in ("lora_", "vera_", "ia3_")) and "magnitude" not in param_name:
                 param.data.normal_(0, 0.05, generator=generator)
         adapted.peft_config["default"].base_model_name_or_path = str(base)
         adapted.save_pretrained(base.parent / name)

@@ -31,7 +31,7 @@ def test_nothing_is_left_of_what_fails(llama, tmp_path, monkeypatch):
 def test_what_exists_stays(llama, tmp_path):
     with pytest.raises(ConfigError, match="exists and is not overwritten; name another folder with --out"):
         export_model(open_source(llama), "hf", llama, Options("tiny"))
-    with pytest.raises(ConfigError, match="--to onnx is not known; allowed are hf, adapter, gguf, gguf-adapter"):
+    with pytest.raises(ConfigError, match="--to onnx is not known; allowed are hf, adapter, lora, gguf, gguf-adapter"):
         export_model(open_source(llama), "onnx", tmp_path / "out", Options("tiny"))
 
 

@@ -98,6 +98,8 @@ def test_a_second_run_starts_from_the_quantised_cache(tune, config_file, tmp_pat
     assert metrics(tmp_path / "one", "loss") == metrics(tmp_path / "two", "loss")
 
 
+OTHER = ("model.lora_rank=8", "model.lora_alpha=16")  # the defaults: they are LoRA's
+ADALORA = (*OTHER, "model.adapter={_component_: torchtune_lite.peft.AdaLoRA, init_r: 6, target_r: 3}")
 PART_OF_ALL = ("model.target_modules=all-linear", "model.rank_pattern={down_proj: 2}", "model.layers_to_transform=[1]")
 
 
@@ -108,8 +110,16 @@ PART_OF_ALL = ("model.target_modules=all-linear", "model.rank_pattern={down_proj
         ("loraplus_lr_ratio=8", "model.use_rslora=True", *PART_OF_ALL),
         ("model.init_lora_weights=pissa_niter_4", "model.quantize_base=True", "adapter_dtype=fp32", "dtype=bf16"),
         ("model.init_lora_weights=loftq", "model.quantize_base=True"),
+        (*OTHER, "model.adapter={_component_: torchtune_lite.peft.IA3}"),
+        (*OTHER, "model.adapter={_component_: torchtune_lite.peft.VeRA, r: 8}", "model.quantize_base=True"),
+        (*ADALORA, "model.adapter.tinit=0", "model.adapter.tfinal=2"),  # step_2 in the middle of pruning
+        (*ADALORA, "model.adapter.tinit=0", "model.adapter.tfinal=5"),  # and after it, at an odd interval
+        (*ADALORA, "model.adapter.tinit=0", "model.adapter.tfinal=1", "model.adapter.deltaT=2", "dtype=bf16"),
     ],
-    ids=["dropout, NF4", "LoRA+, rsLoRA, patterns", "PiSSA, NF4", "LoftQ"],
+    ids=[
+        *("dropout, NF4", "LoRA+, rsLoRA, patterns", "PiSSA, NF4", "LoftQ", "IA3", "VeRA, NF4"),
+        *("AdaLoRA while it prunes", "AdaLoRA pruned", "AdaLoRA between two prunings, bf16"),
+    ],
 )
 def test_resume_continues_as_if_never_stopped(tune, config_file, tmp_path, changes):
     recipe = ("run", "lora_finetune_single_device", "--config", config_file, *changes)
@@ -131,9 +141,10 @@ def test_resume_continues_as_if_never_stopped(tune, config_file, tmp_path, chang
     assert PART_OF_ALL[0] not in changes or {name.split(".")[4] for name in resumed} == {"1"}  # the layer
 
 
-def test_every_step_is_logged_with_its_numbers(tune, config_file, tmp_path):
+def test_every_step_is_logged_with_its_numbers_and_drawn(tune, config_file, tmp_path):
     tune("run", "lora_finetune_single_device", "--config", config_file, "dtype=bf16", "adapter_dtype=fp32",
-         "max_steps_per_epoch=2")  # fmt: skip
+         "max_steps_per_epoch=2", without=())  # fmt: skip
+    assert (tmp_path / "out" / "loss_curve.png").exists()
     adapter = load_file(tmp_path / "out" / "epoch_1" / "adapter" / "adapter_model.safetensors")
     assert {value.dtype for value in adapter.values()} == {torch.float32}
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
@@ -191,3 +202,30 @@ def test_malformed_data_names_file_and_line(tiny, tune, config_file, tmp_path):
     assert result.returncode == 3
     assert "bad.jsonl:5" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_adalora_is_pruned_to_its_target_and_loads_in_peft(tiny, tune, config_file, tmp_path):
+    result = tune("run", "lora_finetune_single_device", "--config", config_file, *ADALORA)
+    assert "AdaLoRA has 30 of 60 triplets left: layers.0.attn.q_proj " in result.stderr
+    assert metrics(tmp_path / "out", "rank_budget")[:4] == [45, 36, 31, 30]
+    folder = tmp_path / "out" / "epoch_1"
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert (config["total_step"], config["tinit"], config["tfinal"]) == (6, 0, 1)
+    assert sum(sum(flags) for flags in config["rank_pattern"].values()) == 30
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny.checkpoint, dtype=torch.float32)
+    adapted = peft.PeftModel.from_pretrained(base, folder / "adapter")
+    merged = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(TOKENS).logits, adapted(TOKENS).logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("model.adapter.tfinal=6", "of 6 steps, tinit 0 and tfinal 6 leave none to prune in"),
+        ("optimizer_in_bwd=True", "optimizer_in_bwd: True drops the gradients that AdaLoRA prunes by"),
+    ],
+)
+def test_adalora_refuses_what_it_cannot_do(tune, config_file, change, problem):
+    result = tune("run", "lora_finetune_single_device", "--config", config_file, *ADALORA, change, check=False)
+    assert result.returncode and problem in result.stderr and "Traceback" not in result.stderr

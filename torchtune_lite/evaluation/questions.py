@@ -37,9 +37,9 @@ class Question:
 
     def result(self) -> dict[str, Any]:
         """Return what is written of it."""
-        found = {"row": self.row, "prompt": self.prompt, "expected": self.expected, "answer": self.answer}
-        found |= {"match": self.scores["exact_match"] == 1, "scores": self.scores}
-        return found | {name: value for name in ("fields", "problem") if (value := getattr(self, name))}
+        result = {"row": self.row, "prompt": self.prompt, "expected": self.expected, "answer": self.answer}
+        result |= {"match": self.scores["exact_match"] == 1, "scores": self.scores}
+        return result | {name: value for name in ("fields", "problem") if (value := getattr(self, name))}
 
 
 class Scoring:
@@ -60,11 +60,11 @@ class Scoring:
 
         Raise DataError for one without a number, or without JSON.
         """
-        found = self._extract(text)
-        if found is None and self._kind != "regex":
+        answer = self._extract(text)
+        if answer is None and self._kind != "regex":
             what = {"number": "no number", "json": "no JSON"}[self._kind]
             raise DataError(f"there is {what} in the text that is expected")
-        return text.strip() if found is None else found
+        return text.strip() if answer is None else answer
 
     def score(self, question: Question) -> None:
         """Score a question that has its answer; 0 for one that could not be asked."""
@@ -160,11 +160,11 @@ def answer_questions(
 def summary(questions: Sequence[Question], metrics: Sequence[str]) -> dict[str, Any]:
     """Return the mean of each metric, and where JSON was compared field by field, of each field, its index aside."""
     count = len(questions)
-    found: dict[str, Any] = {name: sum(each.scores[name] for each in questions) / count for name in metrics}
+    means: dict[str, Any] = {name: sum(each.scores[name] for each in questions) / count for name in metrics}
     rights: dict[str, list[bool]] = defaultdict(list)
     for question in questions:
         for path, right in question.fields.items():
             rights[".".join("*" if part.isdigit() else part for part in path.split("."))].append(right)
     if rights:
-        found["fields"] = {path: sum(right) / len(right) for path, right in rights.items()}
-    return found
+        means["fields"] = {path: sum(right) / len(right) for path, right in rights.items()}
+    return means

@@ -16,6 +16,7 @@ from torchtune_lite.export.gguf.adapter import write_adapter
 from torchtune_lite.export.gguf.files import read_gguf
 from torchtune_lite.export.gguf.model import write_model
 from torchtune_lite.export.hf import write_hf
+from torchtune_lite.export.lora import write_lora
 from torchtune_lite.export.modelfile import write_modelfile
 from torchtune_lite.export.quantized import SCHEMES, write_quantized
 from torchtune_lite.export.source import Source
@@ -29,14 +30,15 @@ Written = Mapping[str, Weight] | None
 
 @dataclass(frozen=True)
 class Options:
-    """`name` is that of the file or model, `quantization` one of `gguf.files.KINDS`, `base_name` as in `write_peft`.
+    """`name` is that of the file or model, `quantization` one of `gguf.files.KINDS`.
 
-    ConfigError for a name that is a path.
+    `base_name` is as in `write_adapter_folder`, `one_rank` as in `write_lora`. ConfigError for a name that is a path.
     """
 
     name: str
     quantization: str = "q8_0"
     base_name: str | None = None
+    one_rank: bool = False
 
     def __post_init__(self) -> None:
         if Path(self.name).name != self.name:
@@ -70,6 +72,10 @@ def _adapter(source: Source, folder: Path, plain: TransformerDecoder, options: O
     write_peft(source, folder, options.base_name, options.name)
 
 
+def _lora(source: Source, folder: Path, plain: TransformerDecoder, options: Options) -> Written:
+    return write_lora(source, folder, options.base_name, options.name, one_rank=options.one_rank)
+
+
 def _quantized(scheme: str, source: Source, folder: Path, plain: TransformerDecoder, options: Options) -> Written:
     return write_quantized(source, folder, scheme)
 
@@ -77,6 +83,7 @@ def _quantized(scheme: str, source: Source, folder: Path, plain: TransformerDeco
 WRITERS: dict[str, Writer] = {
     "hf": _hf,
     "adapter": _adapter,
+    "lora": _lora,
     "gguf": _gguf,
     "gguf-adapter": _gguf_adapter,
     "modelfile": _modelfile,

@@ -65,6 +65,13 @@ class Source:
         return Path(self.tokenizer.path).expanduser().parent
 
     @property
+    def adapter_folder(self) -> Path:
+        """The folder of the adapter; ConfigError for a merged model."""
+        if self.found.adapter is None:
+            raise ConfigError(f"{self.found.path} is a merged model and has no adapter; name the folder of one")
+        return self.found.adapter
+
+    @property
     def weights(self) -> dict[str, Weight]:
         """The weights of the plain model of the same function; those that are merged are float32."""
         merges = {f"{name}.weight": module.merged_weight for name, module in mergeable_modules(self.model).items()}

@@ -13,6 +13,7 @@ from torchtune_lite.peft.adapter import (
     is_adapted,
     is_mergeable,
     mergeable_modules,
+    rows_here,
 )
 from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear
@@ -28,6 +29,7 @@ from torchtune_lite.peft.nf4 import (
     nf4_parts,
     num_bytes,
     quantize,
+    shards,
     storage,
     upcast_state_dict,
 )
@@ -81,6 +83,8 @@ __all__ = [
     "num_bytes",
     "quantize",
     "rank_allocator",
+    "rows_here",
+    "shards",
     "storage",
     "train_embeddings",
     "train_tokens",

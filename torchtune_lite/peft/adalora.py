@@ -84,7 +84,7 @@ class AdaLoRALinear(AdaptedLinear):
         self.lora_a = nn.Parameter(torch.empty(self.rank, self.in_dim, **made).normal_(0, 0.02))
         self.lora_b = nn.Parameter(torch.empty(self.out_dim, self.rank, **made).normal_(0, 0.02))
         self.lora_e = nn.Parameter(torch.zeros(self.rank, 1, **made))
-        self.mask = torch.ones(self.rank, dtype=torch.bool, device=self.weight.device)
+        self.mask = torch.ones(self.rank, dtype=torch.bool, device="cpu" if self.weight.is_meta else self.weight.device)
         self.importance: dict[str, tuple[Tensor, Tensor]] | None = {}
 
     def adapter_params(self) -> list[str]:
@@ -109,11 +109,19 @@ class AdaLoRALinear(AdaptedLinear):
         """Which triplets are not pruned, or are again trained since: bool `[r]`."""
         if self.lora_e.is_meta:
             return torch.ones(self.rank, dtype=torch.bool)
-        return self.mask | (self.lora_e.detach().flatten() != 0)
+        return self.mask.to(self.lora_e.device) | (self.lora_e.detach().flatten() != 0)
 
-    def as_lora(self, rank: int | None = None) -> LoRALinear:
-        """Return a LoRA of the same function, its alpha its rank: that of the live triplets, or `rank` with zeros."""
+    def as_lora(self, rank: int | None = None) -> nn.Module:
+        """Return a LoRA of the same function, its alpha its rank: that of the live triplets, or `rank` with zeros.
+
+        Without live triplets and `rank` it is a plain projection.
+        """
         live = self.live
+        if rank is None and not live.any():
+            with torch.device("meta"):
+                plain = nn.Linear(self.in_dim, self.out_dim, bias=self.bias is not None)
+            plain.weight, plain.bias = self.weight, self.bias
+            return plain
         a = (self.scaling * self.lora_e.detach() * self.lora_a.detach())[live]
         return LoRALinear.of_factors(self, a, self.lora_b.detach()[:, live], rank)
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from torchtune_lite.utils.sharding import local
+
 
 class AdaptedLinear(nn.Module):
     """A frozen projection, plain or NF4, whose weight and bias an adapter takes over; see `Adapter`."""
@@ -25,9 +27,10 @@ class AdaptedLinear(nn.Module):
     def merged_weight(self, base: Tensor | None = None) -> Tensor:
         """Return the weight `[out, in]` of a plain projection of the same function, summed in float32, in W's dtype.
 
-        An NF4 W is dequantised; `base` takes the place of W. The result is the only tensor of that size that is made.
+        Of a sharded W, that is its rows here. An NF4 W is dequantised; `base` takes the place of W. The result is the
+        only tensor of that size that is made.
         """
-        merged = torch.empty(self.weight.shape, dtype=self.weight.dtype, device=self.weight.device)
+        merged = torch.empty(local(self.weight).shape, dtype=self.weight.dtype, device=self.weight.device)
         for rows, values in self.merged_tiles(base):
             merged[rows] = values
         return merged
@@ -39,6 +42,10 @@ class AdaptedLinear(nn.Module):
     def merged_bias(self) -> Tensor | None:
         """Return the bias `[out]` of a plain projection of the same function."""
         return self.bias
+
+    def as_lora(self, rank: int | None = None) -> nn.Module | None:
+        """Return a LoRA of the same function, of `rank` if it is given; None where there is none."""
+        return None
 
     def training_state(self) -> dict[str, Tensor]:
         """Return nothing: the trained parameters, which its file has, are all that a training goes on from."""

@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from torchtune_lite.utils.sharding import as_lies, whole
+
 
 @runtime_checkable
 class Adapter(Protocol):
@@ -46,6 +48,12 @@ class MergeableAdapter(Adapter, Protocol):
 
     def merged_bias(self) -> Tensor | None:
         """Return the bias `[out]` of that plain projection."""
+
+    def as_lora(self, rank: int | None = None) -> nn.Module | None:
+        """Return a LoRA of the same function, of `rank` with zeros if it is given; None where there is none.
+
+        Without `rank` it may be a plain projection, where the update is zero.
+        """
 
 
 @runtime_checkable
@@ -91,6 +99,18 @@ def changed_biases(model: nn.Module) -> dict[str, MergeableAdapter]:
         f"{name}.bias": module
         for name, module in mergeable_modules(model).items()
         if module.merged_bias() is not module.bias
+    }
+
+
+def rows_here(module: Adapter) -> dict[str, Tensor]:
+    """Return the parameters of a projection with an adapter, of those rows that are here of its weight.
+
+    Those in the module's `input_params`, which have no row for each output, are whole; all processes ask for them.
+    """
+    of_input = getattr(module, "input_params", ())
+    return {
+        name: whole(param) if name in of_input else as_lies(param, module.weight)
+        for name, param in module.named_parameters()
     }
 
 

@@ -85,7 +85,7 @@ class RankAllocator:
                 each.lora_e.masked_fill_(~each.mask[:, None], 0)
             return
         last = step >= self.method.total_step - self.method.tfinal
-        if not last:
+        if not last or not any(each.importance for each in self.adapters.values()):
             self._note_importance()
         budget, prunes = budget_at(step, self.initial, self.target, self.method)
         if prunes or last:

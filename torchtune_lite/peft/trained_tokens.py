@@ -84,6 +84,9 @@ class TrainedRows(nn.Module):
         """Return that there is no bias."""
         return self.bias
 
+    def as_lora(self, rank: int | None = None) -> None:
+        """Return that there is none."""
+
     def training_state(self) -> dict[str, Tensor]:
         """Return nothing: the file has all."""
         return {}
@@ -138,7 +141,7 @@ class TokensFile(PeftFile):
 
     def described(self, config: Mapping[str, Any]) -> tuple[str, str]:
         """Return what it is called, and how many tokens there are."""
-        return "trainable tokens", f", of {len(config['token_indices'])} tokens"
+        return "trainable tokens", f", of {len(config.get('token_indices', ()))} tokens"
 
     def misfits(self, config: Mapping[str, Any], adapted: Sequence[Projection]) -> list[str]:
         """Return where the tokens are others."""

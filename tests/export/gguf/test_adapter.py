@@ -47,7 +47,9 @@ def test_a_file_says_what_it_is(llama, adapt, tmp_path):
 
 def test_what_llama_cpp_cannot_load_is_refused(llama, adapt, tmp_path):
     folder, _ = adapt(llama, "adapter", use_dora=True)
-    with pytest.raises(ConfigError, match="llama.cpp has no DoRA: export the merged model with --to gguf"):
+    with pytest.raises(
+        ConfigError, match="is DoRA, whose function no LoRA has: export the merged model, --to hf or gguf"
+    ):
         export_model(open_source(folder), "gguf-adapter", tmp_path / "lora", Options("m"))
     with pytest.raises(ConfigError, match="is a merged model and has no adapter"):
         export_model(open_source(llama), "gguf-adapter", tmp_path / "lora", Options("m"))

@@ -4,6 +4,7 @@
   tune export runs/x --to modelfile               the same with a Modelfile: ollama create NAME -f …/Modelfile
   tune export runs/x --to hf                      merged, for transformers, vLLM and text-generation-inference
   tune export runs/x --to adapter                 PEFT's, with tokenizer and card, for vLLM --enable-lora
+  tune export runs/x --to lora                    AdaLoRA and VeRA as the plain LoRA that they are
   tune export runs/x --to gguf-adapter            for llama-server --lora
 
 What is named is a run, of which the best checkpoint by validation loss counts, or else the newest, a checkpoint, a
@@ -15,7 +16,8 @@ from argparse import ArgumentParser, Namespace
 from importlib import import_module
 from pathlib import Path
 
-KINDS = ("hf", "adapter", "gguf", "gguf-adapter", "modelfile", "int8", "int4", "fp8")
+ADAPTERS = ("adapter", "lora", "gguf-adapter")
+KINDS = ("hf", "adapter", "lora", "gguf", "gguf-adapter", "modelfile", "int8", "int4", "fp8")
 TYPES = ("f32", "f16", "bf16", "q8_0")
 
 
@@ -27,6 +29,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--type", choices=TYPES, default="q8_0", help="of the weights in a GGUF (default: q8_0)")
     parser.add_argument("--base", metavar="FOLDER", help="the base of an adapter that does not say where it is")
     parser.add_argument("--base-name", metavar="OWNER/NAME", help="what an exported adapter calls its base")
+    parser.add_argument("--one-rank", action="store_true", help="with --to lora: one rank for all, filled with zeros")
     parser.add_argument("--name", help="of the model (default: that of the folder)")
 
 
@@ -36,8 +39,8 @@ def main(args: Namespace) -> None:
     folder = Path(args.source).expanduser()
     typed = args.to in ("gguf", "modelfile")
     out = args.out or folder / "export" / (f"{args.to}-{args.type}" if typed else args.to)
-    options = exporting.Options(args.name or folder.resolve().name, args.type, args.base_name)
-    source = exporting.open_source(folder, args.base, adapter=args.to in ("adapter", "gguf-adapter"))
+    options = exporting.Options(args.name or folder.resolve().name, args.type, args.base_name, args.one_rank)
+    source = exporting.open_source(folder, args.base, adapter=args.to in ADAPTERS)
     difference = exporting.export_model(source, args.to, out.expanduser(), options)
     print(f"{out} has {', '.join(sorted(file.name for file in out.expanduser().iterdir()))}")
     print("it holds the values of its source" if difference is None else difference)

@@ -11,21 +11,25 @@ from torch import Tensor
 
 from torchtune_lite.checkpoint.formats.rotary_layout import interleaved
 from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.model_weights import base_parameters
-from torchtune_lite.errors import ConfigError
 from torchtune_lite.export.gguf.architectures import Architecture, architecture_of
 from torchtune_lite.export.gguf.files import read_gguf, write_gguf
 from torchtune_lite.export.gguf.tensors import to_weights
+from torchtune_lite.export.lora import with_lora
 from torchtune_lite.export.source import Source
 from torchtune_lite.modules import DecoderConfig
-from torchtune_lite.peft import LoRALinear, TrainedRows, adapter_modules
+from torchtune_lite.peft import LoRALinear, adapter_modules
 
 A, B = ".weight.lora_a", ".weight.lora_b"
 
 
 def write_adapter(source: Source, path: Path, kind: str) -> Mapping[str, Weight]:
-    """Write the adapter of a source to a new file; return the weights of its base with what was written merged in."""
-    architecture, config, adapters = architecture_of(source.family.model_type), source.config, _adapters(source)
+    """Write the adapter of a source, as the LoRA that it is, to a new file.
+
+    Return the weights of its base with what was written merged in. ConfigError where no LoRA has its function.
+    """
+    source = with_lora(source)
+    adapters: dict[str, LoRALinear] = adapter_modules(source.model)
+    architecture, config = architecture_of(source.family.model_type), source.config
     architecture.check(config)
     alpha = max(adapter.alpha for adapter in adapters.values())
     tensors: dict[str, Weight] = {}
@@ -35,19 +39,6 @@ def write_adapter(source: Source, path: Path, kind: str) -> Mapping[str, Weight]
     metadata = {"general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": float(alpha)}
     write_gguf(path, architecture.name, metadata | {"general.name": path.stem}, tensors, kind)
     return source.base | _merged(source, architecture, read_gguf(path)[1], alpha)
-
-
-def _adapters(source: Source) -> dict[str, LoRALinear]:
-    adapters = adapter_modules(source.model)
-    if not adapters:
-        raise ConfigError(f"{source.found.path} is a merged model and has no adapter; name the folder of one")
-    whole = any(param.requires_grad for param in base_parameters(source.model).values())
-    if whole or any(isinstance(adapter, TrainedRows) for adapter in adapters.values()):
-        raise ConfigError("llama.cpp has no adapter of an embedding: export the merged model with --to gguf")
-    if others := [kind for kind in map(type, adapters.values()) if kind is not LoRALinear]:
-        method = others[0].__name__.removesuffix("Linear")
-        raise ConfigError(f"llama.cpp has no {method}: export the merged model with --to gguf")
-    return adapters
 
 
 def _factors(
