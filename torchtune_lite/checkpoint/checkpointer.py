@@ -2,9 +2,9 @@
 
 import logging
 import re
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,18 @@ import torch
 from torch import nn
 
 from torchtune_lite.checkpoint.description import described
+from torchtune_lite.checkpoint.draft import Draft
+from torchtune_lite.checkpoint.formats.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from torchtune_lite.checkpoint.formats.adapter import (
-    check_adapter,
+    adapter_weights,
     open_adapter,
     put_adapters,
-    write_adapter,
+    write_adapter_config,
 )
 from torchtune_lite.checkpoint.formats.adapter_config import check_adapters
-from torchtune_lite.checkpoint.formats.weights import Weight, with_mean_rows
-from torchtune_lite.checkpoint.layout import EMBEDDING, OUTPUT, HFLayout
+from torchtune_lite.checkpoint.formats.safetensors_stream import Files, write_safetensors_files
+from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import (
     base_parameters,
     check_finite,
@@ -30,18 +33,16 @@ from torchtune_lite.checkpoint.model_weights import (
     merged_weights,
 )
 from torchtune_lite.checkpoint.nf4_cache import open_cache
-from torchtune_lite.checkpoint.run_state import TrainingState
+from torchtune_lite.checkpoint.run_state import OPTIMIZER, TrainingState
+from torchtune_lite.checkpoint.sizes import check_sizes, grown_embeddings
 from torchtune_lite.checkpoint.store.publishing import publish
-from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, save_tokenizer
-from torchtune_lite.checkpoint.verification import compare
+from torchtune_lite.checkpoint.tokenizer import SmallFiles
 from torchtune_lite.config import unserved_family
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family, find_family
-from torchtune_lite.peft import adapter_modules, adapter_state
-
-COPIED = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "USE_POLICY*")
-"""Small files of the base that a checkpoint made from it needs as well."""
+from torchtune_lite.peft import adapter_modules, adapter_state, is_mergeable
+from torchtune_lite.utils.world import World
 
 MERGE_INTO = ("quantized", "original")
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # OWNER/NAME
@@ -67,10 +68,9 @@ class Checkpointer(ABC):
     layout: HFLayout | None = None  # of the model that was last loaded or saved
     decoder_args: dict[str, Any]
     _files: list[Path]
-    _tokenizer: Any = None
-    _small_files: dict[str, bytes] | None = None
+    _small_files: SmallFiles
     _is_within = False  # the model is a part of a larger one
-    writes_cache = True  # False: another process does
+    world = World()  # of the processes that write a checkpoint together
 
     def __init__(
         self,
@@ -105,6 +105,7 @@ class Checkpointer(ABC):
         if merge_into not in MERGE_INTO:
             raise ConfigError(f"checkpointer.merge_into {merge_into!r} is unknown; allowed are {', '.join(MERGE_INTO)}")
         self.merge_into, self.cache_quantized = merge_into, cache_quantized
+        self._small_files = SmallFiles(self.checkpoint_dir)
         self._open(family)
 
     @property
@@ -125,12 +126,22 @@ class Checkpointer(ABC):
         """Return the checkpoint's name of our parameter `name`."""
 
     @abstractmethod
+    def model_files(self, folder: Path, weights: Mapping[str, Weight]) -> Files:
+        """Deal the weights of a merged model out to the files of a folder."""
+
+    @abstractmethod
+    def write_config(self, folder: Path, files: Files) -> None:
+        """Write what a reader of the layout needs besides these files and those in `COPIED`."""
+
     def write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
-        """Write the merged model and what a reader of the layout needs besides the files in `COPIED`."""
+        """Write a merged model."""
+        files = self.model_files(folder, weights)
+        write_safetensors_files(files)
+        self.write_config(folder, files)
 
     @abstractmethod
     def _readers(self, folder: Path) -> "list[Checkpointer]":
-        """Open a folder that `write_model` wrote."""
+        """Open a folder that a model was written to."""
 
     def load(
         self,
@@ -169,7 +180,7 @@ class Checkpointer(ABC):
         cached = cache.fill() if cache else ()
         rest = {name: weight for name, weight in weights.items() if name not in cached}
         load_weights(model, rest, device=device, dtype=dtype, source=self.checkpoint_dir, adapter_dtype=adapter_dtype)
-        if cache and not cached and self.writes_cache:
+        if cache and not cached and self.world.rank == 0:
             cache.write()
         for module in adapter_modules(model).values():
             module.init_adapter(adapter_dtype)
@@ -186,6 +197,8 @@ class Checkpointer(ABC):
     def check_adapters(self, model: nn.Module) -> None:
         """Raise ConfigError for adapters of `model` that a save could not write, or not merge as `merge_into` says."""
         check_adapters(model, HFLayout(self.family, model.config, self._is_within), self.merge_into)
+        if not is_mergeable(model):
+            log.info("virtual tokens are no weights: checkpoints have the adapter alone, which PEFT reads")
 
     def put_adapters(self, model: nn.Module) -> None:
         """Put adapters on a plain `model`, without weights, as `adapter_checkpoint` has them, if there is one."""
@@ -199,7 +212,7 @@ class Checkpointer(ABC):
         """
         check_vocabulary(tokenizer, vocab_size, self.checkpoint_dir)
         log.info(described(self.family.name, self.decoder_args, tokenizer))
-        self._tokenizer, self._small_files = tokenizer, None
+        self._small_files = SmallFiles(self.checkpoint_dir, tokenizer)
 
     def save(
         self,
@@ -212,101 +225,61 @@ class Checkpointer(ABC):
     ) -> None:
         """Publish `folder`, which must not exist: the merged model, the adapter in `adapter/`, `state` in `resume/`.
 
-        `adapter_only` leaves out the merged model and its config.json. Weights are merged in the dtype of the model, as
-        `merge_into` says. `verify` reads back what was written and compares it with the live model (`verification`).
-        SaveError, and no folder, when it cannot be written, a trained weight is NaN or infinite, or what was read back
-        is not the model.
+        `adapter_only` leaves out the merged model and its config.json, as is done where adapters cannot be merged.
+        Weights are merged in the dtype of the model, as `merge_into` says. `verify` reads back what was written and
+        compares it with the live model (`verification`). SaveError, and no folder, when it cannot be written, a trained
+        weight is NaN or infinite, or what was read back is not the model. The processes of `world`, each of which has a
+        part of the model, call it together.
         """
-        adapted = bool(adapter_modules(model))
+        world, adapted = self.world, bool(adapter_modules(model))
+        adapter_only = adapter_only or not is_mergeable(model)
         if adapter_only and not adapted:
             raise SaveError("save_adapter_weights_only is set, but the model has no adapter")
-        check_finite(model)
+        world.together(lambda: check_finite(model))
         if self.layout is None:
             self.checked_weights(model)
         step = state.trainer["progress"].get("global_step") if state is not None else None
-        with publish(folder, step=step, num_bytes=self._num_bytes(model, adapter_only, state)) as draft:
-            self._write_small_files(draft)
+        with publish(folder, step=step, num_bytes=self._num_bytes(model, adapter_only, state), world=world) as path:
+            draft, originals = Draft(path, world), None
+            draft.add(partial(self._small_files.write, path))
             if adapted:
-                write_adapter(draft / "adapter", model, self.layout, base=self.checkpoint_dir)
-            originals = self.checked_weights(model) if self.merge_into == "original" and not adapter_only else None
+                files = {path / "adapter" / ADAPTER_WEIGHTS: adapter_weights(model, self.layout)}
+                config = partial(write_adapter_config, path / "adapter", model, self.layout, self.checkpoint_dir)
+                draft.add(config, files)
             if not adapter_only:
-                self.write_model(draft, merged_weights(model, originals))
-            if verify:
-                self._verify(draft, Path(folder), model, originals, adapter_only)
+                originals = self.checked_weights(model) if self.merge_into == "original" else None
+                files = self.model_files(path, merged_weights(model, originals))
+                draft.add(partial(self.write_config, path, files), files)
             if state is not None:
-                state.write(draft / "resume", self.family)
-
-    def _write_small_files(self, draft: Path) -> None:
-        """Write the base's small files and those of the tokenizer, which are made and compared at the first save."""
-        if self._small_files is None:
-            copy_files(self.checkpoint_dir, draft, COPIED)
-            if self._tokenizer is not None:
-                save_tokenizer(draft, self._tokenizer, self.checkpoint_dir)
-            self._small_files = {file.name: file.read_bytes() for file in draft.iterdir()}
-            return
-        for name, content in self._small_files.items():
-            (draft / name).write_bytes(content)
+                files = {path / "resume" / OPTIMIZER: state.tensors}
+                draft.add(partial(state.write_rest, path / "resume", self.family), files)
+            draft.write()
+            if verify:
+                readers = [] if adapter_only else world.together(partial(self._readers, path))
+                draft.verify(Path(folder).name, model, self.layout, readers, originals)
 
     def _num_bytes(self, model: nn.Module, adapter_only: bool, state: TrainingState | None) -> int:
         """Say how many bytes of tensors a save writes."""
-        merged = [] if adapter_only else merged_weights(model).values()
-        tensors = [*adapter_state(model).values(), *(state.all_tensors() if state is not None else ())]
-        written = [*merged, *(() if adapter_only else self.layout.carried.values())]
-        return sum(weight.num_bytes for weight in written) + sum(t.nbytes for t in tensors)
-
-    def _verify(
-        self, draft: Path, folder: Path, model: nn.Module, originals: Mapping[str, Weight] | None, adapter_only: bool
-    ) -> None:
-        """Compare what was written to `draft`, to become `folder`, with the live model."""
-        start, found = time.perf_counter(), "the adapter is as it was trained"
-        try:
-            if adapter_modules(model):
-                check_adapter(draft / "adapter", model, self.layout)
-            for reader in () if adapter_only else self._readers(draft):
-                found = compare(model, reader.checked_weights(model), originals)
-        except CheckpointError as error:
-            problem = str(error).replace(str(draft), str(folder))
-            raise SaveError(
-                f"not saved: what was written is not the model that was trained: {problem}; please report it "
-                "(verify_saves: null saves without this check)"
-            ) from error
-        log.info("verified %s in %.1f s: %s", folder.name, time.perf_counter() - start, found)
+        written = [] if adapter_only else [*merged_weights(model).values(), *self.layout.carried.values()]
+        adapter = sum(tensor.nbytes for tensor in adapter_state(model).values())
+        return sum(weight.num_bytes for weight in written) + adapter + (0 if state is None else state.num_bytes)
 
     def checked_weights(self, model: nn.Module) -> dict[str, Weight]:
         """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`.
 
         The rows that the model has beyond them are the mean of the others.
         """
-        self._check_sizes(model)
+        check_sizes(model, self.decoder_args, self.checkpoint_dir)
         self.layout = HFLayout(self.family, model.config, self._is_within)
         weights = self._weights()
         try:
             self.layout.check_tied(weights)
         except ValueError as error:
             raise CheckpointError(f"{self.checkpoint_dir} {error}") from error
-        if count := self._num_rows_to_add(model):
-            embedding = [name for name in (EMBEDDING, OUTPUT) if name in weights]
-            weights |= {name: with_mean_rows(weights[name], count) for name in embedding}
+        weights |= grown_embeddings(weights, model, self.decoder_args)
         check_weights(
             {self._their_name(name): param for name, param in base_parameters(model).items()},
             {self._their_name(name): weight for name, weight in weights.items()},
             self.checkpoint_dir,
         )
         return weights
-
-    def _check_sizes(self, model: nn.Module) -> None:
-        # max_seq_len bounds the input and is the run's own choice, as is an output of its own
-        own = {"max_seq_len", *(("tie_word_embeddings",) if not model.config.tie_word_embeddings else ())}
-        theirs = {name: value for name, value in self.decoder_args.items() if name not in own}
-        theirs["vocab_size"] += self._num_rows_to_add(model)
-        if differences := model.config.differences(theirs):
-            misfits = [f"{name} {value}, the model has {ours}" for name, (ours, value) in differences.items()]
-            raise CheckpointError(
-                f"checkpoint {self.checkpoint_dir} has {'; '.join(misfits)}; use _component_: "
-                "torchtune_lite.models.from_checkpoint, which takes its sizes from the checkpoint"
-            )
-
-    def _num_rows_to_add(self, model: nn.Module) -> int:
-        """Count the rows that the model has been given beyond the checkpoint's; none where it was saved with them."""
-        missing = model.config.vocab_size - self.decoder_args["vocab_size"]
-        return missing if missing == model.added_rows else 0

@@ -77,7 +77,8 @@ def _shape(adapter: Mapping[str, Any]) -> str:
         return ""
     kind, numbers = FILES[adapter["peft_type"]].described(adapter)
     targets = adapter.get("target_modules")
-    return f" It is {kind}{numbers}, on {', '.join(targets) if isinstance(targets, list) else targets}."
+    places = ", ".join(targets) if isinstance(targets, list) else targets
+    return f" It is {kind}{numbers}{f', on {places}' if places else ''}."
 
 
 def _use(repo: str, facts: RunFacts, kind: Kind) -> str:

@@ -11,7 +11,9 @@ from torchtune_lite.peft.adapter import (
     changed_biases,
     freeze_base,
     is_adapted,
+    is_mergeable,
     mergeable_modules,
+    rows_here,
 )
 from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear
@@ -27,6 +29,7 @@ from torchtune_lite.peft.nf4 import (
     nf4_parts,
     num_bytes,
     quantize,
+    shards,
     storage,
     upcast_state_dict,
 )
@@ -73,12 +76,15 @@ __all__ = [
     "freeze_base",
     "from_nf4_parts",
     "is_adapted",
+    "is_mergeable",
     "is_quantized",
     "mergeable_modules",
     "nf4_parts",
     "num_bytes",
     "quantize",
     "rank_allocator",
+    "rows_here",
+    "shards",
     "storage",
     "train_embeddings",
     "train_tokens",

@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from torchtune_lite.utils.sharding import as_lies, whole
+
 
 @runtime_checkable
 class Adapter(Protocol):
@@ -72,6 +74,11 @@ def mergeable_modules(model: nn.Module) -> dict[str, MergeableAdapter]:
     return {name: module for name, module in adapter_modules(model).items() if isinstance(module, MergeableAdapter)}
 
 
+def is_mergeable(model: nn.Module) -> bool:
+    """Return whether weights alone can be of the function of `model`: not with virtual tokens."""
+    return len(mergeable_modules(model)) == len(adapter_modules(model))
+
+
 def is_adapted(model: nn.Module) -> bool:
     """Return whether a part of `model` is trained: adapters, or rows that it gets with its tokenizer."""
     return bool(adapter_modules(model)) or getattr(model, "train_embeddings", None) is not None
@@ -92,6 +99,18 @@ def changed_biases(model: nn.Module) -> dict[str, MergeableAdapter]:
         f"{name}.bias": module
         for name, module in mergeable_modules(model).items()
         if module.merged_bias() is not module.bias
+    }
+
+
+def rows_here(module: Adapter) -> dict[str, Tensor]:
+    """Return the parameters of a projection with an adapter, of those rows that are here of its weight.
+
+    Those in the module's `input_params`, which have no row for each output, are whole; all processes ask for them.
+    """
+    of_input = getattr(module, "input_params", ())
+    return {
+        name: whole(param) if name in of_input else as_lies(param, module.weight)
+        for name, param in module.named_parameters()
     }
 
 

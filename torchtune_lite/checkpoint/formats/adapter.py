@@ -41,6 +41,7 @@ from torchtune_lite.peft import (
     is_quantized,
     quantize,
 )
+from torchtune_lite.utils.sharding import local, rows
 
 WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 
@@ -57,10 +58,19 @@ def adapter_tensors(model: nn.Module, layout: HFLayout) -> dict[str, Tensor]:
 
 def write_adapter(folder: Path, model: nn.Module, layout: HFLayout, base: Path | str) -> None:
     """Write the adapter of `model` to a new folder, in its own dtype; `base` is the folder of its base model."""
+    write_adapter_config(folder, model, layout, base)
+    write_safetensors(folder / WEIGHTS, adapter_weights(model, layout))
+
+
+@torch.no_grad()
+def adapter_weights(model: nn.Module, layout: HFLayout) -> dict[str, Weight]:
+    """Return the live adapter of `model` by PEFT's names, to be written."""
+    return {name: Weight.of(tensor) for name, tensor in adapter_tensors(model, layout).items()}
+
+
+def write_adapter_config(folder: Path, model: nn.Module, layout: HFLayout, base: Path | str) -> None:
+    """Make the folder of an adapter, with its config."""
     folder.mkdir()
-    with torch.no_grad():
-        weights = {name: Weight.of(tensor) for name, tensor in adapter_tensors(model, layout).items()}
-    write_safetensors(folder / WEIGHTS, weights)
     write_json(folder / CONFIG, peft_config(model, layout, base))
 
 
@@ -102,7 +112,7 @@ class SavedAdapter:
         given = list(self.file.assigned(self.adapted, self.config, values, self.source))
         given += [(param, values[name]) for name, param in embedding_tensors(self.model, self.layout).items()]
         for param, value in given:
-            param.copy_(value)
+            local(param).copy_(value[rows(param)])
 
     @property
     def trained_base(self) -> dict[str, Weight]:
@@ -155,8 +165,13 @@ def load_adapter(
 def check_adapter(folder: Path, model: nn.Module, layout: HFLayout) -> None:
     """Raise CheckpointError where the adapter in `folder` is not, value by value, that of `model`."""
     weights, tensors = open_adapter(model, folder, layout).weights, adapter_tensors(model, layout)
-    if wrong := [name for name, tensor in tensors.items() if not torch.equal(weights[name].read(), tensor.cpu())]:
+    if wrong := [name for name, tensor in tensors.items() if not _is_written(tensor, weights[name])]:
         raise CheckpointError(f"adapter {folder}: differs from the live one in {listed(wrong)}")
+
+
+def _is_written(tensor: Tensor, weight: Weight) -> bool:
+    own = rows(tensor)
+    return torch.equal(weight.part(own.start, own.stop), local(tensor).cpu())
 
 
 def adapter_folder(path: Path | str) -> Path:
@@ -269,10 +284,11 @@ def _is_same(param: Tensor, weight: Weight) -> bool:
     """Return whether a weight is that of the base, to the precision of either; NF4 if it gives the same codes."""
     if weight.shape != tuple(param.shape) or weight.dtype not in FLOATS:
         return False
-    value, live = weight.read(), dequantize(param.detach())
+    own = rows(param)
+    value, live = weight.part(own.start, own.stop), dequantize(local(param.detach()))
     if not is_finite(value):
         return False
     cast = value.to(device=param.device, dtype=param.dtype)
     if is_quantized(param):
-        return torch.equal(dequantize(quantize(cast)), live)
+        return torch.equal(dequantize(quantize(cast, param)), live)
     return torch.equal(cast, live) or torch.equal(live.to(value.dtype), value.to(param.device))
