@@ -123,7 +123,14 @@ def freeze_base(model: nn.Module) -> None:
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Let `model` compute as its base does for a block of code: the reference of preference training."""
+    """Let `model` compute as its base does for a block of code: the reference of preference training.
+
+    ValueError where a part of the base is trained itself.
+    """
+    own = adapter_state(model)
+    trained = [name for name, param in model.named_parameters() if param.requires_grad and name not in own]
+    if own and trained:
+        raise ValueError(f"{trained[0]} is trained itself, so that there is no base left to compute as")
     enabled = [module for module in adapter_modules(model).values() if module.enabled]
     for module in enabled:
         module.enabled = False

@@ -205,10 +205,10 @@ def put_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
         raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
     method, indices = FILES[config["peft_type"]], token_indices(config)
     weights = _weights(folder, layout, method)
+    if method.on_projections:
+        _put_on_projections(model, weights, config, layout, f"adapter {folder}")
     try:
-        if method.on_projections:
-            _put_on_projections(model, weights, config, layout, f"adapter {folder}")
-        else:
+        if not method.on_projections:
             method.put_on(model, config)
         freeze_base(model)
         put_embeddings(model, indices, config, weights)
