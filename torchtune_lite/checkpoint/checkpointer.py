@@ -2,7 +2,6 @@
 
 import logging
 import re
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +12,13 @@ from torch import nn
 
 from torchtune_lite.checkpoint.description import described
 from torchtune_lite.checkpoint.formats.adapter import (
-    check_adapter,
     open_adapter,
-    put_adapters,
     write_adapter,
 )
 from torchtune_lite.checkpoint.formats.adapter_config import check_adapters
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
+from torchtune_lite.checkpoint.merged_base import merged_base
 from torchtune_lite.checkpoint.model_weights import (
     base_parameters,
     check_finite,
@@ -33,11 +31,12 @@ from torchtune_lite.checkpoint.nf4_cache import open_cache
 from torchtune_lite.checkpoint.run_state import TrainingState
 from torchtune_lite.checkpoint.store.publishing import publish
 from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, save_tokenizer
-from torchtune_lite.checkpoint.verification import compare
+from torchtune_lite.checkpoint.verification import check_written
 from torchtune_lite.config import unserved_family
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family, find_family
+from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.peft import adapter_modules, adapter_state
 
 COPIED = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "USE_POLICY*")
@@ -55,7 +54,8 @@ class Checkpointer(ABC):
 
     `checkpoint_files` are names in that folder or torchtune's `{filename_format, max_filename}`; by default, what it
     holds. `model_type` is a name of `models.find_family`, for files that do not tell. `adapter_checkpoint` is a folder
-    in PEFT's layout, loaded onto the base. `output_dir` and `recipe_checkpoint` are torchtune's; here the recipe's
+    in PEFT's layout, whose adapters the model goes on with; with `merge_adapter` they are merged into the base as it is
+    read, so that the model may have new ones. `output_dir` and `recipe_checkpoint` are torchtune's; here the recipe's
     `output_dir` and `resume_from_checkpoint` decide. `merge_into` says what a save puts in the place of NF4 weights:
     "quantized" their own values, for exactly the function that was trained; "original" the full-precision ones of
     `checkpoint_dir`, read again, for a function nearer to the base. `cache_quantized` keeps the NF4 weights beside the
@@ -82,6 +82,7 @@ class Checkpointer(ABC):
         recipe_checkpoint: str | Path | None = None,
         merge_into: str = "quantized",
         cache_quantized: bool = False,
+        merge_adapter: bool = False,
     ) -> None:
         self.checkpoint_dir = Path(checkpoint_dir)
         self.checkpoint_files = checkpoint_files
@@ -104,7 +105,9 @@ class Checkpointer(ABC):
             raise ConfigError(f"checkpointer.model_type: {problem}")
         if merge_into not in MERGE_INTO:
             raise ConfigError(f"checkpointer.merge_into {merge_into!r} is unknown; allowed are {', '.join(MERGE_INTO)}")
-        self.merge_into, self.cache_quantized = merge_into, cache_quantized
+        if merge_adapter and adapter_checkpoint is None:
+            raise ConfigError("checkpointer.merge_adapter: True merges adapter_checkpoint, which is null")
+        self.merge_into, self.cache_quantized, self.merge_adapter = merge_into, cache_quantized, merge_adapter
         self._open(family)
 
     @property
@@ -159,12 +162,13 @@ class Checkpointer(ABC):
             fill_with_zeros(model, device=device, dtype=dtype)
             return
         starts_from_base = any(module.starts_from_base for module in adapter_modules(model).values())
-        given = self.adapter_checkpoint if resume_from is None else resume_from if starts_from_base else None
+        given = self.adapter_checkpoint if self.goes_on_from_adapter else None
+        given = given if resume_from is None else resume_from if starts_from_base else None
         saved = open_adapter(model, given, self.layout) if given else None
         if saved:
             saved.read_start()
         cache = None
-        if self.cache_quantized:
+        if self.cache_quantized and not self.merge_adapter:
             cache = open_cache(cache_dir, model, self._files, self.decoder_args, device=device, dtype=dtype)
         cached = cache.fill() if cache else ()
         rest = {name: weight for name, weight in weights.items() if name not in cached}
@@ -185,12 +189,16 @@ class Checkpointer(ABC):
 
     def check_adapters(self, model: nn.Module) -> None:
         """Raise ConfigError for adapters of `model` that a save could not write, or not merge as `merge_into` says."""
-        check_adapters(model, HFLayout(self.family, model.config, self._is_within), self.merge_into)
+        check_adapters(model, self.layout_of(model.config), self.merge_into)
 
-    def put_adapters(self, model: nn.Module) -> None:
-        """Put adapters on a plain `model`, without weights, as `adapter_checkpoint` has them, if there is one."""
-        if self.adapter_checkpoint is not None and not adapter_modules(model):
-            put_adapters(model, self.adapter_checkpoint, HFLayout(self.family, model.config, self._is_within))
+    def layout_of(self, config: DecoderConfig) -> HFLayout:
+        """Return the layout of the files for a model of these sizes."""
+        return HFLayout(self.family, config, self._is_within)
+
+    @property
+    def goes_on_from_adapter(self) -> bool:
+        """Whether the model's adapters are to be those of `adapter_checkpoint`."""
+        return self.adapter_checkpoint is not None and not self.merge_adapter
 
     def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:
         """Check, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.
@@ -199,6 +207,8 @@ class Checkpointer(ABC):
         """
         check_vocabulary(tokenizer, vocab_size, self.checkpoint_dir)
         log.info(described(self.family.name, self.decoder_args, tokenizer))
+        if self.goes_on_from_adapter:
+            log.info("going on with %s as it is: what 'model' says of adapters is not used", self.adapter_checkpoint)
         self._tokenizer, self._small_files = tokenizer, None
 
     def save(
@@ -227,12 +237,14 @@ class Checkpointer(ABC):
         with publish(folder, step=step, num_bytes=self._num_bytes(model, adapter_only, state)) as draft:
             self._write_small_files(draft)
             if adapted:
-                write_adapter(draft / "adapter", model, self.layout, base=self.checkpoint_dir)
+                merged = f" with {self.adapter_checkpoint} merged in" if self.merge_adapter else ""
+                write_adapter(draft / "adapter", model, self.layout, base=f"{self.checkpoint_dir}{merged}")
             originals = self.checked_weights(model) if self.merge_into == "original" and not adapter_only else None
             if not adapter_only:
                 self.write_model(draft, merged_weights(model, originals))
             if verify:
-                self._verify(draft, Path(folder), model, originals, adapter_only)
+                readers = () if adapter_only else self._readers(draft)
+                check_written(draft, Path(folder), model, self.layout, readers, originals)
             if state is not None:
                 state.write(draft / "resume", self.family)
 
@@ -254,28 +266,10 @@ class Checkpointer(ABC):
         written = [*merged, *(() if adapter_only else self.layout.carried.values())]
         return sum(weight.num_bytes for weight in written) + sum(t.nbytes for t in tensors)
 
-    def _verify(
-        self, draft: Path, folder: Path, model: nn.Module, originals: Mapping[str, Weight] | None, adapter_only: bool
-    ) -> None:
-        """Compare what was written to `draft`, to become `folder`, with the live model."""
-        start, found = time.perf_counter(), "the adapter is as it was trained"
-        try:
-            if adapter_modules(model):
-                check_adapter(draft / "adapter", model, self.layout)
-            for reader in () if adapter_only else self._readers(draft):
-                found = compare(model, reader.checked_weights(model), originals)
-        except CheckpointError as error:
-            problem = str(error).replace(str(draft), str(folder))
-            raise SaveError(
-                f"not saved: what was written is not the model that was trained: {problem}; please report it "
-                "(verify_saves: null saves without this check)"
-            ) from error
-        log.info("verified %s in %.1f s: %s", folder.name, time.perf_counter() - start, found)
-
     def checked_weights(self, model: nn.Module) -> dict[str, Weight]:
         """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`."""
         self._check_sizes(model)
-        self.layout = HFLayout(self.family, model.config, self._is_within)
+        self.layout = self.layout_of(model.config)
         weights = self._weights()
         try:
             self.layout.check_tied(weights)
@@ -286,7 +280,7 @@ class Checkpointer(ABC):
             {self._their_name(name): weight for name, weight in weights.items()},
             self.checkpoint_dir,
         )
-        return weights
+        return merged_base(self, weights) if self.merge_adapter else weights
 
     def _check_sizes(self, model: nn.Module) -> None:
         # max_seq_len bounds the input and is the run's own choice, as is an output of its own

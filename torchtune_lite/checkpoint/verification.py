@@ -7,8 +7,11 @@ float32: of two linear maps that differ, at least half of all such vectors show 
 machines can use less running time", 1977).
 """
 
+import logging
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +20,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from torchtune_lite.checkpoint.formats.adapter import check_adapter
 from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import base_parameters, listed
-from torchtune_lite.errors import CheckpointError
+from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.kernels.nf4.linear import row_tiles
 from torchtune_lite.peft import Adapter, adapter_modules, changed_biases, is_quantized, storage
 from torchtune_lite.utils import counted
+
+log = logging.getLogger("torchtune_lite")
 
 Tiles = Iterable[tuple[slice, Tensor]]
 
@@ -87,6 +94,33 @@ def compare(
         are = "is" if len(problems) == 1 else "are"
         raise CheckpointError(f"{len(problems)} of {counted(len(params), 'weight')} {are} wrong: {listed(problems)}")
     return Comparison(len(params), len(adapters), (error / size) ** 0.5 if size else None)
+
+
+def check_written(
+    draft: Path,
+    folder: Path,
+    model: nn.Module,
+    layout: HFLayout,
+    readers: Iterable[Any],
+    originals: Mapping[str, Weight] | None,
+) -> None:
+    """Compare what was written to `draft`, to become `folder`, with the live model; SaveError where it is not that.
+
+    `readers` are the checkpointers of the merged model in it, `originals` as in `compare`.
+    """
+    start, found = time.perf_counter(), "the adapter is as it was trained"
+    try:
+        if adapter_modules(model):
+            check_adapter(draft / "adapter", model, layout)
+        for reader in readers:
+            found = compare(model, reader.checked_weights(model), originals)
+    except CheckpointError as error:
+        problem = str(error).replace(str(draft), str(folder))
+        raise SaveError(
+            f"not saved: what was written is not the model that was trained: {problem}; please report it "
+            "(verify_saves: null saves without this check)"
+        ) from error
+    log.info("verified %s in %.1f s: %s", folder.name, time.perf_counter() - start, found)
 
 
 def _tiles(weight: Tensor) -> Tiles:

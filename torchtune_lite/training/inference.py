@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import torch
-
 from torchtune_lite import config
+from torchtune_lite.checkpoint import build_decoder, put_saved_adapters
 from torchtune_lite.checkpoint.description import described
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.modules import TransformerDecoder
@@ -19,8 +18,7 @@ def build_model(cfg: RecipeSettings) -> tuple[Any, Any, TransformerDecoder]:
     if cfg.dtype == "fp16":
         checkpointer.check_fp16()
     tokenizer = config.instantiate(cfg.tokenizer, defaults=checkpointer.tokenizer_args)
-    with torch.device("meta"):
-        return checkpointer, tokenizer, config.instantiate(cfg.model, defaults=checkpointer.decoder_args)
+    return checkpointer, tokenizer, build_decoder(checkpointer, cfg.model)
 
 
 class Inference:
@@ -34,7 +32,7 @@ class Inference:
     def build(self) -> tuple[Any, TransformerDecoder]:
         """Build tokenizer and model, with the adapters that the checkpointer names, no weights; check that they fit."""
         self.checkpointer, self.tokenizer, self.model = build_model(self.cfg)
-        self.checkpointer.put_adapters(self.model)
+        put_saved_adapters(self.checkpointer, self.model)
         check_vocabulary(self.tokenizer, self.model.config.vocab_size)
         return self.tokenizer, self.model
 

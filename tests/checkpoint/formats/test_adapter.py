@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tests.models import tiny
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, load_adapter, write_adapter
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, load_adapter, put_saved_adapters, write_adapter
 from torchtune_lite.checkpoint.formats import safetensors_stream
 from torchtune_lite.checkpoint.formats.adapter import CONFIG, WEIGHTS, _is_same, peft_config
 from torchtune_lite.checkpoint.formats.weights import Weight
@@ -102,7 +102,7 @@ def asked(folder: Path, adapter: Path, tokens: torch.Tensor) -> torch.Tensor:
     checkpointer = FullModelHFCheckpointer(folder, adapter_checkpoint=adapter)
     with torch.device("meta"):
         model = from_checkpoint(**checkpointer.decoder_args)
-    checkpointer.put_adapters(model)
+    put_saved_adapters(checkpointer, model)
     checkpointer.load(model, device="cpu", dtype=torch.float32)
     with torch.no_grad():
         return model.eval()(tokens)
@@ -188,7 +188,7 @@ def test_a_bias_that_is_scaled_is_merged_too(tmp_path):
     checkpointer = FullModelHFCheckpointer(tmp_path / "base", adapter_checkpoint=tmp_path / "adapter")
     with torch.device("meta"):
         model = from_checkpoint(**checkpointer.decoder_args)
-    checkpointer.put_adapters(model)
+    put_saved_adapters(checkpointer, model)
     checkpointer.load(model, device="cpu", dtype=torch.float32)
     checkpointer.save(tmp_path / "out", model.eval(), verify=True)
     with torch.no_grad():

@@ -7,7 +7,7 @@ has another size, PEFT writes their own weights beside that, as `<HF module>.bas
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,37 +155,51 @@ def _weights(folder: Path, layout: HFLayout, method: PeftFile) -> dict[str, Weig
     return _by_live_name(_by_saved_name(read_files([file])[file.name], method, file), layout)
 
 
-def put_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
-    """Put adapters on those projections of a plain `model` for which an adapter of PEFT's has weights, as it says.
+class SavedMethod:
+    """The method of a saved adapter, as `model.adapter` takes one; `targets` are our names of what it adapts."""
 
-    Their values come from `load_adapter`. CheckpointError where the adapter is not served, or has weights for a
-    projection that `model` lacks.
+    def __init__(self, put: Callable[[str, nn.Module], nn.Module], paths: Mapping[str, str]) -> None:
+        self._put, self._paths, self.targets = put, paths, list(paths)
+
+    def put(self, path: str, base: nn.Module) -> nn.Module:
+        """Put an adapter on the projection `path`, of which the files say the rest."""
+        return self._put(self._paths[path], base)
+
+
+def saved_method(path: Path | str, layout: HFLayout, names: Iterable[str]) -> SavedMethod:
+    """Return the method of a PEFT adapter for those of the projections `names` that it has weights for.
+
+    Their values come from `load_adapter`. CheckpointError where the adapter is not served, or has weights for another
+    projection.
     """
     folder = adapter_folder(path)
     config = read_json(folder / CONFIG)
     if problems := config_problems(config, layout):
         raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
     places: dict[str, list[str]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            places.setdefault(layout.module_path(f"{name}.weight"), []).append(name)
-    method = FILES[config["peft_type"]]
+    for name in names:
+        places.setdefault(layout.module_path(f"{name}.weight"), []).append(name)
+    file = FILES[config["peft_type"]]
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, weight in _weights(folder, layout, method).items():
-        for suffix in method.names:
+    for name, weight in _weights(folder, layout, file).items():
+        for suffix in file.names:
             if name.startswith(PREFIX) and name.endswith(f".{suffix}"):
-                path = name.removeprefix(PREFIX).removesuffix(f".{suffix}")
-                shapes.setdefault(path, {})[suffix] = weight.shape
+                shapes.setdefault(name.removeprefix(PREFIX).removesuffix(f".{suffix}"), {})[suffix] = weight.shape
     if unknown := [path for path in shapes if path not in places]:
         raise CheckpointError(f"adapter {folder} does not fit: the model has no projection {listed(unknown)}")
-    first = next(iter(method.names))
+    first = next(iter(file.names))
     if not shapes or any(first not in own for own in shapes.values()):
         raise CheckpointError(f"adapter {folder} does not fit: it has no weights {first}")
-    put = method.placed(config, shapes)
-    for path in shapes:
-        for name in places[path]:
-            owner, _, last = name.rpartition(".")
-            setattr(model.get_submodule(owner), last, put(path, model.get_submodule(name)))
+    return SavedMethod(file.placed(config, shapes), {name: path for path in shapes for name in places[path]})
+
+
+def put_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
+    """Put the adapters of a PEFT adapter, without their values, on a plain `model`, as `saved_method` has them."""
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    method = saved_method(path, layout, linears)
+    for name in method.targets:
+        owner, _, last = name.rpartition(".")
+        setattr(model.get_submodule(owner), last, method.put(name, model.get_submodule(name)))
     freeze_base(model)
 
 
