@@ -79,7 +79,7 @@ fi
 say "tests marked gpu"
 files=${GPU_SESSION_TESTS:-$(grep -rl --include='test_*.py' 'mark\.gpu' tests)}
 workers=()
-has xdist && workers=(-n 6)
+[ "$device" != cpu ] && has xdist && workers=(-n 6)
 # shellcheck disable=SC2086
 attempt 200 "$python" -m pytest -m gpu -vv -p no:cacheprovider -rfE ${workers[@]+"${workers[@]}"} $files
 tests=$(tail -n 1 "$work/output" | sed 's/^=* *//; s/ *=*$//')

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchtune_lite import config, data, evaluation, training, utils
+from torchtune_lite import config, data, evaluation, generation, training, utils
 
 
 @dataclass(kw_only=True)
@@ -56,26 +56,29 @@ class ExactMatchEvalRecipe:
             train_on_input=False, column_map=cfg.column_map, new_system_prompt=cfg.new_system_prompt
         )
         self.tokenizer, self.model = self.inference.build()
-        how = {
-            "max_rows": cfg.max_rows,
-            "max_seq_len": self.model.config.max_seq_len,
-            "template": cfg.question_template,
-        }
-        self.questions = evaluation.read_questions(rows, to_messages, self.tokenizer, self.scoring, **how)
+        self.questions = evaluation.read_questions(
+            rows,
+            to_messages,
+            self.tokenizer,
+            self.scoring,
+            max_seq_len=self.model.config.max_seq_len,
+            max_rows=cfg.max_rows,
+            template=cfg.question_template,
+        )
         evaluation.warn_of_problems(self.questions, self.result.path)
         self.inference.load()
 
     def evaluate(self) -> None:
         """Answer every row that has no answer yet, and report."""
         cfg, start = self.cfg, time.perf_counter()
-        asked = {name: value for name, value in config.to_dict(cfg).items() if name in ANSWERED_BY}
-        kept = evaluation.KeptAnswers(Path(cfg.output_dir) / "exact_match_answers.jsonl", evaluation.made_by(asked))
-        how = {"max_new_tokens": cfg.max_new_tokens, "batch_size": cfg.batch_size, "kept": kept}
-        evaluation.answer_questions(self.model, self.tokenizer, self.questions, **how)
+        made_by = generation.made_by({key: value for key, value in config.to_dict(cfg).items() if key in ANSWERED_BY})
+        file = generation.AnswerFile(Path(cfg.output_dir) / "exact_match_answers.jsonl", made_by, anew=True)
+        options = {"max_new_tokens": cfg.max_new_tokens, "batch_size": cfg.batch_size, "file": file}
+        evaluation.answer_questions(self.model, self.tokenizer, self.questions, **options)
         for question in self.questions:
             self.scoring.score(question)
         self.report(time.perf_counter() - start)
-        kept.remove()
+        file.remove()
 
     def report(self, seconds: float) -> None:
         """Print examples and the scores; write `exact_match.json`."""
@@ -89,8 +92,8 @@ class ExactMatchEvalRecipe:
             print(f"{name} {scores[name]:.4f}")
         for path, share in scores.get("fields", {}).items():
             print(f"  {path} {share:.1%}")
-        found = {**scores, "matches": matches, "rows": count, "seconds": seconds}
-        self.result.write(found | {"results": [question.result() for question in self.questions]})
+        totals = {"matches": matches, "rows": count, "seconds": seconds}
+        self.result.write({**scores, **totals, "results": [question.result() for question in self.questions]})
 
 
 ANSWERED_BY = ("model", "tokenizer", "checkpointer", "dtype", "device", "max_new_tokens")

@@ -19,6 +19,8 @@ from tqdm import tqdm
 from torchtune_lite import config, data, errors, generation, training, utils
 
 AHEAD = 8  # rows under way for each that is answered at the moment: those after a long answer need not wait for it
+NAMED = 3  # rows without an answer that are named on the way; the file has them all
+WITHOUT_EFFECT = ("prompt", "file", "out", "batch_size", "log_level")  # on an answer: all other keys have one
 
 
 @dataclass(kw_only=True)
@@ -56,11 +58,13 @@ class GenerateRecipe:
             generation.cap_length(len(self.prompt), cfg.max_new_tokens, model.config.max_seq_len)
         else:
             self.rows = data.load_rows(str(cfg.file))
-            self.out = generation.AnswerFile(Path(cfg.out), self.rows)
+            answered_by = {key: value for key, value in config.to_dict(cfg).items() if key not in WITHOUT_EFFECT}
+            self.out = generation.AnswerFile(Path(cfg.out), generation.made_by(answered_by))
+            self.done = generation.num_answered(self.out, self.rows)
         self.inference.load()
         slots = 1 if cfg.file is None else cfg.batch_size
-        how = {"stop_tokens": self.tokenizer.stop_tokens, "tokenizer": self.tokenizer, "int8": cfg.int8}
-        self.engine = generation.Engine(model, slots=slots, **how)
+        options = {"stop_tokens": self.tokenizer.stop_tokens, "tokenizer": self.tokenizer, "int8": cfg.int8}
+        self.engine = generation.Engine(model, slots=slots, **options)
 
     def as_asked(self, prompt: str | dict[str, str | None]) -> str | dict[str, str | None]:
         """Give a prompt for the template what the training put before and around each question."""
@@ -88,27 +92,28 @@ class GenerateRecipe:
 
     def answer_rows(self) -> int:
         """Write the result of each row that has none yet; return the number of the answers' tokens."""
-        cfg, log, out, tokens, problems = self.cfg, self.inference.log, self.out, 0, []
-        if out.done:
-            log.info("%s has the results of %s: going on from there", out.path, utils.counted(out.done, "row"))
+        cfg, log, out, tokens, num_problems, first_problem = self.cfg, self.inference.log, self.out, 0, 0, None
+        if self.done:
+            log.info("%s has the results of %s: going on from there", out.path, utils.counted(self.done, "row"))
         results = generation.answers(
-            *(self.rows, out.done, self.engine, self.tokenizer, self.sampling),
+            *(self.rows, self.done, self.engine, self.tokenizer, self.sampling),
             ahead=AHEAD * cfg.batch_size,
             system=cfg.system,
             question=cfg.question,
         )
-        with tqdm(results, desc="answers", unit="row", initial=out.done, total=len(self.rows)) as bar:
+        with tqdm(results, desc="answers", unit="row", initial=self.done, total=len(self.rows)) as bar:
             for result in bar:
                 out.write(result)
                 tokens += result.get("num_tokens", 0)
                 if "problem" in result:
-                    problems.append(result["problem"])
-                    log.warning("%s", problems[-1]) if len(problems) <= 3 else None
-        new = len(self.rows) - out.done
-        if problems and len(problems) == new:
-            raise errors.DataError(f"none of {utils.counted(new, 'row')} could be answered: {problems[0]}")
-        unanswered = f"; {len(problems):,} could not be, as their lines say" if problems else ""
-        log.info("%s: %s answered%s", out.path, utils.counted(new - len(problems), "row"), unanswered)
+                    num_problems, first_problem = num_problems + 1, first_problem or result["problem"]
+                    if num_problems <= NAMED:
+                        log.warning("%s", result["problem"])
+        if num_problems == len(self.rows):
+            raise errors.DataError(f"none of {utils.counted(num_problems, 'row')} could be answered: {first_problem}")
+        num_answers = len(self.rows) - self.done - num_problems
+        unanswered = f"; {num_problems:,} could not be, as their lines say" if num_problems else ""
+        log.info("%s: %s answered%s", out.path, utils.counted(num_answers, "row"), unanswered)
         return tokens
 
 

@@ -58,12 +58,12 @@ class PerplexityEvalRecipe:
         start = time.perf_counter()
         options = {"max_seq_len": self.max_seq_len, "stride": self.stride}
         inputs = self.model, self.tokenizer, self.documents
-        found = evaluation.perplexity(*inputs, batch_size=self.cfg.batch_size, **options)
-        found |= options | {"source": str(self.cfg.source), "seconds": time.perf_counter() - start}
-        print(f"perplexity {found['perplexity']:.4f}, {found['bits_per_byte']:.4f} bits per byte")
-        size = f"{utils.counted(found['tokens'], 'token')}, each counted once; {utils.counted(found['bytes'], 'byte')}"
-        print(f"  {size} ({found['seconds']:.1f} s)")
-        self.result.write(found)
+        measures = evaluation.perplexity(*inputs, batch_size=self.cfg.batch_size, **options)
+        measures |= options | {"source": str(self.cfg.source), "seconds": time.perf_counter() - start}
+        print(f"perplexity {measures['perplexity']:.4f}, {measures['bits_per_byte']:.4f} bits per byte")
+        tokens, num_bytes = utils.counted(measures["tokens"], "token"), utils.counted(measures["bytes"], "byte")
+        print(f"  {tokens}, each counted once; {num_bytes} ({measures['seconds']:.1f} s)")
+        self.result.write(measures)
 
 
 @config.parse(Settings)

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "training": RUNNING | {"checkpoint", "generation", "evaluation"},
     "hub": RUNNING | {"checkpoint", "training"},
     "serving": RUNNING | {"generation"},
-    "export": RUNNING | {"checkpoint"},
+    "export": RUNNING | {"checkpoint", "hub"},
     "cli": BASE,
     "assets": RUNNING,  # the scripts that make what it holds
 }

@@ -1,10 +1,12 @@
 """docs/models.md equals its script's output, and one layer stands for all layers of its model."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.models.test_sizes import PUBLISHED
 from torchtune_lite.models import FAMILIES, SIZES
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
 from torchtune_lite.training.memory.step_memory import count_step
@@ -15,10 +17,17 @@ page = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(page)
 
 
-def test_the_page_is_up_to_date():
-    text = page.PAGE.read_text(encoding="utf-8")
-    assert text == page.render(), "the tables have changed: run python benchmarks/models_page.py, and read its diff"
-    assert all(f"| `{size}` |" in text for size in SIZES)
+def test_the_page_is_up_to_date(monkeypatch):
+    """Its tables for one size of each architecture, and the parameters of every size."""
+    text, sizes = page.PAGE.read_text(encoding="utf-8"), page.configs()
+    one_of_each = {page.architecture_of(size): size for size in sizes}.values()
+    monkeypatch.setattr(page, "configs", lambda: {size: sizes[size] for size in one_of_each})
+    *rendered, _ = page.render().splitlines()
+    missing = [line for line in rendered if line not in text.splitlines()]
+    assert not missing, "the tables have changed: run python benchmarks/models_page.py, and read its diff"
+    rows = {size: f"| `{size}` | `{page.architecture_of(size)}` | {number:,} |" for size, number in PUBLISHED.items()}
+    assert set(rows) == set(SIZES) and all(row in text for row in rows.values())
+    assert re.findall(r"^\| `(\w+)` .*\* \|$", text, re.M) == re.findall(r" of `(\w+)`", text.splitlines()[-1])
 
 
 @pytest.mark.parametrize("method", page.METHODS)

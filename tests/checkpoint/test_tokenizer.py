@@ -51,6 +51,21 @@ def test_transformers_encodes_a_chat_as_the_run_did(kind, template, save, tmp_pa
     assert not caplog.text
 
 
+@pytest.mark.parametrize("kind", ["bytelevel", "llama_json"])
+def test_tokens_that_the_run_has_added_are_saved(kind, save, tmp_path, caplog):
+    listed = {"added_tokens_decoder": {"1": {"content": "<s>", "special": True}}}
+    base = write_folder(tmp_path / "base", kind, plain(TEMPLATES["zephyr"]), **listed)
+    live = load_tokenizer(base, prompt_template="chat_template", add_tokens=["<go>", "<s>"])
+    folder = save(live, base)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert len(theirs) == live.vocab_size == len(AutoTokenizer.from_pretrained(base)) + 1
+    for text in ("a<go>b", "the <go>", "<s> quick"):
+        assert theirs(text, add_special_tokens=False).input_ids == live.encode_chat(text)[0]
+    again = load_tokenizer(folder, add_tokens=["<go>", "<s>"])
+    assert again.added_ids == live.added_ids and again.vocab_size == live.vocab_size
+    assert not caplog.text
+
+
 def test_variables_and_the_date_of_the_run_make_no_difference(save, tmp_path, caplog):
     source = "{{ strftime_now('%d %b %Y') }}{{ '[thought]' if enable_thinking }}" + plain(TEMPLATES["zephyr"])
     base = write_folder(tmp_path / "base", "bytelevel", source)

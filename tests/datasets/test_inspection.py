@@ -53,7 +53,7 @@ def test_rows_that_a_large_data_set_leaves_out_when_they_are_read(cfg, monkeypat
     assert data["lengths"]["min"] == 8 and [sample["where"][-2:] for sample in data["shown"]] == [":1", ":3"]
 
 
-def test_several_data_sets_and_a_validation_set(cfg, jsonl):
+def test_several_data_sets_and_those_of_validation_and_questions(cfg, jsonl):
     def one(path):
         return {"_component_": "torchtune_lite.datasets.text_completion_dataset", "source": path}
 
@@ -65,11 +65,13 @@ def test_several_data_sets_and_a_validation_set(cfg, jsonl):
         f"{paths[1]}:2",
     ]
     assert report["steps_per_epoch"] == 3
-    report = inspect_data(cfg(dataset=one(paths[0]), dataset_val={"a": one(paths[0]), "b": one(paths[1])}))
+    named = {"a": one(paths[0]), "b": one(paths[1])}
+    report = inspect_data(cfg(dataset=one(paths[0]), dataset_val=named, dataset_eval=one(paths[1])))
     assert {key: part["samples"] for key, part in report.items() if isinstance(part, dict)} == {
         "dataset": 2,
         "dataset_val/a": 2,
         "dataset_val/b": 3,
+        "dataset_eval": 3,
     }
 
 

@@ -6,7 +6,6 @@ from tests.evaluation.conftest import BASE
 from torchtune_lite.data import InputOutputToMessages, Llama2ChatTemplate, Message, Rows, load_tokenizer
 from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.evaluation import questions
-from torchtune_lite.evaluation.kept_answers import KeptAnswers
 from torchtune_lite.evaluation.questions import (
     Question,
     Scoring,
@@ -16,6 +15,7 @@ from torchtune_lite.evaluation.questions import (
     warn_of_problems,
     written,
 )
+from torchtune_lite.generation import AnswerFile
 
 ROWS = [
     {"input": "台北市", "output": '{"city": "台北市", "n": [1, 2]}'},
@@ -98,9 +98,9 @@ def test_answers_that_are_kept_are_not_asked_for_again(base_model, base_tokenize
     monkeypatch.setattr(questions, "generate_texts", counting)
     how = {"max_new_tokens": 3, "batch_size": 2}
     first, again = (read(base_tokenizer, Scoring("json")) for _ in range(2))
-    answer_questions(base_model, base_tokenizer, first, kept=KeptAnswers(tmp_path / "a", "x"), **how)
-    kept = KeptAnswers(tmp_path / "a", "x")
-    again[2].tokens = again[2].tokens[:-1]  # another prompt
-    answer_questions(base_model, base_tokenizer, again, kept=kept, **how)
+    file = AnswerFile(tmp_path / "a", "x")
+    answer_questions(base_model, base_tokenizer, first, file=file, **how)
+    again[2].prompt += "!"
+    answer_questions(base_model, base_tokenizer, again, file=file, **how)
     assert asked == [2, 1]
     assert again[0].answer == first[0].answer != "" and again[1].answer is None

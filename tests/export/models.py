@@ -15,7 +15,7 @@ VOCAB_SIZE = 1152
 CHANGED: dict[str, dict[str, Any]] = {
     "gemma2": {"query_pre_attn_scalar": 64},  # as llama.cpp takes it: the width of a head
     "gemma3": {"query_pre_attn_scalar": 64},
-    "exaone4": {"num_hidden_layers": 64},  # the only size with windows there
+    "exaone4": {"num_hidden_layers": 64, "hidden_size": 128, "intermediate_size": 128},  # windows there take 64 layers
 }
 """What llama.cpp's code decides, where tests/models/tiny.py has another value."""
 

@@ -33,3 +33,9 @@ def test_what_exists_stays(llama, tmp_path):
         export_model(open_source(llama), "hf", llama, Options("tiny"))
     with pytest.raises(ConfigError, match="--to onnx is not known; allowed are hf, adapter, lora, gguf, gguf-adapter"):
         export_model(open_source(llama), "onnx", tmp_path / "out", Options("tiny"))
+
+
+@pytest.mark.parametrize("name", ["../tiny", "a/tiny", "."])
+def test_a_name_that_leads_out_of_the_folder_is_refused(name):
+    with pytest.raises(ConfigError, match=f"--name '{name}' is not the name of a file"):
+        Options(name)

@@ -12,7 +12,16 @@ from torchtune_lite.data import load_rows
 from torchtune_lite.data.messages import ALPACA_PROMPT
 from torchtune_lite.data.readers.rows import Rows
 from torchtune_lite.errors import ConfigError, DataError
-from torchtune_lite.generation import AnswerFile, Engine, Sampling, answers, as_prompt, generate, tokens_of
+from torchtune_lite.generation import (
+    AnswerFile,
+    Engine,
+    Sampling,
+    answers,
+    as_prompt,
+    generate,
+    num_answered,
+    tokens_of,
+)
 
 SCRIPT = {"A": "路市", "B": "大安" * 2, "C": ""}
 
@@ -144,56 +153,43 @@ def test_few_rows_are_in_memory(model):
     assert done == 40 and rows.taken == 39 and rows.most < 5
 
 
-def line(row, text="A", **more):
-    return json.dumps({"row": row, "given": {"prompt": text}, "answer": "a", **more}) + "\n"
-
-
-def test_a_file_is_gone_on_with_where_it_ends(model, tmp_path):
-    rows, path = rows_of("A", "A", "B"), tmp_path / "new/out.jsonl"
-    file = AnswerFile(path, rows)
-    for result in list(results(model, rows))[:2]:
+def file_of(path, *results):
+    file = AnswerFile(path, "m")
+    for result in results:
         file.write(result)
-    file.close()
-    whole = path.read_bytes()
-    for cut in range(len(whole) + 1):  # wherever it was killed
-        path.write_bytes(whole[:cut])
-        file = AnswerFile(path, rows)
-        assert file.done == whole[:cut].count(b"\n")
+    return file
+
+
+def result(row, text="A", **more):
+    return {"row": row, "given": {"prompt": text}, "answer": "a", **more}
+
+
+def test_a_run_goes_on_after_the_rows_that_have_their_results(model, tmp_path):
+    rows = rows_of("A", "A", "B")
+    whole = list(results(model, rows))
+    for count in range(4):
+        file = file_of(tmp_path / f"{count}.jsonl", *whole[:count])
+        assert num_answered(file, rows) == count
         file.close()
-        assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[: file.done])
 
 
 @pytest.mark.parametrize(
-    "content",
+    "written",
     [
-        "anything",
-        "anything\n",
-        '{"prompt": "A"}',
-        line(1),
-        line(0, "B"),
-        line(0) + line(1) + line(2) + line(3),
-        line(0) + line(0),
-        line(0) + "no line of a result",
-        "[]\n",
-        '{"row": 0}\n',
+        [result(1)],
+        [result(0, "B")],
+        [result(0), result(1), result(2), result(3)],
+        [result(0), result(0)],
+        [result(0), result(2), result(2)],
     ],
 )
-def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path, content):
-    (tmp_path / "out").write_text(content)
-    with pytest.raises(ConfigError, match="out .* holds something else than answers to rows; choose another file"):
-        AnswerFile(tmp_path / "out", rows_of("A", "A", "A"))
-    assert (tmp_path / "out").read_text() == content
+def test_a_file_of_other_rows_is_refused(tmp_path, written):
+    with pytest.raises(ConfigError, match="out holds something else than answers to rows; choose another file, or rem"):
+        num_answered(file_of(tmp_path / "out", *written), rows_of("A", "A", "A"))
 
 
 def test_a_result_of_a_row_that_could_not_be_read_counts(tmp_path):
-    rows_file, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    rows_file = tmp_path / "rows.jsonl"
     rows_file.write_text('{"prompt": "A"}\nnot json\n')
-    out.write_text(line(0) + '{"row": 1, "problem": "rows.jsonl:2: ..."}\n')
-    assert AnswerFile(out, load_rows(str(rows_file))).done == 2
-
-
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("")
-    for path, reason in ((tmp_path / "file/out", "File exists"), (tmp_path, "Is a directory")):
-        with pytest.raises(ConfigError, match=f"^out {path} cannot be used: {reason}; choose another file$"):
-            AnswerFile(path, rows_of("A"))
+    file = file_of(tmp_path / "out", result(0), {"row": 1, "problem": "rows.jsonl:2: ..."})
+    assert num_answered(file, load_rows(str(rows_file))) == 2

@@ -125,6 +125,10 @@ def test_a_conversation_that_is_too_long_is_one_line_and_stays_as_it_was(inferen
     talk = conversation(tokenizer, model)
     "".join(talk.ask("a"))
     before = list(talk.messages)
-    with pytest.raises(ConfigError, match="tokens leaves no room for an answer"):
+    too_long = "tokens leaves no room for an answer: .*; shorten the prompt"
+    with pytest.raises(ConfigError, match=f"{too_long}, or start a new conversation$"):
         "".join(talk.ask("市" * 300))
     assert talk.messages == before
+    talk.reset(None)
+    with pytest.raises(ConfigError, match=f"{too_long}$"):
+        "".join(talk.ask("市" * 300))

@@ -9,7 +9,7 @@ from transformers.generation import logits_process
 
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.generation import Sampling
-from torchtune_lite.generation.sampling import CANDIDATES, Sampler
+from torchtune_lite.generation.sampling import CANDIDATES, RUN, Sampler, likeliest
 
 CPU = torch.device("cpu")
 SETTINGS = [
@@ -175,3 +175,11 @@ def test_the_colder_the_draw_the_likelier_the_token_down_to_any_temperature(temp
     logits, chances = logits_of(2), torch.full((2,), 0.3, dtype=torch.float64)
     chosen = Sampler(settings, logits.shape[1], CPU).choose(logits, chances)
     assert chosen.tolist() == logits.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("v", [1, RUN - 1, RUN, RUN + 1, 4 * RUN, 5 * RUN + 7])
+def test_the_likeliest_is_the_first_of_the_largest(v):
+    logits = torch.randint(0, 9, (50, v), generator=torch.Generator().manual_seed(v)).float()  # many are equal
+    logits[0] = -torch.inf
+    logits[1, -1] = logits[2, v // 2] = 20.0
+    assert likeliest(logits).tolist() == [row.index(max(row)) for row in logits.tolist()]

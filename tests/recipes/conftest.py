@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ import pytest
 import sentencepiece
 import torch
 import transformers
+
+from tests.free_port import free_port
 
 WORDS = [
     "red",
@@ -99,27 +100,28 @@ def tune_server() -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-def ranks(size: int) -> list[dict[str, str]]:
+def ranks(size: int, port: int) -> list[dict[str, str]]:
     """The variables of each of `size` processes that torchrun starts on one machine."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "localhost"}
-        common["MASTER_PORT"] = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "localhost"}
+    common["MASTER_PORT"] = str(port)
     return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 
 
 @pytest.fixture(scope="session")
 def tune_in(tune_server: subprocess.Popen[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `tune` in a process of its own, or in several as torchrun does, from `cwd`, `without` some packages."""
+    """Run `tune` in a process of its own, or in several as torchrun does, from `cwd`, `without` some packages.
+
+    Without matplotlib, unless told otherwise: the picture of a run takes a third of its time.
+    """
 
     def run(
-        cwd: Path, *args: object, check: bool = True, without: Sequence[str] = (), processes: int = 1
+        cwd: Path, *args: object, check: bool = True, without: Sequence[str] = ("matplotlib",), processes: int = 1
     ) -> subprocess.CompletedProcess[str]:
         words = list(map(str, args))
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, free_port() as port:
             out, err = Path(folder, "out"), Path(folder, "err")
             request = {"args": words, "cwd": str(cwd), "out": str(out), "err": str(err), "without": list(without)}
-            request["env"] = ranks(processes) if processes > 1 else [{}]
+            request["env"] = ranks(processes, port) if processes > 1 else [{}]
             print(json.dumps(request), file=tune_server.stdin, flush=True)
             codes = json.loads(tune_server.stdout.readline())
             code = min(filter(None, codes), default=0)  # of several, not that of those that have lost another

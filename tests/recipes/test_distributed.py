@@ -156,7 +156,7 @@ def launch(tmp_path, tiny: Tiny):
     """Starts a real training of many steps in two processes by `tune run`."""
     config = tmp_path / "long.yaml"
     config.write_text(common_keys(tiny, tmp_path / "out") + LORA + REST.format(val=tiny.val))
-    (tmp_path / "many.jsonl").write_text(tiny.train.read_text() * 300)
+    (tmp_path / "many.jsonl").write_text(tiny.train.read_text() * 100)
     words = ["run", "--nproc_per_node", "2", "lora_finetune_distributed", "--config", str(config)]
     words += [f"dataset.source={tmp_path}/many.jsonl"]
     words += ["keep_last_n_checkpoints=2", "dataset_val=null"]

@@ -12,7 +12,7 @@ from torchtune_lite.models.llama2 import llama2_tokenizer
 
 from tests.recipes.conftest import Tiny
 from torchtune_lite.cli.main import main
-from torchtune_lite.evaluation import KeptAnswers
+from torchtune_lite.generation import AnswerFile
 
 
 def greedy_answers(tiny: Tiny, prompts: list[str], max_new_tokens: int) -> list[str]:
@@ -121,17 +121,18 @@ def test_an_evaluation_that_is_killed_goes_on_with_the_rows_that_are_left(tiny, 
 
     words = [*arguments(tiny, tmp_path / "rows.jsonl", tmp_path / "out"), "batch_size=1"]
     monkeypatch.setattr(sys, "argv", ["tune", "run", "exact_match_eval", *words])
-    add, added = KeptAnswers.add, []
+    write, written = AnswerFile.write, []
 
     def killed(*args):
-        if len(added) == 3:
+        if len(written) == 3:
             raise KeyboardInterrupt
-        added.append(args)
-        add(*args)
+        written.append(args)
+        write(*args)
 
-    monkeypatch.setattr(KeptAnswers, "add", killed)
+    monkeypatch.setattr(AnswerFile, "write", killed)
     with pytest.raises(SystemExit):
         main()
+    written[0][0].close()  # as the end of its process would
     assert not (tmp_path / "out/exact_match.json").exists()
     result = tune("run", "exact_match_eval", *words)
     assert "3 of 8 rows were answered before, and are kept" in result.stderr

@@ -39,7 +39,7 @@ model: {_component_: torchtune_lite.models.llama2.lora_llama2, lora_attn_modules
 
     def run(*words: object, kind: str = "lora", code: int = 0):
         words = ["run", f"{kind}_finetune_single_device", "--config", f"{kind}.yaml", *words]
-        result = tune_in(folder, *words, check=False, without=["matplotlib"])  # a picture takes longer than the run
+        result = tune_in(folder, *words, check=False)
         assert result.returncode == code, result.stderr
         assert "Traceback" not in result.stderr
         return result

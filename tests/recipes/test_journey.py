@@ -20,11 +20,14 @@ TRAINED = (
 )
 
 
-def test_each_command_leads_to_the_next(tmp_path):
-    def run(command: str, *more: str, given: str = "") -> tuple[str, str]:
-        words = [sys.executable, "-m", "torchtune_lite", *shlex.split(command)[1:], *more]
-        done = subprocess.run(words, input=given, capture_output=True, text=True, cwd=tmp_path, timeout=300)
-        assert done.returncode == 0, done.stderr
+def test_each_command_leads_to_the_next(tmp_path, tune):
+    def run(command: str, *more: str, given: str | None = None) -> tuple[str, str]:
+        words = [*shlex.split(command)[1:], *more]
+        if given is None:
+            done = tune(*words)
+        else:
+            words = [sys.executable, "-m", "torchtune_lite", *words]
+            done = subprocess.run(words, input=given, capture_output=True, text=True, cwd=tmp_path, check=True)
         return done.stdout, done.stderr
 
     def printed(log: str, verb: str) -> str:

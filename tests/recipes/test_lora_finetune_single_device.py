@@ -141,9 +141,10 @@ def test_resume_continues_as_if_never_stopped(tune, config_file, tmp_path, chang
     assert PART_OF_ALL[0] not in changes or {name.split(".")[4] for name in resumed} == {"1"}  # the layer
 
 
-def test_every_step_is_logged_with_its_numbers(tune, config_file, tmp_path):
+def test_every_step_is_logged_with_its_numbers_and_drawn(tune, config_file, tmp_path):
     tune("run", "lora_finetune_single_device", "--config", config_file, "dtype=bf16", "adapter_dtype=fp32",
-         "max_steps_per_epoch=2")  # fmt: skip
+         "max_steps_per_epoch=2", without=())  # fmt: skip
+    assert (tmp_path / "out" / "loss_curve.png").exists()
     adapter = load_file(tmp_path / "out" / "epoch_1" / "adapter" / "adapter_model.safetensors")
     assert {value.dtype for value in adapter.values()} == {torch.float32}
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]

@@ -37,7 +37,7 @@ def call(service, path, body, *, leaves=False, hosts=None):
         async def send(message):
             sent.append(message)
 
-        await asyncio.wait_for(make_app(service, hosts)(scope, news.get, send), timeout=20)
+        await asyncio.wait_for(make_app(service, hosts)(scope, news.get, send), timeout=60)
 
     asyncio.run(run())
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:]).decode()
@@ -59,7 +59,7 @@ def test_a_client_that_has_gone_is_not_answered(stream, service, engine):
     service.worker.start()
     call(service, "/v1/completions", {"prompt": [1, 300], "max_tokens": 200, "stream": stream}, leaves=True)
     service.worker.stop()
-    service.worker.join(10)
+    service.worker.join(60)
     assert not any(slot.request for slot in engine._slots)
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import threading
 
 import pytest
 
@@ -56,7 +57,7 @@ def worker(engine):
     worker.start()
     yield worker
     worker.stop()
-    worker.join(10)
+    worker.join(60)
 
 
 def call(max_new_tokens, n=1, prompts=((1, 300),)):
@@ -82,14 +83,24 @@ def test_closing_cancels(worker, tokenizer, engine):
 
     asyncio.run(leave())
     worker.stop()
-    worker.join(10)
+    worker.join(60)
     assert not any(slot.request for slot in engine._slots)
 
 
-def test_the_end_of_the_server_is_an_error(worker, tokenizer):
+def test_the_end_of_the_server_is_an_error(worker, tokenizer, engine, monkeypatch):
+    step, steps, go = engine.step, [], threading.Event()
+
+    def held():
+        assert not steps or go.wait(60)
+        steps.append(step())
+        return steps[-1]
+
+    monkeypatch.setattr(engine, "step", held)
+
     async def stop():
         async for _ in pieces(call(200), worker, tokenizer):
             worker.stop()
+            go.set()
 
     with pytest.raises(RequestError, match="the server is stopping") as stopped:
         asyncio.run(stop())

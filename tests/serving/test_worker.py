@@ -1,3 +1,4 @@
+import threading
 import time
 from queue import SimpleQueue
 
@@ -16,15 +17,27 @@ def worker(engine):
     worker.start()
     yield worker
     worker.stop()
-    worker.join(10)
+    worker.join(60)
     assert not worker.is_alive()
+
+
+class Held(SimpleQueue):
+    """What a listener hears; the worker goes on only when it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.go = threading.Event()
+
+    def listen(self, progress):
+        self.put(progress)
+        assert self.go.wait(60)
 
 
 def heard(news, until=lambda progress: progress.finish_reason is not None):
     """Gives what a listener hears up to the first that fits."""
-    found = [news.get(timeout=10)]
+    found = [news.get(timeout=60)]
     while not until(found[-1]):
-        found.append(news.get(timeout=10))
+        found.append(news.get(timeout=60))
     return found
 
 
@@ -36,7 +49,7 @@ def test_answers_come_token_by_token_and_are_those_of_generate(worker, model):
     assert all(len(progress.tokens) <= 1 for each in told for progress in each)
     answers = [[token for progress in each for token in progress.tokens] for each in told]
     worker.stop()
-    worker.join(10)
+    worker.join(60)
     assert answers == generate(model, PROMPTS, max_new_tokens=20, stop_tokens=worker._engine.stop_tokens)
     assert [len(progress.logprobs) for progress in told[0]] == [len(progress.tokens) for progress in told[0]]
 
@@ -44,19 +57,22 @@ def test_answers_come_token_by_token_and_are_those_of_generate(worker, model):
 def test_requests_are_answered_together(worker, engine, monkeypatch):
     sizes, step = [], engine.step
     monkeypatch.setattr(engine, "step", lambda: sizes.append(len(requests := step())) or requests)
-    queues = [SimpleQueue() for _ in PROMPTS]
+    queues = [Held() for _ in PROMPTS]
     for prompt, news in zip(PROMPTS, queues, strict=True):
-        worker.submit(prompt, Sampling(max_new_tokens=50), [news.put])
+        worker.submit(prompt, Sampling(max_new_tokens=3), [news.listen])
+    for news in queues:
+        news.go.set()
     for news in queues:
         heard(news)
     assert max(sizes) == len(PROMPTS)
 
 
 def test_a_cancelled_order_frees_its_slots_and_is_not_heard_of_again(worker, engine):
-    news = SimpleQueue()
-    order = worker.submit(PROMPTS[0], LONG, [news.put, news.put])
-    news.get(timeout=10)
+    news = Held()
+    order = worker.submit(PROMPTS[0], LONG, [news.listen, news.listen])
+    news.get(timeout=60)
     worker.cancel(order)
+    news.go.set()
     other = SimpleQueue()
     worker.submit(PROMPTS[1], Sampling(max_new_tokens=3), [other.put])
     heard(other)  # after the order to cancel
@@ -66,15 +82,16 @@ def test_a_cancelled_order_frees_its_slots_and_is_not_heard_of_again(worker, eng
 
 
 def test_what_is_under_way_is_called_off_at_the_end(worker):
-    news, late = SimpleQueue(), SimpleQueue()
-    worker.submit(PROMPTS[0], LONG, [news.put])
-    news.get(timeout=10)
+    news, late = Held(), SimpleQueue()
+    worker.submit(PROMPTS[0], LONG, [news.listen])
+    news.get(timeout=60)
     worker.stop()
     worker.submit(PROMPTS[1], LONG, [late.put])
+    news.go.set()
     assert heard(news)[-1] == heard(late)[-1] == CANCELLED
-    worker.join(10)
+    worker.join(60)
     worker.submit(PROMPTS[1], LONG, [late.put])
-    assert late.get(timeout=10) == CANCELLED and worker.error is None
+    assert late.get(timeout=60) == CANCELLED and worker.error is None
 
 
 def test_an_error_of_the_engine_ends_the_worker_and_is_kept(worker, engine, monkeypatch):
@@ -83,7 +100,7 @@ def test_an_error_of_the_engine_ends_the_worker_and_is_kept(worker, engine, monk
     monkeypatch.setattr(engine, "step", lambda: 1 / 0)
     worker.submit(PROMPTS[0], LONG, [news.put])
     assert heard(news)[-1] == CANCELLED
-    worker.join(10)
+    worker.join(60)
     assert isinstance(worker.error, ZeroDivisionError) and ended == [True]
 
 

@@ -49,7 +49,6 @@ LORA = {"lora_attn_modules": ["q_proj"], "lora_rank": 2}
     "options",
     [
         {},
-        {"apply_lora_to_mlp": True},
         {"apply_lora_to_mlp": True, "quantize_base": True},
         {"apply_lora_to_mlp": True, "mlp_tile": 4},
         {"apply_lora_to_mlp": True, "lora_dropout": 1e-9},
@@ -59,9 +58,12 @@ LORA = {"lora_attn_modules": ["q_proj"], "lora_rank": 2}
     ids=str,
 )
 def test_compiled_layers_compute_the_same(options, front_end):
+    """A first layer, whose input needs no gradient, and others, whose input does."""
     front_end("aot_eager")
     torch.manual_seed(0)
-    model = lora_llama2(**SIZES | {"embed_dim": 128, "intermediate_dim": 128}, **LORA, **options).train()
+    sizes = SIZES | {"num_layers": 1, "embed_dim": 128, "intermediate_dim": 128}
+    model = lora_llama2(**sizes | LORA | options).train()
+    model.tok_embeddings.requires_grad_(options != {})
     for param in adapter_state(model).values():
         torch.nn.init.normal_(param, std=0.05)
     plain = copy.deepcopy(model)
@@ -139,7 +141,9 @@ def test_a_graph_for_a_gpu_holds_nothing_of_the_cpu(front_end, monkeypatch, defa
 
     front_end(aot_autograd(fw_compiler=record, bw_compiler=record))
     with torch.device("meta"), default_dtype(torch.bfloat16):
-        model = lora_llama2(**SIZES | {"embed_dim": 128, "intermediate_dim": 128}, **LORA, apply_lora_to_mlp=True)
+        sizes = SIZES | {"num_layers": 1, "embed_dim": 128, "intermediate_dim": 128}
+        model = lora_llama2(**sizes, **LORA, apply_lora_to_mlp=True)
+    model.tok_embeddings.requires_grad_()  # as the input of a layer that is not the first
     model.activation_checkpointing = True
     compile_layers(model, torch.device("meta"))
     tokens = torch.zeros(1, 24, dtype=torch.int64, device="meta")

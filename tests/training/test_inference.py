@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torchtune_lite import config
-from torchtune_lite.errors import DataError
+from torchtune_lite.errors import ConfigError, DataError
 from torchtune_lite.training import Inference, RecipeSettings
 
 TEXT = """
@@ -35,4 +35,10 @@ def test_weights_come_last(inference, log_lines):
 def test_a_tokenizer_with_more_tokens_than_the_model_embeds_is_refused(inference):
     inference.cfg.model["vocab_size"] = 30
     with pytest.raises(DataError, match="but the model embeds 30"):
+        inference.build()
+
+
+def test_a_classifier_is_refused_before_its_weights_are_read(inference):
+    inference.cfg.model |= {"num_classes": 3, "tie_word_embeddings": False}
+    with pytest.raises(ConfigError, match="^the model is a classifier, of 3 classes, and writes no text$"):
         inference.build()

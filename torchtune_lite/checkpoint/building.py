@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from torchtune_lite import config
-from torchtune_lite.checkpoint.formats.adapter import put_adapters, saved_method
+from torchtune_lite.checkpoint.formats.adapter import SavedMethod, put_adapters
 from torchtune_lite.models.builders import arguments_of, projections
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
 from torchtune_lite.peft import adapter_modules
@@ -16,17 +16,21 @@ from torchtune_lite.peft import adapter_modules
 def build_decoder(checkpointer: Any, node: Any) -> TransformerDecoder:
     """Build the shapes of a model, which `checkpointer.load` fills.
 
-    Where it goes on from an `adapter_checkpoint`, method, ranks and targets are those of that folder, whatever the node
-    says of them.
+    Where it goes on from an `adapter_checkpoint` of projections, method, ranks and targets are those of that folder,
+    whatever the node says of them.
     """
-    arguments: dict[str, Any] = {}
     parameters = inspect.signature(config.find(node["_component_"])).parameters
+    method, arguments = None, {}
     if checkpointer.goes_on_from_adapter and "adapter" in parameters:
         sizes = DecoderConfig(**checkpointer.decoder_args)
-        method = saved_method(checkpointer.adapter_checkpoint, checkpointer.layout_of(sizes), projections(sizes))
-        arguments = arguments_of(method, method.targets)
+        method = SavedMethod(checkpointer.adapter_checkpoint, checkpointer.layout_of(sizes), projections(sizes))
+        arguments = arguments_of(method, method.targets) if method.targets else {}
+    checkpointer.adapter_is_given = bool(arguments)
     with torch.device("meta"):
-        return config.instantiate(node, defaults=checkpointer.decoder_args, **arguments)
+        model = config.instantiate(node, defaults=checkpointer.decoder_args, **arguments)
+    if arguments:
+        method.complete(model)
+    return model
 
 
 def put_saved_adapters(checkpointer: Any, model: nn.Module) -> None:

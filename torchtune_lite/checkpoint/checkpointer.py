@@ -16,12 +16,13 @@ from torchtune_lite.checkpoint.formats.adapter import (
     write_adapter,
 )
 from torchtune_lite.checkpoint.formats.adapter_config import check_adapters
-from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.layout import HFLayout
+from torchtune_lite.checkpoint.formats.weights import Weight, with_mean_rows
+from torchtune_lite.checkpoint.layout import EMBEDDING, OUTPUT, HFLayout
 from torchtune_lite.checkpoint.merged_base import merged_base
 from torchtune_lite.checkpoint.model_weights import (
     base_parameters,
     check_finite,
+    check_sizes,
     check_weights,
     fill_with_zeros,
     load_weights,
@@ -71,6 +72,7 @@ class Checkpointer(ABC):
     _small_files: dict[str, bytes] | None = None
     _is_within = False  # the model is a part of a larger one
     writes_cache = True  # False: another process does
+    adapter_is_given = False  # True: the model has the adapters of adapter_checkpoint, whatever its arguments
 
     def __init__(
         self,
@@ -207,7 +209,7 @@ class Checkpointer(ABC):
         """
         check_vocabulary(tokenizer, vocab_size, self.checkpoint_dir)
         log.info(described(self.family.name, self.decoder_args, tokenizer))
-        if self.goes_on_from_adapter:
+        if self.adapter_is_given:
             log.info("going on with %s as it is: what 'model' says of adapters is not used", self.adapter_checkpoint)
         self._tokenizer, self._small_files = tokenizer, None
 
@@ -267,14 +269,22 @@ class Checkpointer(ABC):
         return sum(weight.num_bytes for weight in written) + sum(t.nbytes for t in tensors)
 
     def checked_weights(self, model: nn.Module) -> dict[str, Weight]:
-        """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`."""
-        self._check_sizes(model)
+        """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`.
+
+        The rows that the model has beyond them are the mean of the others.
+        """
+        count = self._num_rows_to_add(model)
+        theirs = self.decoder_args | {"vocab_size": self.decoder_args["vocab_size"] + count}
+        check_sizes(model.config, theirs, self.checkpoint_dir)
         self.layout = self.layout_of(model.config)
         weights = self._weights()
         try:
             self.layout.check_tied(weights)
         except ValueError as error:
             raise CheckpointError(f"{self.checkpoint_dir} {error}") from error
+        if count:
+            embedding = [name for name in (EMBEDDING, OUTPUT) if name in weights]
+            weights |= {name: with_mean_rows(weights[name], count) for name in embedding}
         check_weights(
             {self._their_name(name): param for name, param in base_parameters(model).items()},
             {self._their_name(name): weight for name, weight in weights.items()},
@@ -282,13 +292,7 @@ class Checkpointer(ABC):
         )
         return merged_base(self, weights) if self.merge_adapter else weights
 
-    def _check_sizes(self, model: nn.Module) -> None:
-        # max_seq_len bounds the input and is the run's own choice, as is an output of its own
-        own = {"max_seq_len", *(("tie_word_embeddings",) if not model.config.tie_word_embeddings else ())}
-        theirs = {name: value for name, value in self.decoder_args.items() if name not in own}
-        if differences := model.config.differences(theirs):
-            misfits = [f"{name} {value}, the model has {ours}" for name, (ours, value) in differences.items()]
-            raise CheckpointError(
-                f"checkpoint {self.checkpoint_dir} has {'; '.join(misfits)}; use _component_: "
-                "torchtune_lite.models.from_checkpoint, which takes its sizes from the checkpoint"
-            )
+    def _num_rows_to_add(self, model: nn.Module) -> int:
+        """Count the rows that the model has been given beyond the checkpoint's; none where it was saved with them."""
+        missing = model.config.vocab_size - self.decoder_args["vocab_size"]
+        return missing if missing == model.added_rows else 0

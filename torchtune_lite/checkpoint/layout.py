@@ -16,7 +16,8 @@ from torchtune_lite.utils import counted
 
 WITHIN = re.compile(r"^language_model\.(?=model\.|lm_head\.)|(?<=^model\.)language_model\.")
 """Prefixes of a text model's names within a larger model, in transformers up to 4.51 and from 4.52 on."""
-HEAD, SCORE, OUTPUT = "lm_head.weight", "score.weight", "output.weight"
+HEAD, SCORE = "lm_head.weight", "score.weight"
+EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 
 
 class HFLayout:
@@ -72,7 +73,7 @@ class HFLayout:
         """Raise ValueError where a file has an output projection beside the embedding that it is said to be."""
         if self._tied_copy is None:
             return
-        embedding = weights["tok_embeddings.weight"]
+        embedding = weights[EMBEDDING]
         if self._tied_copy.shape != embedding.shape or not torch.equal(self._tied_copy.read(), embedding.read()):
             raise ValueError(
                 f"has {HEAD} with other values than the embedding, though config.json says that they are one "

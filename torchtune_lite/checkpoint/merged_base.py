@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from torchtune_lite.checkpoint.formats.adapter import load_adapter, put_adapters
 from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.model_weights import set_parameter
+from torchtune_lite.checkpoint.model_weights import listed, set_parameter
+from torchtune_lite.errors import ConfigError
 from torchtune_lite.models import from_checkpoint
 from torchtune_lite.modules import TransformerDecoder
-from torchtune_lite.peft import adapter_modules, changed_biases
+from torchtune_lite.peft import AdaptedLinear, adapter_modules, changed_biases, mergeable_modules
 
 
 def merged_base(checkpointer: Any, base: Mapping[str, Weight]) -> dict[str, Weight]:
@@ -22,6 +23,13 @@ def merged_base(checkpointer: Any, base: Mapping[str, Weight]) -> dict[str, Weig
         model = from_checkpoint(**checkpointer.decoder_args).eval()
     layout = checkpointer.layout_of(model.config)
     put_adapters(model, checkpointer.adapter_checkpoint, layout)
+    trained = {name for name, param in model.named_parameters() if param.requires_grad}
+    of_projections = [name for name, module in adapter_modules(model).items() if isinstance(module, AdaptedLinear)]
+    if others := [name for name in trained if not name.startswith(tuple(f"{each}." for each in of_projections))]:
+        raise ConfigError(
+            f"checkpointer.merge_adapter: {checkpointer.adapter_checkpoint} trains {listed(sorted(others))} besides "
+            "projections; write the merged model with 'tune export --to hf', and start from that"
+        )
     make_parameters(model)
     load_adapter(model, checkpointer.adapter_checkpoint, layout, base)
     merged = with_adapters(model, base)
@@ -44,7 +52,7 @@ def with_adapters(model: TransformerDecoder, base: Mapping[str, Weight]) -> dict
         with filled(model, {name: base[name]}):
             return merge()
 
-    merges = {f"{name}.weight": module.merged_weight for name, module in adapter_modules(model).items()}
+    merges = {f"{name}.weight": module.merged_weight for name, module in mergeable_modules(model).items()}
     merges |= {name: module.merged_bias for name, module in changed_biases(model).items()}
     return {
         name: Weight(torch.float32, base[name].shape, partial(merged, name, merge)) for name, merge in merges.items()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,8 @@ from tqdm import tqdm
 
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
-from torchtune_lite.peft import adapter_modules, adapter_state, changed_biases, dequantize, is_quantized, quantize
+from torchtune_lite.modules import DecoderConfig
+from torchtune_lite.peft import adapter_state, changed_biases, dequantize, is_quantized, mergeable_modules, quantize
 from torchtune_lite.utils import counted
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -19,6 +21,21 @@ def listed(names: Iterable[str], limit: int = 3) -> str:
     """Shorten a list for a message: `a, b, c and 9 more`."""
     names = list(names)
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def check_sizes(config: DecoderConfig, theirs: Mapping[str, Any], source: object) -> None:
+    """Raise CheckpointError where a model is not of the sizes of a checkpoint, `theirs` as `DecoderConfig` takes them.
+
+    `max_seq_len`, which bounds the input, is the run's own choice, as is an output of its own.
+    """
+    own = {"max_seq_len", *(("tie_word_embeddings",) if not config.tie_word_embeddings else ())}
+    sizes = {name: value for name, value in theirs.items() if name not in own}
+    if differences := config.differences(sizes):
+        misfits = [f"{name} {value}, the model has {ours}" for name, (ours, value) in differences.items()]
+        raise CheckpointError(
+            f"checkpoint {source} has {'; '.join(misfits)}; use _component_: "
+            "torchtune_lite.models.from_checkpoint, which takes its sizes from the checkpoint"
+        )
 
 
 def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Weight], source: object) -> None:
@@ -66,7 +83,7 @@ def load_weights(
     CheckpointError names `source` and the weight that holds NaN or infinity; the model is then half filled.
     """
     params = base_parameters(model)
-    adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
+    adapters = {f"{name}.weight": module for name, module in mergeable_modules(model).items()}
     for name, weight in tqdm(weights.items(), desc="loading", unit="tensor", delay=1, leave=False):
         param = params[name]
         try:
@@ -125,7 +142,7 @@ def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = No
             return adapters[name].merged_weight(base)
         return dequantize(param.detach()) if base is None else base
 
-    adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
+    adapters = {f"{name}.weight": module for name, module in mergeable_modules(model).items()}
     biases = changed_biases(model)
     return {
         name: Weight(param.dtype, tuple(param.shape), partial(read, name, param))

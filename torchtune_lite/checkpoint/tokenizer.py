@@ -19,6 +19,7 @@ from torchtune_lite.data import (
 )
 from torchtune_lite.data.tokenizers.chat_template import CHAT_TEMPLATE, FILE, find_chat_template
 from torchtune_lite.data.tokenizers.files import leads_out, read_json
+from torchtune_lite.data.tokenizers.hf_tokenizer import AS_WRITTEN, TOKENIZER_JSON
 from torchtune_lite.data.tokenizers.loader import FILES
 from torchtune_lite.data.tokenizers.sentencepiece_export import TOKENIZER_CLASS, as_tokenizer_json
 from torchtune_lite.data.tokenizers.template_export import as_chat_template
@@ -104,6 +105,8 @@ def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
         copy_files(path.parent, folder, TOKENIZER_FILES)
     if not any((folder / name).exists() for name in FILES):
         shutil.copyfile(path, folder / FILES[not isinstance(tokenizer, HuggingFaceModelTokenizer)])
+    if getattr(tokenizer, "added_ids", None):
+        _write_added_tokens(folder, tokenizer)
     if isinstance(tokenizer, Llama3Tokenizer):  # it has one form, that of the base's chat template
         return
     convertible = isinstance(tokenizer, SentencePieceTokenizer)
@@ -122,6 +125,20 @@ def save_tokenizer(folder: Path, tokenizer: Any, checkpoint_dir: Path) -> None:
         return
     if problem:
         log.warning("the tokenizer in the checkpoint encodes differently from the run's: %s", problem)
+
+
+def _write_added_tokens(folder: Path, tokenizer: HuggingFaceModelTokenizer) -> None:
+    """Add the tokens that the run has added to tokenizer.json, and to tokenizer_config.json if it lists such."""
+    path, config_path = folder / TOKENIZER_JSON, folder / "tokenizer_config.json"
+    content, config = read_json(path), read_json(config_path)
+    known = {token["id"] for token in content.get("added_tokens", [])}
+    names = {i: tokenizer.tokenizer.id_to_token(i) for i in tokenizer.added_ids if i not in known}
+    new = [{"id": i, "content": name, **AS_WRITTEN} for i, name in sorted(names.items())]
+    content["added_tokens"] = [*content.get("added_tokens", []), *new]
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    if "added_tokens_decoder" in config:
+        config["added_tokens_decoder"] |= {str(i): {"content": name, **AS_WRITTEN} for i, name in names.items()}
+        config_path.write_text(json.dumps(config, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _is_a_copy(path: Path, checkpoint_dir: Path) -> bool:

@@ -26,7 +26,15 @@ from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import base_parameters, listed
 from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.kernels.nf4.linear import row_tiles
-from torchtune_lite.peft import Adapter, adapter_modules, changed_biases, is_quantized, storage
+from torchtune_lite.peft import (
+    Adapter,
+    TrainedRows,
+    adapter_modules,
+    changed_biases,
+    is_quantized,
+    mergeable_modules,
+    storage,
+)
 from torchtune_lite.utils import counted
 
 log = logging.getLogger("torchtune_lite")
@@ -72,13 +80,14 @@ def compare(
     `originals` are those that were written in the place of NF4 weights, as in `merged_weights`. Leaves `model` as it
     was and draws no random number.
     """
-    adapters = {f"{name}.weight": module for name, module in adapter_modules(model).items()}
+    adapters = {f"{name}.weight": module for name, module in mergeable_modules(model).items()}
     biases, params = changed_biases(model), base_parameters(model)
     problems, error, size = [], 0.0, 0.0
     for name, param in params.items():
         written, module = weights[name].read(), adapters.get(name)
-        merge = _Merge(module) if module is not None else None
-        tiles = merge.tiles() if merge else _tiles(biases[name].merged_bias() if name in biases else param.detach())
+        merge = _Merge(module) if module is not None and not isinstance(module, TrainedRows) else None
+        plain = biases[name].merged_bias() if name in biases else param.detach()
+        tiles = _tiles(plain) if module is None else (merge or module).merged_tiles()
         if originals is not None and is_quantized(param):
             for rows, values in tiles:
                 original = written[rows].to(values)
@@ -161,7 +170,7 @@ class _Merge:
         self._probes = (2 * signs - 1).to(module.weight.device, torch.float32)
         self._products: list[Tensor] = []
 
-    def tiles(self) -> Tiles:
+    def merged_tiles(self) -> Tiles:
         """Yield the module's `merged_tiles`, each multiplied on the way."""
         for rows, values in self._module.merged_tiles():
             self._products.append(self._probes @ values.t())

@@ -12,7 +12,7 @@ from torchtune_lite.data.batching.streams import (
     steps_per_epoch,
 )
 from torchtune_lite.data.conversations import OpenAIToMessages, ShareGPTToMessages
-from torchtune_lite.data.fitting import check_vocabulary, fix_date, limit_length
+from torchtune_lite.data.fitting import check_vocabulary, fix_date, limit_length, new_tokens
 from torchtune_lite.data.labels import CROSS_ENTROPY_IGNORE_IDX
 from torchtune_lite.data.messages import (
     AlpacaToMessages,
@@ -91,6 +91,7 @@ __all__ = [
     "limit_length",
     "load_rows",
     "make_batches",
+    "new_tokens",
     "load_tokenizer",
     "num_label_tokens",
     "num_real_tokens",

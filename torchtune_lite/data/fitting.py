@@ -58,6 +58,17 @@ def _leave_out(tokenizer: Any, vocab_size: int) -> bool:
     return bool(names)
 
 
+def new_tokens(tokenizer: Any, vocab_size: int, train_embeddings: str | None) -> list[int]:
+    """Return the ids that a model of `vocab_size` rows is to learn: of `tokenizer.add_tokens`, and beyond its rows.
+
+    These last with the others, or where `train_embeddings` is set; else a tokenizer that has some is another model's.
+    """
+    added = getattr(tokenizer, "added_ids", [])
+    if not added and train_embeddings is None:
+        return []
+    return sorted({*added, *range(vocab_size, tokenizer.vocab_size)})
+
+
 def limit_length(tokenizer: Any, max_seq_len: int) -> None:
     """Make the tokenizer cut samples to the positions a model has, where it is not told to cut them shorter.
 

@@ -14,6 +14,7 @@ from torchtune_lite.data import (
     check_vocabulary,
     limit_length,
     make_batches,
+    new_tokens,
     steps_per_epoch,
 )
 from torchtune_lite.datasets.mixing import ConcatDataset, concatenated, validation_sets
@@ -24,7 +25,7 @@ DECODED_BEFORE = 16  # tokens that a run of text is decoded with, of which the l
 
 
 def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
-    """Tokenise the data sets of a recipe's settings; return what JSON can hold, by key (or `dataset_val/NAME`).
+    """Tokenise the data sets of a recipe's settings; return what JSON can hold, by key (`dataset_val/NAME` of several).
 
     Each has `rows`, `samples`, `tokens`, `label_tokens`, `lengths` (min, median, mean, max), `histogram` (first and
     last length, samples), `cut`, `without_label`, `bad` (None where the data set does not count them) and in `shown`
@@ -41,8 +42,9 @@ def inspect_data(cfg: Any, num_samples: int = 3) -> dict[str, Any]:
         _apply_limits(cfg, tokenizer, checkpointer)
     report: dict[str, Any] = {"max_seq_len": tokenizer.max_seq_len}
     data = {"dataset": concatenated(config.instantiate(cfg.dataset, tokenizer), getattr(cfg, "dataset_weights", None))}
-    sets = validation_sets(config.instantiate(getattr(cfg, "dataset_val", None), tokenizer))
-    data |= {f"dataset_val/{name}" if name else "dataset_val": dataset for name, dataset in sets.items()}
+    for key in ("dataset_val", "dataset_eval"):
+        sets = validation_sets(config.instantiate(getattr(cfg, key, None), tokenizer), key)
+        data |= {f"{key}/{name}" if name else key: dataset for name, dataset in sets.items()}
     for key, dataset in data.items():
         first = dataset.first() if isinstance(dataset, StreamDataset) else dataset
         report[key] = _describe(first, tokenizer, num_samples)
@@ -69,7 +71,8 @@ def _apply_limits(cfg: Any, tokenizer: Any, checkpointer: Any) -> None:
     except TuneError as error:
         warn(f"without the model's limits: {error}")
         return
-    check_vocabulary(tokenizer, model.config.vocab_size)
+    if not new_tokens(tokenizer, model.config.vocab_size, getattr(model, "train_embeddings", None)):
+        check_vocabulary(tokenizer, model.config.vocab_size)
     limit_length(tokenizer, model.config.max_seq_len)
 
 

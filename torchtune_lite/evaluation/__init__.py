@@ -5,7 +5,6 @@ from torchtune_lite.evaluation.documents import Documents
 from torchtune_lite.evaluation.extraction import EXTRACTIONS
 from torchtune_lite.evaluation.harness import check_version, find_tasks, run_harness, score_tables
 from torchtune_lite.evaluation.harness_model import as_harness_model
-from torchtune_lite.evaluation.kept_answers import KeptAnswers, made_by
 from torchtune_lite.evaluation.perplexity import perplexity
 from torchtune_lite.evaluation.questions import (
     Question,
@@ -21,7 +20,6 @@ from torchtune_lite.utils.result_file import ResultFile
 
 __all__ = [
     "EXTRACTIONS",
-    "KeptAnswers",
     "Continuation",
     "Documents",
     "Question",
@@ -34,7 +32,6 @@ __all__ = [
     "check_version",
     "find_tasks",
     "generate_texts",
-    "made_by",
     "perplexity",
     "read_questions",
     "run_harness",

@@ -52,10 +52,10 @@ def score_all(
     scores: dict[int, Score] = {}
     with tqdm(total=len(continuations), desc="scoring", unit="request", disable=disable_tqdm) as bar:
         for row in rows_of(continuations, batch_size):
-            asked = [each for sequence in row for each in sequence]
-            found = score_row(model, [[continuation for _, continuation in sequence] for sequence in row])
-            scores |= {place: score for (place, _), score in zip(asked, found, strict=True)}
-            bar.update(len(asked))
+            places = [place for sequence in row for place, _ in sequence]
+            row_scores = score_row(model, [[continuation for _, continuation in sequence] for sequence in row])
+            scores |= zip(places, row_scores, strict=True)
+            bar.update(len(places))
     return [scores[place] for place in range(len(continuations))]
 
 

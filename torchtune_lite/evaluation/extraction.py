@@ -41,10 +41,10 @@ def extraction(extract: str, regex: str | None = None) -> Extract:
 def last_number(text: str) -> str | None:
     """Return the number after the last `####`, or where none is, the last one of the text; None where there is none."""
     _, mark, after = text.rpartition(FINAL)
-    found = NUMBER.findall(after if mark else text)
-    if not found:
+    numbers = NUMBER.findall(after if mark else text)
+    if not numbers:
         return None
-    number = Decimal((found[0] if mark else found[-1]).replace(",", ""))
+    number = Decimal((numbers[0] if mark else numbers[-1]).replace(",", ""))
     written = f"{number or Decimal():f}"  # no -0
     return written.rstrip("0").rstrip(".") if "." in written else written
 
@@ -60,7 +60,7 @@ def first_json(text: str) -> Any:
 
 
 def _last_match(pattern: re.Pattern, text: str) -> str | None:
-    found = list(pattern.finditer(text))
-    if not found or (answer := found[-1][1 if pattern.groups else 0]) is None:
+    matches = list(pattern.finditer(text))
+    if not matches or (answer := matches[-1][1 if pattern.groups else 0]) is None:
         return None
     return answer.strip()

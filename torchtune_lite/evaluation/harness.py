@@ -18,11 +18,11 @@ def check_version() -> None:
     """Raise ConfigError where lm-eval is missing, or is a version that does not serve."""
     wanted = "pip install 'torchtune_lite[eval]'"
     try:
-        found = version("lm_eval")
+        installed = version("lm_eval")
     except PackageNotFoundError:
         raise ConfigError(f"this needs lm-evaluation-harness; {wanted}") from None
-    if not OLDEST <= tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < BEFORE:
-        raise ConfigError(f"lm-eval {found} is not served, only 0.4.10 and later before 0.5; {wanted}")
+    if not OLDEST <= tuple(int(part) for part in installed.split(".")[:3] if part.isdigit()) < BEFORE:
+        raise ConfigError(f"lm-eval {installed} is not served, only 0.4.10 and later before 0.5; {wanted}")
 
 
 def find_tasks(tasks: Sequence[str], include_path: str | Path | None) -> Any:
@@ -55,13 +55,13 @@ def data_files_beside(folder: Path | None) -> Iterator[None]:
 
     download = ConfigurableTask.download
 
-    def found(task: Any, dataset_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def download_beside(task: Any, dataset_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         if dataset_kwargs and "data_files" in dataset_kwargs:
             dataset_kwargs = {**dataset_kwargs, "data_files": _beside(dataset_kwargs["data_files"], folder)}
         download(task, dataset_kwargs, **kwargs)
 
     if folder is not None:
-        ConfigurableTask.download = found
+        ConfigurableTask.download = download_beside
     try:
         yield
     finally:

@@ -121,8 +121,8 @@ class HarnessModel:
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return the text after each context, cut before the first stop string that the task names."""
         kinds = {repr(request.args[1]): request.args[1] for request in requests}
-        how = (self._seed, self._tokenizer.stop_strings)
-        sampling_of = {name: sampling(gen_kwargs, *how) for name, gen_kwargs in kinds.items()}
+        stop_strings = self._tokenizer.stop_strings
+        sampling_of = {name: sampling(gen_kwargs, self._seed, stop_strings) for name, gen_kwargs in kinds.items()}
         samplings = [sampling_of[repr(request.args[1])] for request in requests]
         longest = max((each.max_new_tokens for each in samplings), default=0)
         if longest >= self.max_length:
@@ -135,9 +135,9 @@ class HarnessModel:
             for request, each in zip(requests, samplings, strict=True)
         ]
         texts = [""] * len(requests)
-        how = {"batch_size": self.batch_size, "max_seq_len": self.max_length}
-        found = generate_texts(self._model, self._tokenizer, prompts, samplings, **how)
-        for i, text in tqdm(found, total=len(requests), desc="generating", unit="request", disable=disable_tqdm):
+        options = {"batch_size": self.batch_size, "max_seq_len": self.max_length}
+        answers = generate_texts(self._model, self._tokenizer, prompts, samplings, **options)
+        for i, text in tqdm(answers, total=len(requests), desc="generating", unit="request", disable=disable_tqdm):
             texts[i] = text
             self.cache_hook.add_partial("generate_until", requests[i].args, text)
         return texts
@@ -148,14 +148,14 @@ def sampling(gen_kwargs: Mapping[str, Any], seed: int | None, stop_strings: Sequ
 
     Its answers end before `stop_strings`, too. Warn of arguments without effect here.
     """
-    given = dict(gen_kwargs)
-    limits = [int(given.pop(name)) for name in TOKEN_LIMITS if name in given]
-    until = given.pop("until", None) or []
-    temperature, do_sample = float(given.pop("temperature", 0.0)), given.pop("do_sample", None)
-    drawn = {name: given.pop(name) or None for name in ("top_k", "top_p", "min_p") if name in given}
-    penalty = given.pop("repetition_penalty", 1.0)
-    if given:
-        get_logger().warning("generation_kwargs without effect here: %s", ", ".join(sorted(given)))
+    options = dict(gen_kwargs)
+    limits = [int(options.pop(name)) for name in TOKEN_LIMITS if name in options]
+    until = options.pop("until", None) or []
+    temperature, do_sample = float(options.pop("temperature", 0.0)), options.pop("do_sample", None)
+    drawn = {name: options.pop(name) or None for name in ("top_k", "top_p", "min_p") if name in options}
+    penalty = options.pop("repetition_penalty", 1.0)
+    if options:
+        get_logger().warning("generation_kwargs without effect here: %s", ", ".join(sorted(options)))
     return Sampling(
         max_new_tokens=limits[0] if limits else MAX_GEN_TOKS,
         temperature=0.0 if do_sample is False else temperature,

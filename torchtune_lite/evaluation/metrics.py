@@ -15,7 +15,8 @@ Metric = Callable[[Any, Any], float]
 
 def exact_match(answer: Any, expected: Any) -> float:
     """Return 1 for an answer that is the expected one: the same text, or JSON of the same values."""
-    return float(answer is not None and answer == expected)
+    is_same = answer == expected and all(compared_fields(answer, expected).values())
+    return float(answer is not None and is_same)
 
 
 def normalized_match(answer: Any, expected: Any) -> float:
@@ -39,8 +40,8 @@ def f1(answer: Any, expected: Any) -> float:
 
 def json_fields(answer: Any, expected: Any) -> float:
     """Return the share of fields that are right, of those of either; 0 for an answer without JSON."""
-    found = compared_fields(answer, expected)
-    return sum(found.values()) / len(found) if found else float(answer == expected)
+    fields = compared_fields(answer, expected)
+    return sum(fields.values()) / len(fields) if fields else float(answer == expected)
 
 
 METRICS: dict[str, Metric] = {
@@ -49,9 +50,14 @@ METRICS: dict[str, Metric] = {
 
 
 def compared_fields(answer: Any, expected: Any) -> dict[str, bool]:
-    """Return of each field of either, by its dotted path (`items.0.size`), whether both have it and agree."""
-    ours, theirs = dict(_fields(answer)), dict(_fields(expected))
-    return {path: path in ours and path in theirs and ours[path] == theirs[path] for path in {**theirs, **ours}}
+    """Return of each field of either, by its dotted path (`items.0.size`), whether both have it and agree.
+
+    A number agrees with one of the same value, but `true` with no number, as it would in Python.
+    """
+    ours, theirs = (
+        {path: (isinstance(value, bool), value) for path, value in _fields(each)} for each in (answer, expected)
+    )
+    return {path: ours.get(path) == theirs.get(path) for path in {**theirs, **ours}}
 
 
 def _fields(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

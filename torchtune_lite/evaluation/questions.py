@@ -12,10 +12,9 @@ from torchtune_lite.data import ChatTemplate, Message
 from torchtune_lite.data.templates import opened
 from torchtune_lite.errors import ConfigError, DataError, TuneError, did_you_mean
 from torchtune_lite.evaluation.extraction import extraction
-from torchtune_lite.evaluation.kept_answers import KeptAnswers
 from torchtune_lite.evaluation.metrics import METRICS, compared_fields
 from torchtune_lite.evaluation.texts import generate_texts
-from torchtune_lite.generation import Sampling, cap_length, put_question, tokens_of
+from torchtune_lite.generation import AnswerFile, Sampling, cap_length, put_question, tokens_of
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.utils import counted, get_logger
 
@@ -38,9 +37,9 @@ class Question:
 
     def result(self) -> dict[str, Any]:
         """Return what is written of it."""
-        found = {"row": self.row, "prompt": self.prompt, "expected": self.expected, "answer": self.answer}
-        found |= {"match": self.scores["exact_match"] == 1, "scores": self.scores}
-        return found | {name: value for name in ("fields", "problem") if (value := getattr(self, name))}
+        result = {"row": self.row, "prompt": self.prompt, "expected": self.expected, "answer": self.answer}
+        result |= {"match": self.scores["exact_match"] == 1, "scores": self.scores}
+        return result | {name: value for name in ("fields", "problem") if (value := getattr(self, name))}
 
 
 class Scoring:
@@ -61,11 +60,11 @@ class Scoring:
 
         Raise DataError for one without a number, or without JSON.
         """
-        found = self._extract(text)
-        if found is None and self._kind != "regex":
+        answer = self._extract(text)
+        if answer is None and self._kind != "regex":
             what = {"number": "no number", "json": "no JSON"}[self._kind]
             raise DataError(f"there is {what} in the text that is expected")
-        return text.strip() if found is None else found
+        return text.strip() if answer is None else answer
 
     def score(self, question: Question) -> None:
         """Score a question that has its answer; 0 for one that could not be asked."""
@@ -139,11 +138,12 @@ def answer_questions(
     *,
     max_new_tokens: int,
     batch_size: int,
-    kept: KeptAnswers,
+    file: AnswerFile,
 ) -> None:
-    """Answer greedily the questions that can be asked, `batch_size` at a time; those in `kept` have their answers."""
+    """Answer greedily the questions that can be asked, `batch_size` at a time, that have no answer in `file` yet."""
+    known = {(result["row"], result["prompt"]): result["answer"] for result in file.results()}
     for question in questions:
-        question.answer = kept.find(question.row, question.tokens)
+        question.answer = known.get((question.row, question.prompt))
     left = [question for question in questions if not question.problem and question.answer is None]
     asked = sum(not question.problem for question in questions)
     if len(left) < asked:
@@ -152,18 +152,19 @@ def answer_questions(
     prompts = [question.tokens for question in left]
     texts = generate_texts(model, tokenizer, prompts, [sampling] * len(left), batch_size=batch_size)
     for number, text in tqdm(texts, total=asked, initial=asked - len(left), desc="answering", unit="row"):
-        left[number].answer = text.strip()
-        kept.add(left[number].row, left[number].tokens, left[number].answer)
+        question = left[number]
+        question.answer = text.strip()
+        file.write({"row": question.row, "prompt": question.prompt, "answer": question.answer})
 
 
 def summary(questions: Sequence[Question], metrics: Sequence[str]) -> dict[str, Any]:
     """Return the mean of each metric, and where JSON was compared field by field, of each field, its index aside."""
     count = len(questions)
-    found: dict[str, Any] = {name: sum(each.scores[name] for each in questions) / count for name in metrics}
+    means: dict[str, Any] = {name: sum(each.scores[name] for each in questions) / count for name in metrics}
     rights: dict[str, list[bool]] = defaultdict(list)
     for question in questions:
         for path, right in question.fields.items():
             rights[".".join("*" if part.isdigit() else part for part in path.split("."))].append(right)
     if rights:
-        found["fields"] = {path: sum(right) / len(right) for path, right in rights.items()}
-    return found
+        means["fields"] = {path: sum(right) / len(right) for path, right in rights.items()}
+    return means

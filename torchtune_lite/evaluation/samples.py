@@ -42,8 +42,8 @@ class SampleQuestions:
         """
         prompts = [sample.prompt for _, sample in self.samples]
         sampling = Sampling(max_new_tokens=max(len(sample.expected) for _, sample in self.samples))
-        how = {"batch_size": self.batch_size}
-        texts = dict(generate_texts(model, self.tokenizer, prompts, [sampling] * len(prompts), **how))
+        samplings = [sampling] * len(prompts)
+        texts = dict(generate_texts(model, self.tokenizer, prompts, samplings, batch_size=self.batch_size))
         answers = []
         for number, (name, sample) in enumerate(self.samples):
             expected, answer = self.tokenizer.decode(sample.expected).strip(), texts[number].strip()

@@ -1,6 +1,7 @@
 """Texts that a model writes after prompts, many at a time."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 from torchtune_lite.generation import Engine, Sampling, text_of
@@ -23,10 +24,9 @@ def generate_texts(
     """
     if not prompts:
         return
-    was_training = model.training
-    how = {"max_seq_len": max_seq_len, "stop_tokens": tokenizer.stop_tokens, "tokenizer": tokenizer}
-    engine = Engine(model, slots=min(batch_size, len(prompts)), **how)
-    try:
+    slots, stop_tokens = min(batch_size, len(prompts)), tokenizer.stop_tokens
+    engine = Engine(model, slots=slots, max_seq_len=max_seq_len, stop_tokens=stop_tokens, tokenizer=tokenizer)
+    with closing(engine):
         running = {}
         for number, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
             [request] = engine.submit(prompt, sampling)
@@ -36,6 +36,3 @@ def generate_texts(
                 if request.finish_reason is not None:
                     text = text_of(request.tokens, tokenizer, request.sampling.stop_strings)
                     yield running.pop(request), text
-    finally:
-        engine.close()
-        model.train(was_training)

@@ -1,6 +1,7 @@
 """An adapter in PEFT's layout that loads elsewhere: with a base name that means something there, tokenizer and card."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,7 @@ from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetenso
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.export.hf import write_tokenizer
 from torchtune_lite.export.source import Source
-from torchtune_lite.peft import FILES
-
-CARD = """\
----
-base_model: {base}
-library_name: peft
-tags: [{kind}, torchtune_lite]
----
-
-# {name}
-
-A {kind} adapter of [{base}](https://huggingface.co/{base}) on {targets}{numbers}.
-
-    from peft import AutoPeftModelForCausalLM
-    model = AutoPeftModelForCausalLM.from_pretrained("{name}")
-"""
+from torchtune_lite.hub import CARD, RunFacts, model_card, repository_name
 
 
 def write_peft(source: Source, folder: Path, base_name: str | None, name: str) -> None:
@@ -49,11 +35,9 @@ def write_adapter_folder(
     """
     own = read_json(source.found.base / "config.json").get("_name_or_path") or ""
     base = base_name or (own if own.count("/") == 1 else source.found.base.resolve().name)
+    config = {**config, "base_model_name_or_path": base}
     write_safetensors(folder / WEIGHTS, weights)
-    write_json(folder / CONFIG, {**config, "base_model_name_or_path": base})
+    write_json(folder / CONFIG, config)
     write_tokenizer(source, folder)
-    targets = config.get("target_modules")
-    targets = targets if isinstance(targets, list) else [targets]
-    kind, numbers = FILES[config["peft_type"]].described(config)
-    card = CARD.format(base=base, name=name, kind=kind, numbers=numbers, targets=", ".join(targets))
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    facts = replace(RunFacts.of(source.adapter_folder.parent, repository_name(base)), base=base, adapter=config)
+    (folder / CARD).write_text(model_card(name, facts, "adapter"), encoding="utf-8")

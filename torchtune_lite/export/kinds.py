@@ -31,13 +31,17 @@ Written = Mapping[str, Weight] | None
 class Options:
     """`name` is that of the file or model, `quantization` one of `gguf.files.KINDS`.
 
-    `base_name` is as in `write_adapter_folder`, `one_rank` as in `write_lora`.
+    `base_name` is as in `write_adapter_folder`, `one_rank` as in `write_lora`. ConfigError for a name that is a path.
     """
 
     name: str
     quantization: str = "q8_0"
     base_name: str | None = None
     one_rank: bool = False
+
+    def __post_init__(self) -> None:
+        if Path(self.name).name != self.name:
+            raise ConfigError(f"--name {self.name!r} is not the name of a file; leave out what makes a path of it")
 
 
 Writer = Callable[[Source, Path, TransformerDecoder, Options], Written]

@@ -5,13 +5,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from torchtune_lite.checkpoint.formats.adapter import adapter_tensors
+from torchtune_lite.checkpoint.formats.adapter import CONFIG, adapter_tensors
 from torchtune_lite.checkpoint.formats.adapter_config import peft_config
+from torchtune_lite.checkpoint.formats.files import read_json
 from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.model_weights import base_parameters
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.export.adapter import write_adapter_folder
 from torchtune_lite.export.source import Source
-from torchtune_lite.peft import LoRALinear, adapter_modules
+from torchtune_lite.peft import FILES, LoRALinear, MergeableAdapter, adapter_modules
+
+MERGED = "export the merged model, --to hf or gguf"
 
 
 def write_lora(
@@ -35,11 +39,12 @@ def with_lora(source: Source, *, one_rank: bool = False) -> Source:
     """Return the source with each of its adapters as a LoRA; a projection whose update is zero has none."""
     model, folder = copy.deepcopy(source.model), source.adapter_folder
     adapters = adapter_modules(model)
-    loras = {name: adapter.as_lora() for name, adapter in adapters.items()}
-    if None in loras.values():
-        method = type(next(iter(adapters.values()))).__name__.removesuffix("Linear")
-        merged = "export the merged model, --to hf or gguf"
-        raise ConfigError(f"{folder} is {method}, whose function no LoRA has: {merged}")
+    if whole := [name for name, param in base_parameters(model).items() if param.requires_grad]:
+        raise ConfigError(f"{folder} has the whole {whole[0]}, which no LoRA has: {MERGED}")
+    loras = {name: each.as_lora() if isinstance(each, MergeableAdapter) else None for name, each in adapters.items()}
+    if without := [each for name, each in adapters.items() if loras[name] is None]:
+        method, _ = FILES[without[0].peft_type].described(read_json(folder / CONFIG))
+        raise ConfigError(f"{folder} is {method}, whose function no LoRA has: {MERGED}")
     if one_rank:
         rank = max(lora.rank for lora in loras.values() if isinstance(lora, LoRALinear))
         loras = {name: adapter.as_lora(rank) for name, adapter in adapters.items()}

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 from torchtune_lite import config
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, ModelFolder, find_model, load_adapter, put_saved_adapters
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, ModelFolder, find_model, put_saved_adapters
+from torchtune_lite.checkpoint.folders import chosen_folder
+from torchtune_lite.checkpoint.formats.adapter import adapter_folder, open_adapter
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.merged_base import make_parameters, with_adapters
@@ -71,15 +73,20 @@ class Source:
         return self.base | with_adapters(self.model, self.base)
 
 
-def open_source(path: Path | str, base: Path | str | None = None) -> Source:
-    """Open a run, a checkpoint or model folder, or an adapter, with the arguments and errors of `find_model`."""
-    found = find_model(path, base)
+def open_source(path: Path | str, base: Path | str | None = None, *, adapter: bool = False) -> Source:
+    """Open a run, a checkpoint or model folder, or an adapter, with the arguments and errors of `find_model`.
+
+    `adapter` takes that of a checkpoint which has the merged model, too.
+    """
+    found = find_model(adapter_folder(chosen_folder(path)) if adapter else path, base)
     checkpointer = FullModelHFCheckpointer(**{k: v for k, v in found.checkpointer.items() if k != "_component_"})
     with torch.device("meta"):
         model = from_checkpoint(**checkpointer.decoder_args).eval()
-    weights = checkpointer.checked_weights(model)
     put_saved_adapters(checkpointer, model)
+    weights = checkpointer.checked_weights(model)
     if found.adapter is not None:
         make_parameters(model)
-        load_adapter(model, found.adapter, checkpointer.layout, weights)
+        saved = open_adapter(model, found.adapter, checkpointer.layout)
+        saved.load(weights)
+        weights |= {name: weight.to(weights[name].dtype) for name, weight in saved.trained_base.items()}
     return Source(found, checkpointer, model, weights)

@@ -4,12 +4,12 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torchtune_lite.data import AlpacaToMessages, Message, OpenAIToMessages
 from torchtune_lite.data.columns import check_text
-from torchtune_lite.errors import ConfigError, DataError, SaveError, TuneError
+from torchtune_lite.errors import ConfigError, DataError, TuneError
+from torchtune_lite.generation.answer_file import AnswerFile, Result, as_json
 from torchtune_lite.generation.engine import Engine
 from torchtune_lite.generation.prompts import tokens_of
 from torchtune_lite.generation.request import Request
@@ -19,9 +19,6 @@ from torchtune_lite.generation.text import text_of
 COLUMNS = ("messages", "instruction", "prompt", "input")
 SKIPPED = ", or set dataset.on_bad_sample=skip"
 """What errors of rows advise where they are trained on."""
-
-Result = dict[str, Any]
-"""`row`, its number, `given`, what stands there, `answer`, `finish_reason` and `num_tokens`; or else the `problem`."""
 
 
 def as_prompt(row: Any, system: str | None = None, question: Callable[[str], str] = str) -> dict[str, Any]:
@@ -56,6 +53,8 @@ def answers(
 ) -> Iterator[Result]:
     """Yield the results of the rows from `first` on, in their order, as soon as they are known.
 
+    A result has the number of its `row`, what stands there as `given`, `answer`, `finish_reason` and `num_tokens`; or
+    else the `problem`.
     At most `ahead` rows are under way; `asked` are arguments of `as_prompt`. A row that cannot be asked costs no other:
     its result says why. With a seed each row has its own: its answer depends on no other row, nor on where a run began.
     """
@@ -91,62 +90,23 @@ def _started(
     return result, request
 
 
-class AnswerFile:
-    """A file of results, a JSON line each. ConfigError where it cannot be written, or is of other rows than `rows`.
-
-    `done` of them stand there, of a run that was stopped; a line that it left unfinished is taken away.
-    """
-
-    def __init__(self, path: Path, rows: Any) -> None:
-        self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
-            self.done = self._check(rows)
-        except OSError as error:
-            raise ConfigError(f"out {path} cannot be used: {error.strerror or error}; choose another file") from error
-
-    def _check(self, rows: Any) -> int:
-        self._file.seek(0)
-        done, end, last, rest = 0, 0, b"", b""
-        for line in self._file:
-            if line.endswith(b"\n"):
-                done, end, last = done + 1, end + len(line), line
-            else:
-                rest = line
-        begun = _as_line({"row": done})[:-2]
-        if (done and not _is_result(last, rows, done - 1)) or rest[: len(begun)] != begun[: len(rest)]:
-            raise ConfigError(
-                f"out {self.path} holds something else than answers to {rows.name}; choose another file, or remove it"
-            )
-        self._file.truncate(end)
-        return done
-
-    def write(self, result: Result) -> None:
-        """Add a result; SaveError where that fails."""
-        try:
-            self._file.write(_as_line(result))
-            self._file.flush()
-        except OSError as error:
-            raise SaveError(
-                f"{self.path} was not written: {error.strerror or error}; make room, and start again"
-            ) from error
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+def num_answered(file: AnswerFile, rows: Any) -> int:
+    """Return how many of the rows, from the first on, have their results in a file; ConfigError for those of others."""
+    done, last = 0, {}
+    for done, last in enumerate(file.results(), start=1):
+        if last["row"] != done - 1:
+            break
+    if done and not _is_result(last, rows, done - 1):
+        raise ConfigError(
+            f"{file.path} holds something else than answers to {rows.name}; choose another file, or remove it"
+        )
+    return done
 
 
-def _is_result(line: bytes, rows: Any, row: int) -> bool:
-    """Return whether a line is the result of a row."""
+def _is_result(result: Result, rows: Any, row: int) -> bool:
+    """Return whether a result is that of a row."""
     try:
-        result = json.loads(line)
         given = rows[row] if row < len(rows) and "given" in result else None
-        is_of_row = result["row"] == row < len(rows) and result.get("given") == json.loads(_as_line(given))
-        return is_of_row and ("answer" in result or "problem" in result)
-    except (ValueError, TypeError, KeyError, DataError):
+        return result["row"] == row < len(rows) and result.get("given") == json.loads(as_json(given))
+    except DataError:
         return False
-
-
-def _as_line(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, default=str).encode() + b"\n"

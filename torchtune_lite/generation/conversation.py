@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torchtune_lite.data import Message
+from torchtune_lite.errors import ConfigError
 from torchtune_lite.generation.engine import Engine
 from torchtune_lite.generation.prompts import tokens_of
 from torchtune_lite.generation.request import Request
@@ -37,8 +38,12 @@ class Conversation:
         any answer is dropped. ConfigError for a conversation that has become too long for the model.
         """
         question, answer, sent = Message("user", text), "", 0
-        prompt = tokens_of(self.tokenizer, {"messages": [*self.messages, question]})
-        [request] = self.engine.submit(prompt, self.sampling)
+        try:
+            prompt = tokens_of(self.tokenizer, {"messages": [*self.messages, question]})
+            [request] = self.engine.submit(prompt, self.sampling)
+        except ConfigError as error:
+            begin_anew = ", or start a new conversation" if self.last else ""
+            raise ConfigError(f"{error}{begin_anew}") from error
         stream, start = TextStream(self.tokenizer, self.sampling.stop_strings), time.perf_counter()
         self.last = request
         try:

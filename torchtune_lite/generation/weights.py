@@ -73,8 +73,8 @@ def _is_plain(projection: nn.Module) -> bool:
 
 def _weight(projection: nn.Module) -> Tensor:
     """Return the weight that a projection computes with."""
-    is_adapter = isinstance(projection, Adapter)
-    return (projection.merged_weight() if is_adapter else dequantize(projection.weight)).detach()
+    module = projection.embedding if isinstance(projection, TiedOutput) else projection
+    return (module.merged_weight() if isinstance(module, Adapter) else dequantize(module.weight)).detach()
 
 
 def _bias(projection: nn.Module) -> Tensor | None:

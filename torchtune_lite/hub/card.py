@@ -1,11 +1,14 @@
 """The model card of a run: what it was made of, how it was trained, how it scored; with the metadata of the hub."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from torchtune_lite.config.text import document
 from torchtune_lite.hub.facts import RunFacts
+from torchtune_lite.peft import FILES
 from torchtune_lite.utils import counted
 
+CARD = "README.md"
 Kind = Literal["model", "adapter", "gguf"]
 LIBRARIES: dict[Kind, str] = {"model": "transformers", "adapter": "peft", "gguf": "gguf"}
 RELATIONS: dict[Kind, str] = {"model": "finetune", "adapter": "adapter", "gguf": "quantized"}
@@ -32,7 +35,7 @@ SETTINGS = {
 
 
 def model_card(repo: str, facts: RunFacts, kind: Kind, curve: str | None = None) -> str:
-    """Write the card of what is in the repository `repo`; `curve` is a picture of the loss in it."""
+    """Write the card of what is in the repository or folder `repo`; `curve` is a picture of the loss in it."""
     sections = [
         _purpose(repo, facts, kind),
         _section("Use", _use(repo, facts, kind)),
@@ -65,7 +68,16 @@ def _purpose(repo: str, facts: RunFacts, kind: Kind) -> str:
     is_adapter = kind == "adapter"
     base = f" {'for' if is_adapter else 'made from'} `{facts.base}`" if facts.base else ""
     what = f"{'An adapter' if is_adapter else 'A model'}{base}, trained with torchtune_lite."
-    return f"# {repo.partition('/')[2]}\n\n{what}"
+    return f"# {repo.rpartition('/')[2]}\n\n{what}{_shape(facts.adapter)}"
+
+
+def _shape(adapter: Mapping[str, Any]) -> str:
+    """Say of what kind and size an adapter is, and where it sits; nothing of none, or of a kind that is not served."""
+    if adapter.get("peft_type") not in FILES:
+        return ""
+    kind, numbers = FILES[adapter["peft_type"]].described(adapter)
+    targets = adapter.get("target_modules")
+    return f" It is {kind}{numbers}, on {', '.join(targets) if isinstance(targets, list) else targets}."
 
 
 def _use(repo: str, facts: RunFacts, kind: Kind) -> str:
@@ -74,7 +86,7 @@ def _use(repo: str, facts: RunFacts, kind: Kind) -> str:
     lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     if kind == "adapter":
         lines.insert(0, "from peft import PeftModel")
-        lines.append(f'base = AutoModelForCausalLM.from_pretrained("{facts.base_repo}", dtype="auto")')
+        lines.append(f'base = AutoModelForCausalLM.from_pretrained("{facts.base}", dtype="auto")')
         lines.append(f'model = PeftModel.from_pretrained(base, "{repo}")')
     else:
         lines.append(f'model = AutoModelForCausalLM.from_pretrained("{repo}", dtype="auto")')

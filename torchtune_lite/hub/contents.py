@@ -18,10 +18,10 @@ from torchtune_lite.checkpoint.formats.files import read_json
 from torchtune_lite.checkpoint.store.manifest import read_manifest
 from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.hub.card import Kind, model_card
+from torchtune_lite.hub.card import CARD, Kind, model_card
 from torchtune_lite.hub.facts import RunFacts, repository_name
 
-CARD, CURVE = "README.md", "loss_curve.png"
+CURVE = "loss_curve.png"
 ADAPTER, RESUME = "adapter/", "resume/"
 WEIGHT_FILES: dict[Kind, tuple[str, ...]] = {
     "model": ("model*.safetensors", "model.safetensors.index.json"),
@@ -122,4 +122,4 @@ def _adapter_files(folder: Path, written: Collection[str], facts: RunFacts) -> t
     }
     config["base_model_name_or_path"] = base
     files[CONFIG] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-    return replace(facts, base=base, base_repo=base), files
+    return replace(facts, base=base, base_repo=base, adapter=config), files

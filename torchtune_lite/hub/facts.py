@@ -32,8 +32,9 @@ class RunFacts:
     """The config of a run, its base and data by names that mean something elsewhere, its losses and its scores.
 
     `base_repo` and `hub_data` are repositories of the hub, `data` the names of all data sets. `losses` are rows of
-    `metrics.jsonl`, `totals` what `run.json` has, `scores` rows of file, measure and value. Of a folder that is not a
-    run's checkpoint, such as an export, only a base that was given is known.
+    `metrics.jsonl`, `totals` what `run.json` has, `scores` rows of file, measure and value. `adapter` is the
+    adapter_config.json of one that stands alone. Of a folder that is not a run's checkpoint, such as an export, only a
+    base that was given is known.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class RunFacts:
     losses: list[dict[str, Any]] = field(default_factory=list)
     totals: dict[str, Any] = field(default_factory=dict)
     scores: list[tuple[str, str, float]] = field(default_factory=list)
+    adapter: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path, base: str | None = None) -> "RunFacts":

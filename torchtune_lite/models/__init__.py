@@ -7,6 +7,7 @@ import sys
 
 from torchtune_lite.models import gemma, granite, llama, mistral, olmo, phi, qwen, seed_oss, smollm3
 from torchtune_lite.models.builders import from_checkpoint
+from torchtune_lite.models.embeddings import fit_embeddings, grow_embeddings
 from torchtune_lite.models.families import NOT_SERVED, Family
 from torchtune_lite.models.tokenizers import tokenizer_of_checkpoint
 from torchtune_lite.modules import DecoderConfig
@@ -46,4 +47,14 @@ def find_family(name: str) -> Family | None:
     return FAMILIES.get(MODEL_TYPES.get(name, name))
 
 
-__all__ = ["FAMILIES", "NOT_SERVED", "SIZES", "Family", "find_family", "from_checkpoint", "tokenizer_of_checkpoint"]
+__all__ = [
+    "FAMILIES",
+    "NOT_SERVED",
+    "SIZES",
+    "Family",
+    "find_family",
+    "fit_embeddings",
+    "from_checkpoint",
+    "grow_embeddings",
+    "tokenizer_of_checkpoint",
+]

@@ -14,12 +14,14 @@ from torchtune_lite.peft import (
     FrozenNF4Linear,
     LoRALinear,
     Method,
+    VirtualTokensMethod,
     fits_nf4,
     freeze_base,
     upcast_state_dict,
 )
 from torchtune_lite.peft.initialisation import starting_factors
 from torchtune_lite.peft.targets import choose
+from torchtune_lite.peft.trained_tokens import train_embeddings as train_whole_embeddings
 from torchtune_lite.utils import get_logger
 
 Builder = Callable[..., TransformerDecoder]
@@ -27,6 +29,7 @@ Builder = Callable[..., TransformerDecoder]
 FIELDS = inspect.signature(DecoderConfig).parameters
 ATTN_MODULES = ("q_proj", "k_proj", "v_proj", "output_proj")
 MLP_MODULES = ("w1", "w2", "w3")
+TRAIN_EMBEDDINGS = ("new", "all", None)
 OF_LORA = ("lora_rank", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights")
 OF_LORA += ("rank_pattern", "alpha_pattern")
 """Arguments that another method of adaptation has no use for."""
@@ -60,6 +63,7 @@ def lora_decoder(
     rank_pattern: Mapping[str, int] | None = None,
     alpha_pattern: Mapping[str, float] | None = None,
     adapter: Method | None = None,
+    train_embeddings: str | None = None,
     quantize_base: bool = False,
     quantize_frozen: bool = False,
     quantize_output: bool = False,
@@ -75,6 +79,10 @@ def lora_decoder(
     trains magnitudes too, `use_rslora` scales an update by alpha / √rank instead of alpha / rank. `init_lora_weights`
     starts A and B from the base's weights instead of from zero: pissa, pissa_niter_N, olora, or loftq over NF4
     (`peft.initialisation`). `adapter` puts another method in the place of LoRA: `peft.IA3`, `peft.VeRA`.
+
+    `train_embeddings: new` trains the rows of the tokens that the tokenizer adds, in the embedding and in an output of
+    its own, as is done anyway where `tokenizer.add_tokens` names some; no projection need then carry an adapter. `all`
+    trains both matrices whole.
 
     With `quantize_base`, exactly the adapted projections are kept in NF4, the output projection excepted;
     `quantize_frozen` adds those of the layers that carry no adapter, `quantize_output` the output projection. One
@@ -95,7 +103,15 @@ def lora_decoder(
     if target_modules is None:
         mlp = MLP_MODULES if apply_lora_to_mlp else ()
         target_modules = [*lora_attn_modules, *mlp, *(("output",) if apply_lora_to_output else ())]
-    if not target_modules:
+    if train_embeddings not in TRAIN_EMBEDDINGS:
+        raise ValueError(f"train_embeddings is {train_embeddings!r}; allowed are new, all, or null")
+    is_prompt = isinstance(adapter, VirtualTokensMethod)
+    if is_prompt and (target_modules or train_embeddings):
+        raise ValueError(
+            f"{type(adapter).__name__} puts virtual tokens before each text and nothing on a projection; leave "
+            "lora_attn_modules, apply_lora_to_mlp, apply_lora_to_output, target_modules and train_embeddings out"
+        )
+    if not target_modules and train_embeddings != "new" and not is_prompt:
         raise ValueError(
             "no projection carries an adapter; name some in lora_attn_modules or target_modules, or set "
             "apply_lora_to_mlp"
@@ -109,6 +125,8 @@ def lora_decoder(
         rank_pattern=rank_pattern,
         alpha_pattern=alpha_pattern,
     )
+    if train_embeddings and config.num_classes:
+        raise ValueError("train_embeddings is not served for a classifier; leave it out")
     if config.tie_word_embeddings and ("output" in adapted or quantize_output):
         argument = "quantize_output" if quantize_output else "apply_lora_to_output"
         raise ValueError(
@@ -127,7 +145,9 @@ def lora_decoder(
 
     def linear(path: str, in_dim: int, out_dim: int, bias: bool = False) -> nn.Module:
         name = path.rpartition(".")[2]
-        quantize = quantize_output if name == "output" else quantize_base and (quantize_frozen or path in adapted)
+        quantize = (
+            quantize_output if name == "output" else quantize_base and (quantize_frozen or is_prompt or path in adapted)
+        )
         if quantize and not fits_nf4(in_dim, out_dim):
             misfits[name] = f"{name} ({in_dim} -> {out_dim})"
             quantize = False
@@ -151,7 +171,12 @@ def lora_decoder(
             instead = "set quantize_unsupported: skip to leave them unquantised, or quantize_base: False"
             raise ValueError(f"{problem}; {instead}")
         get_logger().warning("%s; they stay unquantised", problem)
+    if is_prompt:
+        adapter.put_on(model)
     freeze_base(model)
+    model.train_embeddings = train_embeddings
+    if train_embeddings == "all":
+        train_whole_embeddings(model)
     for layer in model.layers:
         layer.mlp.tile = mlp_tile
     if quantize_base:
@@ -161,7 +186,7 @@ def lora_decoder(
 
 def check_method(adapter: Any, of_lora: Mapping[str, Any]) -> None:
     """Raise ValueError for an `adapter` that is none, and for arguments of LoRA beside it."""
-    if not isinstance(adapter, Method):
+    if not isinstance(adapter, Method | VirtualTokensMethod):
         raise ValueError(f"adapter is {adapter!r}; it needs a _component_, such as torchtune_lite.peft.IA3")
     arguments = inspect.signature(lora_decoder).parameters
     if given := [name for name, value in of_lora.items() if value != arguments[name].default]:
@@ -174,7 +199,7 @@ def check_method(adapter: Any, of_lora: Mapping[str, Any]) -> None:
 def arguments_of(adapter: Method, targets: Sequence[str]) -> dict[str, Any]:
     """Return the arguments of a builder that put an adapter on these projections, whatever others it is given."""
     parameters = inspect.signature(lora_decoder).parameters
-    defaults = {name: parameters[name].default for name in (*OF_LORA, *TARGETS)}
+    defaults = {name: parameters[name].default for name in (*OF_LORA, *TARGETS, "train_embeddings")}
     return defaults | {"adapter": adapter, "target_modules": targets}
 
 
@@ -195,7 +220,7 @@ def any_decoder(
 
     The arguments after `config` are those of `lora_decoder`.
     """
-    named = lora.get("target_modules") or lora.get("adapter")
+    named = lora.get("target_modules") or lora.get("adapter") or lora.get("train_embeddings") == "new"
     if lora_attn_modules or apply_lora_to_mlp or apply_lora_to_output or named:
         return lora_decoder(config, lora_attn_modules, apply_lora_to_mlp, apply_lora_to_output, **lora)
     if lora:

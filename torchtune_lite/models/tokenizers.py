@@ -6,7 +6,7 @@ stands in, and one line says so.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,19 @@ def tokenizer_of_checkpoint(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     add_eos_when_cut: bool = False,
     train_on: TrainOn = "all",
+    add_tokens: Sequence[str] | None = None,
 ) -> ModelTokenizer:
     """Read the tokenizer of the checkpoint that the recipe reads, with its chat template.
 
     `path`: another folder, or a file. `prompt_template`: another template, null for the bare messages of a checkpoint
-    that has none. The other arguments are those of `ModelTokenizer`.
+    that has none. `add_tokens`: texts that become tokens, for which the model gets rows. The other arguments are those
+    of `ModelTokenizer`.
     """
     if path is None:
         raise ConfigError("tokenizer.path is null; name a folder, or leave it out where a checkpointer has one")
-    return load_tokenizer(path, max_seq_len, prompt_template, chat_template_kwargs, add_eos_when_cut, train_on)
+    return load_tokenizer(
+        path, max_seq_len, prompt_template, chat_template_kwargs, add_eos_when_cut, train_on, add_tokens
+    )
 
 
 COMMON = [
@@ -106,8 +110,9 @@ def _read(
         options["special_tokens"] = {token["content"]: token["id"] for token in listed} or None
     if options["prompt_template"] == CHAT_TEMPLATE and (may_stand_in or ranks):
         options["prompt_template"] = None if ranks else _template(form, file if file.is_dir() else file.parent)
-    if not ranks:
+    if not ranks or options["add_tokens"] is not None:
         return load_tokenizer(file, **options)
+    del options["add_tokens"]
     if options.pop("chat_template_kwargs"):
         raise ConfigError("tokenizer.chat_template_kwargs: Llama3Tokenizer has no chat template; leave it out")
     return Llama3Tokenizer(file, **options)

@@ -17,7 +17,11 @@ from torchtune_lite.utils import to_device
 
 
 class KVCache:
-    """One layer's keys and values, `[num_slots, num_kv_heads, capacity, head_dim]` each: a slot for each sequence."""
+    """One layer's keys and values, `[num_slots, num_kv_heads, capacity, head_dim]` each: a slot for each sequence.
+
+    Before each sequence it has `reserved` positions more, for virtual tokens, of which `capacity` and lengths count
+    none.
+    """
 
     def __init__(
         self,
@@ -27,21 +31,23 @@ class KVCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        reserved: int = 0,
     ) -> None:
-        shape = (num_slots, num_kv_heads, capacity, head_dim)
+        self.reserved = reserved
+        shape = (num_slots, num_kv_heads, reserved + capacity, head_dim)
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device)
 
     @property
     def capacity(self) -> int:
         """The positions that a slot holds."""
-        return self.k.shape[2]
+        return self.k.shape[2] - self.reserved
 
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` positions; what the slots hold stays."""
         for name in ("k", "v"):
             old = getattr(self, name)
-            new = old.new_zeros(*old.shape[:2], capacity, old.shape[3])
+            new = old.new_zeros(*old.shape[:2], self.reserved + capacity, old.shape[3])
             new[:, :, : old.shape[2]] = old
             setattr(self, name, new)
 
@@ -53,6 +59,7 @@ class KVCache:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one slot to another."""
+        length += self.reserved
         self.k[target, :, :length] = self.k[source, :, :length]
         self.v[target, :, :length] = self.v[source, :, :length]
 

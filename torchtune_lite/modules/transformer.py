@@ -6,7 +6,7 @@ grouped-query attention (arXiv 2305.13245). Other families differ in fields of `
 b batch, s sequence, d embed_dim, h num_heads, k num_kv_heads, e head_dim, f intermediate_dim, v vocab_size.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -54,30 +54,39 @@ class TokenEmbedding(nn.Embedding):
         if not self.weight.is_meta:
             super().reset_parameters()
 
+    def logits(self, x: Tensor) -> Tensor:
+        """Project `x [..., d]` by the same weight to `[..., v]`."""
+        return F.linear(x, self.weight)
+
 
 class TiedOutput(nn.Module):
     """An output projection without a weight of its own: that of the embedding.
 
     `softcap` c makes the logits c · tanh(logit / c). The embedding is not registered here, so that it has one name in
-    the model; `parameters()` gives its weight to who asks what this module computes with.
+    the model; `parameters()` gives its own to who asks what this module computes with.
     """
 
-    def __init__(self, embedding: nn.Embedding, softcap: float | None = None) -> None:
+    def __init__(self, embedding: TokenEmbedding, softcap: float | None = None) -> None:
         super().__init__()
         self._embedding, self.softcap = (embedding,), softcap
 
     @property
+    def embedding(self) -> TokenEmbedding:
+        """The embedding."""
+        return self._embedding[0]
+
+    @property
     def weight(self) -> Tensor:
         """The embedding's weight `[v, d]`."""
-        return self._embedding[0].weight
+        return self.embedding.weight
 
     def named_parameters(self, *args: object, **kwargs: object) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the embedding's weight."""
-        yield "weight", self.weight
+        """Yield the embedding's parameters."""
+        yield from self.embedding.named_parameters(*args, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x [..., d]` to logits `[..., v]`."""
-        logits = F.linear(x, self.weight)
+        logits = self.embedding.logits(x)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
@@ -110,13 +119,15 @@ class MultiHeadAttention(nn.Module):
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
             q = q if rotation.query_scale is None else q * rotation.query_scale
+        [y] = project(self.attend(q, k, v, mask).transpose(1, 2).flatten(2), self.output_proj)
+        return y  # [b, s, d]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | PackedSequences | None) -> Tensor:
+        """Attend rotated `q [b, h, s, e]` to `k, v [b, k, s, e]`, and to what stands before them in the KV cache."""
         options = {"scale": self.scale, "window": self.window, "softcap": self.softcap}
         if isinstance(mask, CachedSequences):
-            y = cached_attention(q, k, v, self.kv_cache, mask, **options)
-        else:
-            y = attention(q, k, v, mask, dropout=self.dropout if self.training else 0.0, **options)
-        [y] = project(y.transpose(1, 2).flatten(2), self.output_proj)
-        return y  # [b, s, d]
+            return cached_attention(q, k, v, self.kv_cache, mask, **options)
+        return attention(q, k, v, mask, dropout=self.dropout if self.training else 0.0, **options)
 
 
 class FeedForward(nn.Module):
@@ -166,7 +177,8 @@ class TransformerDecoder(nn.Module):
     """A decoder-only language model of the given shape, every projection made by `linear`.
 
     `activation_checkpointing` (default False) recomputes each layer in the backward pass instead of keeping its
-    activations; a collection of numbers does so with these layers.
+    activations; a collection of numbers does so with these layers. `added_rows` counts the tokens by which it embeds
+    more than its checkpoint.
     """
 
     def __init__(self, config: DecoderConfig, linear: LinearFactory) -> None:
@@ -186,6 +198,7 @@ class TransformerDecoder(nn.Module):
             self.output = TiedOutput(self.tok_embeddings, c.logit_softcap)
         else:
             self.output = linear("output", c.embed_dim, c.num_classes or c.vocab_size)
+        self.added_rows = 0
 
     def forward(
         self,
@@ -204,19 +217,34 @@ class TransformerDecoder(nn.Module):
         max_seq_len.
         """
         rotations, mask = self.rotations(tokens, input_pos, mask, seq_lens)
+        h = self.transform(self.embed(tokens), rotations, [mask] * len(self.layers))
+        return h if skip_output else self.logits(h)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embed `tokens [b, s] int64` as the first layer takes them: `[b, s, d]`."""
         h = self.tok_embeddings(tokens)
         if self.config.embed_scale != 1:
             h = h * h.new_full((), self.config.embed_scale)  # rounded as the embeddings are
+        return h
+
+    def transform(
+        self,
+        h: Tensor,
+        rotations: Mapping[LayerKind, Rotation | None],
+        masks: Sequence[Tensor | PackedSequences | None],
+    ) -> Tensor:
+        """Map embedded tokens `h [b, s, d]` to final states, by the rotation of each kind of layer, the mask of each.
+
+        With `activation_checkpointing`, layers are recomputed in the backward pass.
+        """
         recomputed = self.activation_checkpointing if self.training else ()
         if isinstance(recomputed, bool):
             recomputed = range(len(self.layers)) if recomputed else ()
-        for number, layer in enumerate(self.layers):
+        for number, (layer, mask) in enumerate(zip(self.layers, masks, strict=True)):
             call = partial(checkpoint, layer, use_reentrant=False) if number in recomputed else layer
             h = call(h, rotations[layer.kind], mask)
         h = self.norm(h)
-        if self.config.logit_scale != 1:
-            h = h * self.config.logit_scale
-        return h if skip_output else self.logits(h)
+        return h if self.config.logit_scale == 1 else h * self.config.logit_scale
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Project final states `[..., d]`, as `forward` returns them with `skip_output`, to logits `[..., v]`."""
@@ -250,11 +278,15 @@ class TransformerDecoder(nn.Module):
         if length > self.config.max_seq_len:
             raise ValueError(f"{length} tokens exceed max_seq_len {self.config.max_seq_len}")
 
-    def setup_caches(self, num_slots: int, capacity: int) -> None:
-        """Give every layer an empty KV cache: so many sequences of so many positions, in the embedding's dtype."""
+    def setup_caches(self, num_slots: int, capacity: int, reserved: int = 0) -> None:
+        """Give every layer an empty KV cache: so many sequences of so many positions, in the embedding's dtype.
+
+        `reserved` positions more stand before each sequence.
+        """
         weight, c = self.tok_embeddings.weight, self.config
         for layer in self.layers:
-            layer.attn.kv_cache = KVCache(num_slots, capacity, c.num_kv_heads, c.head_dim, weight.dtype, weight.device)
+            shape = num_slots, capacity, c.num_kv_heads, c.head_dim
+            layer.attn.kv_cache = KVCache(*shape, weight.dtype, weight.device, reserved)
 
     def delete_caches(self) -> None:
         """Free the KV caches."""

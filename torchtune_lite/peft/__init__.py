@@ -1,14 +1,18 @@
 """Parameter-efficient fine-tuning: adapters over frozen, if wished 4-bit, projections; knows no model family."""
 
 from torchtune_lite.peft.adalora import AdaLoRA, AdaLoRALinear
+from torchtune_lite.peft.adapted import AdaptedLinear
 from torchtune_lite.peft.adapter import (
     Adapter,
+    MergeableAdapter,
     Method,
     adapter_modules,
     adapter_state,
     adapters_off,
     changed_biases,
     freeze_base,
+    is_adapted,
+    mergeable_modules,
 )
 from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear
@@ -28,25 +32,36 @@ from torchtune_lite.peft.nf4 import (
     upcast_state_dict,
 )
 from torchtune_lite.peft.optimizer import adapter_optimizer
-from torchtune_lite.peft.peft_file import PREFIX, PeftFile, Projection
+from torchtune_lite.peft.peft_file import MERGE, PREFIX, PeftFile, Projection
+from torchtune_lite.peft.prompts import PrefixTuning, PromptTuning, PTuning, VirtualTokensMethod
 from torchtune_lite.peft.rank_allocation import RankAllocator, rank_allocator
+from torchtune_lite.peft.trained_tokens import TrainedRows, TrainedTokenEmbedding, train_embeddings, train_tokens
 from torchtune_lite.peft.vera import VeRA, VeRALinear
 
 __all__ = [
     "FILES",
     "IA3",
+    "MERGE",
     "PREFIX",
+    "PTuning",
+    "PrefixTuning",
+    "PromptTuning",
+    "VirtualTokensMethod",
     "AdaLoRA",
     "AdaLoRALinear",
+    "AdaptedLinear",
     "Adapter",
     "DoRALinear",
     "FrozenNF4Linear",
     "IA3Linear",
     "LoRALinear",
+    "MergeableAdapter",
     "Method",
     "PeftFile",
     "Projection",
     "RankAllocator",
+    "TrainedRows",
+    "TrainedTokenEmbedding",
     "VeRA",
     "VeRALinear",
     "adapter_modules",
@@ -59,11 +74,15 @@ __all__ = [
     "fits_nf4",
     "freeze_base",
     "from_nf4_parts",
+    "is_adapted",
     "is_quantized",
+    "mergeable_modules",
     "nf4_parts",
     "num_bytes",
     "quantize",
     "rank_allocator",
     "storage",
+    "train_embeddings",
+    "train_tokens",
     "upcast_state_dict",
 ]

@@ -1,4 +1,4 @@
-"""The adapter protocol: a frozen projection with a trained change, known by its methods, not by its class."""
+"""The adapter protocol: what is trained of a model whose weights stay, known by its methods, not by its class."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,22 +10,33 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class Adapter(Protocol):
-    """A module put on a projection, whose frozen `weight [out, in]`, plain or NF4, and `bias` it holds.
+    """A module with trained parameters in a model that is frozen.
 
-    Its attribute `enabled` False makes it compute the projection alone; `starts_from_base` says whether `start_from`
-    makes something of the weight; `peft_type` is PEFT's name of its method, of which `methods.FILES` has the files.
-    A model of any adapters is trained, saved and merged by these members. An adapter is known by its methods: from
-    Python 3.12 on, `isinstance` does not find a module's parameters.
+    Its attribute `enabled` False makes it compute as if it were not there; `starts_from_base` says whether it makes its
+    start of a weight; `peft_type` is PEFT's name of its method, of which `methods.FILES` has the files. A model of any
+    adapters is trained and saved by these members. An adapter is known by its methods: from Python 3.12 on,
+    `isinstance` does not find a module's parameters.
     """
 
-    def start_from(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Look at the weight `[out, in]` before it is quantised, and return what of it is to be the frozen one."""
-
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:
-        """Make fresh trained parameters on the device of the weight, in its dtype unless another is given."""
+        """Make fresh trained parameters on the device of the frozen ones, in their dtype unless another is given."""
 
     def adapter_params(self) -> list[str]:
         """Return the names of the trained parameters within the module."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Return what its file lacks to go on training to the bit."""
+
+    def restore_training(self, state: Mapping[str, Tensor]) -> None:
+        """Take that, after the file was loaded."""
+
+
+@runtime_checkable
+class MergeableAdapter(Adapter, Protocol):
+    """An adapter put on a matrix, whose frozen `weight [out, in]`, plain or NF4, and `bias` it holds."""
+
+    def start_from(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Look at the weight `[out, in]` before it is quantised, and return what of it is to be the frozen one."""
 
     def merged_weight(self, base: Tensor | None = None) -> Tensor:
         """Return the weight `[out, in]` of a plain projection of the same function; `base` takes the place of W."""
@@ -42,12 +53,6 @@ class Adapter(Protocol):
         Without `rank` it may be a plain projection, where the update is zero.
         """
 
-    def training_state(self) -> dict[str, Tensor]:
-        """Return what its file lacks to go on training to the bit."""
-
-    def restore_training(self, state: Mapping[str, Tensor]) -> None:
-        """Take that, after the file was loaded."""
-
 
 @runtime_checkable
 class Method(Protocol):
@@ -62,6 +67,16 @@ def adapter_modules(model: nn.Module) -> dict[str, Adapter]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Adapter)}
 
 
+def mergeable_modules(model: nn.Module) -> dict[str, MergeableAdapter]:
+    """Return those adapters of `model` that are put on a matrix, by their full names."""
+    return {name: module for name, module in adapter_modules(model).items() if isinstance(module, MergeableAdapter)}
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Return whether a part of `model` is trained: adapters, or rows that it gets with its tokenizer."""
+    return bool(adapter_modules(model)) or getattr(model, "train_embeddings", None) is not None
+
+
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the live adapter parameters of `model` by their full names; empty for a model without adapters."""
     return {
@@ -71,11 +86,11 @@ def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def changed_biases(model: nn.Module) -> dict[str, Adapter]:
+def changed_biases(model: nn.Module) -> dict[str, MergeableAdapter]:
     """Return the adapters whose bias is another one when they are merged, by the full names of the biases."""
     return {
         f"{name}.bias": module
-        for name, module in adapter_modules(model).items()
+        for name, module in mergeable_modules(model).items()
         if module.merged_bias() is not module.bias
     }
 

@@ -52,7 +52,7 @@ class LoRAFile(PeftFile):
     compared = {"r": WHOLE, "lora_alpha": NUMBER, "use_rslora": SWITCH, "use_dora": SWITCH}
     patterns = {"rank_pattern": WHOLE, "alpha_pattern": NUMBER}
     harmless = HARMLESS | {
-        *("lora_dropout", "megatron_core", "ensure_weight_tying"),
+        *("lora_dropout", "megatron_core", "ensure_weight_tying", "trainable_token_indices"),
         *("qalora_group_size",),  # of use_qalora
         *("eva_config", "corda_config", "lora_ga_config", "loftq_config"),  # of init_lora_weights
     }

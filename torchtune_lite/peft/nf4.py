@@ -19,17 +19,23 @@ from torchtune_lite.kernels.nf4 import codec
 from torchtune_lite.kernels.nf4.codec import BLOCK, SCALER_BLOCK, NF4Weight
 
 
-@cache
-def _torchao() -> ModuleType:
+def import_torchao(module: str) -> ModuleType:
+    """Import a module of torchao, without its compiled kernels, which nothing here calls, and what it says of them."""
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it warns of compiled kernels that NF4 has no use for
-    os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")  # and spends time on loading them
+    logging.disable(logging.WARNING)
+    os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")
     try:
-        return importlib.import_module("torchao.quantization.quantize_.workflows.nf4.nf4_tensor")  # 0.18 and later
-    except ImportError:
-        return importlib.import_module("torchao.dtypes.nf4tensor")
+        return importlib.import_module(module)
     finally:
         logging.disable(disabled)
+
+
+@cache
+def _torchao() -> ModuleType:
+    try:
+        return import_torchao("torchao.quantization.quantize_.workflows.nf4.nf4_tensor")  # 0.18 and later
+    except ImportError:
+        return import_torchao("torchao.dtypes.nf4tensor")
 
 
 def fits_nf4(in_dim: int, out_dim: int) -> bool:

@@ -20,6 +20,7 @@ PREFIX = "base_model.model."
 OFF = (None, "", [], {})
 HARMLESS = {
     *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config"),
+    "modules_to_save",  # `checkpoint.formats.adapter_embeddings` tells which are served
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),  # the weights tell where they are
 }
 ALLOWED = {"task_type": ("CAUSAL_LM",), "bias": ("none",)}
@@ -66,13 +67,15 @@ class Projection:
 class PeftFile:
     """Tensors and fields of one `peft_type`; as it stands here, for a method whose parameters are the file's tensors.
 
-    `names` has PEFT's names of the tensors of a projection, each with that of the adapter's parameter. A field of the
+    `names` has PEFT's names of the tensors of a projection, each with that of the adapter's parameter. What is not
+    `on_projections` is put on the model. A field of the
     config must be off unless it is in `compared` or `patterns`, which `misfits` looks at, in `harmless`, or with its
     value in `allowed`.
     """
 
     peft_type: ClassVar[str]
     names: ClassVar[Mapping[str, str]]
+    on_projections: ClassVar[bool] = True
     compared: ClassVar[Mapping[str, Kind]] = {}
     patterns: ClassVar[Mapping[str, Kind]] = {}
     harmless: ClassVar[set[str]] = HARMLESS
@@ -153,6 +156,10 @@ class PeftFile:
 
         `shapes` are those of the file's tensors, for each projection by their names within it.
         """
+        raise NotImplementedError
+
+    def put_on(self, model: nn.Module, config: Mapping[str, Any]) -> None:
+        """Put what is not on projections on a model without weights, as a config says."""
         raise NotImplementedError
 
     def check(self, adapted: Sequence[Projection], merge_into: str) -> None:

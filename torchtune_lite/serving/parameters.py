@@ -70,6 +70,7 @@ DEFAULT_TEMPERATURE = 1.0
 DEFAULT_COMPLETION = 16  # tokens, as OpenAI has it
 MOST_SAMPLES, MOST_PROMPTS, MOST_ANSWERS, MOST_STOPS = 128, 128, 1024, 4
 TOO_LONG = "context_length_exceeded"
+MOST_CHARACTERS = 32  # a token, in the mean of a whole prompt; English has about 4
 MOST_LOGPROBS = {"logprobs": 5, "top_logprobs": 20}
 
 
@@ -117,6 +118,7 @@ class Reader:
         """Read a request for the next turn of a conversation."""
         given = checked(body, CHAT)
         messages = self._messages(given)
+        self._check_characters("messages", sum(len(turn.text_content) for turn in messages))
         try:
             prompt = tokens_of(self.tokenizer, {"messages": messages})
         except (ConfigError, DataError) as error:  # what is cut; what the template refuses
@@ -166,6 +168,12 @@ class Reader:
             )
         return Call(prompts, samplings, n, continues, stream, _include_usage(given))
 
+    def _check_characters(self, param: str, count: int) -> None:
+        """Refuse what is surely too long before it is encoded, seconds in which no other request would be heard."""
+        if count > MOST_CHARACTERS * self.max_seq_len:
+            has = f"{param} has {counted(count, 'character')}"
+            raise RequestError(f"{has}, too many for the model's {self.max_seq_len} tokens", param, code=TOO_LONG)
+
     def _messages(self, given: Mapping[str, Any]) -> list[Message]:
         if not given.get("messages"):
             raise RequestError("messages is missing; give the turns of a conversation", "messages")
@@ -200,6 +208,7 @@ class Reader:
         elif isinstance(prompt, list):
             raise RequestError(f"prompt: tokens must be integers from 0 to {self.vocab_size - 1}", "prompt")
         else:
+            self._check_characters("prompt", len(prompt) if isinstance(prompt, str) else 0)
             try:
                 tokens = self.tokenizer.encode(check_text(prompt, "prompt"), add_bos=True, add_eos=False)
             except DataError as error:

@@ -22,7 +22,10 @@ log = get_logger()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take the port of a host; ConfigError where that cannot be, or the libraries are missing."""
+    """Take the port of a host; ConfigError where that cannot be, or the libraries are missing.
+
+    It listens from here on, so that no other process takes it while the model is read; who connects so early waits.
+    """
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
@@ -35,6 +38,7 @@ def listen(host: str, port: int) -> socket.socket:
         taken = socket.socket(family)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
+        taken.listen()
     except (OSError, UnicodeError) as error:  # the latter of a name that none can have
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot serve at host={host} port={port}: {reason}; choose another") from error

@@ -6,10 +6,12 @@ from torchtune_lite import config
 from torchtune_lite.checkpoint import build_decoder, put_saved_adapters
 from torchtune_lite.checkpoint.description import described
 from torchtune_lite.data import check_vocabulary
+from torchtune_lite.errors import ConfigError
+from torchtune_lite.models import fit_embeddings
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.training.environment import choose_dtype, get_dtype
 from torchtune_lite.training.settings import RecipeSettings
-from torchtune_lite.utils import get_device, get_logger
+from torchtune_lite.utils import counted, get_device, get_logger
 
 
 def build_model(cfg: RecipeSettings) -> tuple[Any, Any, TransformerDecoder]:
@@ -18,7 +20,9 @@ def build_model(cfg: RecipeSettings) -> tuple[Any, Any, TransformerDecoder]:
     if cfg.dtype == "fp16":
         checkpointer.check_fp16()
     tokenizer = config.instantiate(cfg.tokenizer, defaults=checkpointer.tokenizer_args)
-    return checkpointer, tokenizer, build_decoder(checkpointer, cfg.model)
+    model = build_decoder(checkpointer, cfg.model)
+    fit_embeddings(model, tokenizer)
+    return checkpointer, tokenizer, model
 
 
 class Inference:
@@ -30,8 +34,15 @@ class Inference:
         self.dtype = get_dtype(choose_dtype(cfg.dtype, self.device), self.device)
 
     def build(self) -> tuple[Any, TransformerDecoder]:
-        """Build tokenizer and model, with the adapters that the checkpointer names, no weights; check that they fit."""
+        """Build tokenizer and model, with the adapters that the checkpointer names, no weights; check that they fit.
+
+        ConfigError for a classifier, which gives no token its probability.
+        """
         self.checkpointer, self.tokenizer, self.model = build_model(self.cfg)
+        if classes := self.model.config.num_classes:
+            raise ConfigError(
+                f"the model is a classifier, of {counted(classes, 'class', 'classes')}, and writes no text"
+            )
         put_saved_adapters(self.checkpointer, self.model)
         check_vocabulary(self.tokenizer, self.model.config.vocab_size)
         return self.tokenizer, self.model

@@ -12,6 +12,7 @@ from torchtune_lite.checkpoint import claim_output_dir
 from torchtune_lite.checkpoint.store import disk
 from torchtune_lite.checkpoint.store.claim import check_output_dir, read_run_id
 from torchtune_lite.errors import ConfigError
+from torchtune_lite.utils import file_lock
 
 
 def test_a_run_keeps_its_id(tmp_path: Path):
@@ -71,7 +72,7 @@ def test_what_killed_runs_left_is_removed(tmp_path: Path, caplog):
 
 
 def test_without_locks_one_warning_and_nothing_is_removed(tmp_path: Path, monkeypatch, caplog):
-    monkeypatch.setattr(disk, "fcntl", None)
+    monkeypatch.setattr(file_lock, "fcntl", None)
     (tmp_path / ".tmp-step_4-17").mkdir()
     with claim_output_dir(tmp_path) as first, claim_output_dir(tmp_path) as second:
         assert first.run_id == second.run_id

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from torchtune_lite.checkpoint.store import disk
+from torchtune_lite.utils import file_lock
 
 
 def test_space_is_taken_for_the_whole_file(tmp_path: Path):
@@ -87,5 +88,5 @@ def test_a_lock_is_held_once_and_ends_with_its_file(tmp_path: Path):
 
 
 def test_a_system_without_locks_gives_none(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(disk, "fcntl", None)
+    monkeypatch.setattr(file_lock, "fcntl", None)
     assert disk.lock(tmp_path / "lock") is None

@@ -1,5 +1,6 @@
 import pytest
 
+from tests.demo_run import make_run
 from tests.export.models import BASE
 from torchtune_lite.cli.main import start
 from torchtune_lite.errors import CheckpointError, ConfigError
@@ -21,6 +22,14 @@ def test_without_out_it_lies_in_the_folder(tmp_path, capsys):
     start("export", str(tmp_path / "model"), "--to", "modelfile")
     assert (tmp_path / "model/export/modelfile-q8_0/model-q8_0.gguf").is_file()
     assert "model/export/modelfile-q8_0 has MANIFEST.json, Modelfile, model-q8_0.gguf" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["adapter", "gguf-adapter"])
+def test_of_a_run_that_has_a_merged_model_too_the_adapter_is_found(kind, tmp_path, capsys):
+    make_run(tmp_path / "x")
+    start("export", str(tmp_path / "x"), "--to", kind)
+    file = {"adapter": "adapter_model.safetensors", "gguf-adapter": "x-lora.gguf"}[kind]
+    assert (tmp_path / "x/export" / kind / file).is_file() and file in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

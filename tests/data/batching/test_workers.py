@@ -77,7 +77,7 @@ def test_workers_end_with_a_training_process_that_is_killed():
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     worker = int(os.read(read, 20))
-    for _ in range(200):
+    for _ in range(6000):  # a minute
         try:
             with open(f"/proc/{worker}/stat") as file:
                 if file.read().rpartition(")")[2].split()[0] == "Z":
@@ -92,7 +92,7 @@ def test_a_process_ends_whose_workers_are_not_done():
     code = (
         "from torchtune_lite.data.batching.workers import made_ahead; m = made_ahead(str, range(99), 2); print(next(m))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
 
 

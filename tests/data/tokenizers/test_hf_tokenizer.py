@@ -2,7 +2,7 @@ import builtins
 import json
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoTokenizer
 
 from tests.data.chats import TEMPLATES, marked, plain, write_folder
 from torchtune_lite.config import instantiate
@@ -205,3 +205,36 @@ def test_names_the_extra_that_is_missing(module, tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigError, match=f"{module}; pip install 'torchtune_lite.hf.'"):
         HuggingFaceModelTokenizer(folder / "tokenizer.json")
+
+
+@pytest.mark.parametrize("kind", ["bytelevel", "llama_json"])
+def test_added_tokens_are_those_of_transformers(kind, tmp_path):
+    folder, new = write_folder(tmp_path, kind), ["<go>", "wörd", "<s>", "<go>"]
+    ours, theirs = load_tokenizer(folder, add_tokens=new), AutoTokenizer.from_pretrained(folder)
+    size = len(theirs)
+    theirs.add_tokens([AddedToken(name, normalized=False) for name in new[:2]])
+    assert ours.added_ids == [size, size + 1, 1] and ours.vocab_size == len(theirs)
+    for text in ("a<go>b", "the wörd <go> and wörds", "<go><go> quick"):
+        assert ours.encode_chat(text)[0] == theirs(text, add_special_tokens=False).input_ids
+    assert "<go>" in ours.decode([size]) and ours.decode([1]) == ""
+    again = load_tokenizer(folder, add_tokens=[])
+    assert again.added_ids == [] and again.vocab_size == size
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("<go>", "tokenizer.add_tokens is '<go>'; it must be a list of texts that are not empty"),
+        ([" "], "it must be a list of texts that are not empty"),
+        ([7], "it must be a list of texts that are not empty"),
+    ],
+)
+def test_refuses_added_tokens_that_are_no_texts(given, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        load_tokenizer(write_folder(tmp_path, "bytelevel"), add_tokens=given)
+
+
+def test_other_formats_take_no_added_tokens(tmp_path):
+    folder = write_folder(tmp_path, "spm_plain")
+    with pytest.raises(ConfigError, match="tokenizer.add_tokens needs a tokenizer.json, not tokenizer.model; save one"):
+        load_tokenizer(folder, add_tokens=["<go>"])

@@ -1,17 +1,19 @@
 """Take training steps and print, for each number of recomputed layers, the counted and the measured bytes (JSON).
 
-    python step_in_a_process.py METHOD DTYPE COLLATE NUMBER...
+    python step_in_a_process.py METHOD,DTYPE,COLLATE,NUMBER...
 
-The measured peak is resident memory beyond that of an earlier small step, with a malloc that gives freed
-memory back at once.
+Each argument has a process of its own, forked from one that has done the imports, and a line of the output. The
+measured peak is resident memory beyond that of an earlier small step, with a malloc that gives freed memory back.
 """
 
 import ctypes
 import gc
 import json
+import os
 import sys
 
 import torch
+import torch._dynamo  # noqa: F401, which a step loads
 
 from torchtune_lite.data import COLLATES
 from torchtune_lite.models.builders import decoder, lora_decoder
@@ -52,8 +54,6 @@ def resident() -> float:
 
 def main(method: str, dtype: str, collate: str, *numbers: str) -> None:
     """Print the pairs."""
-    ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
-    torch.set_num_threads(1)
     torch.set_default_dtype(getattr(torch, dtype))
     batch = COLLATES[collate]([{"tokens": [1] * n, "labels": [1] * n} for n in (512, 256, 256)])
     steps(build(method, 1), batch)  # so that kernels and tables are in memory
@@ -67,7 +67,14 @@ def main(method: str, dtype: str, collate: str, *numbers: str) -> None:
         steps(model, batch)
         measured = resident() - before
         pairs.append((count_step(model, LOSS, batch).peak(number), measured))
-    print(json.dumps(pairs))
+    print(json.dumps(pairs), flush=True)
 
 
-main(*sys.argv[1:])
+ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
+torch.set_num_threads(1)
+for case in sys.argv[1:]:
+    if (child := os.fork()) == 0:
+        main(*case.split(","))
+        os._exit(0)
+    if os.waitpid(child, 0)[1] != 0:
+        sys.exit(case)

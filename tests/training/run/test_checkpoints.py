@@ -128,7 +128,7 @@ class Slow:
         self.go, self.error, self.written = threading.Event(), error, {}
 
     def __call__(self, folder: Path, model: nn.Module, state: TrainingState, verify: bool) -> None:
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         if self.error:
             raise self.error
         self.written = {"weight": model.weight.tolist(), "moment": state.tensors["moment"].tolist()}

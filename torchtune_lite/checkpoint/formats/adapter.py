@@ -7,7 +7,7 @@ has another size, PEFT writes their own weights beside that, as `<HF module>.bas
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torchtune_lite.checkpoint.formats.adapter_config import (
     peft_config,
     projections,
 )
+from torchtune_lite.checkpoint.formats.adapter_embeddings import embedding_tensors, put_embeddings, token_indices
 from torchtune_lite.checkpoint.formats.files import read_files, read_json, write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.formats.weights import Weight
@@ -43,11 +44,15 @@ from torchtune_lite.peft import (
 
 WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 
+REPEATED = re.compile(r"\.(modules_to_save|original_module)\.weight$")
+ROWS = "trainable_tokens_delta"
+OF_HEAD = re.compile(rf"\.lm_head(\.token_adapter)?\.{ROWS}$")
+
 
 def adapter_tensors(model: nn.Module, layout: HFLayout) -> dict[str, Tensor]:
     """Return the live adapter of `model` by PEFT's names."""
     adapted = projections(model, layout)
-    return file_of(adapted).tensors(adapted)
+    return file_of(adapted).tensors(adapted) | embedding_tensors(model, layout)
 
 
 def write_adapter(folder: Path, model: nn.Module, layout: HFLayout, base: Path | str) -> None:
@@ -68,6 +73,7 @@ class SavedAdapter:
 
     source: str
     model: nn.Module
+    layout: HFLayout
     adapted: Sequence[Projection]
     config: Mapping[str, Any]
     weights: Mapping[str, Weight]
@@ -92,8 +98,19 @@ class SavedAdapter:
                 f"{self.source} does not fit: {listed(changed)} in it is not the weight of this base (trained, or "
                 "resized for new tokens?); merge it in PEFT (merge_and_unload) and load the merged model"
             )
-        for param, value in list(self.file.assigned(self.adapted, self.config, self._values(), self.source)):
+        values = self._values()
+        given = list(self.file.assigned(self.adapted, self.config, values, self.source))
+        given += [(param, values[name]) for name, param in embedding_tensors(self.model, self.layout).items()]
+        for param, value in given:
             param.copy_(value)
+
+    @property
+    def trained_base(self) -> dict[str, Weight]:
+        """The weights of the base that were trained whole, by our names."""
+        names = {name: self.layout.our_name(name.removeprefix(PREFIX)) for name in self.weights}
+        params = base_parameters(self.model)
+        trained = {name: ours for name, ours in names.items() if ours in params and params[ours].requires_grad}
+        return {ours: self.weights[name] for name, ours in trained.items()}
 
     @torch.no_grad()
     def read_start(self) -> None:
@@ -122,8 +139,9 @@ def open_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> SavedA
     weights = _weights(folder, layout, file_of(adapted))
     of_base = _names_of_base(weights, model, layout)
     own = {name: weight for name, weight in weights.items() if name not in of_base}
-    check_weights(file_of(adapted).expected(adapted, config, own), own, source)
-    return SavedAdapter(source, model, adapted, config, weights, of_base)
+    expected = file_of(adapted).expected(adapted, config, own) | embedding_tensors(model, layout)
+    check_weights(expected, own, source)
+    return SavedAdapter(source, model, layout, adapted, config, weights, of_base)
 
 
 def load_adapter(
@@ -152,55 +170,79 @@ def _weights(folder: Path, layout: HFLayout, method: PeftFile) -> dict[str, Weig
     file = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()), None)
     if file is None:
         raise CheckpointError(f"adapter {folder}: has no {WEIGHTS} or {OLD_WEIGHTS}")
-    return _by_live_name(_by_saved_name(read_files([file])[file.name], method, file), layout)
+    weights = _by_live_name(_by_saved_name(read_files([file])[file.name], method, file), layout)
+    # of the matrices whose rows are trained PEFT writes the frozen ones where they were resized, and of a tied output
+    # the same rows once more
+    frozen = {name.replace(ROWS, "base_layer.weight") for name in weights if name.endswith(ROWS)}
+    twice = {name for name in weights if layout.config.tie_word_embeddings and OF_HEAD.search(name)}
+    return {name: weight for name, weight in weights.items() if name not in frozen | twice}
 
 
 class SavedMethod:
-    """The method of a saved adapter, as `model.adapter` takes one; `targets` are our names of what it adapts."""
+    """The method of a saved adapter, as `model.adapter` takes one: it knows where each adapter goes, and as what.
 
-    def __init__(self, put: Callable[[str, nn.Module], nn.Module], paths: Mapping[str, str]) -> None:
-        self._put, self._paths, self.targets = put, paths, list(paths)
+    `targets` are our names of the projections that it adapts; none, if it is no method of projections.
+    """
+
+    def __init__(self, path: Path | str, layout: HFLayout, names: Iterable[str]) -> None:
+        folder = adapter_folder(path)
+        self._source, self._config = f"adapter {folder}", read_json(folder / CONFIG)
+        if problems := config_problems(self._config, layout):
+            raise CheckpointError(f"{self._source} does not fit: {'; '.join(problems)}")
+        self._file = FILES[self._config["peft_type"]]
+        self._weights = _weights(folder, layout, self._file)
+        self._paths: dict[str, str] = {}
+        if self._file.on_projections:
+            self._find(layout, names)
+
+    @property
+    def targets(self) -> list[str]:
+        """The projections that get an adapter."""
+        return list(self._paths)
+
+    def _find(self, layout: HFLayout, names: Iterable[str]) -> None:
+        places: dict[str, list[str]] = {}
+        for name in names:
+            places.setdefault(layout.module_path(f"{name}.weight"), []).append(name)
+        shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+        for name, weight in self._weights.items():
+            for suffix in self._file.names:
+                if name.startswith(PREFIX) and name.endswith(f".{suffix}"):
+                    shapes.setdefault(name.removeprefix(PREFIX).removesuffix(f".{suffix}"), {})[suffix] = weight.shape
+        if unknown := [path for path in shapes if path not in places]:
+            raise CheckpointError(f"{self._source} does not fit: the model has no projection {listed(unknown)}")
+        first = next(iter(self._file.names))
+        if not shapes or any(first not in own for own in shapes.values()):
+            raise CheckpointError(f"{self._source} does not fit: it has no weights {first}")
+        self._paths = {name: path for path in shapes for name in places[path]}
+        self._put = self._file.placed(self._config, shapes)
 
     def put(self, path: str, base: nn.Module) -> nn.Module:
-        """Put an adapter on the projection `path`, of which the files say the rest."""
+        """Put an adapter on the projection `path`."""
         return self._put(self._paths[path], base)
 
-
-def saved_method(path: Path | str, layout: HFLayout, names: Iterable[str]) -> SavedMethod:
-    """Return the method of a PEFT adapter for those of the projections `names` that it has weights for.
-
-    Their values come from `load_adapter`. CheckpointError where the adapter is not served, or has weights for another
-    projection.
-    """
-    folder = adapter_folder(path)
-    config = read_json(folder / CONFIG)
-    if problems := config_problems(config, layout):
-        raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
-    places: dict[str, list[str]] = {}
-    for name in names:
-        places.setdefault(layout.module_path(f"{name}.weight"), []).append(name)
-    file = FILES[config["peft_type"]]
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, weight in _weights(folder, layout, file).items():
-        for suffix in file.names:
-            if name.startswith(PREFIX) and name.endswith(f".{suffix}"):
-                shapes.setdefault(name.removeprefix(PREFIX).removesuffix(f".{suffix}"), {})[suffix] = weight.shape
-    if unknown := [path for path in shapes if path not in places]:
-        raise CheckpointError(f"adapter {folder} does not fit: the model has no projection {listed(unknown)}")
-    first = next(iter(file.names))
-    if not shapes or any(first not in own for own in shapes.values()):
-        raise CheckpointError(f"adapter {folder} does not fit: it has no weights {first}")
-    return SavedMethod(file.placed(config, shapes), {name: path for path in shapes for name in places[path]})
+    def complete(self, model: nn.Module) -> None:
+        """Put on a model without weights, whose projections have their adapters, the rest; freeze all else."""
+        try:
+            if not self._file.on_projections:
+                self._file.put_on(model, self._config)
+            freeze_base(model)
+            put_embeddings(model, token_indices(self._config), self._config, self._weights)
+        except ValueError as error:
+            raise CheckpointError(f"{self._source} does not fit: {error}") from error
 
 
 def put_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
-    """Put the adapters of a PEFT adapter, without their values, on a plain `model`, as `saved_method` has them."""
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    method = saved_method(path, layout, linears)
+    """Put the adapters of a PEFT adapter, without their values, on a plain `model`.
+
+    Their values come from `load_adapter`. CheckpointError where the adapter is not served, or has weights for a
+    projection that `model` lacks.
+    """
+    method = SavedMethod(path, layout, [name for name, each in model.named_modules() if isinstance(each, nn.Linear)])
     for name in method.targets:
         owner, _, last = name.rpartition(".")
         setattr(model.get_submodule(owner), last, method.put(name, model.get_submodule(name)))
-    freeze_base(model)
+    method.complete(model)
 
 
 def _by_live_name(weights: Mapping[str, Weight], layout: HFLayout) -> dict[str, Weight]:
@@ -214,9 +256,14 @@ def _by_live_name(weights: Mapping[str, Weight], layout: HFLayout) -> dict[str, 
 
 
 def _by_saved_name(weights: Mapping[str, Weight], method: PeftFile, file: Path) -> dict[str, Weight]:
-    """Return the weights by the names that `save_pretrained` writes: those of a state dict name the adapter, too."""
+    """Return the weights by the names that `save_pretrained` writes: those of a state dict name the adapter, too.
+
+    What PEFT repeats of a model whose embedding was resized is left out: the matrix as it was, and as it is trained.
+    """
     found: dict[str, Weight] = {}
     for given, weight in weights.items():
+        if REPEATED.search(given):
+            continue
         name = re.sub(r"\.default(\.weight)?$", r"\1", given)
         if name.endswith(tuple(f".{each}.weight" for each in method.names)):
             name = name.removesuffix(".weight")
@@ -227,10 +274,13 @@ def _by_saved_name(weights: Mapping[str, Weight], method: PeftFile, file: Path) 
 
 
 def _names_of_base(weights: Mapping[str, Weight], model: nn.Module, layout: HFLayout) -> dict[str, str]:
-    """Find the parameters of the base whose weights are among those of an adapter: our names by the names there."""
+    """Find the frozen parameters of the base whose weights are among those of an adapter: our names by those there."""
     params = base_parameters(model)
     ours = {name: layout.our_name(name.removeprefix(PREFIX).replace(".base_layer.", ".")) for name in weights}
-    return {name: known for name, known in ours.items() if name.startswith(PREFIX) and known in params}
+    # of the matrices whose rows are trained PEFT writes the frozen ones where they were resized, and of a tied output
+    # the same rows once more
+    frozen = {name for name, param in params.items() if not param.requires_grad}
+    return {name: known for name, known in ours.items() if name.startswith(PREFIX) and known in frozen}
 
 
 def _is_same(param: Tensor, weight: Weight) -> bool:

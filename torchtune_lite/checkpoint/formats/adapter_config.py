@@ -7,17 +7,25 @@ from typing import Any
 
 from torch import nn
 
+from torchtune_lite.checkpoint.formats.adapter_embeddings import (
+    TOKENS,
+    embedding_fields,
+    embedding_misfits,
+    embedding_problems,
+)
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import base_parameters
-from torchtune_lite.peft import FILES, PeftFile, Projection, adapter_modules
+from torchtune_lite.errors import ConfigError
+from torchtune_lite.peft import FILES, PeftFile, Projection, TrainedRows, adapter_modules
 
 CONFIG = "adapter_config.json"
 
 
 def projections(model: nn.Module, layout: HFLayout) -> list[Projection]:
-    """Return the adapted projections of `model` as transformers has them."""
+    """Return the adapted projections of `model` as in transformers; trained rows, where there is no other."""
     found: dict[str, Projection] = {}
-    for name in adapter_modules(model):
+    modules = adapter_modules(model)
+    for name in [name for name, module in modules.items() if not isinstance(module, TrainedRows)] or modules:
         weight = f"{name}.weight"
         parts = layout.parts(layout.their_name(weight)) or {weight: 0}
         path = layout.module_path(weight)
@@ -32,8 +40,12 @@ def file_of(adapted: list[Projection]) -> PeftFile:
 
 def check_adapters(model: nn.Module, layout: HFLayout, merge_into: str) -> None:
     """Raise ConfigError for adapters of `model` that no checkpoint can hold, or none that is merged as asked."""
-    if adapted := projections(model, layout):
-        file_of(adapted).check(adapted, merge_into)
+    if not (adapted := projections(model, layout)):
+        return
+    file = file_of(adapted)
+    file.check(adapted, merge_into)
+    if TOKENS not in file.harmless and embedding_fields(model).get(TOKENS):
+        raise ConfigError(f"PEFT has no rows of new tokens beside {file.peft_type}; use LoRA, or train_embeddings: all")
 
 
 def peft_config(model: nn.Module, layout: HFLayout, base: Path | str) -> dict[str, Any]:
@@ -46,9 +58,9 @@ def peft_config(model: nn.Module, layout: HFLayout, base: Path | str) -> dict[st
         "task_type": "SEQ_CLS" if layout.config.num_classes else "CAUSAL_LM",
         "base_model_name_or_path": str(Path(base).resolve()),
         "inference_mode": True,
-        "target_modules": targets,
-        "modules_to_save": None,
+        **({"target_modules": targets} if file.on_projections else {}),
         **file.fields(adapted, targets),
+        **embedding_fields(model),
     }
 
 
@@ -67,7 +79,8 @@ def config_misfits(config: Mapping[str, Any], model: nn.Module, layout: HFLayout
     file = file_of(adapted)
     if (kind := config.get("peft_type")) != file.peft_type:
         return [f"peft_type is {reprlib.repr(kind)}, the model's is {file.peft_type!r}"]
-    return config_problems(config, layout) or file.misfits(config, adapted)
+    problems = config_problems(config, layout)
+    return problems or [*file.misfits(config, adapted), *embedding_misfits(config, model)]
 
 
 def config_problems(config: Mapping[str, Any], layout: HFLayout) -> list[str]:
@@ -77,4 +90,4 @@ def config_problems(config: Mapping[str, Any], layout: HFLayout) -> list[str]:
         return [f"peft_type is {reprlib.repr(kind)}; known are {', '.join(FILES)}"]
     if layout.config.num_classes and config.get("task_type") == "SEQ_CLS":
         config = {**config, "task_type": None}
-    return FILES[kind].problems(config)
+    return [*FILES[kind].problems(config), *embedding_problems(config)]

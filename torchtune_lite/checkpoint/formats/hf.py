@@ -81,9 +81,19 @@ class FullModelHFCheckpointer(Checkpointer):
         return self.layout.their_name(name)
 
     def write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
-        tied = self.layout.config.tie_word_embeddings
-        changed = {} if tied == self.decoder_args["tie_word_embeddings"] else {"tie_word_embeddings": tied}
-        write_hf_model(folder, self.layout.theirs(weights), self._config | changed, self._shard_of)
+        write_hf_model(folder, self.layout.theirs(weights), self.model_config, self._shard_of)
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        """The config.json of a model of `layout`, made from that of the checkpoint."""
+        shape, values = self.layout.config, dict(self._config)
+        if shape.tie_word_embeddings != self.decoder_args["tie_word_embeddings"]:
+            values["tie_word_embeddings"] = shape.tie_word_embeddings
+        if shape.vocab_size != self.decoder_args["vocab_size"]:
+            values["vocab_size"] = shape.vocab_size
+            if self._is_within:
+                values["text_config"] = {**values["text_config"], "vocab_size": shape.vocab_size}
+        return values
 
     def _readers(self, folder: Path) -> list[Checkpointer]:
         return [FullModelHFCheckpointer(folder)]

@@ -47,6 +47,17 @@ class Weight:
         return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
+def with_mean_rows(weight: Weight, count: int) -> Weight:
+    """Return a matrix with `count` more rows, each the mean of the others, which is summed in float32."""
+
+    def read() -> Tensor:
+        rows = weight.read()
+        mean = rows.mean(dim=0, dtype=torch.promote_types(rows.dtype, torch.float32), keepdim=True).to(rows.dtype)
+        return torch.cat([rows, mean.expand(count, -1)])
+
+    return Weight(weight.dtype, (weight.shape[0] + count, *weight.shape[1:]), read)
+
+
 def joined(parts: Sequence[Weight]) -> Weight:
     """Return one weight of the rows of several, which have the same dtype and width."""
     rows = sum(part.shape[0] for part in parts)

@@ -3,7 +3,6 @@
 Call them as `disk.rename(...)`: a test that replaces a function of this module can fail, record or kill at any of them.
 """
 
-import errno
 import hashlib
 import os
 import shutil
@@ -11,12 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from torchtune_lite.utils.file_lock import UNSUPPORTED, lock_file
 
-UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOLCK)
 CHUNK = 1 << 20
 
 
@@ -109,12 +104,10 @@ def lock(path: Path) -> BinaryIO | None:
     """
     file = open(path, "a+b")  # noqa: SIM115, stays open
     try:
-        if fcntl is None:
-            raise OSError(errno.ENOSYS, "no flock")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        if lock_file(file):
+            return file
+    except OSError:
         file.close()
-        if error.errno in UNSUPPORTED:
-            return None
         raise
-    return file
+    file.close()
+    return None

@@ -3,18 +3,20 @@
   tune export runs/x --to gguf                    for llama.cpp, Ollama and LM Studio: --type f32, f16, bf16 or q8_0
   tune export runs/x --to modelfile               the same with a Modelfile: ollama create NAME -f …/Modelfile
   tune export runs/x --to hf                      merged, for transformers, vLLM and text-generation-inference
-  tune export runs/x/epoch_0/adapter --to adapter PEFT's, with tokenizer and card, for vLLM --enable-lora
-  tune export runs/x/epoch_0/adapter --to lora    AdaLoRA and VeRA as the plain LoRA that they are
-  tune export runs/x/epoch_0/adapter --to gguf-adapter   for llama-server --lora
+  tune export runs/x --to adapter                 PEFT's, with tokenizer and card, for vLLM --enable-lora
+  tune export runs/x --to lora                    AdaLoRA and VeRA as the plain LoRA that they are
+  tune export runs/x --to gguf-adapter            for llama-server --lora
 
-What is named is a run, of which the newest checkpoint counts, a checkpoint, a model folder, or an adapter, which is
-merged on the way. A line says how far the log-probabilities of what was written are from the source's.
+What is named is a run, of which the best checkpoint by validation loss counts, or else the newest, a checkpoint, a
+model folder, or an adapter, which is merged on the way. A line says how far the log-probabilities of what was written
+are from the source's.
 """
 
 from argparse import ArgumentParser, Namespace
 from importlib import import_module
 from pathlib import Path
 
+ADAPTERS = ("adapter", "lora", "gguf-adapter")
 KINDS = ("hf", "adapter", "lora", "gguf", "gguf-adapter", "modelfile", "int8", "int4", "fp8")
 TYPES = ("f32", "f16", "bf16", "q8_0")
 
@@ -37,8 +39,8 @@ def main(args: Namespace) -> None:
     folder = Path(args.source).expanduser()
     typed = args.to in ("gguf", "modelfile")
     out = args.out or folder / "export" / (f"{args.to}-{args.type}" if typed else args.to)
-    source = exporting.open_source(folder, args.base)
     options = exporting.Options(args.name or folder.resolve().name, args.type, args.base_name, args.one_rank)
+    source = exporting.open_source(folder, args.base, adapter=args.to in ADAPTERS)
     difference = exporting.export_model(source, args.to, out.expanduser(), options)
     print(f"{out} has {', '.join(sorted(file.name for file in out.expanduser().iterdir()))}")
     print("it holds the values of its source" if difference is None else difference)

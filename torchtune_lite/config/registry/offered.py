@@ -49,7 +49,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     FAMILIES: ("from_checkpoint", "tokenizer_of_checkpoint"),
     f"{PACKAGE}.modules.loss": ("CEWithChunkedOutputLoss", "LinearCrossEntropyLoss"),
     f"{PACKAGE}.optim": ("CPUOffloadAdamW", "MasterAdamW", "PagedAdamW", "StochasticAdamW", *_SCHEDULES),
-    f"{PACKAGE}.peft": ("AdaLoRA", "IA3", "VeRA"),
+    f"{PACKAGE}.peft": ("AdaLoRA", "IA3", "VeRA", "PTuning", "PrefixTuning", "PromptTuning"),
     f"{PACKAGE}.training": (*_CHECKPOINTERS, *_LOGGERS, *_SCHEDULES, "Profiler", "setup_torch_profiler"),
 }
 """The offered names of modules of this package; model families, which offer their builders, are not listed."""

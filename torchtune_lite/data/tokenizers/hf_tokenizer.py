@@ -25,6 +25,11 @@ from torchtune_lite.data.tokenizers.merges import MERGES, from_vocabulary
 from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer, PromptTemplateArg, TrainOn
 from torchtune_lite.errors import ConfigError, DataError
 
+TOKENIZER_JSON = "tokenizer.json"
+SAVE_AS_JSON = "save one with transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...))"
+AS_WRITTEN = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+"""How an added token is found in a text: exactly as it is written. It is not special, and so is shown when decoded."""
+
 
 class HuggingFaceBaseTokenizer:
     """Encodes and decodes text with a `tokenizer.json`.
@@ -32,7 +37,8 @@ class HuggingFaceBaseTokenizer:
     BOS, EOS and padding are those of tokenizer_config.json, special_tokens_map.json and, where they name none,
     generation_config.json; these are looked for beside `tokenizer_json_path` unless their paths are given. DataError
     where no EOS is named or a token that is named is not in the vocabulary. Without a padding token EOS pads: labels
-    are masked by their place, so that no EOS loses its own.
+    are masked by their place, so that no EOS loses its own. `add_tokens` are texts that become one token each, wherever
+    they stand, and are shown in what is decoded.
     """
 
     def __init__(
@@ -41,12 +47,14 @@ class HuggingFaceBaseTokenizer:
         *,
         tokenizer_config_json_path: str | Path | None = None,
         generation_config_path: str | Path | None = None,
+        add_tokens: Sequence[str] | None = None,
     ) -> None:
         path = Path(tokenizer_json_path).expanduser()
         self.folder = path.parent
         self.config = read_json(_beside(path, tokenizer_config_json_path, "tokenizer_config.json"))
         generation = read_json(_beside(path, generation_config_path, "generation_config.json"))
         self.tokenizer = _load(path, self.config)
+        self.added_ids = _add_tokens(self.tokenizer, add_tokens, path)
         self.template_variables = special_tokens(self.folder, self.config)
         self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
         self.special_tokens = {token.content: i for i, token in self.tokenizer.get_added_tokens_decoder().items()}
@@ -119,6 +127,7 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_eos_when_cut: bool = False,
         train_on: TrainOn = "all",
+        add_tokens: Sequence[str] | None = None,
     ) -> None:
         if truncation_type != "right":
             raise ConfigError(f"tokenizer.truncation_type={truncation_type!r} is not served; only 'right' is")
@@ -128,6 +137,7 @@ class HuggingFaceModelTokenizer(HuggingFaceBaseTokenizer, ModelTokenizer):
             tokenizer_json_path,
             tokenizer_config_json_path=tokenizer_config_json_path,
             generation_config_path=generation_config_path,
+            add_tokens=add_tokens,
         )
         self._guard = guard(self.tokenizer.get_vocab())
         self._guard_length = len(super().encode(self._guard, add_bos=False, add_eos=False))
@@ -180,6 +190,24 @@ def _beside(tokenizer_json: Path, given: str | Path | None, name: str) -> Path:
     if not path.is_file():
         raise DataError(f"tokenizer: {given} is not a file; leave the key out to use the {name} beside tokenizer.json")
     return path
+
+
+def _add_tokens(tokenizer: Any, names: Sequence[str] | None, path: Path) -> list[int]:
+    """Let texts be tokens of their own, and return their ids: those that they have, or the next ones."""
+    if names is None:
+        return []
+    if isinstance(names, str) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ConfigError(f"tokenizer.add_tokens is {names!r}; it must be a list of texts that are not empty")
+    if path.name != TOKENIZER_JSON:
+        raise ConfigError(f"tokenizer.add_tokens needs a {TOKENIZER_JSON}, not {path.name}; {SAVE_AS_JSON}")
+    from tokenizers import AddedToken
+
+    names, known = (
+        list(dict.fromkeys(names)),
+        {token.content for token in tokenizer.get_added_tokens_decoder().values()},
+    )
+    tokenizer.add_tokens([AddedToken(name, **AS_WRITTEN) for name in names if name not in known])
+    return [tokenizer.token_to_id(name) for name in names]
 
 
 def _load(path: Path, config: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.peft import adapter_modules
+from torchtune_lite.peft import is_adapted
 
 
 class Loss(Protocol):
@@ -83,7 +83,7 @@ class AdaptedModel(Model):
     @staticmethod
     def problem(model: nn.Module) -> str:
         """Say that there is no adapter."""
-        if adapter_modules(model):
+        if is_adapted(model):
             return ""
         return (
             "has no adapter, and this recipe trains nothing else; use a lora_ builder, or "
@@ -97,7 +97,7 @@ class WholeModel(Model):
     @staticmethod
     def problem(model: nn.Module) -> str:
         """Say that there are adapters."""
-        if not adapter_modules(model):
+        if not is_adapted(model):
             return ""
         return (
             "has adapters on a frozen base, and this recipe trains every weight; use a builder without lora_, or "

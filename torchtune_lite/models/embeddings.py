@@ -1,0 +1,67 @@
+"""The embedding of a model and the tokens that its tokenizer adds: rows for them, and whether they are trained."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchtune_lite.data import new_tokens
+from torchtune_lite.errors import ConfigError
+from torchtune_lite.modules import TiedOutput, TransformerDecoder
+from torchtune_lite.modules.transformer import TokenEmbedding
+from torchtune_lite.peft import adapter_modules, train_tokens
+from torchtune_lite.peft.trained_tokens import OCCUPIED
+from torchtune_lite.peft.virtual_tokens import VirtualTokensDecoder
+from torchtune_lite.utils import counted, get_logger
+
+
+def fit_embeddings(model: TransformerDecoder, tokenizer: Any) -> None:
+    """Give a model without weights rows for the tokens that were added; beside adapters, let these rows be trained.
+
+    They are `data.new_tokens`. One line tells of new rows, which start as the mean of the others and so take little
+    from their probabilities (Hewitt, "Initializing New Word Embeddings for Pretrained Language Models", 2021).
+    ConfigError where `train_embeddings: new` has nothing to train.
+
+    Virtual tokens that start as a text get its tokens here.
+    """
+    if isinstance(model, VirtualTokensDecoder):
+        model.prompt.read_text(tokenizer)
+    wanted = getattr(model, "train_embeddings", None)
+    new = new_tokens(tokenizer, model.config.vocab_size, wanted)
+    if not new:
+        if wanted == "new":
+            raise ConfigError(
+                "model.train_embeddings: new, but the tokenizer has no new tokens; name some in tokenizer.add_tokens"
+            )
+        return
+    try:
+        grow_embeddings(model, tokenizer.vocab_size)
+        if wanted != "all" and (wanted == "new" or adapter_modules(model)):
+            train_tokens(model, new, () if model.config.tie_word_embeddings else new)
+    except ValueError as error:
+        raise ConfigError(f"tokenizer.add_tokens: {error}") from error
+
+
+def grow_embeddings(model: TransformerDecoder, vocab_size: int) -> None:
+    """Give a model without weights the rows that it lacks of so many, in the embedding and the output.
+
+    One line tells of them. ValueError where the output is no plain projection.
+    """
+    size = model.config.vocab_size
+    if vocab_size <= size:
+        return
+    if not isinstance(model.output, TiedOutput) and type(model.output) is not nn.Linear:
+        raise ValueError(f"no row can be added to {OCCUPIED}")
+    c = model.config = replace(model.config, vocab_size=vocab_size)
+    model.added_rows += vocab_size - size
+    before = model.tok_embeddings.weight
+    with torch.device(before.device):
+        model.tok_embeddings = TokenEmbedding(vocab_size, c.embed_dim).requires_grad_(before.requires_grad)
+        if c.tie_word_embeddings:
+            model.output = TiedOutput(model.tok_embeddings, c.logit_softcap)
+        elif not c.num_classes:
+            head = nn.Linear(c.embed_dim, vocab_size, bias=False)
+            model.output = head.requires_grad_(model.output.weight.requires_grad)
+    rows = counted(vocab_size, "row")
+    get_logger().info("the embedding grows from %s to %s, the new ones the mean of the others", f"{size:,}", rows)
