@@ -4,6 +4,7 @@ import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,12 @@ from torchtune_lite.checkpoint.formats.adapter import (
     write_adapter,
 )
 from torchtune_lite.checkpoint.formats.adapter_config import check_adapters
-from torchtune_lite.checkpoint.formats.weights import Weight, with_mean_rows
-from torchtune_lite.checkpoint.layout import EMBEDDING, OUTPUT, HFLayout
+from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.merged_base import merged_base
 from torchtune_lite.checkpoint.model_weights import (
     base_parameters,
     check_finite,
-    check_sizes,
     check_weights,
     fill_with_zeros,
     load_weights,
@@ -30,6 +30,7 @@ from torchtune_lite.checkpoint.model_weights import (
 )
 from torchtune_lite.checkpoint.nf4_cache import open_cache
 from torchtune_lite.checkpoint.run_state import TrainingState
+from torchtune_lite.checkpoint.sizes import check_sizes, grown_embeddings
 from torchtune_lite.checkpoint.store.publishing import publish
 from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, save_tokenizer
 from torchtune_lite.checkpoint.verification import check_written
@@ -38,7 +39,7 @@ from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family, find_family
 from torchtune_lite.modules import DecoderConfig
-from torchtune_lite.peft import adapter_modules, adapter_state
+from torchtune_lite.peft import adapter_modules, adapter_state, is_mergeable
 
 COPIED = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "USE_POLICY*")
 """Small files of the base that a checkpoint made from it needs as well."""
@@ -224,12 +225,16 @@ class Checkpointer(ABC):
     ) -> None:
         """Publish `folder`, which must not exist: the merged model, the adapter in `adapter/`, `state` in `resume/`.
 
-        `adapter_only` leaves out the merged model and its config.json. Weights are merged in the dtype of the model, as
-        `merge_into` says. `verify` reads back what was written and compares it with the live model (`verification`).
-        SaveError, and no folder, when it cannot be written, a trained weight is NaN or infinite, or what was read back
-        is not the model.
+        `adapter_only` leaves out the merged model and its config.json, as is done where adapters cannot be merged.
+        Weights are merged in the dtype of the model, as `merge_into` says. `verify` reads back what was written and
+        compares it with the live model (`verification`). SaveError, and no folder, when it cannot be written, a trained
+        weight is NaN or infinite, or what was read back is not the model.
         """
         adapted = bool(adapter_modules(model))
+        if not adapter_only and not is_mergeable(model):
+            adapter_only = True
+            if self._small_files is None:  # once
+                log.info("virtual tokens are no weights: checkpoints have the adapter alone, which PEFT reads")
         if adapter_only and not adapted:
             raise SaveError("save_adapter_weights_only is set, but the model has no adapter")
         check_finite(model)
@@ -245,8 +250,8 @@ class Checkpointer(ABC):
             if not adapter_only:
                 self.write_model(draft, merged_weights(model, originals))
             if verify:
-                readers = () if adapter_only else self._readers(draft)
-                check_written(draft, Path(folder), model, self.layout, readers, originals)
+                readers = partial(self._readers, draft)
+                check_written(draft, Path(folder), model, self.layout, None if adapter_only else readers, originals)
             if state is not None:
                 state.write(draft / "resume", self.family)
 
@@ -273,26 +278,17 @@ class Checkpointer(ABC):
 
         The rows that the model has beyond them are the mean of the others.
         """
-        count = self._num_rows_to_add(model)
-        theirs = self.decoder_args | {"vocab_size": self.decoder_args["vocab_size"] + count}
-        check_sizes(model.config, theirs, self.checkpoint_dir)
+        check_sizes(model, self.decoder_args, self.checkpoint_dir)
         self.layout = self.layout_of(model.config)
         weights = self._weights()
         try:
             self.layout.check_tied(weights)
         except ValueError as error:
             raise CheckpointError(f"{self.checkpoint_dir} {error}") from error
-        if count:
-            embedding = [name for name in (EMBEDDING, OUTPUT) if name in weights]
-            weights |= {name: with_mean_rows(weights[name], count) for name in embedding}
+        weights |= grown_embeddings(weights, model, self.decoder_args)
         check_weights(
             {self._their_name(name): param for name, param in base_parameters(model).items()},
             {self._their_name(name): weight for name, weight in weights.items()},
             self.checkpoint_dir,
         )
         return merged_base(self, weights) if self.merge_adapter else weights
-
-    def _num_rows_to_add(self, model: nn.Module) -> int:
-        """Count the rows that the model has been given beyond the checkpoint's; none where it was saved with them."""
-        missing = model.config.vocab_size - self.decoder_args["vocab_size"]
-        return missing if missing == model.added_rows else 0

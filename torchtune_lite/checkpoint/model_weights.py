@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,6 @@ from tqdm import tqdm
 
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
-from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.peft import adapter_state, changed_biases, dequantize, is_quantized, mergeable_modules, quantize
 from torchtune_lite.utils import counted
 
@@ -21,21 +19,6 @@ def listed(names: Iterable[str], limit: int = 3) -> str:
     """Shorten a list for a message: `a, b, c and 9 more`."""
     names = list(names)
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def check_sizes(config: DecoderConfig, theirs: Mapping[str, Any], source: object) -> None:
-    """Raise CheckpointError where a model is not of the sizes of a checkpoint, `theirs` as `DecoderConfig` takes them.
-
-    `max_seq_len`, which bounds the input, is the run's own choice, as is an output of its own.
-    """
-    own = {"max_seq_len", *(("tie_word_embeddings",) if not config.tie_word_embeddings else ())}
-    sizes = {name: value for name, value in theirs.items() if name not in own}
-    if differences := config.differences(sizes):
-        misfits = [f"{name} {value}, the model has {ours}" for name, (ours, value) in differences.items()]
-        raise CheckpointError(
-            f"checkpoint {source} has {'; '.join(misfits)}; use _component_: "
-            "torchtune_lite.models.from_checkpoint, which takes its sizes from the checkpoint"
-        )
 
 
 def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Weight], source: object) -> None:

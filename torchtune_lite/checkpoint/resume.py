@@ -226,7 +226,8 @@ def restore(
     _check(folder, trainer, model, optimizer, lr_scheduler)
 
     if adapter_modules(model):
-        load_adapter(model, folder / "adapter", HFLayout(family, model.config))
+        if any(set(each.adapter_params()) - each.training_state().keys() for each in adapter_modules(model).values()):
+            load_adapter(model, folder / "adapter", HFLayout(family, model.config))
         restore_adapters(model, folder / "resume")
     else:
         weight = model.tok_embeddings.weight

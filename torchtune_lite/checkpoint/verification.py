@@ -9,7 +9,7 @@ machines can use less running time", 1977).
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,18 +110,18 @@ def check_written(
     folder: Path,
     model: nn.Module,
     layout: HFLayout,
-    readers: Iterable[Any],
+    readers: Callable[[], Iterable[Any]] | None,
     originals: Mapping[str, Weight] | None,
 ) -> None:
     """Compare what was written to `draft`, to become `folder`, with the live model; SaveError where it is not that.
 
-    `readers` are the checkpointers of the merged model in it, `originals` as in `compare`.
+    `readers` opens the checkpointers of the merged model in it, None without one; `originals` as in `compare`.
     """
     start, found = time.perf_counter(), "the adapter is as it was trained"
     try:
         if adapter_modules(model):
             check_adapter(draft / "adapter", model, layout)
-        for reader in readers:
+        for reader in readers() if readers else ():
             found = compare(model, reader.checked_weights(model), originals)
     except CheckpointError as error:
         problem = str(error).replace(str(draft), str(folder))

@@ -22,6 +22,7 @@ from torchtune_lite.export.quantized import SCHEMES, write_quantized
 from torchtune_lite.export.source import Source
 from torchtune_lite.models import from_checkpoint
 from torchtune_lite.modules import TransformerDecoder
+from torchtune_lite.peft import is_mergeable
 
 Written = Mapping[str, Weight] | None
 """The weights by our names as a reader of what was written gets them; None for what holds the live values."""
@@ -98,6 +99,10 @@ def export_model(source: Source, kind: str, folder: Path, options: Options) -> D
     """
     if kind not in WRITERS:
         raise ConfigError(f"--to {kind} is not known; allowed are {', '.join(WRITERS)}")
+    if kind != "adapter" and not is_mergeable(source.model):
+        raise ConfigError(
+            f"--to {kind}: virtual tokens are no weights and cannot be merged; use --to adapter, which PEFT reads"
+        )
     if folder.exists():
         raise ConfigError(f"{folder} exists and is not overwritten; name another folder with --out, or move it away")
     with torch.device("meta"):

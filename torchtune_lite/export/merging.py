@@ -14,6 +14,7 @@ from torchtune_lite.export.comparison import Difference, difference
 from torchtune_lite.export.hf import write_folder
 from torchtune_lite.export.source import Source, open_source
 from torchtune_lite.models import from_checkpoint
+from torchtune_lite.peft import is_mergeable
 
 
 def merge(adapters: Sequence[tuple[Path, float]], folder: Path, base: Path | str | None = None) -> Difference:
@@ -25,6 +26,8 @@ def merge(adapters: Sequence[tuple[Path, float]], folder: Path, base: Path | str
     sources = [open_source(path, base) for path, _ in adapters]
     if merged := [str(each.found.path) for each in sources if each.found.adapter is None]:
         raise ConfigError(f"{merged[0]} is a whole model; 'tune merge' takes adapters, which have a base in common")
+    if prompts := [str(each.found.path) for each in sources if not is_mergeable(each.model)]:
+        raise ConfigError(f"{prompts[0]} has virtual tokens, which are no weights and cannot be merged")
     bases = {each.found.base.resolve() for each in sources}
     if len(bases) > 1:
         raise ConfigError(

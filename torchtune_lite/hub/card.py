@@ -72,12 +72,13 @@ def _purpose(repo: str, facts: RunFacts, kind: Kind) -> str:
 
 
 def _shape(adapter: Mapping[str, Any]) -> str:
-    """Say of what kind and size an adapter is, and where it sits; nothing of none, or of a kind that is not served."""
+    """Say of what kind and size an adapter is, and where it sits; nothing of none, or an unknown one."""
     if adapter.get("peft_type") not in FILES:
         return ""
     kind, numbers = FILES[adapter["peft_type"]].described(adapter)
     targets = adapter.get("target_modules")
-    return f" It is {kind}{numbers}, on {', '.join(targets) if isinstance(targets, list) else targets}."
+    places = ", ".join(targets) if isinstance(targets, list) else targets
+    return f" It is {kind}{numbers}{f', on {places}' if places else ''}."
 
 
 def _use(repo: str, facts: RunFacts, kind: Kind) -> str:

@@ -73,7 +73,7 @@ class Family:
     (a tuple of them, or one). `fields` are the fields of `DecoderConfig` that all models of the family share, `read`
     gives those that a config.json decides, and `write` the keys of one that decide them. `meta_keys` are Meta's names,
     where Meta published files of its own. With `fits_fp16` False, activations of its models exceed the range of
-    float16.
+    float16. `scales_inputs` tells that transformers applies `embed_scale` to embeddings that it is given, too.
     """
 
     name: str
@@ -89,6 +89,7 @@ class Family:
     write: Callable[[DecoderConfig], dict[str, Any]] = lambda config: {}
     fields: Mapping[str, Any] = field(default_factory=dict)
     fits_fp16: bool = True
+    scales_inputs: bool = False
 
     @cached_property
     def hf_keys(self) -> dict[str, str]:

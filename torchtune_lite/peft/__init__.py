@@ -12,6 +12,7 @@ from torchtune_lite.peft.adapter import (
     changed_biases,
     freeze_base,
     is_adapted,
+    is_mergeable,
     mergeable_modules,
 )
 from torchtune_lite.peft.dora import DoRALinear
@@ -75,6 +76,7 @@ __all__ = [
     "freeze_base",
     "from_nf4_parts",
     "is_adapted",
+    "is_mergeable",
     "is_quantized",
     "mergeable_modules",
     "nf4_parts",

@@ -72,6 +72,11 @@ def mergeable_modules(model: nn.Module) -> dict[str, MergeableAdapter]:
     return {name: module for name, module in adapter_modules(model).items() if isinstance(module, MergeableAdapter)}
 
 
+def is_mergeable(model: nn.Module) -> bool:
+    """Return whether weights alone can be of the function of `model`: not with virtual tokens."""
+    return len(mergeable_modules(model)) == len(adapter_modules(model))
+
+
 def is_adapted(model: nn.Module) -> bool:
     """Return whether a part of `model` is trained: adapters, or rows that it gets with its tokenizer."""
     return bool(adapter_modules(model)) or getattr(model, "train_embeddings", None) is not None

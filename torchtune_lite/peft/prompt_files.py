@@ -34,7 +34,7 @@ class PromptFile(PeftFile):
     def tensors(self, adapted: Sequence[Projection]) -> dict[str, Tensor]:
         """Return the virtual tokens."""
         [prompt] = adapted[0].parts
-        return {TENSOR: prompt()}
+        return {TENSOR: prompt.made()}
 
     def assigned(
         self, adapted: Sequence[Projection], config: Mapping[str, Any], values: Mapping[str, Tensor], source: str

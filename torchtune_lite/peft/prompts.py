@@ -60,6 +60,16 @@ class VirtualTokens(nn.Module):
         """Return the virtual tokens `[k, width]`."""
         return self.embedding.weight if self.encoder is None else self.encoder(self.embedding.weight)
 
+    @torch.no_grad()
+    def made(self) -> Tensor:
+        """Return the virtual tokens as they are without dropout: what a file has of them."""
+        was_training = self.training
+        self.eval()
+        try:
+            return self()
+        finally:
+            self.train(was_training)
+
     def read_text(self, tokenizer: Any) -> None:
         """Let the virtual tokens of `text` start as its tokens, repeated or cut to their number."""
         if not self.text:
@@ -89,7 +99,7 @@ class VirtualTokens(nn.Module):
 
     def drop_encoder(self) -> None:
         """Let the virtual tokens stand by themselves, as a file has them."""
-        made = self()
+        made = self.made()
         self.embedding = nn.Embedding(*made.shape, device=made.device, dtype=made.dtype)
         self.encoder = None
 
@@ -134,7 +144,8 @@ class VirtualTokensMethod:
 
     def fields(self, config: DecoderConfig) -> dict[str, Any]:
         """Return the fields of PEFT's config that are this method's own."""
-        return {"token_dim": config.embed_dim, "num_attention_heads": config.num_heads}
+        heads, layers = config.num_heads, config.num_layers
+        return {"token_dim": config.embed_dim, "num_attention_heads": heads, "num_layers": layers}
 
 
 class PromptTuning(VirtualTokensMethod):
@@ -224,4 +235,5 @@ class PrefixTuning(VirtualTokensMethod):
         """Return the fields of a `PrefixTuningConfig`, whose attention heads are those of the keys."""
         dim = config.num_kv_heads * config.head_dim
         fields = {"token_dim": dim, "num_attention_heads": config.num_kv_heads}
-        return fields | {"prefix_projection": self.prefix_projection, "encoder_hidden_size": self.hidden or dim}
+        fields |= {"prefix_projection": self.prefix_projection, "encoder_hidden_size": self.hidden or dim}
+        return super().fields(config) | fields

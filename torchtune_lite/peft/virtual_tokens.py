@@ -103,6 +103,13 @@ class VirtualTokensDecoder(TransformerDecoder):
         starts = sequences.starts if isinstance(sequences, CachedSequences) else [0] * len(lens)
         return Room(lens, [0 if start else self.prompt.num_tokens for start in starts])
 
+    def with_room(self, tokens: Tensor, seq_lens: Sequence[int] | None) -> tuple[Tensor, Sequence[int] | None]:
+        """Return a batch in which zeros stand for the virtual tokens, and its lengths."""
+        sequences = seq_lens and PackedSequences(seq_lens, tokens.device)
+        k = self.prompt.num_tokens
+        longer = self.room(tokens, sequences).put(tokens, tokens.new_zeros(1, k), 1)
+        return longer, seq_lens and [k + length for length in seq_lens]
+
     def _check_length(self, length: int) -> None:
         super()._check_length(length - self.prompt.num_tokens)
 

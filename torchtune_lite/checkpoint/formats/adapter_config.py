@@ -44,6 +44,11 @@ def check_adapters(model: nn.Module, layout: HFLayout, merge_into: str) -> None:
         return
     file = file_of(adapted)
     file.check(adapted, merge_into)
+    if layout.family.scales_inputs and file.peft_type in ("PROMPT_TUNING", "P_TUNING"):
+        raise ConfigError(
+            f"transformers scales what a {layout.family.name} model is given, virtual tokens too, so that PEFT would "
+            "compute another function; use PrefixTuning or LoRA"
+        )
     if TOKENS not in file.harmless and embedding_fields(model).get(TOKENS):
         raise ConfigError(f"PEFT has no rows of new tokens beside {file.peft_type}; use LoRA, or train_embeddings: all")
 

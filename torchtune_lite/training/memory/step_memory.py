@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torchtune_lite.data import Batch
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.peft import is_quantized, num_bytes
+from torchtune_lite.peft.virtual_tokens import VirtualTokensDecoder
 from torchtune_lite.training.step.losses import known_rows
 from torchtune_lite.utils import to_device
 
@@ -69,9 +70,13 @@ def count_step(
     layer = model.layers[0]
     random = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with random, torch.enable_grad(), Allocations() as memory:
-        states = model.tok_embeddings(tokens).detach().requires_grad_()  # [b, s, d]
-        rotations, mask = model.rotations(tokens, seq_lens=lengths)
+        longer = tokens
+        if isinstance(model, VirtualTokensDecoder):
+            longer, lengths = model.with_room(tokens, lengths)
+        states = model.tok_embeddings(longer).detach().requires_grad_()  # [b, s, d]
+        rotations, mask = model.rotations(longer, seq_lens=lengths)
         kept, layer_most = memory.of(lambda: layer(states, rotations[layer.kind], mask), [states, *_trained(layer)])
+        states = states[:, : tokens.shape[1]].detach().requires_grad_()
         _, loss = memory.of(
             lambda: loss_fn(model.output, model.norm(states), labels, **rows),
             [states, *_trained(model.norm, model.output)],
