@@ -171,9 +171,10 @@ def compare(name: str, task: dict[str, Any], args: argparse.Namespace) -> list[d
         method = METHODS[method_name]
         rates = [method.rate * 3**power for power in range(-(args.rates // 2), args.rates - args.rates // 2)]
         trials = {
-            rate: [run(method, rate, args.steps, seed, task, "val") for seed in range(args.tries)] for rate in rates
+            rate: [run(method, rate, args.steps, seed, task, "val") for seed in range(args.tries)]
+            for rate in (rates if args.rates > 1 else ())
         }
-        rate = max(rates, key=lambda rate: sum(sum(each["right"]) for each in trials[rate]))
+        rate = max(rates, key=lambda rate: sum(sum(each["right"]) for each in trials.get(rate, ())))
         tests = [apart(method, rate, args.steps, 100 + seed, task, "test") for seed in range(args.seeds)]
         seconds = min(each["seconds"] for each in tests)
         own = {"right": [each["right"] for each in tests], "seconds": seconds, "name": method_name, "task": name}
@@ -181,7 +182,7 @@ def compare(name: str, task: dict[str, Any], args: argparse.Namespace) -> list[d
         lora = found.get("LoRA r8", own)
         steps = round(args.steps * lora["seconds"] / seconds)
         own["timed"] = own["right"]
-        if method_name != "LoRA r8":
+        if args.equal_time and method_name != "LoRA r8":
             timed = [run(method, rate, steps, 100 + seed, task, "test") for seed in range(args.seeds)]
             own["timed"] = [each["right"] for each in timed]
         found[method_name] = own
@@ -227,6 +228,9 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=2, help="seeds that choose a rate")
     parser.add_argument("--seeds", type=int, default=5, help="fresh ones, that are tested")
     parser.add_argument("--items", type=int, default=1000, help="of the test split; half as many choose the rate")
+    parser.add_argument(
+        "--equal-time", action=argparse.BooleanOptionalAction, default=True, help="too, not steps alone"
+    )
     parser.add_argument("--tasks", nargs="+", default=["addresses", "strings"], choices=["addresses", "strings"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--plot", type=Path, help="a picture to draw")
