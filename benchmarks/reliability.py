@@ -1,10 +1,11 @@
 """Kill training runs at random instants, break saves and damage files, and count the losses.
 
-    python benchmarks/reliability.py [--kills 200] [--seed 0] [--quick]
+    python benchmarks/reliability.py [--kills 200] [--pair-kills 40] [--seed 0] [--quick]
 
 Each operation of a save fails or kills; power is lost at any moment; every file of a checkpoint is damaged in every
 way; the tests that docs/reliability.md names are run. The sweeps are those of the tests. The result is a Markdown
-table. `--quick` kills 6 times. Negative controls show that the digest of a run covers each part of its state.
+table. `--pair-kills` are those of runs in two processes. `--quick` kills 6 times, and a pair twice. Negative controls
+show that the digest of a run covers each part of its state.
 """
 
 import argparse
@@ -17,8 +18,8 @@ import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
-os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the tests' sweeps
+os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+sys.path.insert(0, os.environ["PYTHONPATH"])  # for the tests' sweeps
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,7 +28,7 @@ from tests import fault_table
 from tests.checkpoint import corruption, memory
 from tests.checkpoint import test_store_faults as faults
 from tests.checkpoint.test_store_power_loss import PowerLoss
-from tests.recipes.killed_runs import Run, kills
+from tests.recipes.killed_runs import Pair, Run, kills
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, published
 from torchtune_lite.checkpoint.store.manifest import MANIFEST, read_manifest, write_manifest
 from torchtune_lite.models import llama2
@@ -154,6 +155,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--pair-kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
@@ -162,6 +164,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="reliability-") as name, redirect_stdout(sys.stderr):
         work = Path(name)
         rows, whole = kills(work, 6 if args.quick else args.kills, args.seed)
+        rows += kills(work / "pairs", 2 if args.quick else args.pair_kills, args.seed, ("full", "LoRA"), Pair)[0]
         noticed = controls(work, whole["LoRA"])
         rows += [*sweeps(work), damages(whole["LoRA"])]
         rows += [save_memory(work / f"wide {kind}", kind) for kind in KINDS]

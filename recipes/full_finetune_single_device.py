@@ -1,7 +1,7 @@
 """Fine-tune every weight of a model, on one device or several.
 
     tune run full_finetune_single_device --config llama2/7B_full_single_device checkpointer.checkpoint_dir=/models/7b
-    tune run --nproc_per_node 4 full_finetune_distributed --config ...    # on four GPUs, each with the whole model
+    tune run --nproc_per_node 4 full_finetune_distributed --config ...    # on four GPUs, which share the model
     tune cp full_finetune_single_device my_recipe.py     # then change it, and: tune run my_recipe.py --config ...
 
 Beside the weights, memory holds a gradient of each and what the optimizer keeps of it: with AdamW three times the

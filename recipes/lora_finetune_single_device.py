@@ -1,7 +1,7 @@
 """Fine-tune adapters (LoRA, QLoRA, DoRA) on a frozen base model, on one device or several.
 
     tune run lora_finetune_single_device --config llama2/7B_qlora_single_device checkpointer.checkpoint_dir=/models/7b
-    tune run --nproc_per_node 4 lora_finetune_distributed --config ...    # on four GPUs, each with the whole base
+    tune run --nproc_per_node 4 lora_finetune_distributed --config ...    # on four GPUs, which share the base
     tune cp lora_finetune_single_device my_recipe.py     # then change it, and: tune run my_recipe.py --config ...
 
 Which method it is, the model builder decides: `lora_llama2_7b` adapts a base in the dtype of the run, `qlora_llama2_7b`

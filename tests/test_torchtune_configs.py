@@ -90,7 +90,7 @@ def test_it_cannot_run_for_each_of_these_reasons(loss, folder, monkeypatch, caps
     out, err = validate(text.replace("lora_rank: 8", "lora_rnak: 8"), monkeypatch, capsys)
     assert out == ""
     for reason in (
-        "'fsdp_cpu_offload' is not served here; each process holds the whole model",
+        "'fsdp_cpu_offload' is not served here; with parallel.data: fsdp processes share the weights",
         "has no argument 'lora_rnak'; did you mean 'lora_rank'?",
     ):
         assert reason in err
@@ -101,8 +101,7 @@ ATTN = ("q_proj", "k_proj", "v_proj", "output_proj")
 
 
 @pytest.mark.parametrize("modules", [["q_proj"], ["q_proj", "v_proj", "output_proj"], list(ATTN)], ids=len)
-@pytest.mark.parametrize("mlp", [False, True])
-@pytest.mark.parametrize("output", [False, True])
+@pytest.mark.parametrize(("mlp", "output"), [(False, True), (True, False)])
 @pytest.mark.parametrize(
     ("builder", "more"), [("qlora_llama2_7b", {}), ("lora_llama2_7b", {"quantize_base": True}), ("lora_llama2_7b", {})]
 )

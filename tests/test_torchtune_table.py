@@ -66,7 +66,7 @@ def verdict(row, said):
         problems = re.findall(r"theirs\.yaml:\d+: (.*)", str(error))
         return f"not served: {'; '.join(problems)}"
     effect = re.search(r"warning: theirs\.yaml: (without effect here: .*)", said().err)
-    parts = ["runs, each process with the whole model" if row["recipe"].endswith("_distributed") else "runs"]
+    parts = ["runs, the processes share the weights" if row["recipe"].endswith("_distributed") else "runs"]
     parts += ["where bitsandbytes is installed"] if row["optimizer"].startswith("bitsandbytes.") else []
     parts += [f"with a warning: {effect[1]}"] if effect else []
     return ", ".join(parts)

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests.checkpoint.formats.test_meta import interleave, write_meta
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer, gather, write_adapter
-from torchtune_lite.checkpoint.formats.hf import write_hf_model
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, FullModelMetaCheckpointer, gather
+from torchtune_lite.checkpoint.formats.adapter import adapter_weights
+from torchtune_lite.checkpoint.formats.hf import hf_files, write_hf_config
+from torchtune_lite.checkpoint.formats.safetensors_stream import fill
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.model_weights import merged_weights
 from torchtune_lite.checkpoint.store import disk
@@ -231,12 +233,16 @@ QUERY = "model.layers.0.self_attn.q_proj.weight"
 def test_a_folder_that_is_not_the_model_is_refused(
     make_checkpointer, build, tmp_path: Path, monkeypatch, spoil: str, adapters: dict
 ):
-    def spoilt(folder, weights, config, shard_of=None):
-        weights, config = SPOILT[spoil](dict(weights), dict(config))
-        write_hf_model(folder, weights, config, shard_of)
+    def spoilt_files(folder, weights, shard_of=None):
+        return hf_files(folder, SPOILT[spoil](dict(weights), {})[0], shard_of)
+
+    def spoilt_config(folder, files, config):
+        [weights, *_] = files.values()
+        write_hf_config(folder, files, SPOILT[spoil](dict(weights), dict(config))[1])
 
     for layout in ("hf", "meta"):
-        monkeypatch.setattr(f"torchtune_lite.checkpoint.formats.{layout}.write_hf_model", spoilt)
+        monkeypatch.setattr(f"torchtune_lite.checkpoint.formats.{layout}.hf_files", spoilt_files)
+        monkeypatch.setattr(f"torchtune_lite.checkpoint.formats.{layout}.write_hf_config", spoilt_config)
     checkpointer = make_checkpointer()
     before = list(tmp_path.iterdir())
     with pytest.raises(SaveError, match="was written is not the model that was trained: ") as error:
@@ -255,13 +261,13 @@ def test_a_folder_that_is_not_the_model_is_refused(
 )
 def test_a_file_that_is_cut_off_is_refused(hf_base, build, tmp_path: Path, monkeypatch, name: str, damage: str):
     checkpointer = FullModelMetaCheckpointer(write_meta(tmp_path / "meta", hf_base), model_type="LLAMA2")
-    write_model = type(checkpointer).write_model
 
-    def write(self, folder, *args):
-        write_model(self, folder, *args)
-        os.truncate(folder / name, (folder / name).stat().st_size // 2)
+    def fill_and_cut(files, **how):
+        fill(files, **how)
+        file = tmp_path / next(iter(files)).parent.parent.name / name
+        os.truncate(file, file.stat().st_size // 2)
 
-    monkeypatch.setattr(type(checkpointer), "write_model", write)
+    monkeypatch.setattr("torchtune_lite.checkpoint.draft.fill", fill_and_cut)
     with pytest.raises(SaveError, match=f"{Path(name).name}: {damage}"):
         checkpointer.save(tmp_path / "out", build(checkpointer, **LORA), verify=True)
     assert not (tmp_path / "out").exists()
@@ -276,8 +282,7 @@ def test_an_adapter_that_is_not_the_live_one_is_refused(
     other = copy.deepcopy(model)
     adapter_state(other)["layers.1.attn.q_proj.lora_b.weight"].data[3, 2] += 1e-6
     monkeypatch.setattr(
-        "torchtune_lite.checkpoint.checkpointer.write_adapter",
-        lambda folder, model, *args, **kwargs: write_adapter(folder, other, *args, **kwargs),
+        "torchtune_lite.checkpoint.checkpointer.adapter_weights", lambda model, layout: adapter_weights(other, layout)
     )
     with pytest.raises(SaveError, match="differs from the live one in .*layers.1.self_attn.q_proj.lora_B.weight;"):
         checkpointer.save(tmp_path / "out", model, adapter_only=adapter_only, verify=True)

@@ -310,7 +310,7 @@ def test_the_next_save_has_the_same_files_without_making_them_again(hf_base, bui
     checkpointer.use_tokenizer(load_tokenizer(write_folder(tmp_path / "own", "bytelevel")), 1000)
     model = build(checkpointer, dtype=torch.float32)
     checkpointer.save(tmp_path / "first", model)
-    monkeypatch.setattr("torchtune_lite.checkpoint.checkpointer.save_tokenizer", None)  # would raise
+    monkeypatch.setattr("torchtune_lite.checkpoint.tokenizer.save_tokenizer", None)  # would raise
     checkpointer.save(tmp_path / "second", model)
     first, second = (
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.is_file()}

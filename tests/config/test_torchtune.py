@@ -103,3 +103,25 @@ def test_quantize_base_means_all_projections_of_the_layers_as_there(node, frozen
         problems, values = translate(values)
         [made] = list(torchtune.components_in(values))
         assert problems == [] and made.get("quantize_frozen") is frozen
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({}, None),
+        ({"data_parallel_shard_dim": -1, "data_parallel_replicate_dim": 1}, {"data": "fsdp"}),
+        ({"data_parallel_replicate_dim": 2}, {"data": "hsdp", "replicas": 2}),
+        ({"data_parallel_replicate_dim": 4, "data_parallel_shard_dim": 1}, {"data": "ddp"}),
+        ({"fsdp_reshard_after_forward": False}, {"reshard_after_forward": False}),
+        ({"data_parallel_shard_dim": 8, "parallel": {"data": "ddp"}}, {"data": "ddp"}),
+    ],
+)
+def test_keys_of_how_a_model_is_shared_are_those_of_parallel(theirs, ours):
+    document = Document("their.yaml", dict(theirs), {(key,): f"their.yaml:{i}" for i, key in enumerate(theirs)})
+    torchtune.share_out(document, served=["parallel"])
+    assert document.values == ({} if ours is None else {"parallel": ours})
+    if ours and "parallel" not in theirs:
+        assert document.place(("parallel", "data")).startswith("their.yaml:")
+    document = Document("their.yaml", dict(theirs), {})
+    torchtune.share_out(document, served=["model"])
+    assert document.values == theirs

@@ -77,7 +77,6 @@ def test_keys_of_parallel_that_are_elsewhere_say_what_to_do():
     problems, rest = drop(values, served=["parallel"])
     assert [line.partition("; ")[0] for line in problems] == [
         "their.yaml: 'parallel.tensor' is not served here",
-        "their.yaml: 'parallel.data: fsdp' is not served yet",
     ]
-    assert rest == {"parallel": {"timeout": 5}}
+    assert rest == {"parallel": {"data": "fsdp", "timeout": 5}}
     assert drop({"parallel": {"data": "ddp"}}, served=["parallel"]) == ([], {"parallel": {"data": "ddp"}})

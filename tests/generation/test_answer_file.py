@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,8 @@ LINE = '{"row": 0, "answer": "a", "made_by": "m"}\n'
     [
         "anything",
         "anything\n",
+        "\0" * 10**6,
+        LINE + "\n",
         '{"prompt": "A"}',
         "[]\n",
         '{"row": 0}\n',
@@ -94,7 +97,8 @@ def test_where_there_are_no_locks_it_works_without(tmp_path, monkeypatch):
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    for path, reason in ((tmp_path / "file/out", "File exists"), (tmp_path, "Is a directory")):
+    no_file = "it is no file that keeps what is written"
+    for path, reason in ((tmp_path / "file/out", "File exists"), (tmp_path, no_file), (Path(os.devnull), no_file)):
         with pytest.raises(ConfigError, match=f"^{path} cannot be used: {reason}; choose another file$"):
             AnswerFile(path, "m")
 

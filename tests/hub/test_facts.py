@@ -91,11 +91,15 @@ def test_losses_totals_and_scores_are_read_where_they_are(of, folder):
     (run / "broken.json").write_text("{")
     tasks = {"arc": {"acc,none": 0.25, "alias": "arc"}}
     (run / "eleuther_eval.json").write_text(json.dumps({"results": tasks, "date": 1.5, "versions": {"arc": 1.0}}))
+    for name, value in (("epoch_0", 9.5), ("epoch_1", 1.5)):  # where `tune eval` puts them
+        (run / "eval" / name).mkdir(parents=True)
+        (run / "eval" / name / "perplexity.json").write_text(json.dumps({"perplexity": value, "stride": 128}))
     facts = of()
     assert facts.losses == [{"step": 1, "loss": 2.5}, {"step": 1, "val_loss": 2.0}]
     assert facts.totals == {"steps": 1, "tokens": 9}
     assert facts.scores == [
         ("eleuther_eval", "arc: acc", 0.25),
+        ("perplexity", "perplexity", 9.5),
         ("exact_match", "exact_match", 0.5),
         ("exact_match", "rows", 4),
     ]

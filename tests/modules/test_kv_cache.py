@@ -34,6 +34,18 @@ def test_growing_and_copying_keep_what_is_there():
         assert not kept[0, :, 4:].any() and not kept[1, :, 6:].any()
 
 
+def test_reserved_positions_stand_before_each_slot_and_are_not_counted():
+    held = KVCache(2, 4, num_kv_heads=2, head_dim=4, dtype=torch.float32, device=CPU, reserved=3)
+    assert held.capacity == 4 and held.k.shape[2] == 7
+    held.k[:, :, :3] = 1
+    held.k[0, :, 3:5] = 2
+    held.grow(6)
+    assert held.capacity == 6 and held.k.shape[2] == 9
+    held.k[1] = 0
+    held.copy(0, 1, 2)
+    assert torch.equal(held.k[1, 0, :, 0], torch.tensor([1.0, 1, 1, 2, 2, 0, 0, 0, 0]))
+
+
 def test_positions_and_lengths_are_those_of_each_sequence():
     sequences = CachedSequences([4, 0], [7, 0], [1, 3], CPU)
     assert sequences.positions().tolist() == [[7, 0, 1, 2]]

@@ -1,5 +1,7 @@
 """Rows of tokens that are trained alone, against PEFT's numbers on the tiny Llama and against the whole matrix."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -35,8 +37,6 @@ def test_loss_logit_and_gradient_are_pefts():
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_gradient_is_that_of_the_rows_of_the_whole_matrix(tied):
     """With the loss that has the output inside it, as in training."""
-    from dataclasses import replace
-
     config = replace(CONFIG, tie_word_embeddings=tied)
     model = trained(config, () if tied else IDS)
     plain = decoder(config).double()
@@ -93,3 +93,6 @@ def test_all_trains_both_matrices_and_nothing_else_of_the_base():
     F.cross_entropy(model(TOKENS)[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten()).backward()
     named = {name for name, param in model.named_parameters() if param.grad is not None and "lora" not in name}
     assert named == {"tok_embeddings.weight", "output.weight"}
+    no_base = pytest.raises(ValueError, match="tok_embeddings.weight is trained itself, so that there is no base left")
+    with no_base, adapters_off(model):
+        pass

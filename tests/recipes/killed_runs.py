@@ -118,6 +118,10 @@ class Run:
                 return False
             time.sleep(0.0002)
         time.sleep(delay)
+        return self.strike(child, rng)
+
+    def strike(self, child: int, rng: random.Random) -> bool:
+        """Kill a run; return False if it ended before."""
         os.kill(child, signal.SIGKILL)
         return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
@@ -153,16 +157,52 @@ class Run:
         return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
 
 
+class Pair(Run):
+    """A run in two processes that share the weights, with their launcher; of these three some are killed."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        super().__init__(folder, kind)
+        self.words[2:2] = ["--nproc_per_node", "2"]
+
+    def strike(self, child: int, rng: random.Random) -> bool:
+        """Kill the launcher, a process of it or all; return when all have ended, False if all had before."""
+        workers = children(child)
+        victims = rng.choice(([child], [child, *workers], *([worker] for worker in workers)))
+        for pid in victims:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        while any(map(is_running, workers)):  # those whose launcher was killed stop with a checkpoint
+            time.sleep(0.01)
+        return status != 0
+
+
+def children(pid: int) -> list[int]:
+    """List the processes that a process has started."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process has not ended; one that nobody has waited for has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def kills(
-    work: Path, count: int, seed: int, kinds: Collection[str] = tuple(KINDS)
+    work: Path, count: int, seed: int, kinds: Collection[str] = tuple(KINDS), make: type[Run] = Run
 ) -> tuple[list[tuple[str, str]], dict[str, Run]]:
     """Kill runs `count` times; return rows of a table, and the uninterrupted run of each kind."""
     rng, tally, states = random.Random(seed), Counter(), Counter()
-    whole = {kind: Run(work / f"{kind} whole", kind) for kind in kinds}
+    whole = {kind: make(work / f"{kind} whole", kind) for kind in kinds}
     seconds = {kind: run.finish() for kind, run in whole.items()}
     while tally["kills"] < count:
         kind = rng.choice(list(kinds))
-        run = Run(work / f"run_{tally['runs']}", kind)
+        run = make(work / f"run_{tally['runs']}", kind)
         tally["runs"] += 1
         for _ in range(rng.randint(1, 3)):
             if not run.kill(rng, seconds[kind]):
@@ -183,9 +223,10 @@ def kills(
         print(f"{tally['kills']} kills, {tally['runs']} runs, {tally['equal']} equal", file=sys.stderr)
         if equal:
             shutil.rmtree(run.log.parent)
+    of = " of one or more of two processes and their launcher" if make is Pair else ""
     where = ", ".join(f"{number} {state}" for state, number in states.most_common())
     return [
-        (f"`kill -9` at random instants ({where})", str(tally["kills"])),
+        (f"`kill -9`{of} at random instants ({where})", str(tally["kills"])),
         (
             "published checkpoints that do not verify afterwards",
             f"{tally['checked'] - tally['valid']} of {tally['checked']}",

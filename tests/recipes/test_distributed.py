@@ -71,17 +71,20 @@ def assert_same(one: Path, two: Path, names=("loss", "grad_norm", "val_loss"), a
 
 @pytest.mark.parametrize("method", METHODS)
 def test_loss_norm_and_weights_are_those_of_one_process(train, method):
-    one, two = train("one", method), train("two", method, processes=2)
-    assert_same(one, two)
-    assert len(metrics(two, "loss")) == 8  # 15 micro-batches an epoch: in its last step one process has one of two
+    """Whether each process holds the whole model, or a share of its weights."""
+    one = train("one", method)
     folder = "epoch_1/adapter/adapter_model.safetensors" if method != "full" else "epoch_1/model.safetensors"
-    expected, found = load_file(one / folder), load_file(two / folder)
-    assert max((found[name] - expected[name]).abs().max() for name in expected) < 2e-5
-    verify(two / "epoch_1")
-    summaries = [json.loads((folder / "run.json").read_text()) for folder in (one, two)]
-    assert summaries[1]["label_tokens"] == summaries[0]["label_tokens"]
-    assert sorted(path.name for path in two.iterdir()) == sorted([*(path.name for path in one.iterdir()), "logs"])
-    assert "trainable params" in (two / "logs" / "rank_1.log").read_text()
+    summary = json.loads((one / "run.json").read_text())
+    for data in ("ddp", "fsdp"):
+        two = train(data, method, f"parallel.data={data}", processes=2)
+        assert_same(one, two)
+        assert len(metrics(two, "loss")) == 8  # 15 micro-batches an epoch: in its last step one process has one of two
+        expected, found = load_file(one / folder), load_file(two / folder)
+        assert max((found[name] - expected[name]).abs().max() for name in expected) < 2e-5
+        verify(two / "epoch_1")
+        assert json.loads((two / "run.json").read_text())["label_tokens"] == summary["label_tokens"]
+        assert sorted(path.name for path in two.iterdir()) == sorted([*(path.name for path in one.iterdir()), "logs"])
+        assert "trainable params" in (two / "logs" / "rank_1.log").read_text()
 
 
 def test_a_process_without_a_label_changes_nothing(train, probe):
@@ -107,9 +110,16 @@ def test_several_data_sets_and_a_stream_are_shared_out(train, tiny):
     assert_same(train("one stream", "LoRA", *words), train("two stream", "LoRA", *words, processes=2), names=("loss",))
 
 
-def test_a_resumed_run_is_that_which_went_on(train, tmp_path):
-    """Random states are those of each process: dropout differs between them, what an optimizer draws does not."""
-    words = [*DRAWING, "save_adapter_weights_only=True", "dataset_val=null", "save_every_n_steps=3"]
+@pytest.mark.parametrize("data", ["ddp", "fsdp"])
+def test_a_resumed_run_is_that_which_went_on(train, tmp_path, data):
+    """Random states are those of each process: dropout differs between them, what is drawn for one weight does not."""
+    words = [
+        *DRAWING,
+        f"parallel.data={data}",
+        "save_adapter_weights_only=True",
+        "dataset_val=null",
+        "save_every_n_steps=3",
+    ]
     whole = train("whole", "LoRA", *words, processes=2)
     again = train("again", "LoRA", *words, "epochs=1", "max_steps_per_epoch=4", processes=2)
     (again / "epoch_0").rename(tmp_path / "away")
@@ -136,18 +146,22 @@ def test_a_run_goes_on_in_another_number_of_processes(train, tmp_path):
     ("change", "answer"),
     [
         (
-            "optimizer_in_bwd=True",
+            "optimizer_in_bwd=True parallel.data=ddp",
             "optimizer_in_bwd: True is not served with 2 processes: it steps before gradients are summed",
         ),
         ("device=cuda:0", "device: cuda:0 is one device, and several processes run; set device: cuda, cpu or auto"),
         (
-            "memory_budget=auto",
+            "memory_budget=auto parallel.data=ddp",
             "memory_budget: auto is not served with 2 processes: it counts on all that is free; give GB",
         ),
+        ("dtype=fp16", "dtype: fp16 is not served with 2 processes: it has a loss scale of one process"),
+        ("memory_budget=4", "memory_budget is not served where processes share the weights (parallel.data: fsdp); set"),
+        ("enable_async_checkpointing=True", "enable_async_checkpointing: True is not served where processes share"),
+        ("parallel.replicas=3", "parallel.data: auto with 3 replicas of 2 processes is not served; replicas must"),
     ],
 )
 def test_what_is_not_served_is_refused(train, change, answer):
-    result = train("refused", "LoRA", change, processes=2, check=False)
+    result = train("refused", "LoRA", *change.split(), processes=2, check=False)
     assert result.returncode == 2 and answer in result.stderr
 
 

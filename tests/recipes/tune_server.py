@@ -13,10 +13,16 @@ import traceback
 
 import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401, for the loss curve
+import sentencepiece.sentencepiece_model_pb2  # noqa: F401, which a tokenizer reads its file with
+import torch
 import torch._dynamo  # noqa: F401, which NF4 and torch.compile load
+import torch.distributed.fsdp  # noqa: F401, for processes that share the weights
 import torchtune_lite.models.llama2
 
 import torchtune_lite.training  # noqa: F401
+from torchtune_lite.peft import quantize
+
+quantize(torch.zeros(128, 128))  # imports torchao
 
 
 def serve() -> None:

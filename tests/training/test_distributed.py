@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from tests.recipes.conftest import tune_in, tune_server  # noqa: F401
 from torchtune_lite import launcher
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.training import distributed
-from torchtune_lite.training.distributed import World, buckets
+from torchtune_lite.training.distributed import buckets
+from torchtune_lite.utils import sharding, world
 
 CASES = '''
 import json
@@ -86,6 +86,22 @@ def error_of_one(world):
     raise world.first(DataError("a.jsonl:3: bad") if world.rank == 1 else None)
 
 
+def error_of_a_disk(world):
+    """Everybody has it, and goes on."""
+    def write():
+        if world.rank == 1:
+            raise OSError(28, "No space left")
+        return 5
+
+    found = []
+    for call in (world.together, world.lead):
+        try:
+            found.append(call(write))
+        except OSError as error:
+            found.append(error.strerror)
+    return found
+
+
 def error_of_code(world):
     raise world.first(ZeroDivisionError("no") if world.rank == 1 else None)
 
@@ -139,6 +155,10 @@ def test_parameters_start_as_those_of_the_first(together):
     assert together("spread") == [[3.0, 3.0], [3.0, 3.0]]
 
 
+def test_an_error_of_one_can_be_that_of_all(together):
+    assert together("error_of_a_disk") == [["No space left", None]] * 2  # the second call is rank 0's alone
+
+
 def test_gradients_are_summed_in_their_dtype(together):
     summed = [[10.0, 10.0, "torch.float32"], [12.0, 12.0, "torch.float32"], [14.0, 14.0, "torch.bfloat16"]]
     summed.append([1.0, 1.0, "torch.float32"])
@@ -170,16 +190,6 @@ def test_an_error_of_one_ends_all(together, case, code, line):
 def test_who_does_not_come_is_named(together):
     error = together("absent", check=False).stderr
     assert re.search(r"tune: error: rank 1 did not come to step 4 in \d+ s \(parallel.timeout\): it hangs", error)
-
-
-def test_one_process_has_nobody_to_wait_for(monkeypatch):
-    world = World(torch.device("cpu"))
-    param = nn.Parameter(torch.ones(2))
-    world.sum_gradients([param])
-    assert param.grad is None
-    assert world.sum(2.5) == [2.5] and world.gather("a") == ["a"] and world.on_main(lambda: 3) == 3
-    error = ConfigError("no")
-    assert world.first(error) is error
 
 
 def test_buckets_have_one_dtype_and_about_a_size():
@@ -215,6 +225,6 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch, device, gpus, here, loca
 
 def test_one_process_imports_nothing_of_it():
     """What torch.distributed has is imported where several processes are started, or meet."""
-    for module in (distributed, launcher):
+    for module in (distributed, launcher, sharding, world):
         top = [node for node in ast.parse(Path(module.__file__).read_text()).body if isinstance(node, ast.ImportFrom)]
         assert not [node.module for node in top if node.module.startswith("torch.")]

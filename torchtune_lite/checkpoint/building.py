@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from torchtune_lite import config
-from torchtune_lite.checkpoint.formats.adapter import SavedMethod, put_adapters
+from torchtune_lite.checkpoint.formats.adapter_method import SavedMethod, put_adapters
 from torchtune_lite.models.builders import arguments_of, projections
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
 from torchtune_lite.peft import adapter_modules

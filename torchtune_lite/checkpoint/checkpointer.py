@@ -12,11 +12,15 @@ import torch
 from torch import nn
 
 from torchtune_lite.checkpoint.description import described
+from torchtune_lite.checkpoint.draft import Draft
+from torchtune_lite.checkpoint.formats.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from torchtune_lite.checkpoint.formats.adapter import (
+    adapter_weights,
     open_adapter,
-    write_adapter,
+    write_adapter_config,
 )
 from torchtune_lite.checkpoint.formats.adapter_config import check_adapters
+from torchtune_lite.checkpoint.formats.safetensors_stream import Files, write_safetensors_files
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.merged_base import merged_base
@@ -29,20 +33,17 @@ from torchtune_lite.checkpoint.model_weights import (
     merged_weights,
 )
 from torchtune_lite.checkpoint.nf4_cache import open_cache
-from torchtune_lite.checkpoint.run_state import TrainingState
+from torchtune_lite.checkpoint.run_state import OPTIMIZER, TrainingState
 from torchtune_lite.checkpoint.sizes import check_sizes, grown_embeddings
 from torchtune_lite.checkpoint.store.publishing import publish
-from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files, save_tokenizer
-from torchtune_lite.checkpoint.verification import check_written
+from torchtune_lite.checkpoint.tokenizer import SmallFiles
 from torchtune_lite.config import unserved_family
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family, find_family
 from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.peft import adapter_modules, adapter_state, is_mergeable
-
-COPIED = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "USE_POLICY*")
-"""Small files of the base that a checkpoint made from it needs as well."""
+from torchtune_lite.utils.world import World
 
 MERGE_INTO = ("quantized", "original")
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # OWNER/NAME
@@ -69,11 +70,10 @@ class Checkpointer(ABC):
     layout: HFLayout | None = None  # of the model that was last loaded or saved
     decoder_args: dict[str, Any]
     _files: list[Path]
-    _tokenizer: Any = None
-    _small_files: dict[str, bytes] | None = None
+    _small_files: SmallFiles
     _is_within = False  # the model is a part of a larger one
-    writes_cache = True  # False: another process does
     adapter_is_given = False  # True: the model has the adapters of adapter_checkpoint, whatever its arguments
+    world = World()  # of the processes that write a checkpoint together
 
     def __init__(
         self,
@@ -111,6 +111,7 @@ class Checkpointer(ABC):
         if merge_adapter and adapter_checkpoint is None:
             raise ConfigError("checkpointer.merge_adapter: True merges adapter_checkpoint, which is null")
         self.merge_into, self.cache_quantized, self.merge_adapter = merge_into, cache_quantized, merge_adapter
+        self._small_files = SmallFiles(self.checkpoint_dir)
         self._open(family)
 
     @property
@@ -131,12 +132,22 @@ class Checkpointer(ABC):
         """Return the checkpoint's name of our parameter `name`."""
 
     @abstractmethod
+    def model_files(self, folder: Path, weights: Mapping[str, Weight]) -> Files:
+        """Deal the weights of a merged model out to the files of a folder."""
+
+    @abstractmethod
+    def write_config(self, folder: Path, files: Files) -> None:
+        """Write what a reader of the layout needs besides these files and those in `COPIED`."""
+
     def write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
-        """Write the merged model and what a reader of the layout needs besides the files in `COPIED`."""
+        """Write a merged model."""
+        files = self.model_files(folder, weights)
+        write_safetensors_files(files)
+        self.write_config(folder, files)
 
     @abstractmethod
     def _readers(self, folder: Path) -> "list[Checkpointer]":
-        """Open a folder that `write_model` wrote."""
+        """Open a folder that a model was written to."""
 
     def load(
         self,
@@ -176,7 +187,7 @@ class Checkpointer(ABC):
         cached = cache.fill() if cache else ()
         rest = {name: weight for name, weight in weights.items() if name not in cached}
         load_weights(model, rest, device=device, dtype=dtype, source=self.checkpoint_dir, adapter_dtype=adapter_dtype)
-        if cache and not cached and self.writes_cache:
+        if cache and not cached and self.world.rank == 0:
             cache.write()
         for module in adapter_modules(model).values():
             module.init_adapter(adapter_dtype)
@@ -193,6 +204,8 @@ class Checkpointer(ABC):
     def check_adapters(self, model: nn.Module) -> None:
         """Raise ConfigError for adapters of `model` that a save could not write, or not merge as `merge_into` says."""
         check_adapters(model, self.layout_of(model.config), self.merge_into)
+        if not is_mergeable(model):
+            log.info("virtual tokens are no weights: checkpoints have the adapter alone, which PEFT reads")
 
     def layout_of(self, config: DecoderConfig) -> HFLayout:
         """Return the layout of the files for a model of these sizes."""
@@ -212,7 +225,7 @@ class Checkpointer(ABC):
         log.info(described(self.family.name, self.decoder_args, tokenizer))
         if self.adapter_is_given:
             log.info("going on with %s as it is: what 'model' says of adapters is not used", self.adapter_checkpoint)
-        self._tokenizer, self._small_files = tokenizer, None
+        self._small_files = SmallFiles(self.checkpoint_dir, tokenizer)
 
     def save(
         self,
@@ -228,50 +241,41 @@ class Checkpointer(ABC):
         `adapter_only` leaves out the merged model and its config.json, as is done where adapters cannot be merged.
         Weights are merged in the dtype of the model, as `merge_into` says. `verify` reads back what was written and
         compares it with the live model (`verification`). SaveError, and no folder, when it cannot be written, a trained
-        weight is NaN or infinite, or what was read back is not the model.
+        weight is NaN or infinite, or what was read back is not the model. The processes of `world`, each of which has a
+        part of the model, call it together.
         """
-        adapted = bool(adapter_modules(model))
-        if not adapter_only and not is_mergeable(model):
-            adapter_only = True
-            if self._small_files is None:  # once
-                log.info("virtual tokens are no weights: checkpoints have the adapter alone, which PEFT reads")
+        world, adapted = self.world, bool(adapter_modules(model))
+        adapter_only = adapter_only or not is_mergeable(model)
         if adapter_only and not adapted:
             raise SaveError("save_adapter_weights_only is set, but the model has no adapter")
-        check_finite(model)
+        world.together(lambda: check_finite(model))
         if self.layout is None:
             self.checked_weights(model)
         step = state.trainer["progress"].get("global_step") if state is not None else None
-        with publish(folder, step=step, num_bytes=self._num_bytes(model, adapter_only, state)) as draft:
-            self._write_small_files(draft)
+        with publish(folder, step=step, num_bytes=self._num_bytes(model, adapter_only, state), world=world) as path:
+            draft, originals = Draft(path, world), None
+            draft.add(partial(self._small_files.write, path))
             if adapted:
-                merged = f" with {self.adapter_checkpoint} merged in" if self.merge_adapter else ""
-                write_adapter(draft / "adapter", model, self.layout, base=f"{self.checkpoint_dir}{merged}")
-            originals = self.checked_weights(model) if self.merge_into == "original" and not adapter_only else None
+                base = f"{self.checkpoint_dir}{f' with {self.adapter_checkpoint} merged in' * self.merge_adapter}"
+                files = {path / "adapter" / ADAPTER_WEIGHTS: adapter_weights(model, self.layout)}
+                draft.add(partial(write_adapter_config, path / "adapter", model, self.layout, base), files)
             if not adapter_only:
-                self.write_model(draft, merged_weights(model, originals))
-            if verify:
-                readers = partial(self._readers, draft)
-                check_written(draft, Path(folder), model, self.layout, None if adapter_only else readers, originals)
+                originals = self.checked_weights(model) if self.merge_into == "original" else None
+                files = self.model_files(path, merged_weights(model, originals))
+                draft.add(partial(self.write_config, path, files), files)
             if state is not None:
-                state.write(draft / "resume", self.family)
-
-    def _write_small_files(self, draft: Path) -> None:
-        """Write the base's small files and those of the tokenizer, which are made and compared at the first save."""
-        if self._small_files is None:
-            copy_files(self.checkpoint_dir, draft, COPIED)
-            if self._tokenizer is not None:
-                save_tokenizer(draft, self._tokenizer, self.checkpoint_dir)
-            self._small_files = {file.name: file.read_bytes() for file in draft.iterdir()}
-            return
-        for name, content in self._small_files.items():
-            (draft / name).write_bytes(content)
+                files = {path / "resume" / OPTIMIZER: state.tensors}
+                draft.add(partial(state.write_rest, path / "resume", self.family), files)
+            draft.write()
+            if verify:
+                readers = [] if adapter_only else world.together(partial(self._readers, path))
+                draft.verify(Path(folder).name, model, self.layout, readers, originals)
 
     def _num_bytes(self, model: nn.Module, adapter_only: bool, state: TrainingState | None) -> int:
         """Say how many bytes of tensors a save writes."""
-        merged = [] if adapter_only else merged_weights(model).values()
-        tensors = [*adapter_state(model).values(), *(state.all_tensors() if state is not None else ())]
-        written = [*merged, *(() if adapter_only else self.layout.carried.values())]
-        return sum(weight.num_bytes for weight in written) + sum(t.nbytes for t in tensors)
+        written = [] if adapter_only else [*merged_weights(model).values(), *self.layout.carried.values()]
+        adapter = sum(tensor.nbytes for tensor in adapter_state(model).values())
+        return sum(weight.num_bytes for weight in written) + adapter + (0 if state is None else state.num_bytes)
 
     def checked_weights(self, model: nn.Module) -> dict[str, Weight]:
         """List the weights of the checkpoint by our names; CheckpointError where they are not those of `model`.

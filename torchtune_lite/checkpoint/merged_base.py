@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchtune_lite.checkpoint.formats.adapter import load_adapter, put_adapters
+from torchtune_lite.checkpoint.formats.adapter import load_adapter
+from torchtune_lite.checkpoint.formats.adapter_method import put_adapters
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.model_weights import listed, set_parameter
 from torchtune_lite.errors import ConfigError

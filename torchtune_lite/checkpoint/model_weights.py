@@ -11,6 +11,7 @@ from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.peft import adapter_state, changed_biases, dequantize, is_quantized, mergeable_modules, quantize
 from torchtune_lite.utils import counted
+from torchtune_lite.utils.sharding import is_sharded, local, rows, with_rows, written_rows
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -70,12 +71,17 @@ def load_weights(
     for name, weight in tqdm(weights.items(), desc="loading", unit="tensor", delay=1, leave=False):
         param = params[name]
         try:
+            adapter, own = adapters.get(name), rows(param)
+            looks_at_all = adapter is not None and adapter.starts_from_base
+            value = weight.read() if looks_at_all else weight.part(own.start, own.stop)
             # a copy where it becomes the parameter, which the file must not show through
-            value = weight.read().to(device=device, dtype=dtype, copy=param.is_meta and not is_quantized(param))
-            if name in adapters:
-                value = adapters[name].start_from(value, adapter_dtype)
+            value = value.to(device=device, dtype=dtype, copy=param.is_meta and not is_quantized(param))
+            if adapter is not None:
+                value = adapter.start_from(value, adapter_dtype)
+            if looks_at_all and is_sharded(param):
+                value = value[own].clone()
             if is_quantized(param):
-                value = quantize(value)
+                value = quantize(value, param)
             else:
                 _refuse_nonfinite(value)
         except ValueError as error:
@@ -86,7 +92,7 @@ def load_weights(
 def fill_with_zeros(model: nn.Module, *, device: torch.device | str, dtype: torch.dtype) -> None:
     """Return the base parameters of `model` their memory, for weights that are read later."""
     for name, param in base_parameters(model).items():
-        set_parameter(model, name, torch.zeros(param.shape, device=device, dtype=dtype))
+        set_parameter(model, name, torch.zeros(local(param).shape, device=device, dtype=dtype))
 
 
 def _refuse_nonfinite(value: Tensor) -> None:
@@ -100,11 +106,15 @@ def is_finite(value: Tensor) -> bool:
 
 
 def set_parameter(model: nn.Module, name: str, value: Tensor) -> None:
-    """Return the parameter `name` its value: in place where it exists, as itself where it is on the meta device."""
+    """Return the parameter `name` its value: in place where it exists, as itself where it is on the meta device.
+
+    Of one that is sharded, that is the value of its rows here.
+    """
     param = model.get_parameter(name)
     if not param.is_meta:
-        param.data.copy_(value)
+        local(param.data).copy_(value)
         return
+    value = with_rows(param.data, value)
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, nn.Parameter(value, requires_grad=param.requires_grad))
 
@@ -117,25 +127,28 @@ def merged_weights(model: nn.Module, originals: Mapping[str, Weight] | None = No
 
     def read(name: str, param: Tensor) -> Tensor:
         if name in biases:
-            return biases[name].merged_bias().detach()
-        base = None
+            return local(biases[name].merged_bias().detach())
+        base, own = None, rows(param)
         if originals is not None and is_quantized(param):
-            base = originals[name].read().to(device=param.device, dtype=param.dtype)
+            base = originals[name].part(own.start, own.stop).to(device=param.device, dtype=param.dtype)
         if name in adapters:
             return adapters[name].merged_weight(base)
-        return dequantize(param.detach()) if base is None else base
+        return dequantize(local(param.detach())) if base is None else base
+
+    def weight(name: str, param: Tensor) -> Weight:
+        weight = Weight(param.dtype, tuple(param.shape), partial(read, name, param))
+        beside = adapters[name].parameters() if name in adapters else ()
+        sharded = next(filter(is_sharded, [param, *beside]), None)
+        return weight if sharded is None else weight.of_shards(written_rows(param, sharded))
 
     adapters = {f"{name}.weight": module for name, module in mergeable_modules(model).items()}
     biases = changed_biases(model)
-    return {
-        name: Weight(param.dtype, tuple(param.shape), partial(read, name, param))
-        for name, param in base_parameters(model).items()
-    }
+    return {name: weight(name, param) for name, param in base_parameters(model).items()}
 
 
 def check_finite(model: nn.Module) -> None:
     """Raise SaveError when a trained parameter holds NaN or infinity."""
-    trained = {name: param.detach() for name, param in model.named_parameters() if param.requires_grad}
+    trained = {name: local(param.detach()) for name, param in model.named_parameters() if param.requires_grad}
     broken = [name for name, param in trained.items() if not is_finite(param)]
     if broken:
         raise SaveError(

@@ -23,6 +23,7 @@ from torchtune_lite.errors import CheckpointError, SaveError
 from torchtune_lite.kernels.nf4.codec import NF4Weight
 from torchtune_lite.peft import adapter_modules, blank_parts, from_nf4_parts, is_quantized, nf4_parts, num_bytes
 from torchtune_lite.utils import counted
+from torchtune_lite.utils.sharding import is_sharded
 
 log = logging.getLogger("torchtune_lite")
 
@@ -126,6 +127,8 @@ def open_cache(
         reason = "no weight of the model is in NF4"
     elif any(module.starts_from_base for module in adapter_modules(model).values()):
         reason = "the adapters start from the base (init_lora_weights)"
+    elif any(map(is_sharded, model.parameters())):
+        reason = "each process reads and quantises its own rows"
     else:
         return NF4Cache(cache_dir, model, files, reading, **kind)
     log.warning("checkpointer.cache_quantized is without effect: %s", reason)

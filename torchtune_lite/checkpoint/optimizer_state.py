@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torchtune_lite.checkpoint.formats.tensor_classes import unflatten_tensor
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.run_state import options_of
+from torchtune_lite.utils.sharding import local, rows, with_rows
 
 
 def restore_options(optimizer: Optimizer, lr_scheduler: LRScheduler | None, trainer: dict[str, Any]) -> None:
@@ -71,11 +72,14 @@ def restore_moments(
 
 def _placed(optimizer: Optimizer, options: dict[str, Any], param: nn.Parameter, key: str, weight: Weight) -> Tensor:
     """Read a tensor of a parameter's state to where the optimizer keeps it."""
+    own = rows(param)
+    value = weight.part(own.start, own.stop) if weight.shape == tuple(param.shape) else weight.read()
     if hasattr(optimizer, "new_state"):  # of torchtune_lite.optim
-        state = optimizer.state[param] or optimizer.new_state(param)
+        state = optimizer.state[param] or optimizer.new_state(local(param.detach()))
         optimizer.state[param] = state
-        return state[key].copy_(weight.read())
+        return state[key].copy_(value)
     if getattr(optimizer, "is_paged", False) and key.startswith("state"):  # of bitsandbytes
-        return optimizer.get_state_buffer(param, dtype=weight.dtype).copy_(weight.read())
+        return optimizer.get_state_buffer(param, dtype=weight.dtype).copy_(value)
     counter = not weight.shape and not (options.get("capturable") or options.get("fused"))
-    return weight.read().to(device="cpu" if counter else param.device, copy=True)
+    value = value.to(device="cpu" if counter else param.device, copy=True)
+    return with_rows(param.detach(), value) if weight.shape == tuple(param.shape) else value

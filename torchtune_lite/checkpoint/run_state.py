@@ -27,6 +27,7 @@ from torchtune_lite.checkpoint.rng import as_json, rng_state
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import Family
 from torchtune_lite.peft import adapter_modules
+from torchtune_lite.utils.sharding import is_sharded, local, written_rows
 
 FORMAT = 1
 OPTIMIZER, ADAPTER, TRAINER, RNG = "optimizer.safetensors", "adapter.safetensors", "trainer.json", "rng.json"
@@ -39,19 +40,24 @@ class TrainingState:
     `of_adapters` are what adapters need besides their file, as `<module>/<key>`.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Weight]
     of_adapters: dict[str, Tensor]
     trainer: dict[str, Any]
     rng: list[dict[str, Any]]  # of each process
 
-    def all_tensors(self) -> list[Tensor]:
-        """Return the tensors that are written."""
-        return [*self.tensors.values(), *self.of_adapters.values()]
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of the tensors that are written."""
+        return sum(each.num_bytes for each in self.tensors.values()) + sum(t.nbytes for t in self.of_adapters.values())
 
     def write(self, folder: Path, family: Family) -> None:
-        """Write the state to a new folder, one tensor at a time; `family` is that of the weights that lie beside it."""
+        """Write the state to a new folder, one tensor at a time."""
+        self.write_rest(folder, family)
+        write_safetensors(folder / OPTIMIZER, self.tensors)
+
+    def write_rest(self, folder: Path, family: Family) -> None:
+        """Make a folder with all but the tensors; `family` is that of the weights that lie beside it."""
         folder.mkdir()
-        write_safetensors(folder / OPTIMIZER, {name: Weight.of(tensor) for name, tensor in self.tensors.items()})
         if self.of_adapters:
             write_safetensors(folder / ADAPTER, {name: Weight.of(each) for name, each in self.of_adapters.items()})
         write_json(folder / TRAINER, {"format": FORMAT, "family": family.model_type, **self.trainer})
@@ -72,7 +78,8 @@ def gather(
     `progress` is the recipe's, with `global_step`: the optimizer steps done, and `seed`. `facts` are `run_facts`, which
     a run that goes on is compared with. `rng` has the `rng_state` of each process; None: there is this one alone.
     """
-    names = {param: name for name, param in model.named_parameters()}
+    params = dict(model.named_parameters())
+    names = {param: name for name, param in params.items()}
     entries = {
         f"{names[param]}/{key}": value for param, state in optimizer.state.items() for key, value in state.items()
     }
@@ -80,7 +87,8 @@ def gather(
     for name, value in entries.items():
         if isinstance(value, Tensor):
             parts, about = flatten_tensor(value)
-            tensors |= {f"{name}/{part}" if part else name: tensor for part, tensor in parts.items()}
+            param = params[name.rpartition("/")[0]]
+            tensors |= {f"{name}/{part}" if part else name: _weight(tensor, param) for part, tensor in parts.items()}
             if about is not None:
                 classes[name] = about
     return TrainingState(
@@ -111,6 +119,13 @@ def gather(
         },
         rng=[rng_state()] if rng is None else rng,
     )
+
+
+def _weight(tensor: Tensor, param: Tensor) -> Weight:
+    """Return a tensor of the state of a parameter; of one that is sharded, it may be a plain one of its rows here."""
+    if not is_sharded(param) or is_sharded(tensor) or tensor.shape != local(param).shape:
+        return Weight.of(tensor)
+    return Weight(tensor.dtype, tuple(param.shape), lambda: tensor).of_shards(written_rows(param, param))
 
 
 def restore_adapters(model: nn.Module, folder: Path) -> None:

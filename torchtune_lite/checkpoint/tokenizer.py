@@ -34,6 +34,8 @@ TOKENIZER_FILES = (
     "chat_template*",
 )
 """The files from which transformers reads a tokenizer."""
+COPIED = (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "USE_POLICY*")
+"""Small files of the base that a checkpoint made from it needs as well."""
 CODE = (".bin", ".dll", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".sh", ".so")  # or pickles, which run it
 LARGEST = 100_000_000  # bytes; the largest tokenizer.json of 2025 has 35 million
 
@@ -53,6 +55,25 @@ TEXTS = ("", " ", " And", "  two  spaces ", "\n\n and lines", "\ta tab", "a\n b"
 """Texts to compare two tokenizers by, if a run trains on texts as they are."""
 
 log = logging.getLogger("torchtune_lite")
+
+
+class SmallFiles:
+    """The small files of a checkpoint: those in `COPIED` of its base, and a tokenizer's in the place of the base's."""
+
+    def __init__(self, base: Path, tokenizer: Any = None) -> None:
+        self._base, self._tokenizer = base, tokenizer
+        self._made: dict[str, bytes] | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write them to an empty folder; they are made and compared at the first time."""
+        if self._made is None:
+            copy_files(self._base, folder, COPIED)
+            if self._tokenizer is not None:
+                save_tokenizer(folder, self._tokenizer, self._base)
+            self._made = {file.name: file.read_bytes() for file in folder.iterdir()}
+            return
+        for name, content in self._made.items():
+            (folder / name).write_bytes(content)
 
 
 def copy_files(source: Path, folder: Path, patterns: Iterable[str]) -> None:

@@ -7,11 +7,8 @@ float32: of two linear maps that differ, at least half of all such vectors show 
 machines can use less running time", 1977).
 """
 
-import logging
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,24 +17,21 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from torchtune_lite.checkpoint.formats.adapter import check_adapter
 from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import base_parameters, listed
-from torchtune_lite.errors import CheckpointError, SaveError
+from torchtune_lite.errors import CheckpointError
 from torchtune_lite.kernels.nf4.linear import row_tiles
 from torchtune_lite.peft import (
     Adapter,
     TrainedRows,
-    adapter_modules,
     changed_biases,
     is_quantized,
     mergeable_modules,
+    rows_here,
     storage,
 )
 from torchtune_lite.utils import counted
-
-log = logging.getLogger("torchtune_lite")
+from torchtune_lite.utils.sharding import as_lies, local, rows
 
 Tiles = Iterable[tuple[slice, Tensor]]
 
@@ -84,16 +78,17 @@ def compare(
     biases, params = changed_biases(model), base_parameters(model)
     problems, error, size = [], 0.0, 0.0
     for name, param in params.items():
-        written, module = weights[name].read(), adapters.get(name)
+        own, module = rows(param), adapters.get(name)
+        written = weights[name].part(own.start, own.stop)
         merge = _Merge(module) if module is not None and not isinstance(module, TrainedRows) else None
         plain = biases[name].merged_bias() if name in biases else param.detach()
         tiles = _tiles(plain) if module is None else (merge or module).merged_tiles()
         if originals is not None and is_quantized(param):
-            for rows, values in tiles:
-                original = written[rows].to(values)
+            for tile, values in tiles:
+                original = written[tile].to(values)
                 error += (original - values).square().sum(dtype=torch.float32).item()
                 size += original.square().sum(dtype=torch.float32).item()
-            base = originals[name].read().to(device=param.device, dtype=param.dtype)
+            base = originals[name].part(own.start, own.stop).to(device=param.device, dtype=param.dtype)
             tiles = module.merged_tiles(base) if merge else _tiles(base)
         problem = _wrong_values(written, param.dtype, tiles, REPEATED if merge else 0.0)
         problem = problem or (merge and merge.problem())
@@ -105,35 +100,9 @@ def compare(
     return Comparison(len(params), len(adapters), (error / size) ** 0.5 if size else None)
 
 
-def check_written(
-    draft: Path,
-    folder: Path,
-    model: nn.Module,
-    layout: HFLayout,
-    readers: Callable[[], Iterable[Any]] | None,
-    originals: Mapping[str, Weight] | None,
-) -> None:
-    """Compare what was written to `draft`, to become `folder`, with the live model; SaveError where it is not that.
-
-    `readers` opens the checkpointers of the merged model in it, None without one; `originals` as in `compare`.
-    """
-    start, found = time.perf_counter(), "the adapter is as it was trained"
-    try:
-        if adapter_modules(model):
-            check_adapter(draft / "adapter", model, layout)
-        for reader in readers() if readers else ():
-            found = compare(model, reader.checked_weights(model), originals)
-    except CheckpointError as error:
-        problem = str(error).replace(str(draft), str(folder))
-        raise SaveError(
-            f"not saved: what was written is not the model that was trained: {problem}; please report it "
-            "(verify_saves: null saves without this check)"
-        ) from error
-    log.info("verified %s in %.1f s: %s", folder.name, time.perf_counter() - start, found)
-
-
 def _tiles(weight: Tensor) -> Tiles:
     """Yield slices of the rows of a weight, plain or NF4, with their values."""
+    weight = local(weight)
     return row_tiles(storage(weight), len(weight)) if weight.dim() > 1 else [(slice(None), weight)]
 
 
@@ -142,8 +111,8 @@ def _wrong_values(written: Tensor, dtype: torch.dtype, tiles: Tiles, slack: floa
     if written.dtype != dtype:
         return f"is {_name(written.dtype)}, not {_name(dtype)}"
     count, worst, bits = 0, torch.zeros(()), BITS[dtype.itemsize]
-    for rows, expected in tiles:
-        found, nearest = written[rows].to(expected.device), expected.to(dtype)
+    for tile, expected in tiles:
+        found, nearest = written[tile].to(expected.device), expected.to(dtype)
         if torch.equal(found.view(bits), nearest.view(bits)):  # four times as fast as comparing bfloat16
             continue
         off = _distance(found, expected) - _distance(nearest, expected)
@@ -172,9 +141,9 @@ class _Merge:
 
     def merged_tiles(self) -> Tiles:
         """Yield the module's `merged_tiles`, each multiplied on the way."""
-        for rows, values in self._module.merged_tiles():
+        for tile, values in self._module.merged_tiles():
             self._products.append(self._probes @ values.t())
-            yield rows, values
+            yield tile, values
 
     def problem(self) -> str | None:
         """Say how far the two are apart, once all tiles have been taken."""
@@ -186,14 +155,15 @@ class _Merge:
 
     def _live(self) -> Tensor:
         module, was_training = self._module, self._module.training
-        adapter = {name: module.get_parameter(name).float() for name in module.adapter_params()}
+        params = rows_here(module)
+        params |= {name: params[name].float() for name in module.adapter_params()}
         module.eval()  # without dropout
         try:
             with _Float32Products():
-                products = functional_call(module, adapter, self._probes)
+                products = functional_call(module, params, self._probes)
         finally:
             module.train(was_training)
-        return products if module.bias is None else products - module.merged_bias()
+        return products if module.bias is None else products - as_lies(module.merged_bias(), module.weight)
 
 
 def _is_exact(device: torch.device) -> bool:

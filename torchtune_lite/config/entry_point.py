@@ -117,6 +117,7 @@ def load(config: str | Path, changes: Sequence[str], cls: type[S]) -> S:
         del doc.values[key]  # nothing refers to it any more
     problems += resolve(doc)
     doc.values.pop("recipe", None)
+    torchtune.share_out(doc, known)
     problems += unsupported.drop(doc, known)
     problems += torchtune.translate(doc, settings.losses(cls))
     made, found = settings.build(cls, doc)

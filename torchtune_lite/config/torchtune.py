@@ -1,13 +1,16 @@
 """The meaning of names in torchtune's configs that differ from this package's object of the same name."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from torchtune_lite.config.registry.lookup import find
 from torchtune_lite.config.text.document import Document
 from torchtune_lite.config.unsupported import ANY, unserved_family
 from torchtune_lite.errors import ConfigError, warn
+
+PARALLEL = {"data_parallel_replicate_dim": 1, "data_parallel_shard_dim": -1, "fsdp_reshard_after_forward": True}
+"""torchtune's keys of how processes share a model, and their defaults; -1 stands for all, or all of a replica."""
 
 LOSS = "torchtune_lite.modules.loss.LinearCrossEntropyLoss"
 
@@ -63,6 +66,28 @@ def translate(document: Document, losses: list[str]) -> list[str]:
     if without_effect:
         warn(f"{document.name}: without effect here: {', '.join(without_effect)}")
     return problems
+
+
+def share_out(document: Document, served: Container[str]) -> None:
+    """Write torchtune's keys of how processes share a model as those of `parallel`, which come first, if it is served.
+
+    torchtune's default is that all processes share one.
+    """
+    if "parallel" not in served:
+        return
+    given = {key: document.values.pop(key) for key in PARALLEL if key in document.values}
+    replicas, shards = (given.get(key, default) for key, default in list(PARALLEL.items())[:2])
+    meant: dict[str, Any] = {"data": "fsdp"} if "data_parallel_shard_dim" in given else {}
+    if shards == 1:
+        meant = {"data": "ddp"}
+    elif replicas != 1:
+        meant = {"data": "hsdp", "replicas": replicas}
+    if (keeps := given.get("fsdp_reshard_after_forward")) is not None:
+        meant["reshard_after_forward"] = keeps
+    ours = document.values.get("parallel", {})
+    if meant and isinstance(ours, dict):
+        document.origins.setdefault(("parallel",), document.place((next(iter(given)),)))
+        document.values["parallel"] = meant | ours
 
 
 def _keep_last(document: Document) -> None:

@@ -7,7 +7,7 @@ from torchtune_lite.config.text.document import Document
 from torchtune_lite.errors import warn
 
 ANY = object()
-EACH_WHOLE = "each process holds the whole model (parallel.data: ddp)"
+SHARED = "with parallel.data: fsdp processes share the weights"
 
 # key: (the values that mean "off" besides false, null and enabled: false; what to do instead of turning it on)
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -19,35 +19,32 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "compile": ((), "call torch.compile in a recipe of your own ('tune cp')"),
     "cudnn_deterministic_mode": ((), "set a seed; runs on the CPU repeat exactly"),
-    "context_parallel_dim": ((1,), f"{EACH_WHOLE}; for long sequences use model.mlp_tile and activation checkpointing"),
+    "context_parallel_dim": ((1,), "for long sequences use model.mlp_tile and activation checkpointing"),
     "custom_sharded_layers": ((ANY,), ""),
-    "data_parallel_replicate_dim": ((1,), f"{EACH_WHOLE}, as many as --nproc_per_node says; remove the key"),
-    "data_parallel_shard_dim": ((-1, 1), f"{EACH_WHOLE}; remove the key, and use QLoRA where the model does not fit"),
+    **dict.fromkeys(("data_parallel_replicate_dim", "data_parallel_shard_dim"), ((ANY,), "")),
     "enable_activation_offloading": ((), "use enable_activation_checkpointing: True and a smaller batch_size"),
     "enable_async_checkpointing": ((), "use save_every_n_steps and save_adapter_weights_only: True"),
     "enable_fp8_training": ((), "use dtype: bf16"),
     "enable_kv_cache": ((True,), "the cache is always on; remove the key"),
     "fp8_recipe_name": ((ANY,), ""),
     "fsdp": ((ANY,), ""),
-    "fsdp_cpu_offload": ((), f"{EACH_WHOLE}; use QLoRA to save memory"),
+    "fsdp_cpu_offload": ((), f"{SHARED}; for those of the optimizer use torchtune_lite.optim.CPUOffloadAdamW"),
     "fsdp_reshard_after_forward": ((ANY,), ""),
     "low_cpu_ram": ((True,), "weights are always read one at a time; remove the key"),
     "output_dir": ((ANY,), ""),
     "profiler": ((), "use torch.profiler in a recipe of your own ('tune cp')"),
     "quantizer": ((), "use a qlora_ model builder"),
     "resume_from_checkpoint": ((), "name the folder of the checkpoint in checkpointer.checkpoint_dir"),
-    "tensor_parallel_dim": ((1,), f"{EACH_WHOLE}; use QLoRA where it does not fit"),
+    "tensor_parallel_dim": ((1,), f"{SHARED}, which is for models of any size; remove the key"),
     "tensor_parallel_plan": ((ANY,), ""),
 }
 
 PARALLEL = {
     "context": "use model.mlp_tile and activation checkpointing for long sequences",
-    "offload": "use QLoRA, or optimizer: torchtune_lite.optim.CPUOffloadAdamW",
-    "reshard_after_forward": f"{EACH_WHOLE}; remove the key",
-    "tensor": "use QLoRA where the model does not fit on a GPU",
+    "offload": "for the state of the optimizer use torchtune_lite.optim.CPUOffloadAdamW, for the weights QLoRA",
+    "tensor": f"{SHARED}, which is for models of any size; remove the key",
 }
-"""Keys of `parallel` elsewhere that are not served, and what to do instead; so are the values SHARDED of its `data`."""
-SHARDED = ("fsdp", "hsdp")
+"""Keys of `parallel` elsewhere that are not served, and what to do instead."""
 
 IMAGES = "it sees or makes images"
 FAMILIES = {
@@ -91,12 +88,6 @@ def _drop_parallel(document: Document, parallel: dict[str, Any]) -> list[str]:
         del parallel[key]
         place = document.place(("parallel", key))
         problems.append(f"{place}: 'parallel.{key}' is not served here; {PARALLEL[key]}")
-    if parallel.get("data") in SHARDED:
-        place, data = document.place(("parallel", "data")), parallel.pop("data")
-        problems.append(
-            f"{place}: 'parallel.data: {data}' is not served yet; use ddp, with which each process holds the whole "
-            "model, and QLoRA where that does not fit"
-        )
     return problems
 
 

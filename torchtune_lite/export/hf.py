@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torchtune_lite.checkpoint import FullModelHFCheckpointer
-from torchtune_lite.checkpoint.checkpointer import COPIED
 from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.tokenizer import TOKENIZER_FILES, copy_files
+from torchtune_lite.checkpoint.tokenizer import COPIED, TOKENIZER_FILES, copy_files
 from torchtune_lite.export.source import Source
 from torchtune_lite.modules import TransformerDecoder
 

@@ -28,35 +28,37 @@ class AnswerFile:
         self.path, self.made_by = path, made_by
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file():
+                raise FileExistsError("it is no file that keeps what is written")
             self._file = path.open("a+b")
             lock_file(self._file)
-            end = self._end()
+            self._file.truncate(self._end(anew))
         except BlockingIOError:
             raise ConfigError(f"{path} is being written by another process; wait for it, or choose another") from None
         except OSError as error:
             raise ConfigError(f"{path} cannot be used: {error.strerror or error}; choose another file") from error
-        if end is None and not anew:
-            raise ConfigError(
-                f"{path} holds something else than answers by this model and these settings; choose another file, or "
-                "remove it"
-            )
-        self._file.truncate(end or 0)
 
-    def _end(self) -> int | None:
-        """Return where the last whole result ends; None where anything else stands in the file."""
+    def _end(self, anew: bool) -> int:
+        """Return where the last whole result ends; 0 where anything else stands in the file, if it is begun `anew`."""
         self._file.seek(0)
         end = 0
-        for line in self._file:
+        while (start := self._file.read(len(START))) and START.startswith(start):  # before a line that may have no end
+            line = start + self._file.readline()
             if not line.endswith(b"\n"):
-                return end if line[: len(START)] == START[: len(line)] else None
+                return end
             if not self._is_own(line):
-                return None
+                break
             end += len(line)
-        return end
+        if start and not anew:
+            raise ConfigError(
+                f"{self.path} holds something else than answers by this model and these settings; choose another file, "
+                "or remove it"
+            )
+        return 0 if start else end
 
     def _is_own(self, line: bytes) -> bool:
         try:
-            return line.startswith(START) and json.loads(line)["made_by"] == self.made_by
+            return json.loads(line)["made_by"] == self.made_by
         except (ValueError, KeyError):
             return False
 

@@ -72,7 +72,7 @@ def _purpose(repo: str, facts: RunFacts, kind: Kind) -> str:
 
 
 def _shape(adapter: Mapping[str, Any]) -> str:
-    """Say of what kind and size an adapter is, and where it sits; nothing of none, or an unknown one."""
+    """Say of what kind and size an adapter is, and where it sits; nothing of none, or of a kind that is not served."""
     if adapter.get("peft_type") not in FILES:
         return ""
     kind, numbers = FILES[adapter["peft_type"]].described(adapter)

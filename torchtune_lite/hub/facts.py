@@ -23,7 +23,10 @@ CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 NOT_SCORES = ("run.json", "best.json")
 """Files beside a run's checkpoints that are not results of an evaluation."""
-NO_MEASURES = ("seconds", "total_evaluation_time_seconds", "start_time", "end_time", "date", "sample_len")
+NO_MEASURES = (
+    *("seconds", "total_evaluation_time_seconds", "start_time", "end_time", "date", "sample_len"),
+    *("max_seq_len", "stride", "windows"),
+)
 """Numbers in results that are not scores."""
 
 
@@ -66,7 +69,7 @@ class RunFacts:
             hub_data=[name for name, is_on_hub in data if is_on_hub],
             losses=read_metrics(metrics, ("loss", "val_loss")) if metrics.is_file() else [],
             totals=_json(run / "run.json"),
-            scores=list(_scores(run)),
+            scores=list(_scores(run, folder.name)),
         )
 
 
@@ -128,9 +131,12 @@ def _portable(node: Any) -> Any:
     return Path(node).name if is_path else node
 
 
-def _scores(run: Path) -> Iterator[tuple[str, str, float]]:
-    """Yield the results of evaluations beside a run: file, measure, value; those of lm-evaluation-harness by task."""
-    for path in sorted(run.glob("*.json")):
+def _scores(run: Path, checkpoint: str) -> Iterator[tuple[str, str, float]]:
+    """Yield the results of evaluations: file, measure, value; those of lm-evaluation-harness by task.
+
+    They lie beside the run's checkpoints, or where `tune eval` puts those of this one.
+    """
+    for path in sorted([*run.glob("*.json"), *run.glob(f"eval/{checkpoint}/*.json")]):
         content = _json(path) if path.name not in NOT_SCORES else {}
         yield from ((path.stem, name, value) for name, value in content.items() if _is_score(name, value))
         tasks = content.get("results")

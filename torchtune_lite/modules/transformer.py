@@ -80,9 +80,12 @@ class TiedOutput(nn.Module):
         """The embedding's weight `[v, d]`."""
         return self.embedding.weight
 
-    def named_parameters(self, *args: object, **kwargs: object) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the embedding's parameters."""
-        yield from self.embedding.named_parameters(*args, **kwargs)
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the embedding's parameters; none to who asks for this module's own (`recurse` False), as FSDP does."""
+        if recurse:
+            yield from self.embedding.named_parameters(prefix, recurse, remove_duplicate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x [..., d]` to logits `[..., v]`."""

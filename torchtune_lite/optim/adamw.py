@@ -14,6 +14,7 @@ from torch.optim.adamw import adamw
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.optim.rounding import join, round_at_random, split
 from torchtune_lite.utils import to_device
+from torchtune_lite.utils.sharding import local
 
 BUCKET, BUCKET_CPU = 1 << 24, 1 << 18
 """Elements that are computed, or moved, at a time: 64 MiB in float32; of weights on a CPU what stays in its cache."""
@@ -54,7 +55,10 @@ class BucketedAdamW(torch.optim.AdamW):
             )
 
     def new_state(self, param: Tensor) -> dict[str, Tensor]:
-        """Make the state of a parameter before its first step: `step`, on the CPU, and tensors of its shape."""
+        """Make the state of a parameter before its first step: `step`, on the CPU, and tensors of its shape.
+
+        Of a sharded one, that is of its rows here.
+        """
         return {"step": torch.tensor(0.0), "exp_avg": _zeros(param), "exp_avg_sq": _zeros(param)}
 
     @torch.no_grad()
@@ -116,8 +120,8 @@ class BucketedAdamW(torch.optim.AdamW):
         bucket, size = [], 0
         for param in params:
             if not self.state[param]:
-                self.state[param].update(self.new_state(param))
-            weight, grad = param.detach().view(-1), param.grad.reshape(-1)
+                self.state[param].update(self.new_state(local(param)))
+            weight, grad = local(param.detach()).view(-1), local(param.grad).reshape(-1)
             flat = {key: value.view(-1) for key, value in self.state[param].items() if key != "step"}
             for start in range(0, len(weight), self.bucket):
                 span = slice(start, min(start + self.bucket, len(weight)))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from torchtune_lite.utils.sharding import whole
+
 
 class StepInBackward:
     """Lets `optimizer` update each parameter as soon as its gradient is whole, and drops the gradient at once.
@@ -28,7 +30,7 @@ class StepInBackward:
     def _step(self, index: int, param: Tensor) -> None:
         if not self.armed:
             return
-        self._norms[param] = norm = torch.linalg.vector_norm(param.grad, dtype=torch.float32)
+        self._norms[param] = norm = whole(torch.linalg.vector_norm(param.grad, dtype=torch.float32))
         if self.max_norm is not None:
             param.grad.mul_((self.max_norm / (norm + 1e-6)).clamp(max=1.0))
         with self._alone(index, param):

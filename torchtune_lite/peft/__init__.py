@@ -14,6 +14,7 @@ from torchtune_lite.peft.adapter import (
     is_adapted,
     is_mergeable,
     mergeable_modules,
+    rows_here,
 )
 from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear
@@ -29,6 +30,7 @@ from torchtune_lite.peft.nf4 import (
     nf4_parts,
     num_bytes,
     quantize,
+    shards,
     storage,
     upcast_state_dict,
 )
@@ -83,6 +85,8 @@ __all__ = [
     "num_bytes",
     "quantize",
     "rank_allocator",
+    "rows_here",
+    "shards",
     "storage",
     "train_embeddings",
     "train_tokens",

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from torchtune_lite.utils.sharding import local
+
 
 class AdaptedLinear(nn.Module):
     """A frozen projection, plain or NF4, whose weight and bias an adapter takes over; see `Adapter`."""
@@ -25,9 +27,10 @@ class AdaptedLinear(nn.Module):
     def merged_weight(self, base: Tensor | None = None) -> Tensor:
         """Return the weight `[out, in]` of a plain projection of the same function, summed in float32, in W's dtype.
 
-        An NF4 W is dequantised; `base` takes the place of W. The result is the only tensor of that size that is made.
+        Of a sharded W, that is its rows here. An NF4 W is dequantised; `base` takes the place of W. The result is the
+        only tensor of that size that is made.
         """
-        merged = torch.empty(self.weight.shape, dtype=self.weight.dtype, device=self.weight.device)
+        merged = torch.empty(local(self.weight).shape, dtype=self.weight.dtype, device=self.weight.device)
         for rows, values in self.merged_tiles(base):
             merged[rows] = values
         return merged

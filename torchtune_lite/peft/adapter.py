@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from torchtune_lite.utils.sharding import as_lies, whole
+
 
 @runtime_checkable
 class Adapter(Protocol):
@@ -100,6 +102,18 @@ def changed_biases(model: nn.Module) -> dict[str, MergeableAdapter]:
     }
 
 
+def rows_here(module: Adapter) -> dict[str, Tensor]:
+    """Return the parameters of a projection with an adapter, of those rows that are here of its weight.
+
+    Those in the module's `input_params`, which have no row for each output, are whole; all processes ask for them.
+    """
+    of_input = getattr(module, "input_params", ())
+    return {
+        name: whole(param) if name in of_input else as_lies(param, module.weight)
+        for name, param in module.named_parameters()
+    }
+
+
 def freeze_base(model: nn.Module) -> None:
     """Leave only the adapter parameters of `model` to be trained."""
     trained = adapter_state(model)
@@ -109,7 +123,14 @@ def freeze_base(model: nn.Module) -> None:
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Let `model` compute as its base does for a block of code: the reference of preference training."""
+    """Let `model` compute as its base does for a block of code: the reference of preference training.
+
+    ValueError where a part of the base is trained itself.
+    """
+    own = adapter_state(model)
+    trained = [name for name, param in model.named_parameters() if param.requires_grad and name not in own]
+    if own and trained:
+        raise ValueError(f"{trained[0]} is trained itself, so that there is no base left to compute as")
     enabled = [module for module in adapter_modules(model).values() if module.enabled]
     for module in enabled:
         module.enabled = False

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchtune_lite.peft.frozen import linear
 from torchtune_lite.peft.lora import LoRALinear, merged_tiles
 from torchtune_lite.peft.nf4 import storage
+from torchtune_lite.utils.sharding import as_lies, is_sharded, spread, whole, with_rows
 
 
 class DoRALinear(LoRALinear):
@@ -27,7 +28,9 @@ class DoRALinear(LoRALinear):
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:
         """Make fresh adapter parameters; the magnitude is the row norm of the base weight, which must be loaded."""
         super().init_adapter(dtype)
-        self.magnitude = nn.Parameter(self._norms().to(self.lora_a.weight.dtype))
+        norms = self._norms().to(self.lora_a.weight.dtype)
+        old = getattr(self, "magnitude", norms)
+        self.magnitude = nn.Parameter(with_rows(old, norms) if is_sharded(self.weight) else spread(old, norms))
 
     def adapter_params(self) -> list[str]:
         """Return the names of the trained parameters within this module."""
@@ -46,12 +49,14 @@ class DoRALinear(LoRALinear):
         return
 
     def _norms(self) -> Tensor:
-        return _row_norms(storage(self.weight), self.lora_a.weight.detach(), self.lora_b.weight.detach(), self.scaling)
+        a, b = whole(self.lora_a.weight.detach()), as_lies(self.lora_b.weight.detach(), self.weight)
+        return _row_norms(storage(self.weight), a, b, self.scaling)
 
     def merged_tiles(self, base: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Yield slices of the rows of `merged_weight` with their values in float32, before they are rounded."""
+        magnitude = as_lies(self.magnitude, self.weight)
         for rows, values in super().merged_tiles(base):
-            yield rows, values * (self.magnitude[rows].float() / values.norm(dim=1))[:, None]
+            yield rows, values * (magnitude[rows].float() / values.norm(dim=1))[:, None]
 
 
 @torch.library.custom_op("torchtune_lite::row_norms", mutates_args=())

@@ -15,6 +15,7 @@ from torchtune_lite.peft.frozen import linear
 from torchtune_lite.peft.nf4 import storage
 from torchtune_lite.peft.peft_file import HARMLESS, PeftFile, Projection
 from torchtune_lite.peft.targets import names
+from torchtune_lite.utils.sharding import as_lies, local, spread, whole
 
 
 class IA3Linear(AdaptedLinear):
@@ -33,7 +34,13 @@ class IA3Linear(AdaptedLinear):
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:
         """Make factors of one."""
         shape = (1, self.in_dim) if self.feedforward else (self.out_dim, 1)
-        self.ia3_l = nn.Parameter(torch.ones(shape, dtype=dtype or self.weight.dtype, device=self.weight.device))
+        made = torch.ones(shape, dtype=dtype or self.weight.dtype, device=self.weight.device)
+        self.ia3_l = nn.Parameter(spread(getattr(self, "ia3_l", made), made))
+
+    @property
+    def input_params(self) -> tuple[str, ...]:
+        """The trained parameters without a row for each output."""
+        return ("ia3_l",) if self.feedforward else ()
 
     def adapter_params(self) -> list[str]:
         """Return the names of the trained parameters within the module."""
@@ -49,15 +56,17 @@ class IA3Linear(AdaptedLinear):
 
     def merged_tiles(self, base: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Yield slices of the rows of `l ⊙ W` with their values in float32, before they are rounded."""
-        factors = self.ia3_l.detach().float()
-        for rows, values in row_tiles(storage(self.weight if base is None else base), self.out_dim):
+        factors = self.ia3_l.detach()
+        factors = (whole(factors) if self.feedforward else as_lies(factors, self.weight)).float()
+        for rows, values in row_tiles(storage(self.weight if base is None else base), len(local(self.weight))):
             yield rows, values.float() * (factors if self.feedforward else factors[rows])
 
     def merged_bias(self) -> Tensor | None:
         """Return the bias `[out]`, multiplied as the outputs are."""
         if self.bias is None or self.feedforward:
             return self.bias
-        return (self.bias.float() * self.ia3_l.detach().flatten().float()).to(self.bias.dtype)
+        bias, factors = local(self.bias), as_lies(self.ia3_l.detach(), self.bias)
+        return (bias.float() * factors.flatten().float()).to(bias.dtype)
 
 
 class IA3:

@@ -18,6 +18,7 @@ from torchtune_lite.peft.adapted import AdaptedLinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear, linear
 from torchtune_lite.peft.initialisation import starting_factors
 from torchtune_lite.peft.nf4 import storage
+from torchtune_lite.utils.sharding import as_lies, spread, whole
 
 
 class LoRALinear(AdaptedLinear):
@@ -37,6 +38,7 @@ class LoRALinear(AdaptedLinear):
 
     peft_type = "LORA"
     use_dora = False  # in PEFT's configs
+    input_params = ("lora_a.weight",)  # without a row for each output
 
     def __init__(
         self,
@@ -91,16 +93,16 @@ class LoRALinear(AdaptedLinear):
 
     def init_adapter(self, dtype: torch.dtype | None = None) -> None:
         """Make fresh adapter parameters on the device of the base weight, in its dtype unless another is given."""
-        for factor in (self.lora_a, self.lora_b):
-            made = torch.empty(factor.weight.shape, dtype=dtype or self.weight.dtype, device=self.weight.device)
-            factor.weight = nn.Parameter(made)
+        options = {"dtype": dtype or self.weight.dtype, "device": self.weight.device}
+        a, b = (torch.empty(factor.weight.shape, **options) for factor in (self.lora_a, self.lora_b))
         if self.start is not None:
-            with torch.no_grad():
-                self.lora_a.weight.copy_(self.start[0])
-                self.lora_b.weight.copy_(self.start[1])
-            return
-        nn.init.kaiming_uniform_(self.lora_a.weight, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_b.weight)
+            a.copy_(self.start[0])
+            b.copy_(self.start[1])
+        else:
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+            nn.init.zeros_(b)
+        for factor, made in ((self.lora_a, a), (self.lora_b, b)):
+            factor.weight = nn.Parameter(spread(factor.weight, made))
 
     @torch.no_grad()
     def start_from(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -146,6 +148,7 @@ class LoRALinear(AdaptedLinear):
         a, b = self.lora_a.weight, self.lora_b.weight
         if not self.keeps_rest:
             return a, b
+        a, b = whole(a), whole(b)
         start_a, start_b = (factor.to(a) for factor in self.start or (a, b))  # before W is known, the shapes
         return torch.cat([a, start_a]), torch.cat([b, -start_b], dim=1)
 
@@ -180,7 +183,8 @@ class LoRALinear(AdaptedLinear):
     def merged_tiles(self, base: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Yield slices of the rows of `W + s · B A` with their values in float32, before they are rounded."""
         a, b = (self.lora_a.weight, self.lora_b.weight) if base is None else self.update_factors()
-        return merged_tiles(storage(self.weight if base is None else base), a, b, self.scaling)
+        weight = storage(self.weight if base is None else base)
+        return merged_tiles(weight, whole(a), as_lies(b, self.weight), self.scaling)
 
 
 _FORWARD, _UPDATE = LoRALinear.forward, LoRALinear.update

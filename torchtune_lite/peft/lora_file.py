@@ -35,6 +35,7 @@ from torchtune_lite.peft.peft_file import (
     is_expression,
     of_module,
 )
+from torchtune_lite.utils.sharding import is_sharded, local, whole
 
 A, B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
 OTHER_BASE = (
@@ -64,14 +65,15 @@ class LoRAFile(PeftFile):
         if len(projection.parts) == 1:
             tensors = dict(zip((A, B), adapters[0].update_factors(), strict=True))
             return tensors | ({MAGNITUDE: adapters[0].magnitude} if adapters[0].use_dora else {})
-        factors = {part: part.update_factors() for part in adapters}
+        factors = {part: tuple(map(whole, part.update_factors())) for part in adapters}
         blocks = [
-            factors[part][1] if part in factors else part.weight.new_zeros(part.weight.shape[0], 0)
+            factors[part][1] if part in factors else torch.zeros(part.weight.shape[0], 0, device=part.weight.device)
             for part in projection.parts
         ]
         tensors = {A: torch.cat([a for a, _ in factors.values()]), B: torch.block_diag(*blocks)}
         if adapters[0].use_dora:  # a part without an adapter keeps the norms of its rows
-            norms = [part.magnitude if part in adapters else _row_norms(part, tensors[A]) for part in projection.parts]
+            parts = projection.parts
+            norms = [whole(part.magnitude) if part in adapters else _row_norms(part, tensors[A]) for part in parts]
             tensors[MAGNITUDE] = torch.cat(norms)
         return tensors
 
@@ -211,7 +213,9 @@ def _alpha(projection: Projection) -> float:
 
 
 def _row_norms(plain: nn.Module, like: Tensor) -> Tensor:
-    return dequantize(plain.weight).float().norm(dim=1).to(like.dtype)
+    weight = plain.weight
+    norms = dequantize(local(weight)).float().norm(dim=1).to(like.dtype)
+    return whole(type(weight).from_local(norms, weight.device_mesh, weight.placements)) if is_sharded(weight) else norms
 
 
 def _parts(adapted: Sequence[Projection], values: Mapping[str, Tensor], source: str) -> Parts:

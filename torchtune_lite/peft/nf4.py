@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchtune_lite.kernels.nf4 import codec
 from torchtune_lite.kernels.nf4.codec import BLOCK, SCALER_BLOCK, NF4Weight
+from torchtune_lite.utils.sharding import is_sharded, local
 
 
 def import_torchao(module: str) -> ModuleType:
@@ -43,10 +44,17 @@ def fits_nf4(in_dim: int, out_dim: int) -> bool:
     return in_dim * out_dim % (BLOCK * SCALER_BLOCK) == 0
 
 
-def quantize(weight: Tensor) -> Tensor:
+def shards(tensor: Tensor, number: int) -> bool:
+    """Return whether the rows of an NF4 weight are whole blocks of scales where so many processes share them."""
+    rows, cols = tensor.shape
+    return rows % number == 0 and fits_nf4(cols, rows // number)
+
+
+def quantize(weight: Tensor, shard_of: Tensor | None = None) -> Tensor:
     """Quantise `weight [out_dim, in_dim]`, on its own device, to an `NF4Tensor` that remembers its dtype.
 
-    The bits are those of torchao's `to_nf4`, but for what `codec.encode` says of zeros and float16. Takes a few MB
+    Where `shard_of` is sharded, `weight` is its rows here, quantised as parts of the whole: all processes do so. The
+    bits are those of torchao's `to_nf4`, but for what `codec.encode` says of zeros and float16. Takes a few MB
     beside the result. ValueError for a misfit in shape, and for NaN or infinity.
     """
     if not fits_nf4(weight.shape[1], weight.shape[0]):
@@ -55,21 +63,32 @@ def quantize(weight: Tensor) -> Tensor:
         )
     if weight.is_meta:
         return from_nf4_parts(weight.shape, blank_parts(weight.shape, weight.dtype))
-    return from_nf4_parts(weight.shape, codec.encode(weight))
+    if shard_of is None or not is_sharded(shard_of):
+        return from_nf4_parts(weight.shape, codec.encode(weight))
+
+    def gather(scales: Tensor) -> Tensor:
+        return type(shard_of).from_local(scales, shard_of.device_mesh, shard_of.placements).full_tensor()
+
+    return from_nf4_parts(weight.shape, codec.encode(weight, gather))
 
 
 def is_quantized(tensor: Tensor) -> bool:
     """Return whether `tensor` is stored as NF4."""
-    return hasattr(tensor, "quantized_data")
+    return hasattr(local(tensor), "quantized_data")
 
 
 def dequantize(tensor: Tensor) -> Tensor:
-    """Return the values of `tensor` as a plain tensor in the dtype it was quantised from; a plain one stays."""
+    """Return the values of `tensor` as a plain tensor in the dtype it was quantised from; a plain one stays.
+
+    Of a sharded one, those of its rows here.
+    """
+    tensor = local(tensor)
     return codec.decode(nf4_parts(tensor), tuple(tensor.shape)) if is_quantized(tensor) else tensor
 
 
 def nf4_parts(tensor: Tensor) -> NF4Weight:
-    """Return the plain tensors that a quantised one is stored in."""
+    """Return the plain tensors that a quantised one is stored in; of a sharded one, its rows here."""
+    tensor = local(tensor)
     if (tensor.block_size, tensor.scaler_block_size) != (BLOCK, SCALER_BLOCK):
         raise ValueError(f"NF4 with blocks of {tensor.block_size} is not supported; quantise in blocks of {BLOCK}")
     return NF4Weight(*(getattr(tensor, name) for name in NF4Weight._fields))
@@ -77,7 +96,7 @@ def nf4_parts(tensor: Tensor) -> NF4Weight:
 
 def storage(weight: Tensor) -> list[Tensor]:
     """Return the plain tensors that a weight, plain or NF4, is stored in: what the products of `kernels` take."""
-    return list(nf4_parts(weight)) if is_quantized(weight) else [weight]
+    return list(nf4_parts(weight)) if is_quantized(weight) else [local(weight)]
 
 
 def blank_parts(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> NF4Weight:
@@ -104,8 +123,8 @@ def from_nf4_parts(shape: torch.Size | tuple[int, ...], parts: NF4Weight) -> Ten
 
 
 def num_bytes(tensor: Tensor) -> int:
-    """Count the bytes that `tensor` is stored in."""
-    parts = nf4_parts(tensor)[:-1] if is_quantized(tensor) else [tensor]  # all weights share the levels
+    """Count the bytes that `tensor` is stored in, here."""
+    parts = nf4_parts(tensor)[:-1] if is_quantized(tensor) else [local(tensor)]  # all weights share the levels
     return sum(part.numel() * part.itemsize for part in parts)
 
 

@@ -74,7 +74,7 @@ class VirtualTokens(nn.Module):
         """Let the virtual tokens of `text` start as its tokens, repeated or cut to their number."""
         if not self.text:
             return
-        tokens = tokenizer.encode(self.text, add_bos=tokenizer.adds_bos, add_eos=False)
+        tokens = tokenizer.encode(self.text, add_bos=getattr(tokenizer, "adds_bos", True), add_eos=False)
         if not tokens:
             raise ConfigError("prompt_tuning_init_text is empty; give the text that the virtual tokens start as")
         if len(tokens) > self.num_tokens:

@@ -130,12 +130,13 @@ class PromptDecoder(VirtualTokensDecoder):
             sequences = moved(sequences, starts, longer, k)
         elif sequences is not None:
             sequences = PackedSequences(longer, tokens.device)
-        rotations, mask = self.rotations(room.put(tokens, tokens.new_zeros(1, k), 1), mask=sequences)
         h = self.embed(tokens)
-        if any(room.counts):
-            h = room.put(h, self.prompt()[None], 1)
+        begins = any(room.counts)
+        if begins:
+            h, tokens = room.put(h, self.prompt()[None], 1), room.put(tokens, tokens.new_zeros(1, k), 1)
+        rotations, mask = self.rotations(tokens, mask=sequences)
         h = self.transform(h, rotations, [mask] * len(self.layers))
-        return room.take(h, 1) if any(room.counts) else h
+        return room.take(h, 1) if begins else h
 
 
 class PrefixDecoder(VirtualTokensDecoder):

@@ -26,6 +26,7 @@ from torchtune_lite.tracebacks import described
 from torchtune_lite.training.environment import set_seed
 from torchtune_lite.training.settings import TrainingSettings
 from torchtune_lite.utils import counted, get_device, get_logger, silence
+from torchtune_lite.utils.world import World
 
 T = TypeVar("T")
 
@@ -39,50 +40,6 @@ class PeerError(TuneError):
     """A collective that fails since another process is gone, or does not come to it."""
 
     exit_code = worker.PEER
-
-
-class World:
-    """One process, which has nobody to wait for. Of several, each calls each of these methods, in the same order."""
-
-    rank, size = 0, 1
-    place = "the start of the run"  # where this process is, for a line about one that does not get there
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def sum(self, *values: float) -> list[float]:
-        """Add up numbers over the processes."""
-        return list(values)
-
-    def gather(self, value: T) -> list[T]:
-        """Return what each process gives, by rank."""
-        return [value]
-
-    def on_main(self, call: Callable[[], T]) -> T:
-        """Return what `call` returns on rank 0, where alone it is called; the others wait, for hours if need be."""
-        return call()
-
-    def first(self, error: Exception | None) -> Exception:
-        """Return the error that the run ends with where one process, or more, has one: that of the lowest rank."""
-        return error
-
-    def check_alike(self, what: dict[str, Any]) -> None:
-        """Raise ConfigError with the first key under which a process has another value than rank 0."""
-
-    def draw_apart(self, seed: int) -> None:
-        """Let each process draw other random numbers from here on; rank 0 goes on as it would alone."""
-
-    def draw_alike(self, optimizer: torch.optim.Optimizer, seed: Callable[[], str]) -> None:
-        """Let all processes draw the same random numbers in a step of `optimizer`, by the `seed` of that step."""
-
-    def spread(self, params: Iterable[Tensor]) -> None:
-        """Give each parameter the value that it has on rank 0."""
-
-    def sum_gradients(self, params: Iterable[Tensor]) -> None:
-        """Replace the gradient of each parameter by the sum over the processes; that of none counts as zero."""
-
-    def close(self) -> None:
-        """Take leave of the others, once all have come as far."""
 
 
 class Processes(World):
@@ -162,8 +119,36 @@ class Processes(World):
             self._dist.broadcast_object_list(result, src=0, group=self._patient)
         return result[0]
 
+    def together(self, call: Callable[[], T]) -> T:
+        result = error = None
+        try:
+            result = call()
+        except Exception as problem:
+            error = problem
+        return self._agreed(result, error)
+
+    def lead(self, call: Callable[[], T]) -> None:
+        self.together(call if self.rank == 0 else lambda: None)
+
+    def _agreed(self, result: T, error: Exception | None) -> T:
+        failed = torch.tensor(float(error is not None))
+        with self._meeting():
+            self._dist.all_reduce(failed, group=self._patient)
+        if failed:
+            raise self.first(error)
+        return result
+
+    @property
+    def writers(self) -> World:
+        alone = World(self.device)
+        alone.rank = self.rank
+        return alone
+
+    def save(self, call: Callable[[], T]) -> T:
+        return self.on_main(call)
+
     def first(self, error: Exception | None) -> Exception:
-        known = isinstance(error, TuneError)
+        known = isinstance(error, (TuneError, OSError))
         errors = self.gather(error if known or error is None else PeerError(f"rank {self.rank}: {described(error)}"))
         rank = next(rank for rank, each in enumerate(errors) if each is not None)
         return error if rank == self.rank else errors[rank]
@@ -262,11 +247,21 @@ def init_world(cfg: TrainingSettings) -> World:
     if size == 1:
         return World(get_device(cfg.device))
     device = _device_of(cfg.device)
-    on_cpu = device.type == "cpu"
+    if cfg.dtype == "fp16":
+        raise ConfigError(
+            f"dtype: fp16 is not served with {size} processes: it has a loss scale of one process; set dtype: bf16"
+        )
+    if cfg.parallel.data != "ddp":
+        from torchtune_lite.training.sharded import Shards, check_settings  # of no use to other runs
+
+        check_settings(cfg)
+        return Shards(device, cfg.parallel)
     refused = {
         "optimizer_in_bwd: True": (cfg.optimizer_in_bwd, "steps before gradients are summed; set it False"),
-        "dtype: fp16": (cfg.dtype == "fp16", "has a loss scale of one process; set dtype: bf16"),
-        "memory_budget: auto": (on_cpu and cfg.memory_budget == "auto", "counts on all that is free; give GB"),
+        "memory_budget: auto": (
+            device.type == "cpu" and cfg.memory_budget == "auto",
+            "counts on all that is free; give GB",
+        ),
     }
     for setting, (given, why) in refused.items():
         if given:

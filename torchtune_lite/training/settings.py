@@ -65,7 +65,9 @@ class AnsweringSettings(AskingSettings):
 class Parallel:
     """How several processes train together, which `tune run --nproc_per_node N` starts."""
 
-    data: str = config.key("auto", choices=("auto", "ddp"))  # each process holds the whole model
+    data: str = config.key("auto", choices=("auto", "ddp", "fsdp", "hsdp"))  # whole model, a share of it, of a replica
+    reshard_after_forward: bool = True  # with fsdp, hsdp; False: keep layers until their backward pass, faster
+    replicas: int | None = config.key(None, minimum=1)  # with hsdp, whole models; null: one on each node
     timeout: float = config.key(600.0, above=0)  # seconds that a process waits for another before the run ends
 
 
@@ -110,7 +112,7 @@ class TrainingSettings(RecipeSettings):
     optimizer_in_bwd: bool = False  # True: step in the backward pass, without kept gradients; clipped one by one
     lr_scheduler: Schedule = config.component("optimizer", "num_training_steps", default=None)  # null: constant
 
-    parallel: Parallel = config.mapping(Parallel)  # data: auto or ddp, each process holds the model; timeout: seconds
+    parallel: Parallel = config.mapping(Parallel)  # data: auto, ddp, fsdp or hsdp; and its details
     mixed_precision: bool = False  # True: weights in fp32, computation in dtype
     compile: bool = False  # True: torch.compile of each layer; the first step then takes up to minutes
     enable_activation_checkpointing: bool = False  # True: recompute activations: less memory, about a third slower

@@ -145,6 +145,18 @@ def test_a_tied_embedding_that_was_trained_apart_from_the_output_is_refused(base
         checkpointer.load(model, **CPU)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@torch.no_grad()
+def test_other_methods_have_whole_matrices_beside_them(tied, base, tmp_path):
+    folder = base(tied)
+    checkpointer = FullModelHFCheckpointer(folder)
+    arguments = {"target_modules": ["k_proj", "v_proj"], "adapter": IA3(), "train_embeddings": "all"}
+    model, tokens = built(checkpointer, None, **arguments), torch.tensor([[1, 5, 9, 31, 7, 2, 5]])
+    checkpointer.save(tmp_path / "out", model, verify=True)
+    adapted = peft.PeftModel.from_pretrained(theirs(folder, 32), tmp_path / "out/adapter")
+    torch.testing.assert_close(adapted(tokens).logits, model(tokens), rtol=0, atol=1e-5)
+
+
 def test_rows_beside_other_methods_are_refused(base):
     checkpointer = FullModelHFCheckpointer(base(True))
     arguments = {"target_modules": ["k_proj"], "adapter": IA3(), "train_embeddings": "new"}

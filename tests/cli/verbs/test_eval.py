@@ -24,6 +24,12 @@ def test_a_run_is_asked_as_it_was_trained(words, tmp_path):
     assert (cfg.source, cfg.stride, cfg.output_dir) == ("book.txt", 5, "elsewhere")
 
 
+def test_the_results_of_an_adapter_lie_in_its_run_beside_those_of_the_checkpoint(words, tmp_path):
+    make_run(tmp_path / "x")
+    cfg = settings(words("eval", tmp_path / "x/epoch_0/adapter", "--text", "book.txt"))
+    assert cfg.output_dir == f"{tmp_path}/x/eval/epoch_0/adapter"
+
+
 def test_the_results_of_another_model_go_elsewhere(words):
     cfg = settings(words("eval", BASE, "--text", "book.txt"))
     assert cfg.output_dir == "runs/eval/base" and cfg.checkpointer["checkpoint_dir"] == str(BASE)

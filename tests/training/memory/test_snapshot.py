@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from torchtune_lite.checkpoint import TrainingState
+from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.training.memory.snapshot import snapshot_model, snapshot_state
 
 
@@ -33,7 +34,7 @@ def test_a_tied_parameter_is_one_in_the_snapshot():
 
 
 def test_the_optimizers_tensors_are_copied():
-    state = TrainingState({"moment": torch.zeros(2)}, {"progress": {}}, {"python": []})
+    state = TrainingState({"moment": Weight.of(torch.zeros(2))}, {}, {"progress": {}}, [{"python": []}])
     taken = snapshot_state(state)
-    state.tensors["moment"] += 1
-    assert taken.tensors["moment"].tolist() == [0, 0] and taken.trainer == state.trainer
+    state.tensors["moment"].read().add_(1)
+    assert taken.tensors["moment"].read().tolist() == [0, 0] and taken.trainer == state.trainer

@@ -13,6 +13,7 @@ from torchtune_lite.data import COLLATES
 from torchtune_lite.models.builders import decoder, lora_decoder
 from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
+from torchtune_lite.peft import PromptTuning
 from torchtune_lite.training.memory.step_memory import Allocations, StepMemory, count_step
 
 SCRIPT = Path(__file__).with_name("step_in_a_process.py")
@@ -73,6 +74,15 @@ def test_what_is_trained_is_counted_by_where_it_is():
     full = count_step(decoder(CONFIG), LinearCrossEntropyLoss(), BATCH)
     assert full.gradients == full.weights
     assert full.output_gradients == 100 * 128 * 4
+
+
+def test_virtual_tokens_are_counted_before_each_sample():
+    plain = lora_decoder(CONFIG, lora_attn_modules=["q_proj"])
+    plain.requires_grad_(False)
+    prompted = lora_decoder(CONFIG, adapter=PromptTuning(7))
+    without, counted = (count_step(model, LinearCrossEntropyLoss(), BATCH) for model in (plain, prompted))
+    assert counted.hidden == without.hidden / 14 * (14 + 2 * 7)
+    assert counted.kept > 1.5 * without.kept and counted.loss == without.loss
 
 
 def test_each_moment_of_a_step_may_be_the_peak():

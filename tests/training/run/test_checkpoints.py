@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from torchtune_lite.checkpoint import TrainingState
+from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import SaveError
 from torchtune_lite.training import Checkpoints, Progress
 
-NOTHING = nn.Module(), TrainingState({}, {}, {})
+NOTHING = nn.Module(), TrainingState({}, {}, {}, [])
 
 
 def write(folder: Path, model: nn.Module, state: TrainingState, verify: bool) -> None:
@@ -131,14 +132,14 @@ class Slow:
         assert self.go.wait(60)
         if self.error:
             raise self.error
-        self.written = {"weight": model.weight.tolist(), "moment": state.tensors["moment"].tolist()}
+        self.written = {"weight": model.weight.tolist(), "moment": state.tensors["moment"].read().tolist()}
         folder.mkdir()
 
 
 def trained() -> tuple[nn.Module, TrainingState]:
     model = nn.Linear(2, 1, bias=False)
     nn.init.zeros_(model.weight)
-    return model, TrainingState({"moment": torch.zeros(2)}, {}, {})
+    return model, TrainingState({"moment": Weight.of(torch.zeros(2))}, {}, {}, [])
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -153,7 +154,7 @@ def test_what_is_written_in_the_background_is_the_state_of_the_save(tmp_path, lo
     checkpoints.save("step_1", Progress(seed=0, global_step=1), slow, model, state)
     with torch.no_grad():
         model.weight += 1
-        state.tensors["moment"] += 1
+        state.tensors["moment"].read().add_(1)
     if background:
         checkpoints.poll()
         assert log_lines == [], "nothing is saved yet"

@@ -7,7 +7,7 @@ has another size, PEFT writes their own weights beside that, as `<HF module>.bas
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torchtune_lite.checkpoint.formats.adapter_config import (
     CONFIG,
     config_misfits,
-    config_problems,
     file_of,
     peft_config,
     projections,
 )
-from torchtune_lite.checkpoint.formats.adapter_embeddings import embedding_tensors, put_embeddings, token_indices
+from torchtune_lite.checkpoint.formats.adapter_embeddings import embedding_tensors
 from torchtune_lite.checkpoint.formats.files import read_files, read_json, write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.formats.weights import Weight
@@ -31,16 +30,15 @@ from torchtune_lite.checkpoint.layout import WITHIN, HFLayout
 from torchtune_lite.checkpoint.model_weights import FLOATS, base_parameters, check_weights, is_finite, listed
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.peft import (
-    FILES,
     PREFIX,
     PeftFile,
     Projection,
     adapter_modules,
     dequantize,
-    freeze_base,
     is_quantized,
     quantize,
 )
+from torchtune_lite.utils.sharding import local, rows
 
 WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 
@@ -57,10 +55,19 @@ def adapter_tensors(model: nn.Module, layout: HFLayout) -> dict[str, Tensor]:
 
 def write_adapter(folder: Path, model: nn.Module, layout: HFLayout, base: Path | str) -> None:
     """Write the adapter of `model` to a new folder, in its own dtype; `base` is the folder of its base model."""
+    write_adapter_config(folder, model, layout, base)
+    write_safetensors(folder / WEIGHTS, adapter_weights(model, layout))
+
+
+@torch.no_grad()
+def adapter_weights(model: nn.Module, layout: HFLayout) -> dict[str, Weight]:
+    """Return the live adapter of `model` by PEFT's names, to be written."""
+    return {name: Weight.of(tensor) for name, tensor in adapter_tensors(model, layout).items()}
+
+
+def write_adapter_config(folder: Path, model: nn.Module, layout: HFLayout, base: Path | str) -> None:
+    """Make the folder of an adapter, with its config."""
     folder.mkdir()
-    with torch.no_grad():
-        weights = {name: Weight.of(tensor) for name, tensor in adapter_tensors(model, layout).items()}
-    write_safetensors(folder / WEIGHTS, weights)
     write_json(folder / CONFIG, peft_config(model, layout, base))
 
 
@@ -102,7 +109,7 @@ class SavedAdapter:
         given = list(self.file.assigned(self.adapted, self.config, values, self.source))
         given += [(param, values[name]) for name, param in embedding_tensors(self.model, self.layout).items()]
         for param, value in given:
-            param.copy_(value)
+            local(param).copy_(value[rows(param)])
 
     @property
     def trained_base(self) -> dict[str, Weight]:
@@ -136,7 +143,7 @@ def open_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> SavedA
     if problems := config_misfits(config, model, layout):
         raise CheckpointError(f"{source} does not fit: {'; '.join(problems)}")
     adapted = projections(model, layout)
-    weights = _weights(folder, layout, file_of(adapted))
+    weights = saved_weights(folder, layout, file_of(adapted))
     of_base = _names_of_base(weights, model, layout)
     own = {name: weight for name, weight in weights.items() if name not in of_base}
     expected = file_of(adapted).expected(adapted, config, own) | embedding_tensors(model, layout)
@@ -155,8 +162,13 @@ def load_adapter(
 def check_adapter(folder: Path, model: nn.Module, layout: HFLayout) -> None:
     """Raise CheckpointError where the adapter in `folder` is not, value by value, that of `model`."""
     weights, tensors = open_adapter(model, folder, layout).weights, adapter_tensors(model, layout)
-    if wrong := [name for name, tensor in tensors.items() if not torch.equal(weights[name].read(), tensor.cpu())]:
+    if wrong := [name for name, tensor in tensors.items() if not _is_written(tensor, weights[name])]:
         raise CheckpointError(f"adapter {folder}: differs from the live one in {listed(wrong)}")
+
+
+def _is_written(tensor: Tensor, weight: Weight) -> bool:
+    own = rows(tensor)
+    return torch.equal(weight.part(own.start, own.stop), local(tensor).cpu())
 
 
 def adapter_folder(path: Path | str) -> Path:
@@ -166,7 +178,8 @@ def adapter_folder(path: Path | str) -> Path:
     return folder / "adapter" if inside else folder
 
 
-def _weights(folder: Path, layout: HFLayout, method: PeftFile) -> dict[str, Weight]:
+def saved_weights(folder: Path, layout: HFLayout, method: PeftFile) -> dict[str, Weight]:
+    """List the weights of an adapter of this method, by the names that PEFT saves them by; none is read."""
     file = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()), None)
     if file is None:
         raise CheckpointError(f"adapter {folder}: has no {WEIGHTS} or {OLD_WEIGHTS}")
@@ -176,73 +189,6 @@ def _weights(folder: Path, layout: HFLayout, method: PeftFile) -> dict[str, Weig
     frozen = {name.replace(ROWS, "base_layer.weight") for name in weights if name.endswith(ROWS)}
     twice = {name for name in weights if layout.config.tie_word_embeddings and OF_HEAD.search(name)}
     return {name: weight for name, weight in weights.items() if name not in frozen | twice}
-
-
-class SavedMethod:
-    """The method of a saved adapter, as `model.adapter` takes one: it knows where each adapter goes, and as what.
-
-    `targets` are our names of the projections that it adapts; none, if it is no method of projections.
-    """
-
-    def __init__(self, path: Path | str, layout: HFLayout, names: Iterable[str]) -> None:
-        folder = adapter_folder(path)
-        self._source, self._config = f"adapter {folder}", read_json(folder / CONFIG)
-        if problems := config_problems(self._config, layout):
-            raise CheckpointError(f"{self._source} does not fit: {'; '.join(problems)}")
-        self._file = FILES[self._config["peft_type"]]
-        self._weights = _weights(folder, layout, self._file)
-        self._paths: dict[str, str] = {}
-        if self._file.on_projections:
-            self._find(layout, names)
-
-    @property
-    def targets(self) -> list[str]:
-        """The projections that get an adapter."""
-        return list(self._paths)
-
-    def _find(self, layout: HFLayout, names: Iterable[str]) -> None:
-        places: dict[str, list[str]] = {}
-        for name in names:
-            places.setdefault(layout.module_path(f"{name}.weight"), []).append(name)
-        shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-        for name, weight in self._weights.items():
-            for suffix in self._file.names:
-                if name.startswith(PREFIX) and name.endswith(f".{suffix}"):
-                    shapes.setdefault(name.removeprefix(PREFIX).removesuffix(f".{suffix}"), {})[suffix] = weight.shape
-        if unknown := [path for path in shapes if path not in places]:
-            raise CheckpointError(f"{self._source} does not fit: the model has no projection {listed(unknown)}")
-        first = next(iter(self._file.names))
-        if not shapes or any(first not in own for own in shapes.values()):
-            raise CheckpointError(f"{self._source} does not fit: it has no weights {first}")
-        self._paths = {name: path for path in shapes for name in places[path]}
-        self._put = self._file.placed(self._config, shapes)
-
-    def put(self, path: str, base: nn.Module) -> nn.Module:
-        """Put an adapter on the projection `path`."""
-        return self._put(self._paths[path], base)
-
-    def complete(self, model: nn.Module) -> None:
-        """Put on a model without weights, whose projections have their adapters, the rest; freeze all else."""
-        try:
-            if not self._file.on_projections:
-                self._file.put_on(model, self._config)
-            freeze_base(model)
-            put_embeddings(model, token_indices(self._config), self._config, self._weights)
-        except ValueError as error:
-            raise CheckpointError(f"{self._source} does not fit: {error}") from error
-
-
-def put_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
-    """Put the adapters of a PEFT adapter, without their values, on a plain `model`.
-
-    Their values come from `load_adapter`. CheckpointError where the adapter is not served, or has weights for a
-    projection that `model` lacks.
-    """
-    method = SavedMethod(path, layout, [name for name, each in model.named_modules() if isinstance(each, nn.Linear)])
-    for name in method.targets:
-        owner, _, last = name.rpartition(".")
-        setattr(model.get_submodule(owner), last, method.put(name, model.get_submodule(name)))
-    method.complete(model)
 
 
 def _by_live_name(weights: Mapping[str, Weight], layout: HFLayout) -> dict[str, Weight]:
@@ -287,10 +233,11 @@ def _is_same(param: Tensor, weight: Weight) -> bool:
     """Return whether a weight is that of the base, to the precision of either; NF4 if it gives the same codes."""
     if weight.shape != tuple(param.shape) or weight.dtype not in FLOATS:
         return False
-    value, live = weight.read(), dequantize(param.detach())
+    own = rows(param)
+    value, live = weight.part(own.start, own.stop), dequantize(local(param.detach()))
     if not is_finite(value):
         return False
     cast = value.to(device=param.device, dtype=param.dtype)
     if is_quantized(param):
-        return torch.equal(dequantize(quantize(cast)), live)
+        return torch.equal(dequantize(quantize(cast, param)), live)
     return torch.equal(cast, live) or torch.equal(live.to(value.dtype), value.to(param.device))

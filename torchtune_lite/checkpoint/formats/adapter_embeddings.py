@@ -55,12 +55,15 @@ def embedding_misfits(config: Mapping[str, Any], model: nn.Module) -> list[str]:
     rows, whole = _trained(model)
     ours = {theirs: list(module.indices) for theirs, module in rows.items()}
     problems = []
-    if (given := _indices(config)) != ours:
-        problems.append(f"{TOKENS} is {reprlib.repr(config.get(TOKENS))}, the model trains {_said(ours)}")
+    if _indices(config) != ours:
+        given = reprlib.repr(config.get(TOKENS))
+        problems.append(f"{TOKENS} is {given}, the model trains {_said(ours)}; {MERGE}")
     if (given := _whole(config)) != set(whole):
         tied = model.config.tie_word_embeddings and given == {"embed_tokens"}
         why = ", whose output is the embedding and was not trained with it" if tied and whole else ""
-        problems.append(f"{WHOLE} is {reprlib.repr(config.get(WHOLE))}, the model's is {list(whole) or None}{why}")
+        problems.append(
+            f"{WHOLE} is {reprlib.repr(config.get(WHOLE))}, the model's is {list(whole) or None}{why}; {MERGE}"
+        )
     return problems
 
 

@@ -13,7 +13,7 @@ from torchtune_lite.checkpoint.formats.files import (
     read_json,
     write_json,
 )
-from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors_files
+from torchtune_lite.checkpoint.formats.safetensors_stream import Files, write_safetensors_files
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import FAMILIES, NOT_SERVED, Family
@@ -80,8 +80,11 @@ class FullModelHFCheckpointer(Checkpointer):
     def _their_name(self, name: str) -> str:
         return self.layout.their_name(name)
 
-    def write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
-        write_hf_model(folder, self.layout.theirs(weights), self.model_config, self._shard_of)
+    def model_files(self, folder: Path, weights: Mapping[str, Weight]) -> Files:
+        return hf_files(folder, self.layout.theirs(weights), self._shard_of)
+
+    def write_config(self, folder: Path, files: Files) -> None:
+        write_hf_config(folder, files, self.model_config)
 
     @property
     def model_config(self) -> dict[str, Any]:
@@ -115,34 +118,40 @@ def classifier_args(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"num_classes": labels, "tie_word_embeddings": False}
 
 
-def write_hf_model(
-    folder: Path,
-    weights: Mapping[str, Weight],
-    config: Mapping[str, Any],
-    shard_of: Mapping[str, str] | None = None,
-) -> None:
-    """Write `weights` by Hugging Face's names, and `config` with the dtype of the embedding.
+def write_hf_model(folder: Path, weights: Mapping[str, Weight], config: Mapping[str, Any]) -> None:
+    """Write `weights` by Hugging Face's names, and `config` with the dtype of the embedding."""
+    files = hf_files(folder, weights)
+    write_safetensors_files(files)
+    write_hf_config(folder, files, config)
+
+
+def hf_files(folder: Path, weights: Mapping[str, Weight], shard_of: Mapping[str, str] | None = None) -> Files:
+    """Deal weights by Hugging Face's names out to the files of a folder.
 
     `shard_of` gives the file of each weight, whose name stays where transformers reads it as one of several; without
     it, or with one file, it is model.safetensors.
     """
-    embedding = next(weight for name, weight in weights.items() if name.endswith("embed_tokens.weight"))
-    dtype = str(embedding.dtype).removeprefix("torch.")
     files = sorted({file for name, file in (shard_of or {}).items() if name in weights})
+    if len(files) <= 1:
+        return {folder / "model.safetensors": dict(weights)}
+    names = {
+        file: file.replace("pytorch_model", "model").removesuffix(".bin").removesuffix(".safetensors") for file in files
+    }
+    if "model" in names.values() or len(set(names.values())) < len(files):  # which would be read as the whole model
+        names = {file: f"model-{i:05}-of-{len(files):05}" for i, file in enumerate(files, start=1)}
+    shards: dict[Path, dict[str, Weight]] = {folder / f"{name}.safetensors": {} for name in sorted(names.values())}
+    for name, weight in weights.items():
+        shards[folder / f"{names[shard_of.get(name, files[-1])]}.safetensors"][name] = weight
+    return shards
+
+
+def write_hf_config(folder: Path, files: Files, config: Mapping[str, Any]) -> None:
+    """Write what goes with the files of a model: `config` with the dtype of the embedding, and of several, an index."""
+    weights = {name: weight for each in files.values() for name, weight in each.items()}
     if len(files) > 1:
-        names = {
-            file: file.replace("pytorch_model", "model").removesuffix(".bin").removesuffix(".safetensors")
-            for file in files
-        }
-        if "model" in names.values() or len(set(names.values())) < len(files):  # which would be read as the whole model
-            names = {file: f"model-{i:05}-of-{len(files):05}" for i, file in enumerate(files, start=1)}
-        weight_map = {name: f"{names[shard_of.get(name, files[-1])]}.safetensors" for name in weights}
+        weight_map = {name: path.name for path, each in files.items() for name in each}
         total_size = sum(weight.num_bytes for weight in weights.values())
         write_json(folder / INDEX, {"metadata": {"total_size": total_size}, "weight_map": weight_map})
-    else:
-        weight_map = dict.fromkeys(weights, "model.safetensors")
-    shards: dict[Path, dict[str, Weight]] = {folder / file: {} for file in sorted(set(weight_map.values()))}
-    for name, weight in weights.items():
-        shards[folder / weight_map[name]][name] = weight
-    write_safetensors_files(shards)
+    embedding = next(weight for name, weight in weights.items() if name.endswith("embed_tokens.weight"))
+    dtype = str(embedding.dtype).removeprefix("torch.")
     write_json(folder / "config.json", {**config, "dtype": dtype, "torch_dtype": dtype})  # transformers 5; 4

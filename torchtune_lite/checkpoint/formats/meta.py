@@ -8,8 +8,9 @@ from typing import Any
 
 from torchtune_lite.checkpoint.checkpointer import Checkpointer
 from torchtune_lite.checkpoint.formats.files import listed_files, read_json
-from torchtune_lite.checkpoint.formats.hf import FullModelHFCheckpointer, write_hf_model
+from torchtune_lite.checkpoint.formats.hf import FullModelHFCheckpointer, hf_files, write_hf_config
 from torchtune_lite.checkpoint.formats.rotary_layout import half_split
+from torchtune_lite.checkpoint.formats.safetensors_stream import Files
 from torchtune_lite.checkpoint.formats.torch_stream import read_torch
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.errors import CheckpointError, ConfigError
@@ -74,8 +75,11 @@ class FullModelMetaCheckpointer(Checkpointer):
         heads = {"q_proj": "num_heads", "k_proj": "num_kv_heads"}.get(name.removesuffix(".weight").rpartition(".")[2])
         return weight.mapped(partial(half_split, num_heads=self.decoder_args[heads])) if heads else weight
 
-    def write_model(self, folder: Path, weights: Mapping[str, Weight]) -> None:
-        write_hf_model(folder, self.layout.theirs(weights), hf_config(self.family, self.layout.config))
+    def model_files(self, folder: Path, weights: Mapping[str, Weight]) -> Files:
+        return hf_files(folder, self.layout.theirs(weights))
+
+    def write_config(self, folder: Path, files: Files) -> None:
+        write_hf_config(folder, files, hf_config(self.family, self.layout.config))
 
     def _readers(self, folder: Path) -> list[Checkpointer]:
         return [FullModelHFCheckpointer(folder)]

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from torchtune_lite.checkpoint.formats.weights import Weight
+from torchtune_lite.checkpoint.formats.weights import Weight, as_bytes
 from torchtune_lite.checkpoint.store import disk
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.utils import counted
@@ -33,6 +33,9 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
+Files = Mapping[Path, Mapping[str, Weight]]
+"""Files to be written, each with its weights."""
+
 
 def read_safetensors(path: Path) -> dict[str, Weight]:
     """List the weights of a file by name; each is mapped when it is read and unmapped when it is dropped.
@@ -51,14 +54,14 @@ def read_safetensors(path: Path) -> dict[str, Weight]:
         raise CheckpointError(f"{path}: weights are {', '.join(unknown)}; load an fp32, bf16 or fp16 checkpoint")
 
     def weight(name: str, dtype: str, shape: tuple[int, ...]) -> Weight:
-        return Weight(DTYPES[dtype], shape, lambda: _read(path, name))
+        return Weight(DTYPES[dtype], shape, lambda: _read(path, name), lambda *rows: _read(path, name, slice(*rows)))
 
     return {name: weight(name, dtype, shape) for name, (dtype, shape) in header.items()}
 
 
-def _read(path: Path, name: str) -> Tensor:
+def _read(path: Path, name: str, rows: slice | None = None) -> Tensor:
     with safe_open(path, "pt") as file:
-        return file.get_tensor(name)
+        return file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
 
 
 def write_safetensors(path: Path, weights: Mapping[str, Weight]) -> None:
@@ -66,33 +69,59 @@ def write_safetensors(path: Path, weights: Mapping[str, Weight]) -> None:
     write_safetensors_files({path: weights})
 
 
-def write_safetensors_files(files: Mapping[Path, Mapping[str, Weight]]) -> None:
+def write_safetensors_files(files: Files) -> None:
     """Write several new files; the disk's space for all is taken before the first weight is read.
 
     OSError at once where that much is not free, if the file system can tell.
     """
-    orders = {path: _start(path, weights) for path, weights in files.items()}
-    for path, order in orders.items():
-        with disk.update(path) as file:
-            file.seek(8 + int.from_bytes(file.read(8), "little"))
-            for weight in order:
-                file.write(weight.read_bytes())
+    lay_out(files)
+    fill(files)
 
 
-def _start(path: Path, weights: Mapping[str, Weight]) -> list[Weight]:
-    """Create a file with its header and room for the values; return `weights` in their order there."""
+def lay_out(files: Files) -> None:
+    """Create files with their headers, and take the disk's space for the values."""
+    for path, weights in files.items():
+        text, places = _header(weights)
+        with disk.create(path) as file:
+            disk.reserve(file, len(text) + sum(weight.num_bytes for weight, _ in places))
+            file.write(text)
+
+
+def fill(files: Files, *, leads: bool = True) -> None:
+    """Write into files that are laid out what this process has of the weights, and of others what one that `leads` has.
+
+    Each is read when its turn comes and dropped after it: all of them, whose reading may need other processes, before
+    an OSError of the first that could not be written.
+    """
+    problem = None
+    for path, weights in files.items():
+        text, places = _header(weights)
+        for weight, start in places:
+            width = weight.num_bytes // max(weight.shape[0], 1) if weight.shape else 0
+            for row, values in weight.pieces(leads=leads):
+                try:
+                    if problem is None and values.numel():
+                        with disk.update(path) as file:
+                            file.seek(len(text) + start + row * width)
+                            file.write(as_bytes(values))
+                except OSError as error:
+                    problem = error
+    if problem is not None:
+        raise problem
+
+
+def _header(weights: Mapping[str, Weight]) -> tuple[bytes, list[tuple[Weight, int]]]:
+    """Return what a file begins with, and `weights` in their order there, each with its place after that."""
     order = sorted(weights.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))  # keeps every value aligned
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
-    end = 0
+    places, end = [], 0
     for name, weight in order:
         start, end = end, end + weight.num_bytes
         header[name] = {"dtype": NAMES[weight.dtype], "shape": weight.shape, "data_offsets": (start, end)}
+        places.append((weight, start))
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with disk.create(path) as file:
-        disk.reserve(file, 8 + len(text) + end)
-        file.write(len(text).to_bytes(8, "little") + text)
-    return [weight for _, weight in order]
+    return len(text).to_bytes(8, "little") + text, places
 
 
 def damage(path: Path) -> str | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from torchtune_lite.errors import CheckpointError
+from torchtune_lite.utils.sharding import is_sharded
 
 TRUSTED = "torchao."  # of what the optimizer has loaded, the classes of tensors
 
@@ -16,9 +17,9 @@ TRUSTED = "torchao."  # of what the optimizer has loaded, the classes of tensors
 def flatten_tensor(tensor: Tensor) -> tuple[dict[str, Tensor], list | None]:
     """Return the tensors that `tensor` is made of by name, and as plain values what `unflatten_tensor` needs besides.
 
-    Of a plain tensor, itself by the name "" and None. CheckpointError for a class that is not torchao's.
+    Of a plain or sharded tensor, itself by the name "" and None. CheckpointError for a class that is not torchao's.
     """
-    if not is_traceable_wrapper_subclass(tensor):
+    if is_sharded(tensor) or not is_traceable_wrapper_subclass(tensor):
         return {"": tensor}, None
     path = f"{type(tensor).__module__}.{type(tensor).__qualname__}"
     names, context = tensor.__tensor_flatten__()

@@ -16,6 +16,7 @@ from torchtune_lite.checkpoint.store import disk
 from torchtune_lite.checkpoint.store.claim import DRAFT, TRASH, make_folders, read_run_id
 from torchtune_lite.checkpoint.store.manifest import Manifest, read_manifest, verify, write_manifest
 from torchtune_lite.errors import CheckpointError, SaveError, TuneError
+from torchtune_lite.utils.world import World
 
 _NAME = re.compile(r"(epoch|step)_\d+")
 
@@ -23,24 +24,28 @@ log = logging.getLogger("torchtune_lite")
 
 
 @contextmanager
-def publish(folder: Path | str, *, step: int | None = None, num_bytes: int = 0) -> Iterator[Path]:
+def publish(
+    folder: Path | str, *, step: int | None = None, num_bytes: int = 0, world: World | None = None
+) -> Iterator[Path]:
     """Return an empty folder to write into, and at the end adds a manifest, syncs it to the disk and renames it.
 
     `step` is for the manifest; `num_bytes` must be free before anything is written. Nothing is left when the writing
     fails. SaveError for what the file system refuses, and for a `folder` that exists: a published checkpoint is never
-    overwritten. One that exists and cannot be verified, as a resumed run finds it, is moved aside.
+    overwritten. One that exists and cannot be verified, as a resumed run finds it, is moved aside. The processes of
+    `world` call it together and write into one folder; what it does itself, the first of them does.
     """
-    folder = Path(folder)
-    draft = folder.with_name(f"{DRAFT}{folder.name}-{os.getpid()}")
-    try:
+    folder, world = Path(folder), world or World()
+    draft = folder.with_name(f"{DRAFT}{folder.name}-{world.on_main(os.getpid)}")
+
+    def begin() -> None:
         if folder.exists():
             _move_aside(folder)
         make_folders(folder.parent)
         disk.remove(draft)  # of a process that had the same id
         check_space(folder, num_bytes)
         disk.make_folder(draft)
-        with _called(draft.name, folder.name):
-            yield draft
+
+    def end() -> None:
         write_manifest(draft, run_id=read_run_id(folder.parent), step=step)
         disk.rename(draft, folder)
         try:
@@ -48,10 +53,17 @@ def publish(folder: Path | str, *, step: int | None = None, num_bytes: int = 0) 
         except OSError:  # it may be gone after a power loss, so it counts as not saved
             disk.rename(folder, draft)
             raise
+
+    try:
+        world.lead(begin)
+        with _called(draft.name, folder.name):
+            yield draft
+        world.lead(end)
     except OSError as error:
         raise SaveError(f"{folder} was not saved: {error.strerror or error}") from error
     finally:
-        disk.remove(draft)
+        if world.rank == 0:
+            disk.remove(draft)
 
 
 @contextmanager

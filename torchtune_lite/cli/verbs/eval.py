@@ -49,5 +49,7 @@ def main(args: Namespace) -> None:
 
 def output_dir(folder: Path) -> Path:
     """Return where results about a folder go: `eval` beside the checkpoint of a run, or `runs/eval`."""
-    is_checkpoint = (folder.parent / "config.yaml").is_file()
-    return (folder.parent / "eval" if is_checkpoint else Path("runs/eval")) / folder.resolve().name
+    checkpoint = folder.parent if folder.name == "adapter" else folder
+    run = checkpoint.parent
+    is_of_run = (run / "config.yaml").is_file()
+    return run / "eval" / folder.relative_to(run) if is_of_run else Path("runs/eval") / folder.resolve().name

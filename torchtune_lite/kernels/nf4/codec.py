@@ -8,7 +8,7 @@ operators or, where they can be built, by compiled loops (`cpu`, `triton`).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -59,8 +59,11 @@ def blank(num_values: int, dtype: torch.dtype, device: torch.device) -> NF4Weigh
     )
 
 
-def encode(weight: Tensor) -> NF4Weight:
+def encode(weight: Tensor, gather: Callable[[Tensor], Tensor] | None = None) -> NF4Weight:
     """Quantise `weight`, of a multiple of 16,384 values; ValueError where one of them is NaN or infinite.
+
+    Of a weight whose other values lie elsewhere, `gather` returns the scales of all blocks, of which it is given those
+    here: their mean is one.
 
     Differs from torchao where that divides by zero: a block of zeros gets the code of zero, not of -1, so that it
     decodes to zeros, and 256 equal scales get a factor of 1, not infinity (both decode to their mean); and in float16,
@@ -74,9 +77,10 @@ def encode(weight: Tensor) -> NF4Weight:
         codes, absmax = _encode_blocks(blocks)
         parts.quantized_data[start // 2 :][: codes.numel()] = codes
         scales[start // BLOCK :][: absmax.numel()] = absmax
-    if not scales.isfinite().all():
+    all_scales = gather(scales) if gather else scales
+    if not all_scales.isfinite().all():
         raise ValueError("holds NaN or infinity")
-    parts.scaler_mean.copy_(scales.mean())
+    parts.scaler_mean.copy_(all_scales.mean())
     scales = (scales - parts.scaler_mean).view(-1, SCALER_BLOCK)
     factor = 256 / (2 * scales.abs().amax(1))
     parts.quantization_factor.copy_(torch.where(factor.isfinite(), factor, 1.0))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from torchtune_lite.checkpoint import TrainingState
+from torchtune_lite.checkpoint.formats.weights import Weight
 
 
 def snapshot_model(model: nn.Module) -> nn.Module:
@@ -27,8 +28,6 @@ def snapshot_model(model: nn.Module) -> nn.Module:
 
 def snapshot_state(state: TrainingState) -> TrainingState:
     """Return the state with the tensors of optimizer and adapters copied to host memory."""
-    tensors, of_adapters = (
-        {name: tensor.to("cpu", copy=True) for name, tensor in each.items()}
-        for each in (state.tensors, state.of_adapters)
-    )
+    tensors = {name: Weight.of(each.read().to("cpu", copy=True)) for name, each in state.tensors.items()}
+    of_adapters = {name: tensor.to("cpu", copy=True) for name, tensor in state.of_adapters.items()}
     return replace(state, tensors=tensors, of_adapters=of_adapters)

@@ -76,10 +76,10 @@ def count_step(
         states = model.tok_embeddings(longer).detach().requires_grad_()  # [b, s, d]
         rotations, mask = model.rotations(longer, seq_lens=lengths)
         kept, layer_most = memory.of(lambda: layer(states, rotations[layer.kind], mask), [states, *_trained(layer)])
-        states = states[:, : tokens.shape[1]].detach().requires_grad_()
+        last = states[:, : tokens.shape[1]].detach().requires_grad_()
         _, loss = memory.of(
-            lambda: loss_fn(model.output, model.norm(states), labels, **rows),
-            [states, *_trained(model.norm, model.output)],
+            lambda: loss_fn(model.output, model.norm(last), labels, **rows),
+            [last, *_trained(model.norm, model.output)],
         )
     return StepMemory(
         num_layers=len(model.layers),

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.data import Batch, Batches, num_label_tokens, sample_lens
-from torchtune_lite.training.distributed import World
 from torchtune_lite.training.memory.usage import peak_memory, reset_peak_memory
 from torchtune_lite.training.metrics.flops import peak_flops, step_flops
 from torchtune_lite.training.profiler import Profiler
 from torchtune_lite.training.step.checks import Counts, count
 from torchtune_lite.training.step.losses import Share
 from torchtune_lite.utils import counted, get_logger
+from torchtune_lite.utils.world import World
 
 COUNTED = ("steps", "seconds", "tokens", "label_tokens", "positions", "flops")
 

@@ -46,7 +46,8 @@ class Checkpoints:
     `best.json` in `output_dir` names the folder with the lowest validation loss, of those saved at a step that was
     validated. That one and `resumed_from`, which holds the step `resumed_at`, are kept besides. `background` copies
     what training changes and writes it in a thread, one save at a time, which `poll` looks after. `verify` says which
-    saves are read back and compared with the live model: "all", "first_and_last" of this process, or None of them.
+    saves are read back and compared with the live model: "all", "first_and_last" of this process, or None of them. Of
+    several processes that save together, the one of `rank` 0 keeps and removes.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class Checkpoints:
         *,
         background: bool = False,
         verify: str | None = None,
+        rank: int = 0,
     ) -> None:
         self.output_dir, self.keep_last_n, self.resumed_from = output_dir, keep_last_n, resumed_from
-        self.background, self.verify = background, verify
+        self.background, self.verify, self.keeps = background, verify, rank == 0
         self._newest, self._newest_step = resumed_from and resumed_from.resolve(), resumed_at
         self._pending: Save | None = None
         self._failures, self._saved = 0, False
@@ -132,6 +134,8 @@ class Checkpoints:
             log.error("%s", error)
 
     def _keep(self, folder: Path, progress: Progress) -> None:
+        if not self.keeps:
+            return
         self._note_best(folder, progress)
         best = self.output_dir / self._best["checkpoint"] if self._best else None
         checkpoint.retain(self.output_dir, self.keep_last_n, protected=(best, self.resumed_from))

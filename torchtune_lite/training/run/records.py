@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from torchtune_lite import checkpoint, config
-from torchtune_lite.training.distributed import World
 from torchtune_lite.training.metrics.loggers import MetricLoggers
 from torchtune_lite.training.metrics.loss_curve import plot_loss_curve
 from torchtune_lite.training.run.progress import Progress
 from torchtune_lite.training.settings import TrainingSettings
 from torchtune_lite.utils import LogFile
+from torchtune_lite.utils.world import World
 
 
 class Records:

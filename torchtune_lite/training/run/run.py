@@ -13,8 +13,7 @@ Two recipes must not differ in these. A recipe calls them in this order:
                 run.backward(loss(batch))      # with `run.inputs`, `run.autocast` and `run.summed_loss`
             step_loss, grad_norm = run.clip()
             if run.may_step(step_loss, grad_norm):
-                optimizer.step()
-            ...
+                optimizer.step()               # then drop the gradients, and step run.lr_scheduler
             run.end_step(step_loss, grad_norm)
 """
 
@@ -80,7 +79,7 @@ class Run:
         cfg, world = self.cfg, self.world
         self.resume_from = world.on_main(lambda: checkpoint.resume_folder(self.output_dir, cfg.resume_from_checkpoint))
         self.checkpointer, tokenizer, model = build_model(cfg)
-        self.checkpointer.writes_cache = world.rank == 0
+        self.checkpointer.world = world.writers
         self.checkpointer.use_tokenizer(tokenizer, model.config.vocab_size)
         data.limit_length(tokenizer, model.config.max_seq_len)
         data.fix_date(tokenizer, checkpoint.start_date(self.resume_from, self.progress.start_date))
@@ -91,6 +90,7 @@ class Run:
         world.check_alike({**keys, "data": fingerprint, "version": __version__})
         self.facts = checkpoint.run_facts(keys, fingerprint, self.data.steps_per_epoch, world.size)
         checkpoint.check_resumable(self.resume_from, self.facts)
+        world.shard(model)
         set_seed(self.progress.seed)  # data that were looked at may have drawn
         return model
 
@@ -130,7 +130,7 @@ class Run:
         self.rng_state = checkpoint.rng_state()  # of the last step boundary
         cfg.seed = progress.seed  # drawn, or that of the run that goes on
         self.records = Records(cfg, progress, self.world)  # nothing is written before it
-        saving = {"background": cfg.enable_async_checkpointing, "verify": cfg.verify_saves}
+        saving = {"background": cfg.enable_async_checkpointing, "verify": cfg.verify_saves, "rank": self.world.rank}
         self.checkpoints = Checkpoints(self.output_dir, cfg.keep_last_n_checkpoints, resume_from, step, **saving)
         profiler = config.instantiate(cfg.profiler) or Profiler(cfg.profile, f"{self.output_dir}/profile")
         profiler = None if self.world.rank else profiler  # of the first process
@@ -290,7 +290,7 @@ class Run:
         parts = self.model, self.optimizer, self.lr_scheduler, asdict(self.progress), self.facts
         state = checkpoint.gather(*parts, rng=self.world.gather(checkpoint.rng_state()))
         save = partial(self.checkpoints.save, name, self.progress, self._write, self.model, state)
-        self.world.on_main(lambda: save(final=final or self.is_done()))
+        self.world.save(lambda: save(final=final or self.is_done()))
 
     def close(self) -> None:
         """End a save, close the loggers, draw the loss curve and release the output_dir."""

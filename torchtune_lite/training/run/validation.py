@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.data import AnyBatches, Batch, num_label_tokens
-from torchtune_lite.training.distributed import World
 from torchtune_lite.training.run.data import RunData
+from torchtune_lite.utils.world import World
 
 Sums = Sequence[tuple[float, int]]
 """Of each batch, the sum of the loss and the label tokens."""
@@ -26,11 +26,11 @@ def measure(
     ask: bool,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Return the losses of `dataset_val` and, with `ask`, the scores of `dataset_eval` and its answers."""
-    losses = validate(model, data.val, loss, world) if data.val else {}
-    if not (ask and data.questions):
-        return losses, []
-    with autocast:
-        scores, answers = data.questions.ask(model)
+    losses, scores, answers = validate(model, data.val, loss, world) if data.val else {}, {}, []
+    if ask and data.questions:
+        with autocast:
+            scores, answers = data.questions.ask(model)
+    world.settle(model)
     return losses | scores, answers
 
 

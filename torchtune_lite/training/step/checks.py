@@ -6,10 +6,10 @@ from typing import NamedTuple, SupportsFloat
 
 from torchtune_lite.data import Batch, num_label_tokens, num_real_tokens
 from torchtune_lite.errors import NonFiniteError
-from torchtune_lite.training.distributed import World
 from torchtune_lite.training.run.progress import Progress
 from torchtune_lite.training.signals import Signals
 from torchtune_lite.utils import get_logger
+from torchtune_lite.utils.world import World
 
 MAX_SKIPPED_IN_A_ROW = 3
 """Skipped steps that end a run: more than a bad row or two are the fault of the run."""

@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 from torchtune_lite.errors import ConfigError, NonFiniteError
 from torchtune_lite.optim import StepInBackward
 from torchtune_lite.peft import RankAllocator
-from torchtune_lite.training.distributed import World
 from torchtune_lite.training.run.progress import Progress
+from torchtune_lite.utils.sharding import whole
+from torchtune_lite.utils.world import World
 
 INITIAL_SCALE, GROWTH_INTERVAL = 65536.0, 2000  # of torch.amp.GradScaler
 
@@ -54,6 +55,7 @@ class Gradients:
             )
         self.optimizer, self.progress, self.max_norm = optimizer, progress, clip_grad_norm
         self.world = world or World(self.params[0].device)
+        self.world.check_optimizer(optimizer)
         self.world.spread(self.params)
         self.world.draw_alike(optimizer, lambda: f"{progress.seed}/{progress.global_step}")
         fresh = {"scale": INITIAL_SCALE, "_growth_tracker": 0}
@@ -74,13 +76,14 @@ class Gradients:
 
         Not if the loss of the step is not finite: then that pass is left out. The host waits to learn it.
         """
+        self._left -= 1
+        self.world.before_backward(last=self._left == 0)
         if self.in_backward is None:
             (loss * self.progress.scaler["scale"] if self.progress.scaler else loss).backward()
             return
-        self._left -= 1
         self._loss += loss.detach()
         last = self._left == 0 and self._may_step
-        if last and not self._loss.isfinite():
+        if last and not math.isfinite(*self.world.sum(self._loss.item())):
             return
         self.in_backward.armed = last
         try:
@@ -104,7 +107,7 @@ class Gradients:
             grads = [param.grad for param in self.params if param.grad is not None]
             if self.progress.scaler and grads:
                 torch._foreach_mul_(grads, 1 / self.progress.scaler["scale"])
-            norm = torch.nn.utils.clip_grad_norm_(self.params, self.max_norm or math.inf)
+            norm = whole(torch.nn.utils.clip_grad_norm_(self.params, self.max_norm or math.inf))
         loss, norm = torch.stack([value.to(loss.device, torch.float32) for value in (loss, norm)]).tolist()
         [loss] = self.world.sum(loss)
         if self.in_backward is not None and not math.isfinite(norm):
