@@ -381,6 +381,18 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 f"{ANY} {OWN_FORM} model.lora_attn_modules=[] model.apply_lora_to_mlp=False",
                 code=2,
             ),
+            Case("Rows of new tokens without one", f"{ANY} {OWN_FORM} model.train_embeddings=new", code=2),
+            Case("Tokens added to a SentencePiece model", f"{ANY} {OWN_FORM} tokenizer.add_tokens=[a]", code=2),
+            Case(
+                "Virtual tokens beside adapters",
+                f"{ANY.replace(' lora ', ' prompt_tuning ')} {OWN_FORM} model.apply_lora_to_mlp=True",
+                code=2,
+            ),
+            Case(
+                "A text to start as without the key that asks for it",
+                f"{ANY.replace(' lora ', ' prompt_tuning ')} {OWN_FORM} model.adapter.prompt_tuning_init=TEXT",
+                code=2,
+            ),
         ],
     ),
     "Checkpoint": (
@@ -407,7 +419,8 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("An extra weight", RUN, prepare=changed_weights(lambda w: w.update(extra=w[WEIGHT].clone()))),
             Case("Weights in int8", RUN, prepare=changed_weights(lambda w: w.update({WEIGHT: w[WEIGHT].char()}))),
             Case("A weight that is NaN", RUN, prepare=changed_weights(lambda w: w[WEIGHT].fill_(float("nan")))),
-            Case("An adapter of another rank", f"{ADAPTED} model.lora_rank=4", trained=True),
+            Case("An adapter of another method", ADAPTED, prepare=adapter_config(peft_type="BOFT"), trained=True),
+            Case("A merge of no adapter", f"{RUN} checkpointer.merge_adapter=True", code=2),
             Case(
                 "An adapter that starts from changed base weights",
                 ADAPTED,

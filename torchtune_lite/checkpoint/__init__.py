@@ -1,5 +1,6 @@
 """Checkpoints: a folder in, a folder out, and what a run needs to go on from one."""
 
+from torchtune_lite.checkpoint.building import build_decoder, put_saved_adapters
 from torchtune_lite.checkpoint.description import found
 from torchtune_lite.checkpoint.folders import ModelFolder, find_model
 from torchtune_lite.checkpoint.formats.adapter import load_adapter, write_adapter
@@ -19,6 +20,7 @@ __all__ = [
     "FullModelMetaCheckpointer",
     "ModelFolder",
     "TrainingState",
+    "build_decoder",
     "check_resumable",
     "check_space",
     "claim_output_dir",
@@ -30,6 +32,7 @@ __all__ = [
     "newest",
     "publish",
     "published",
+    "put_saved_adapters",
     "read_best",
     "restore",
     "resume_folder",

@@ -1,6 +1,7 @@
 """Parameter-efficient fine-tuning: adapters over frozen, if wished 4-bit, projections; knows no model family."""
 
 from torchtune_lite.peft.adalora import AdaLoRA, AdaLoRALinear
+from torchtune_lite.peft.adapted import AdaptedLinear
 from torchtune_lite.peft.adapter import (
     Adapter,
     MergeableAdapter,
@@ -51,6 +52,7 @@ __all__ = [
     "VirtualTokensMethod",
     "AdaLoRA",
     "AdaLoRALinear",
+    "AdaptedLinear",
     "Adapter",
     "DoRALinear",
     "FrozenNF4Linear",

@@ -31,6 +31,7 @@ from torchtune_lite.peft.peft_file import (
     WHOLE,
     PeftFile,
     Projection,
+    dropout_of,
     is_expression,
     of_module,
 )
@@ -178,7 +179,8 @@ class LoRAFile(PeftFile):
 
         def put(path: str, base: nn.Module) -> LoRALinear:
             alpha = of_module(config.get("alpha_pattern"), path, config["lora_alpha"])
-            return kind.from_linear(base, shapes[path][A][0], alpha, use_rslora=bool(config.get("use_rslora")))
+            dropout, use_rslora = dropout_of(config, "lora_dropout"), bool(config.get("use_rslora"))
+            return kind.from_linear(base, shapes[path][A][0], alpha, dropout, use_rslora=use_rslora)
 
         return put
 

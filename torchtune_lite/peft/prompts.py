@@ -1,6 +1,6 @@
 """Prompt tuning, prefix tuning and P-tuning: virtual tokens before each sequence, and what makes them.
 
-k virtual tokens, d embed, h encoder_hidden_size, g kv heads, e head width.
+k virtual tokens, d embed, h encoder_hidden_size.
 """
 
 from collections.abc import Mapping
