@@ -92,7 +92,8 @@ class GenerateRecipe:
 
     def answer_rows(self) -> int:
         """Write the result of each row that has none yet; return the number of the answers' tokens."""
-        cfg, log, out, tokens, num_problems, first_problem = self.cfg, self.inference.log, self.out, 0, 0, None
+        cfg, log, out = self.cfg, self.inference.log, self.out
+        tokens, num_problems, first_problem = 0, 0, None
         if self.done:
             log.info("%s has the results of %s: going on from there", out.path, utils.counted(self.done, "row"))
         results = generation.answers(

@@ -21,7 +21,7 @@ from functools import partial
 
 from torch import Tensor
 
-from torchtune_lite import config, data, peft, training
+from torchtune_lite import config, data, errors, peft, training
 
 
 @dataclass(kw_only=True)
@@ -45,6 +45,8 @@ class LoRAFinetuneRecipeSingleDevice:
         """Build data, model, adapters and optimizer, cheapest checks first; restore the checkpoint to resume from."""
         cfg, run = self.cfg, self.run
         self.model = run.build_model()  # shapes only
+        if cfg.save_adapter_weights_only and run.checkpointer.merge_adapter:
+            raise errors.ConfigError("save_adapter_weights_only leaves out the base that merge_adapter makes")
         self.load_base()
         self.loss_fn = config.instantiate(cfg.loss)
         run.prepare(self.model, self.loss_fn)

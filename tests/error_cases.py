@@ -419,7 +419,8 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("An extra weight", RUN, prepare=changed_weights(lambda w: w.update(extra=w[WEIGHT].clone()))),
             Case("Weights in int8", RUN, prepare=changed_weights(lambda w: w.update({WEIGHT: w[WEIGHT].char()}))),
             Case("A weight that is NaN", RUN, prepare=changed_weights(lambda w: w[WEIGHT].fill_(float("nan")))),
-            Case("An adapter of another rank", f"{ADAPTED} model.lora_rank=4", trained=True),
+            Case("An adapter of another method", ADAPTED, prepare=adapter_config(peft_type="BOFT"), trained=True),
+            Case("A merge of no adapter", f"{RUN} checkpointer.merge_adapter=True", code=2),
             Case(
                 "An adapter that starts from changed base weights",
                 ADAPTED,

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests.export.models import make, prompts, save
+from torchtune_lite.checkpoint.merged_base import filled
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.export import open_source
 from torchtune_lite.export.comparison import log_probs
-from torchtune_lite.export.source import filled
 
 LLAMA = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}
 PHI = {"target_modules": ["qkv_proj", "gate_up_proj", "o_proj"]}

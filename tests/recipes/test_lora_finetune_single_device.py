@@ -229,3 +229,37 @@ def test_adalora_is_pruned_to_its_target_and_loads_in_peft(tiny, tune, config_fi
 def test_adalora_refuses_what_it_cannot_do(tune, config_file, change, problem):
     result = tune("run", "lora_finetune_single_device", "--config", config_file, *ADALORA, change, check=False)
     assert result.returncode and problem in result.stderr and "Traceback" not in result.stderr
+
+
+def starting_from(tmp_path: Path, **changes: object) -> list[str]:
+    """The words of a run to tmp_path/more that starts from the adapter of tmp_path/out."""
+    changes = {"output_dir": tmp_path / "more", "epochs": 1, "optimizer.lr": 0} | changes
+    folder = tmp_path / "out/epoch_0"
+    return [f"checkpointer.adapter_checkpoint={folder}", *(f"{key}={value}" for key, value in changes.items())]
+
+
+def test_a_run_goes_on_with_an_adapter_as_it_is(tune, config_file, tmp_path):
+    recipe = ("run", "lora_finetune_single_device", "--config", config_file)
+    shape = ("model.use_rslora=True", "model.target_modules=[q_proj, w2]", "model.rank_pattern={w2: 2}")
+    tune(*recipe, *shape, "epochs=1")
+    result = tune(*recipe, *starting_from(tmp_path))
+    assert "what 'model' says of adapters is not used" in result.stderr
+    old, new = (tmp_path / run / "epoch_0/adapter" for run in ("out", "more"))
+    assert (new / "adapter_config.json").read_text() == (old / "adapter_config.json").read_text()
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (old, new))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    tune(*recipe, *starting_from(tmp_path, epochs=2, resume_from_checkpoint=True))
+    assert len(metrics(tmp_path / "more", "loss")) == 6
+
+
+def test_a_run_puts_a_new_adapter_on_a_merged_one(tune, config_file, tmp_path):
+    recipe = ("run", "lora_finetune_single_device", "--config", config_file, "checkpointer.merge_adapter=True")
+    tune(*recipe[:-1], "epochs=1")
+    result = tune(*recipe, *starting_from(tmp_path), "save_adapter_weights_only=True", check=False)
+    assert result.returncode and "save_adapter_weights_only leaves out the base that merge_adapter" in result.stderr
+    tune(*recipe, *starting_from(tmp_path), "model.lora_rank=2")
+    merged, again = (load_file(tmp_path / run / "epoch_0/model.safetensors") for run in ("out", "more"))
+    for name, value in merged.items():
+        torch.testing.assert_close(again[name], value, rtol=0, atol=1e-6)
+    result = tune("chat", tmp_path / "more/epoch_0/adapter", check=False)
+    assert result.returncode and "epoch_0 is merged into its base; name the merged model" in result.stderr

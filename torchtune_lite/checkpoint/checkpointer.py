@@ -17,13 +17,13 @@ from torchtune_lite.checkpoint.formats.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from torchtune_lite.checkpoint.formats.adapter import (
     adapter_weights,
     open_adapter,
-    put_adapters,
     write_adapter_config,
 )
 from torchtune_lite.checkpoint.formats.adapter_config import check_adapters
 from torchtune_lite.checkpoint.formats.safetensors_stream import Files, write_safetensors_files
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
+from torchtune_lite.checkpoint.merged_base import merged_base
 from torchtune_lite.checkpoint.model_weights import (
     base_parameters,
     check_finite,
@@ -33,14 +33,15 @@ from torchtune_lite.checkpoint.model_weights import (
     merged_weights,
 )
 from torchtune_lite.checkpoint.nf4_cache import open_cache
-from torchtune_lite.checkpoint.run_state import OPTIMIZER, TrainingState
 from torchtune_lite.checkpoint.sizes import check_sizes, grown_embeddings
+from torchtune_lite.checkpoint.state.run_state import OPTIMIZER, TrainingState
 from torchtune_lite.checkpoint.store.publishing import publish
 from torchtune_lite.checkpoint.tokenizer import SmallFiles
 from torchtune_lite.config import unserved_family
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import CheckpointError, ConfigError, SaveError
 from torchtune_lite.models import FAMILIES, Family, find_family
+from torchtune_lite.modules import DecoderConfig
 from torchtune_lite.peft import adapter_modules, adapter_state, is_mergeable
 from torchtune_lite.utils.world import World
 
@@ -56,7 +57,8 @@ class Checkpointer(ABC):
 
     `checkpoint_files` are names in that folder or torchtune's `{filename_format, max_filename}`; by default, what it
     holds. `model_type` is a name of `models.find_family`, for files that do not tell. `adapter_checkpoint` is a folder
-    in PEFT's layout, loaded onto the base. `output_dir` and `recipe_checkpoint` are torchtune's; here the recipe's
+    in PEFT's layout, whose adapters the model goes on with; with `merge_adapter` they are merged into the base as it is
+    read, so that the model may have new ones. `output_dir` and `recipe_checkpoint` are torchtune's; here the recipe's
     `output_dir` and `resume_from_checkpoint` decide. `merge_into` says what a save puts in the place of NF4 weights:
     "quantized" their own values, for exactly the function that was trained; "original" the full-precision ones of
     `checkpoint_dir`, read again, for a function nearer to the base. `cache_quantized` keeps the NF4 weights beside the
@@ -70,6 +72,7 @@ class Checkpointer(ABC):
     _files: list[Path]
     _small_files: SmallFiles
     _is_within = False  # the model is a part of a larger one
+    adapter_is_given = False  # True: the model has the adapters of adapter_checkpoint, whatever its arguments
     world = World()  # of the processes that write a checkpoint together
 
     def __init__(
@@ -82,6 +85,7 @@ class Checkpointer(ABC):
         recipe_checkpoint: str | Path | None = None,
         merge_into: str = "quantized",
         cache_quantized: bool = False,
+        merge_adapter: bool = False,
     ) -> None:
         self.checkpoint_dir = Path(checkpoint_dir)
         self.checkpoint_files = checkpoint_files
@@ -104,7 +108,9 @@ class Checkpointer(ABC):
             raise ConfigError(f"checkpointer.model_type: {problem}")
         if merge_into not in MERGE_INTO:
             raise ConfigError(f"checkpointer.merge_into {merge_into!r} is unknown; allowed are {', '.join(MERGE_INTO)}")
-        self.merge_into, self.cache_quantized = merge_into, cache_quantized
+        if merge_adapter and adapter_checkpoint is None:
+            raise ConfigError("checkpointer.merge_adapter: True merges adapter_checkpoint, which is null")
+        self.merge_into, self.cache_quantized, self.merge_adapter = merge_into, cache_quantized, merge_adapter
         self._small_files = SmallFiles(self.checkpoint_dir)
         self._open(family)
 
@@ -170,12 +176,13 @@ class Checkpointer(ABC):
             fill_with_zeros(model, device=device, dtype=dtype)
             return
         starts_from_base = any(module.starts_from_base for module in adapter_modules(model).values())
-        given = self.adapter_checkpoint if resume_from is None else resume_from if starts_from_base else None
+        given = self.adapter_checkpoint if self.goes_on_from_adapter else None
+        given = given if resume_from is None else resume_from if starts_from_base else None
         saved = open_adapter(model, given, self.layout) if given else None
         if saved:
             saved.read_start()
         cache = None
-        if self.cache_quantized:
+        if self.cache_quantized and not self.merge_adapter:
             cache = open_cache(cache_dir, model, self._files, self.decoder_args, device=device, dtype=dtype)
         cached = cache.fill() if cache else ()
         rest = {name: weight for name, weight in weights.items() if name not in cached}
@@ -196,14 +203,18 @@ class Checkpointer(ABC):
 
     def check_adapters(self, model: nn.Module) -> None:
         """Raise ConfigError for adapters of `model` that a save could not write, or not merge as `merge_into` says."""
-        check_adapters(model, HFLayout(self.family, model.config, self._is_within), self.merge_into)
+        check_adapters(model, self.layout_of(model.config), self.merge_into)
         if not is_mergeable(model):
             log.info("virtual tokens are no weights: checkpoints have the adapter alone, which PEFT reads")
 
-    def put_adapters(self, model: nn.Module) -> None:
-        """Put adapters on a plain `model`, without weights, as `adapter_checkpoint` has them, if there is one."""
-        if self.adapter_checkpoint is not None and not adapter_modules(model):
-            put_adapters(model, self.adapter_checkpoint, HFLayout(self.family, model.config, self._is_within))
+    def layout_of(self, config: DecoderConfig) -> HFLayout:
+        """Return the layout of the files for a model of these sizes."""
+        return HFLayout(self.family, config, self._is_within)
+
+    @property
+    def goes_on_from_adapter(self) -> bool:
+        """Whether the model's adapters are to be those of `adapter_checkpoint`."""
+        return self.adapter_checkpoint is not None and not self.merge_adapter
 
     def use_tokenizer(self, tokenizer: Any, vocab_size: int) -> None:
         """Check, as `data.check_vocabulary` does, that a tokenizer fits the model, and saves it with each checkpoint.
@@ -212,6 +223,8 @@ class Checkpointer(ABC):
         """
         check_vocabulary(tokenizer, vocab_size, self.checkpoint_dir)
         log.info(described(self.family.name, self.decoder_args, tokenizer))
+        if self.adapter_is_given:
+            log.info("going on with %s as it is: what 'model' says of adapters is not used", self.adapter_checkpoint)
         self._small_files = SmallFiles(self.checkpoint_dir, tokenizer)
 
     def save(
@@ -243,9 +256,9 @@ class Checkpointer(ABC):
             draft, originals = Draft(path, world), None
             draft.add(partial(self._small_files.write, path))
             if adapted:
+                base = f"{self.checkpoint_dir}{f' with {self.adapter_checkpoint} merged in' * self.merge_adapter}"
                 files = {path / "adapter" / ADAPTER_WEIGHTS: adapter_weights(model, self.layout)}
-                config = partial(write_adapter_config, path / "adapter", model, self.layout, self.checkpoint_dir)
-                draft.add(config, files)
+                draft.add(partial(write_adapter_config, path / "adapter", model, self.layout, base), files)
             if not adapter_only:
                 originals = self.checked_weights(model) if self.merge_into == "original" else None
                 files = self.model_files(path, merged_weights(model, originals))
@@ -270,7 +283,7 @@ class Checkpointer(ABC):
         The rows that the model has beyond them are the mean of the others.
         """
         check_sizes(model, self.decoder_args, self.checkpoint_dir)
-        self.layout = HFLayout(self.family, model.config, self._is_within)
+        self.layout = self.layout_of(model.config)
         weights = self._weights()
         try:
             self.layout.check_tied(weights)
@@ -282,4 +295,4 @@ class Checkpointer(ABC):
             {self._their_name(name): weight for name, weight in weights.items()},
             self.checkpoint_dir,
         )
-        return weights
+        return merged_base(self, weights) if self.merge_adapter else weights

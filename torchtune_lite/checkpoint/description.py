@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from torchtune_lite import config
+from torchtune_lite.checkpoint.building import build_decoder
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.models import fit_embeddings, from_checkpoint
 from torchtune_lite.utils import counted
@@ -39,9 +40,8 @@ def found(cfg: Any) -> str:
     if getattr(cfg, "dtype", None) == "fp16":
         checkpointer.check_fp16()
     tokenizer = config.instantiate(cfg.tokenizer, defaults=checkpointer.tokenizer_args)
-    with torch.device("meta"):
-        built = config.instantiate(model, defaults=checkpointer.decoder_args)
-        fit_embeddings(built, tokenizer)
+    built = build_decoder(checkpointer, model)
+    fit_embeddings(built, tokenizer)
     checkpointer.check_adapters(built)
     check_vocabulary(tokenizer, built.config.vocab_size, checkpointer.checkpoint_dir)
     return described(checkpointer.family.name, checkpointer.decoder_args, tokenizer)

@@ -160,6 +160,11 @@ def _adapter(folder: Path, adapter: Path, checkpoint: Path, given: Path | str | 
         verify(checkpoint, quick=True)
     run = _run_config(checkpoint)
     trained = run.get("checkpointer", {})
+    if trained.get("merge_adapter"):
+        other = trained.get("adapter_checkpoint")
+        raise CheckpointError(
+            f"adapter {adapter}: {other} is merged into its base; name the merged model, {checkpoint}"
+        )
     base = _base(adapter, given, trained.get("checkpoint_dir"))
     kept = FILE_KEYS if given is None else ()
     return ModelFolder(

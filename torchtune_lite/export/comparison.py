@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.export.source import Source, filled
+from torchtune_lite.checkpoint.merged_base import filled
+from torchtune_lite.export.source import Source
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.utils import counted
 

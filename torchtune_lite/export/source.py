@@ -1,26 +1,22 @@
 """What is exported: a model folder, or an adapter with its base, of which each weight is merged when it is read."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from torchtune_lite import config
-from torchtune_lite.checkpoint import FullModelHFCheckpointer, ModelFolder, find_model
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, ModelFolder, find_model, put_saved_adapters
 from torchtune_lite.checkpoint.folders import chosen_folder
 from torchtune_lite.checkpoint.formats.adapter import adapter_folder, open_adapter
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.layout import HFLayout
-from torchtune_lite.checkpoint.model_weights import set_parameter
+from torchtune_lite.checkpoint.merged_base import make_parameters, with_adapters
 from torchtune_lite.data import ModelTokenizer, check_vocabulary
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.models import Family, from_checkpoint
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
-from torchtune_lite.peft import Adapter, adapter_modules, changed_biases, mergeable_modules
 
 
 @dataclass(frozen=True)
@@ -74,16 +70,7 @@ class Source:
     @property
     def weights(self) -> dict[str, Weight]:
         """The weights of the plain model of the same function; those that are merged are float32."""
-        merges = {f"{name}.weight": module.merged_weight for name, module in mergeable_modules(self.model).items()}
-        merges |= {name: module.merged_bias for name, module in changed_biases(self.model).items()}
-        return self.base | {
-            name: Weight(torch.float32, self.base[name].shape, partial(self._merged, name, merge))
-            for name, merge in merges.items()
-        }
-
-    def _merged(self, name: str, merge: Callable[[], Tensor]) -> Tensor:
-        with filled(self.model, {name: self.base[name]}):
-            return merge()
+        return self.base | with_adapters(self.model, self.base)
 
 
 def open_source(path: Path | str, base: Path | str | None = None, *, adapter: bool = False) -> Source:
@@ -95,34 +82,11 @@ def open_source(path: Path | str, base: Path | str | None = None, *, adapter: bo
     checkpointer = FullModelHFCheckpointer(**{k: v for k, v in found.checkpointer.items() if k != "_component_"})
     with torch.device("meta"):
         model = from_checkpoint(**checkpointer.decoder_args).eval()
-    checkpointer.put_adapters(model)
+    put_saved_adapters(checkpointer, model)
     weights = checkpointer.checked_weights(model)
     if found.adapter is not None:
-        for module in adapter_modules(model).values():
-            _make_parameters(module)
+        make_parameters(model)
         saved = open_adapter(model, found.adapter, checkpointer.layout)
         saved.load(weights)
         weights |= {name: weight.to(weights[name].dtype) for name, weight in saved.trained_base.items()}
     return Source(found, checkpointer, model, weights)
-
-
-def _make_parameters(adapter: Adapter) -> None:
-    """Give the parameters of an adapter on the meta device their memory, in float32."""
-    for name in adapter.adapter_params():
-        owner, _, leaf = name.rpartition(".")
-        value = torch.empty(adapter.get_parameter(name).shape, dtype=torch.float32)
-        setattr(adapter.get_submodule(owner), leaf, nn.Parameter(value))
-
-
-@contextmanager
-def filled(model: nn.Module, weights: Mapping[str, Weight]) -> Iterator[None]:
-    """Give parameters of a model on the meta device their values, in float32, for a block of code."""
-    empty = {name: model.get_parameter(name) for name in weights}
-    for name, weight in weights.items():
-        set_parameter(model, name, weight.read().float())
-    try:
-        yield
-    finally:
-        for name, param in empty.items():
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, param)

@@ -19,9 +19,9 @@ from torchtune_lite.peft import (
     freeze_base,
     upcast_state_dict,
 )
-from torchtune_lite.peft.initialisation import starting_factors
+from torchtune_lite.peft.projections.initialisation import starting_factors
 from torchtune_lite.peft.targets import choose
-from torchtune_lite.peft.trained_tokens import train_embeddings as train_whole_embeddings
+from torchtune_lite.peft.tokens.trained_tokens import train_embeddings as train_whole_embeddings
 from torchtune_lite.utils import get_logger
 
 Builder = Callable[..., TransformerDecoder]
@@ -33,6 +33,8 @@ TRAIN_EMBEDDINGS = ("new", "all", None)
 OF_LORA = ("lora_rank", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights")
 OF_LORA += ("rank_pattern", "alpha_pattern")
 """Arguments that another method of adaptation has no use for."""
+TARGETS = ("lora_attn_modules", "apply_lora_to_mlp", "apply_lora_to_output", "layers_to_transform")
+"""Arguments that choose projections, besides `target_modules`."""
 
 
 def plain_linear(name: str, in_dim: int, out_dim: int, bias: bool = False) -> nn.Module:
@@ -76,7 +78,7 @@ def lora_decoder(
     it, `layers_to_transform`, `rank_pattern` and `alpha_pattern` are PEFT's, as `peft.targets.choose` says. `use_dora`
     trains magnitudes too, `use_rslora` scales an update by alpha / √rank instead of alpha / rank. `init_lora_weights`
     starts A and B from the base's weights instead of from zero: pissa, pissa_niter_N, olora, or loftq over NF4
-    (`peft.initialisation`). `adapter` puts another method in the place of LoRA: `peft.IA3`, `peft.VeRA`.
+    (`peft.projections.initialisation`). `adapter` puts another method in the place of LoRA: `peft.IA3`, `peft.VeRA`.
 
     `train_embeddings: new` trains the rows of the tokens that the tokenizer adds, in the embedding and in an output of
     its own, as is done anyway where `tokenizer.add_tokens` names some; no projection need then carry an adapter. `all`
@@ -153,7 +155,9 @@ def lora_decoder(
         if path not in adapted:
             return base
         if adapter is not None:
-            return adapter.put(path, base)
+            projection = adapter.put(path, base)
+            projection.fused = fused_lora
+            return projection
         init = None if init_lora_weights == "loftq" and not quantize else init_lora_weights  # nothing is lost there
         kind = DoRALinear if use_dora else LoRALinear
         projection = kind.from_linear(base, *adapted[path], lora_dropout, use_rslora=use_rslora, init_lora_weights=init)
@@ -190,6 +194,13 @@ def check_method(adapter: Any, of_lora: Mapping[str, Any]) -> None:
             f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} for LoRA, and adapter puts "
             f"{type(adapter).__name__} in its place; leave them out, and see its own arguments"
         )
+
+
+def arguments_of(adapter: Method, targets: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of a builder that put an adapter on these projections, whatever others it is given."""
+    parameters = inspect.signature(lora_decoder).parameters
+    defaults = {name: parameters[name].default for name in (*OF_LORA, *TARGETS, "train_embeddings")}
+    return defaults | {"adapter": adapter, "target_modules": targets}
 
 
 def projections(config: DecoderConfig) -> list[str]:

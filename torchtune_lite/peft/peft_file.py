@@ -171,6 +171,11 @@ class PeftFile:
             )
 
 
+def dropout_of(config: Mapping[str, Any], key: str) -> float:
+    """Return the dropout of a config that a training goes on with; 0 for what is none."""
+    return float(config[key]) if _is_number(config.get(key)) and 0 <= config[key] < 1 else 0.0
+
+
 def is_expression(text: str) -> bool:
     """Return whether a key of a pattern is a regular expression."""
     try:

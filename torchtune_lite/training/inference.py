@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import torch
-
 from torchtune_lite import config
+from torchtune_lite.checkpoint import build_decoder, put_saved_adapters
 from torchtune_lite.checkpoint.description import described
 from torchtune_lite.data import check_vocabulary
 from torchtune_lite.errors import ConfigError
@@ -21,9 +20,8 @@ def build_model(cfg: RecipeSettings) -> tuple[Any, Any, TransformerDecoder]:
     if cfg.dtype == "fp16":
         checkpointer.check_fp16()
     tokenizer = config.instantiate(cfg.tokenizer, defaults=checkpointer.tokenizer_args)
-    with torch.device("meta"):
-        model = config.instantiate(cfg.model, defaults=checkpointer.decoder_args)
-        fit_embeddings(model, tokenizer)
+    model = build_decoder(checkpointer, cfg.model)
+    fit_embeddings(model, tokenizer)
     return checkpointer, tokenizer, model
 
 
@@ -45,7 +43,7 @@ class Inference:
             raise ConfigError(
                 f"the model is a classifier, of {counted(classes, 'class', 'classes')}, and writes no text"
             )
-        self.checkpointer.put_adapters(self.model)
+        put_saved_adapters(self.checkpointer, self.model)
         check_vocabulary(self.tokenizer, self.model.config.vocab_size)
         return self.tokenizer, self.model
 

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torchtune_lite.checkpoint.formats.adapter_config import (
     CONFIG,
     config_misfits,
-    config_problems,
     file_of,
     peft_config,
     projections,
 )
-from torchtune_lite.checkpoint.formats.adapter_embeddings import embedding_tensors, put_embeddings, token_indices
+from torchtune_lite.checkpoint.formats.adapter_embeddings import embedding_tensors
 from torchtune_lite.checkpoint.formats.files import read_files, read_json, write_json
 from torchtune_lite.checkpoint.formats.safetensors_stream import write_safetensors
 from torchtune_lite.checkpoint.formats.weights import Weight
@@ -31,13 +30,11 @@ from torchtune_lite.checkpoint.layout import WITHIN, HFLayout
 from torchtune_lite.checkpoint.model_weights import FLOATS, base_parameters, check_weights, is_finite, listed
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.peft import (
-    FILES,
     PREFIX,
     PeftFile,
     Projection,
     adapter_modules,
     dequantize,
-    freeze_base,
     is_quantized,
     quantize,
 )
@@ -146,7 +143,7 @@ def open_adapter(model: nn.Module, path: Path | str, layout: HFLayout) -> SavedA
     if problems := config_misfits(config, model, layout):
         raise CheckpointError(f"{source} does not fit: {'; '.join(problems)}")
     adapted = projections(model, layout)
-    weights = _weights(folder, layout, file_of(adapted))
+    weights = saved_weights(folder, layout, file_of(adapted))
     of_base = _names_of_base(weights, model, layout)
     own = {name: weight for name, weight in weights.items() if name not in of_base}
     expected = file_of(adapted).expected(adapted, config, own) | embedding_tensors(model, layout)
@@ -181,7 +178,8 @@ def adapter_folder(path: Path | str) -> Path:
     return folder / "adapter" if inside else folder
 
 
-def _weights(folder: Path, layout: HFLayout, method: PeftFile) -> dict[str, Weight]:
+def saved_weights(folder: Path, layout: HFLayout, method: PeftFile) -> dict[str, Weight]:
+    """List the weights of an adapter of this method, by the names that PEFT saves them by; none is read."""
     file = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()), None)
     if file is None:
         raise CheckpointError(f"adapter {folder}: has no {WEIGHTS} or {OLD_WEIGHTS}")
@@ -191,55 +189,6 @@ def _weights(folder: Path, layout: HFLayout, method: PeftFile) -> dict[str, Weig
     frozen = {name.replace(ROWS, "base_layer.weight") for name in weights if name.endswith(ROWS)}
     twice = {name for name in weights if layout.config.tie_word_embeddings and OF_HEAD.search(name)}
     return {name: weight for name, weight in weights.items() if name not in frozen | twice}
-
-
-def put_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
-    """Put adapters on those projections of a plain `model` for which an adapter of PEFT's has weights, as it says.
-
-    Their values come from `load_adapter`. CheckpointError where the adapter is not served, or has weights for a
-    projection that `model` lacks.
-    """
-    folder = adapter_folder(path)
-    config = read_json(folder / CONFIG)
-    if problems := config_problems(config, layout):
-        raise CheckpointError(f"adapter {folder} does not fit: {'; '.join(problems)}")
-    method, indices = FILES[config["peft_type"]], token_indices(config)
-    weights = _weights(folder, layout, method)
-    if method.on_projections:
-        _put_on_projections(model, weights, config, layout, f"adapter {folder}")
-    try:
-        if not method.on_projections:
-            method.put_on(model, config)
-        freeze_base(model)
-        put_embeddings(model, indices, config, weights)
-    except ValueError as error:
-        raise CheckpointError(f"adapter {folder} does not fit: {error}") from error
-
-
-def _put_on_projections(
-    model: nn.Module, weights: Mapping[str, Weight], config: Mapping[str, Any], layout: HFLayout, source: str
-) -> None:
-    method = FILES[config["peft_type"]]
-    places: dict[str, list[str]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            places.setdefault(layout.module_path(f"{name}.weight"), []).append(name)
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, weight in weights.items():
-        for suffix in method.names:
-            if name.startswith(PREFIX) and name.endswith(f".{suffix}"):
-                path = name.removeprefix(PREFIX).removesuffix(f".{suffix}")
-                shapes.setdefault(path, {})[suffix] = weight.shape
-    if unknown := [path for path in shapes if path not in places]:
-        raise CheckpointError(f"{source} does not fit: the model has no projection {listed(unknown)}")
-    first = next(iter(method.names))
-    if not shapes or any(first not in own for own in shapes.values()):
-        raise CheckpointError(f"{source} does not fit: it has no weights {first}")
-    put = method.placed(config, shapes)
-    for path in shapes:
-        for name in places[path]:
-            owner, _, last = name.rpartition(".")
-            setattr(model.get_submodule(owner), last, put(path, model.get_submodule(name)))
 
 
 def _by_live_name(weights: Mapping[str, Weight], layout: HFLayout) -> dict[str, Weight]:
@@ -259,7 +208,7 @@ def _by_saved_name(weights: Mapping[str, Weight], method: PeftFile, file: Path) 
     """
     found: dict[str, Weight] = {}
     for given, weight in weights.items():
-        if REPEATED.search(given):
+        if REPEATED.search(given) and REPEATED.sub(".weight", given) in weights:
             continue
         name = re.sub(r"\.default(\.weight)?$", r"\1", given)
         if name.endswith(tuple(f".{each}.weight" for each in method.names)):

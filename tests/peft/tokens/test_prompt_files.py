@@ -8,8 +8,8 @@ import torch
 import transformers
 
 from tests.models import tiny
-from tests.peft.test_prompts import METHODS
-from torchtune_lite.checkpoint import FullModelHFCheckpointer
+from tests.peft.tokens.test_prompts import METHODS
+from torchtune_lite.checkpoint import FullModelHFCheckpointer, put_saved_adapters
 from torchtune_lite.errors import CheckpointError, ConfigError
 from torchtune_lite.export import Options, export_model, open_source
 from torchtune_lite.export.merging import merge
@@ -38,7 +38,7 @@ def read(base, adapter, model=None):
     if model is None:
         with torch.device("meta"):
             model = from_checkpoint(**checkpointer.decoder_args)
-        checkpointer.put_adapters(model)
+        put_saved_adapters(checkpointer, model)
     checkpointer.load(model, **CPU)
     return model.eval()
 

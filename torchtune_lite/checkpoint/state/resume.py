@@ -10,15 +10,15 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from torchtune_lite.checkpoint.formats.adapter import load_adapter
+from torchtune_lite.checkpoint.formats.adapter import adapter_folder, load_adapter
 from torchtune_lite.checkpoint.formats.files import hf_weight_files, listed_files, read_json, sampled_sha256
 from torchtune_lite.checkpoint.formats.hf import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.formats.safetensors_stream import read_safetensors
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import listed
-from torchtune_lite.checkpoint.optimizer_state import restore_moments, restore_options
-from torchtune_lite.checkpoint.rng import set_own_rng_state
-from torchtune_lite.checkpoint.run_state import (
+from torchtune_lite.checkpoint.state.optimizer_state import restore_moments, restore_options
+from torchtune_lite.checkpoint.state.rng import set_own_rng_state
+from torchtune_lite.checkpoint.state.run_state import (
     FORMAT,
     OPTIMIZER,
     RNG,
@@ -98,6 +98,8 @@ def _base_fingerprint(config: Mapping[str, Any]) -> str | None:
         folder, names = Path(checkpointer["checkpoint_dir"]), checkpointer.get("checkpoint_files")
         meta = sorted(folder.glob("consolidated.*.pth"))
         files = listed_files(folder, names) if names else meta or hf_weight_files(folder)
+        if checkpointer.get("merge_adapter"):
+            files += sorted(adapter_folder(checkpointer["adapter_checkpoint"]).glob("adapter_model.*"))
         return hashlib.sha256("".join(map(sampled_sha256, files)).encode()).hexdigest()[:12]
     except (KeyError, CheckpointError):
         return None

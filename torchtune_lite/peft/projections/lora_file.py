@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from torchtune_lite.errors import CheckpointError, ConfigError
 from torchtune_lite.peft.adapter import Adapter
-from torchtune_lite.peft.dora import DoRALinear
-from torchtune_lite.peft.lora import LoRALinear
 from torchtune_lite.peft.nf4 import dequantize
 from torchtune_lite.peft.peft_file import (
     ALLOWED,
@@ -31,9 +29,12 @@ from torchtune_lite.peft.peft_file import (
     WHOLE,
     PeftFile,
     Projection,
+    dropout_of,
     is_expression,
     of_module,
 )
+from torchtune_lite.peft.projections.dora import DoRALinear
+from torchtune_lite.peft.projections.lora import LoRALinear
 from torchtune_lite.utils.sharding import is_sharded, local, whole
 
 A, B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
@@ -178,7 +179,8 @@ class LoRAFile(PeftFile):
 
         def put(path: str, base: nn.Module) -> LoRALinear:
             alpha = of_module(config.get("alpha_pattern"), path, config["lora_alpha"])
-            return kind.from_linear(base, shapes[path][A][0], alpha, use_rslora=bool(config.get("use_rslora")))
+            dropout, use_rslora = dropout_of(config, "lora_dropout"), bool(config.get("use_rslora"))
+            return kind.from_linear(base, shapes[path][A][0], alpha, dropout, use_rslora=use_rslora)
 
         return put
 
