@@ -10,7 +10,7 @@ from torchtune_lite.data import new_tokens
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.modules import TiedOutput, TransformerDecoder
 from torchtune_lite.modules.transformer import TokenEmbedding
-from torchtune_lite.peft import adapter_modules, train_tokens
+from torchtune_lite.peft import TrainedRows, adapter_modules, train_tokens
 from torchtune_lite.peft.tokens.trained_tokens import OCCUPIED
 from torchtune_lite.peft.tokens.virtual_tokens import VirtualTokensDecoder
 from torchtune_lite.utils import counted, get_logger
@@ -39,7 +39,9 @@ def fit_embeddings(model: TransformerDecoder, tokenizer: Any) -> None:
         return
     try:
         grow_embeddings(model, tokenizer.vocab_size)
-        if wanted != "all" and (wanted == "new" or adapter_modules(model)):
+        adapters = adapter_modules(model).values()
+        has_rows = any(isinstance(adapter, TrainedRows) for adapter in adapters)  # of a saved adapter
+        if wanted != "all" and not has_rows and (wanted == "new" or adapters):
             speaks = not model.config.tie_word_embeddings and not model.config.num_classes
             train_tokens(model, new, new if speaks else ())
     except ValueError as error:
