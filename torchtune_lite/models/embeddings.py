@@ -11,8 +11,8 @@ from torchtune_lite.errors import ConfigError
 from torchtune_lite.modules import TiedOutput, TransformerDecoder
 from torchtune_lite.modules.transformer import TokenEmbedding
 from torchtune_lite.peft import adapter_modules, train_tokens
-from torchtune_lite.peft.trained_tokens import OCCUPIED
-from torchtune_lite.peft.virtual_tokens import VirtualTokensDecoder
+from torchtune_lite.peft.tokens.trained_tokens import OCCUPIED
+from torchtune_lite.peft.tokens.virtual_tokens import VirtualTokensDecoder
 from torchtune_lite.utils import counted, get_logger
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
-from torchtune_lite.peft.virtual_tokens import PrefixDecoder, PromptDecoder, VirtualTokensDecoder, put_before
+from torchtune_lite.peft.tokens.virtual_tokens import PrefixDecoder, PromptDecoder, VirtualTokensDecoder, put_before
 from torchtune_lite.utils import get_logger
 
 INITS = ("RANDOM", "TEXT")

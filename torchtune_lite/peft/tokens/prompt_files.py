@@ -7,7 +7,7 @@ from torch import Tensor
 
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.peft.peft_file import WHOLE, PeftFile, Projection
-from torchtune_lite.peft.prompts import PrefixTuning, PromptTuning, PTuning, VirtualTokensMethod
+from torchtune_lite.peft.tokens.prompts import PrefixTuning, PromptTuning, PTuning, VirtualTokensMethod
 from torchtune_lite.utils import counted, get_logger
 
 TENSOR = "prompt_embeddings"
