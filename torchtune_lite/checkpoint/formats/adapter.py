@@ -208,7 +208,7 @@ def _by_saved_name(weights: Mapping[str, Weight], method: PeftFile, file: Path) 
     """
     found: dict[str, Weight] = {}
     for given, weight in weights.items():
-        if REPEATED.search(given):
+        if REPEATED.search(given) and REPEATED.sub(".weight", given) in weights:
             continue
         name = re.sub(r"\.default(\.weight)?$", r"\1", given)
         if name.endswith(tuple(f".{each}.weight" for each in method.names)):
