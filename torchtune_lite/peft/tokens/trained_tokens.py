@@ -153,7 +153,7 @@ class TokensFile(PeftFile):
 def train_tokens(model: TransformerDecoder, embedding: Sequence[int], output: Sequence[int] = ()) -> None:
     """Let the rows of these tokens be trained in the embedding, and in the output of an untied model.
 
-    ValueError where the output is no plain projection.
+    ValueError where the output is not a plain projection.
     """
     if embedding:
         with torch.device("meta"):
