@@ -381,6 +381,18 @@ CASES: dict[str, tuple[int, list[Case]]] = {
                 f"{ANY} {OWN_FORM} model.lora_attn_modules=[] model.apply_lora_to_mlp=False",
                 code=2,
             ),
+            Case("Rows of new tokens without one", f"{ANY} {OWN_FORM} model.train_embeddings=new", code=2),
+            Case("Tokens added to a SentencePiece model", f"{ANY} {OWN_FORM} tokenizer.add_tokens=[a]", code=2),
+            Case(
+                "Virtual tokens beside adapters",
+                f"{ANY.replace(' lora ', ' prompt_tuning ')} {OWN_FORM} model.apply_lora_to_mlp=True",
+                code=2,
+            ),
+            Case(
+                "A text to start as without the key that asks for it",
+                f"{ANY.replace(' lora ', ' prompt_tuning ')} {OWN_FORM} model.adapter.prompt_tuning_init=TEXT",
+                code=2,
+            ),
         ],
     ),
     "Checkpoint": (

@@ -119,7 +119,7 @@ def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
 
 def test_processes_meet_and_end(start, tmp_path):
     process = start()
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert [line.split()[1] for line in out.splitlines()] == list("12345")
     assert err.count("\n") == 1 and "INFO 2 processes, rank 0 on cpu" in err

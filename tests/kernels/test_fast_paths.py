@@ -10,7 +10,7 @@ from torchtune_lite import kernels
 from torchtune_lite.kernels import FAST_PATHS, plain
 from torchtune_lite.modules import RMSNorm
 from torchtune_lite.modules.replaceable import digest
-from torchtune_lite.peft import lora
+from torchtune_lite.peft.projections import lora
 
 
 @pytest.mark.parametrize("name", FAST_PATHS)

@@ -10,15 +10,15 @@ from torchtune_lite.errors import ConfigError
 from torchtune_lite.models import fit_embeddings
 from torchtune_lite.models.builders import decoder, lora_decoder
 from torchtune_lite.modules import DecoderConfig
-from torchtune_lite.peft import TrainedRows
+from torchtune_lite.peft import PromptTuning, TrainedRows
 
 SIZES = {"num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "embed_dim": 16, "max_seq_len": 16, "vocab_size": 32}
 LORA = {"lora_attn_modules": ["q_proj"]}
 
 
-def model(build, tied=False, **arguments):
+def model(build, tied=False, classes=None, **arguments):
     with torch.device("meta"):
-        return build(DecoderConfig(**SIZES, tie_word_embeddings=tied), **arguments)
+        return build(DecoderConfig(**SIZES, tie_word_embeddings=tied, num_classes=classes), **arguments)
 
 
 def tokenizer(vocab_size, *added):
@@ -41,6 +41,12 @@ def test_tokens_with_rows_of_their_own_are_trained_without_growth(log_lines):
     fit_embeddings(built, tokenizer(20, 3, 19))
     assert (built.config.vocab_size, built.added_rows, log_lines) == (32, 0, [])
     assert built.tok_embeddings.indices == built.output.indices == (3, 19)
+
+
+def test_the_classes_of_a_classifier_are_no_tokens():
+    built = model(lora_decoder, **LORA, classes=3)
+    fit_embeddings(built, tokenizer(34, 32, 33))
+    assert built.tok_embeddings.indices == (32, 33) and built.output.weight.shape == (3, 16)
 
 
 def test_a_model_that_is_trained_whole_grows_alone():
@@ -69,6 +75,8 @@ def test_says_where_there_is_nothing_to_train_or_no_place_for_it():
         fit_embeddings(model(lora_decoder, train_embeddings="new"), tokenizer(32))
     with pytest.raises(ConfigError, match="tokenizer.add_tokens: no row can be added to an output projection that car"):
         fit_embeddings(model(lora_decoder, **LORA, apply_lora_to_output=True), tokenizer(33, 32))
+    with pytest.raises(ConfigError, match="tokenizer.add_tokens: no file has rows of tokens beside virtual tokens"):
+        fit_embeddings(model(lora_decoder, adapter=PromptTuning(3)), tokenizer(33, 32))
     with pytest.raises(ValueError, match="train_embeddings is 'some'; allowed are new, all, or null"):
         model(lora_decoder, **LORA, train_embeddings="some")
     with pytest.raises(ValueError, match="no projection carries an adapter"):

@@ -198,7 +198,7 @@ def wait_for(process: subprocess.Popen[str], text: str) -> str:
 
 
 def last_line(process: subprocess.Popen[str]) -> str:
-    lines = [line for line in process.communicate(timeout=120)[1].splitlines() if line.startswith("tune: ")]
+    lines = [line for line in process.communicate(timeout=300)[1].splitlines() if line.startswith("tune: ")]
     assert len(lines) == 1, lines
     return lines[0]
 

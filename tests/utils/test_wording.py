@@ -18,7 +18,7 @@ ALWAYS_SEVERAL = {
     "errors.py": "characters",
     "fingerprints.py": "samples",  # a line, which checkpoints of earlier versions have
     "meta.py": "files",
-    "step.py": "steps",
+    "checks.py": "steps",
     "tokenizer.py": "bytes",
     "transformer.py": "tokens",
 }

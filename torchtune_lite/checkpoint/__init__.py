@@ -6,9 +6,9 @@ from torchtune_lite.checkpoint.folders import ModelFolder, find_model
 from torchtune_lite.checkpoint.formats.adapter import load_adapter, write_adapter
 from torchtune_lite.checkpoint.formats.hf import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.formats.meta import FullModelMetaCheckpointer
-from torchtune_lite.checkpoint.resume import check_resumable, restore, run_facts, start_date
-from torchtune_lite.checkpoint.rng import rng_state, set_rng_state
-from torchtune_lite.checkpoint.run_state import TrainingState, gather
+from torchtune_lite.checkpoint.state.resume import check_resumable, restore, run_facts, start_date
+from torchtune_lite.checkpoint.state.rng import rng_state, set_rng_state
+from torchtune_lite.checkpoint.state.run_state import TrainingState, gather
 from torchtune_lite.checkpoint.store.claim import Claim, claim_output_dir
 from torchtune_lite.checkpoint.store.discovery import latest, newest, read_best, resume_folder
 from torchtune_lite.checkpoint.store.manifest import verify

@@ -33,8 +33,8 @@ from torchtune_lite.checkpoint.model_weights import (
     merged_weights,
 )
 from torchtune_lite.checkpoint.nf4_cache import open_cache
-from torchtune_lite.checkpoint.run_state import OPTIMIZER, TrainingState
 from torchtune_lite.checkpoint.sizes import check_sizes, grown_embeddings
+from torchtune_lite.checkpoint.state.run_state import OPTIMIZER, TrainingState
 from torchtune_lite.checkpoint.store.publishing import publish
 from torchtune_lite.checkpoint.tokenizer import SmallFiles
 from torchtune_lite.config import unserved_family

@@ -19,9 +19,9 @@ from torchtune_lite.peft import (
     freeze_base,
     upcast_state_dict,
 )
-from torchtune_lite.peft.initialisation import starting_factors
+from torchtune_lite.peft.projections.initialisation import starting_factors
 from torchtune_lite.peft.targets import choose
-from torchtune_lite.peft.trained_tokens import train_embeddings as train_whole_embeddings
+from torchtune_lite.peft.tokens.trained_tokens import train_embeddings as train_whole_embeddings
 from torchtune_lite.utils import get_logger
 
 Builder = Callable[..., TransformerDecoder]
@@ -78,7 +78,7 @@ def lora_decoder(
     it, `layers_to_transform`, `rank_pattern` and `alpha_pattern` are PEFT's, as `peft.targets.choose` says. `use_dora`
     trains magnitudes too, `use_rslora` scales an update by alpha / √rank instead of alpha / rank. `init_lora_weights`
     starts A and B from the base's weights instead of from zero: pissa, pissa_niter_N, olora, or loftq over NF4
-    (`peft.initialisation`). `adapter` puts another method in the place of LoRA: `peft.IA3`, `peft.VeRA`.
+    (`peft.projections.initialisation`). `adapter` puts another method in the place of LoRA: `peft.IA3`, `peft.VeRA`.
 
     `train_embeddings: new` trains the rows of the tokens that the tokenizer adds, in the embedding and in an output of
     its own, as is done anyway where `tokenizer.add_tokens` names some; no projection need then carry an adapter. `all`

@@ -11,8 +11,8 @@ from torchtune_lite.errors import ConfigError
 from torchtune_lite.modules import TiedOutput, TransformerDecoder
 from torchtune_lite.modules.transformer import TokenEmbedding
 from torchtune_lite.peft import adapter_modules, train_tokens
-from torchtune_lite.peft.trained_tokens import OCCUPIED
-from torchtune_lite.peft.virtual_tokens import VirtualTokensDecoder
+from torchtune_lite.peft.tokens.trained_tokens import OCCUPIED
+from torchtune_lite.peft.tokens.virtual_tokens import VirtualTokensDecoder
 from torchtune_lite.utils import counted, get_logger
 
 
@@ -21,14 +21,16 @@ def fit_embeddings(model: TransformerDecoder, tokenizer: Any) -> None:
 
     They are `data.new_tokens`. One line tells of new rows, which start as the mean of the others and so take little
     from their probabilities (Hewitt, "Initializing New Word Embeddings for Pretrained Language Models", 2021).
-    ConfigError where `train_embeddings: new` has nothing to train.
+    ConfigError where `train_embeddings: new` has nothing to train, and beside virtual tokens.
 
     Virtual tokens that start as a text get its tokens here.
     """
-    if isinstance(model, VirtualTokensDecoder):
-        model.prompt.read_text(tokenizer)
     wanted = getattr(model, "train_embeddings", None)
     new = new_tokens(tokenizer, model.config.vocab_size, wanted)
+    if isinstance(model, VirtualTokensDecoder):
+        if new:
+            raise ConfigError("tokenizer.add_tokens: no file has rows of tokens beside virtual tokens; use LoRA")
+        model.prompt.read_text(tokenizer)
     if not new:
         if wanted == "new":
             raise ConfigError(
@@ -38,7 +40,8 @@ def fit_embeddings(model: TransformerDecoder, tokenizer: Any) -> None:
     try:
         grow_embeddings(model, tokenizer.vocab_size)
         if wanted != "all" and (wanted == "new" or adapter_modules(model)):
-            train_tokens(model, new, () if model.config.tie_word_embeddings else new)
+            speaks = not model.config.tie_word_embeddings and not model.config.num_classes
+            train_tokens(model, new, new if speaks else ())
     except ValueError as error:
         raise ConfigError(f"tokenizer.add_tokens: {error}") from error
 

@@ -1,7 +1,5 @@
 """Parameter-efficient fine-tuning: adapters over frozen, if wished 4-bit, projections; knows no model family."""
 
-from torchtune_lite.peft.adalora import AdaLoRA, AdaLoRALinear
-from torchtune_lite.peft.adapted import AdaptedLinear
 from torchtune_lite.peft.adapter import (
     Adapter,
     MergeableAdapter,
@@ -16,10 +14,7 @@ from torchtune_lite.peft.adapter import (
     mergeable_modules,
     rows_here,
 )
-from torchtune_lite.peft.dora import DoRALinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear
-from torchtune_lite.peft.ia3 import IA3, IA3Linear
-from torchtune_lite.peft.lora import LoRALinear
 from torchtune_lite.peft.methods import FILES
 from torchtune_lite.peft.nf4 import (
     blank_parts,
@@ -36,10 +31,15 @@ from torchtune_lite.peft.nf4 import (
 )
 from torchtune_lite.peft.optimizer import adapter_optimizer
 from torchtune_lite.peft.peft_file import MERGE, PREFIX, PeftFile, Projection
-from torchtune_lite.peft.prompts import PrefixTuning, PromptTuning, PTuning, VirtualTokensMethod
-from torchtune_lite.peft.rank_allocation import RankAllocator, rank_allocator
-from torchtune_lite.peft.trained_tokens import TrainedRows, TrainedTokenEmbedding, train_embeddings, train_tokens
-from torchtune_lite.peft.vera import VeRA, VeRALinear
+from torchtune_lite.peft.projections.adalora import AdaLoRA, AdaLoRALinear
+from torchtune_lite.peft.projections.adapted import AdaptedLinear
+from torchtune_lite.peft.projections.dora import DoRALinear
+from torchtune_lite.peft.projections.ia3 import IA3, IA3Linear
+from torchtune_lite.peft.projections.lora import LoRALinear
+from torchtune_lite.peft.projections.rank_allocation import RankAllocator, rank_allocator
+from torchtune_lite.peft.projections.vera import VeRA, VeRALinear
+from torchtune_lite.peft.tokens.prompts import PrefixTuning, PromptTuning, PTuning, VirtualTokensMethod
+from torchtune_lite.peft.tokens.trained_tokens import TrainedRows, TrainedTokenEmbedding, train_embeddings, train_tokens
 
 __all__ = [
     "FILES",

@@ -204,10 +204,10 @@ def test_a_bias_that_is_scaled_is_merged_too(tmp_path):
         (VeRA, {"save_projection": False, "projection_prng_key": 1}, "projection_prng_key is 1, the model's is 0"),
         (VeRA, {"r": "many"}, "r is 'many', not a whole number above 0"),
         (VeRA, {"bias": "vera_only"}, "bias is 'vera_only', which is not served"),
+        (IA3, {"modules_to_save": ["lm_head"]}, "modules_to_save is ['lm_head'], the model's is None; merge it in"),
         (AdaLoRA, {"init_r": 6}, "init_r is 6, the model's is 12"),
         (AdaLoRA, {"rank_pattern": {"x": [1]}}, "rank_pattern is {'x': [1]}, not lists of true or false by names"),
         (AdaLoRA, {"use_dora": True}, "use_dora is True, which is not served"),
-        (IA3, {"modules_to_save": ["lm_head"]}, "modules_to_save is ['lm_head'], the model's is None; merge it in"),
         (IA3, {"peft_type": "VERA"}, "peft_type is 'VERA', the model's is 'IA3'"),
     ],
 )

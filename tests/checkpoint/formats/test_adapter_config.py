@@ -60,7 +60,8 @@ def test_what_peft_and_we_write_is_taken(model, config, hf_base):
 @pytest.mark.parametrize("field", sorted(FIELDS | EARLIER_FIELDS | {"a_field_of_a_later_version"}))
 def test_a_field_is_compared_harmless_or_off(model, config, field):
     """Any value of a field that is not known to be harmless is refused, naming the field."""
-    harmless = [value for value in ODD if field in LORA.harmless or value in LORA.allowed.get(field, ())]
+    is_harmless = field in LORA.harmless and field not in ("modules_to_save", "trainable_token_indices")
+    harmless = [value for value in ODD if is_harmless or value in LORA.allowed.get(field, ())]
     if field not in {"peft_type", *LORA.compared, *LORA.patterns}:
         harmless += [None, False, "", [], {}]
     if field in ("alpha_pattern", "rank_pattern"):
@@ -93,13 +94,18 @@ def test_every_field_of_peft_has_been_thought_of(kind):
         ({"init_lora_weights": "corda"}, "'corda', which changed"),
         ({"init_lora_weights": "lora_ga"}, "'lora_ga', which changed"),
         (
-            {"modules_to_save": ["lm_head"], "bias": "all"},
-            "bias is 'all', modules_to_save is ['lm_head'], which",
+            {"layer_replication": [[0, 1]], "bias": "all"},
+            "bias is 'all', layer_replication is [[0, 1]], which",
         ),
         ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS', which is not served; merge it in PEFT (merge_and_unload)"),
         ({"peft_type": "IA3"}, "peft_type is 'IA3', the model's is 'LORA'"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication is [[0, 2], [1, 2]], which is not served"),
-        ({"trainable_token_indices": list(range(999))}, "trainable_token_indices is [0, 1, 2, 3, 4, 5, ...], which"),
+        ({"modules_to_save": ["v_proj"]}, "modules_to_save is ['v_proj'], which is not served; merge it"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is ['lm_head'], the model's is None"),
+        (
+            {"trainable_token_indices": list(range(999))},
+            "trainable_token_indices is [0, 1, 2, 3, 4, 5, ...], the model trains no rows alone",
+        ),
     ],
 )
 def test_what_changes_the_function_is_refused_with_what_to_do(model, config, values, message):

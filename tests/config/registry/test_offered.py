@@ -26,7 +26,7 @@ from torchtune_lite.data.tokenizers.model_tokenizer import ModelTokenizer
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.modules.loss import LinearCrossEntropyLoss
-from torchtune_lite.peft import Method
+from torchtune_lite.peft import Method, VirtualTokensMethod
 
 ROOT = Path(__file__).resolve().parents[3]
 PREFIXES = ("torchtune_lite", "torch.nn", "torch.optim", "torch.hub", "torch.serialization", "torchao", "bitsandbytes")
@@ -37,6 +37,7 @@ MADE = (
     *(data.PromptTemplate, data.Llama2ChatTemplate, data.ChatTemplate),
     *(data.AlpacaToMessages, data.InputOutputToMessages, ConversationToMessages, data.ChosenRejectedToMessages),
     Method,
+    VirtualTokensMethod,
 )
 OTHERS = (
     LinearCrossEntropyLoss,

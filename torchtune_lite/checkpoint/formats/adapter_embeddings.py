@@ -41,11 +41,11 @@ def embedding_fields(model: nn.Module) -> dict[str, Any]:
 
 def embedding_problems(config: Mapping[str, Any]) -> list[str]:
     """Return where those fields are malformed, or name other modules."""
-    problems, indices, whole = [], config.get(TOKENS), config.get(WHOLE)
+    problems, indices, whole = [], config.get(TOKENS) or None, config.get(WHOLE)
     lists = indices.values() if isinstance(indices, Mapping) else [] if indices is None else [indices]
     if not all(map(_are_tokens, lists)) or (isinstance(indices, Mapping) and set(indices) - set(OURS)):
         problems.append(f"{TOKENS} is {reprlib.repr(indices)}, not a list of tokens, or those of {' and '.join(OURS)}")
-    if whole and (not isinstance(whole, list) or {_last(name) for name in whole} - set(OURS)):
+    if whole and not (isinstance(whole, list) and all(isinstance(name, str) and _last(name) in OURS for name in whole)):
         problems.append(f"{WHOLE} is {reprlib.repr(whole)}, which is not served; {MERGE}")
     return problems
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torchtune_lite.checkpoint.formats.files import read_json
 from torchtune_lite.checkpoint.model_weights import listed
-from torchtune_lite.checkpoint.run_state import TRAINER
+from torchtune_lite.checkpoint.state.run_state import TRAINER
 from torchtune_lite.checkpoint.store.claim import check_output_dir
 from torchtune_lite.checkpoint.store.manifest import MANIFEST, has_manifest, read_manifest, verify
 from torchtune_lite.checkpoint.store.publishing import published

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torchtune_lite.data import Batch
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.peft import is_quantized, num_bytes
-from torchtune_lite.peft.virtual_tokens import VirtualTokensDecoder
+from torchtune_lite.peft.tokens.virtual_tokens import VirtualTokensDecoder
 from torchtune_lite.training.step.losses import known_rows
 from torchtune_lite.utils import to_device
 

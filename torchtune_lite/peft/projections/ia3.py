@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.kernels.nf4.linear import row_tiles
-from torchtune_lite.peft.adapted import AdaptedLinear
 from torchtune_lite.peft.frozen import linear
 from torchtune_lite.peft.nf4 import storage
 from torchtune_lite.peft.peft_file import HARMLESS, PeftFile, Projection
+from torchtune_lite.peft.projections.adapted import AdaptedLinear
 from torchtune_lite.peft.targets import names
 from torchtune_lite.utils.sharding import as_lies, local, spread, whole
 

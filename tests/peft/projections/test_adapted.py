@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from torchtune_lite.peft.adapted import AdaptedLinear
+from torchtune_lite.peft.projections.adapted import AdaptedLinear
 
 
 def test_weight_and_bias_are_taken_over_and_frozen():

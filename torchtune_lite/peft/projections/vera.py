@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchtune_lite.peft.adapted import AdaptedLinear
 from torchtune_lite.peft.frozen import linear
-from torchtune_lite.peft.lora import LoRALinear, merged_tiles
 from torchtune_lite.peft.nf4 import storage
 from torchtune_lite.peft.peft_file import HARMLESS, SWITCH, WHOLE, PeftFile, Projection, dropout_of
+from torchtune_lite.peft.projections.adapted import AdaptedLinear
+from torchtune_lite.peft.projections.lora import LoRALinear, merged_tiles
 
 SHARED_A, SHARED_B = "base_model.vera_A", "base_model.vera_B"
 

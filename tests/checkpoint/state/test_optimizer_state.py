@@ -11,8 +11,8 @@ from torch import nn
 from torchtune_lite import optim
 from torchtune_lite.checkpoint import gather, rng_state
 from torchtune_lite.checkpoint.formats.safetensors_stream import read_safetensors
-from torchtune_lite.checkpoint.optimizer_state import restore_moments, restore_options
-from torchtune_lite.checkpoint.rng import set_rng_state
+from torchtune_lite.checkpoint.state.optimizer_state import restore_moments, restore_options
+from torchtune_lite.checkpoint.state.rng import set_rng_state
 from torchtune_lite.models.llama import LLAMA
 
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torchtune_lite.kernels.fused_lora import LowRank
 from torchtune_lite.kernels.nf4.linear import Storage, row_tiles
 from torchtune_lite.modules.replaceable import digest
-from torchtune_lite.peft.adapted import AdaptedLinear
 from torchtune_lite.peft.frozen import FrozenNF4Linear, linear
-from torchtune_lite.peft.initialisation import starting_factors
 from torchtune_lite.peft.nf4 import storage
+from torchtune_lite.peft.projections.adapted import AdaptedLinear
+from torchtune_lite.peft.projections.initialisation import starting_factors
 from torchtune_lite.utils.sharding import as_lies, spread, whole
 
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from tests.models import tiny
-from tests.peft.test_prompts import METHODS
+from tests.peft.tokens.test_prompts import METHODS
 from torchtune_lite.checkpoint import FullModelHFCheckpointer, put_saved_adapters
 from torchtune_lite.errors import CheckpointError, ConfigError
 from torchtune_lite.export import Options, export_model, open_source

@@ -8,7 +8,7 @@ from torch import nn
 
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.peft import AdaLoRA, RankAllocator, rank_allocator
-from torchtune_lite.peft.rank_allocation import budget_at
+from torchtune_lite.peft.projections.rank_allocation import budget_at
 
 
 def a_model(**arguments):

@@ -23,7 +23,7 @@ from torchtune_lite.checkpoint.formats.safetensors_stream import read_safetensor
 from torchtune_lite.checkpoint.formats.tensor_classes import flatten_tensor
 from torchtune_lite.checkpoint.formats.weights import Weight
 from torchtune_lite.checkpoint.model_weights import listed
-from torchtune_lite.checkpoint.rng import as_json, rng_state
+from torchtune_lite.checkpoint.state.rng import as_json, rng_state
 from torchtune_lite.errors import CheckpointError
 from torchtune_lite.models import Family
 from torchtune_lite.peft import adapter_modules

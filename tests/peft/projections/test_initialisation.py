@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from torchtune_lite.peft import LoRALinear, dequantize, quantize
-from torchtune_lite.peft.initialisation import loftq, starting_factors
+from torchtune_lite.peft.projections.initialisation import loftq, starting_factors
 
 RANK, ALPHA = 2, 4
 NUMBERS = {

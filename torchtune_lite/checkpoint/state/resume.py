@@ -16,9 +16,9 @@ from torchtune_lite.checkpoint.formats.hf import FullModelHFCheckpointer
 from torchtune_lite.checkpoint.formats.safetensors_stream import read_safetensors
 from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.checkpoint.model_weights import listed
-from torchtune_lite.checkpoint.optimizer_state import restore_moments, restore_options
-from torchtune_lite.checkpoint.rng import set_own_rng_state
-from torchtune_lite.checkpoint.run_state import (
+from torchtune_lite.checkpoint.state.optimizer_state import restore_moments, restore_options
+from torchtune_lite.checkpoint.state.rng import set_own_rng_state
+from torchtune_lite.checkpoint.state.run_state import (
     FORMAT,
     OPTIMIZER,
     RNG,

@@ -1,6 +1,6 @@
 """AdaLoRA: low-rank updates in the form of a singular value decomposition, whose ranks are pruned to a budget.
 
-Zhang et al., arXiv 2303.10512. r rank; W [out, in], A [r, in], B [out, r], E [r, 1]. `peft.rank_allocation` prunes.
+Zhang et al., arXiv 2303.10512. r rank; W [out, in], A [r, in], B [out, r], E [r, 1]. `rank_allocation` prunes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchtune_lite.peft.adapted import AdaptedLinear
 from torchtune_lite.peft.frozen import linear
-from torchtune_lite.peft.lora import LoRALinear, merged_tiles
 from torchtune_lite.peft.nf4 import storage
 from torchtune_lite.peft.peft_file import HARMLESS, NUMBER, PREFIX, WHOLE, PeftFile, Projection, dropout_of
+from torchtune_lite.peft.projections.adapted import AdaptedLinear
+from torchtune_lite.peft.projections.lora import LoRALinear, merged_tiles
 
 A, B, E = "lora_A", "lora_B", "lora_E"
 PARAMS = ("lora_a", "lora_b", "lora_e")

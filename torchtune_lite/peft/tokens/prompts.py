@@ -1,6 +1,6 @@
 """Prompt tuning, prefix tuning and P-tuning: virtual tokens before each sequence, and what makes them.
 
-k virtual tokens, d embed, h encoder_hidden_size, g kv heads, e head width.
+k virtual tokens, d embed, h encoder_hidden_size.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.modules import DecoderConfig, TransformerDecoder
-from torchtune_lite.peft.virtual_tokens import PrefixDecoder, PromptDecoder, VirtualTokensDecoder, put_before
+from torchtune_lite.peft.tokens.virtual_tokens import PrefixDecoder, PromptDecoder, VirtualTokensDecoder, put_before
 from torchtune_lite.utils import get_logger
 
 INITS = ("RANDOM", "TEXT")

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from torchtune_lite.checkpoint.formats.tensor_classes import unflatten_tensor
 from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.run_state import options_of
+from torchtune_lite.checkpoint.state.run_state import options_of
 from torchtune_lite.utils.sharding import local, rows, with_rows
 
 

@@ -6,11 +6,19 @@ from typing import Any
 from torch import Tensor
 
 from torchtune_lite.modules import TransformerDecoder
-from torchtune_lite.peft.peft_file import ALLOWED, HARMLESS, WHOLE, PeftFile, Projection
-from torchtune_lite.peft.prompts import PrefixTuning, PromptTuning, PTuning, VirtualTokensMethod
+from torchtune_lite.peft.peft_file import WHOLE, PeftFile, Projection
+from torchtune_lite.peft.tokens.prompts import PrefixTuning, PromptTuning, PTuning, VirtualTokensMethod
 from torchtune_lite.utils import counted, get_logger
 
 TENSOR = "prompt_embeddings"
+OF_ALL = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "modules_to_save"}
+OF_ALL |= {"token_dim", "num_layers", "num_attention_heads"}  # which the shape of the tensor tells
+HARMLESS = {
+    "PROMPT_TUNING": {"prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"},
+    "P_TUNING": {*("encoder_hidden_size", "encoder_reparameterization_type", "encoder_num_layers", "encoder_dropout")},
+    "PREFIX_TUNING": {"encoder_hidden_size", "prefix_projection", "init_weights"},
+}
+"""Fields that tell how the tensor was made."""
 NAMES = {"PROMPT_TUNING": "prompt tuning", "P_TUNING": "P-tuning", "PREFIX_TUNING": "prefix tuning"}
 
 
@@ -19,17 +27,12 @@ class PromptFile(PeftFile):
 
     names = {TENSOR: TENSOR}
     compared = {"num_virtual_tokens": WHOLE}
-    harmless = HARMLESS | {
-        *("token_dim", "num_layers", "num_attention_heads"),  # the shape of the tensor tells
-        *("encoder_hidden_size", "encoder_reparameterization_type", "encoder_num_layers", "encoder_dropout"),
-        *("prefix_projection", "init_weights", "encoder_init_state_dict_path"),
-        *("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
-    }
-    allowed = {**ALLOWED, "num_transformer_submodules": (1,)}
+    allowed = {"task_type": ("CAUSAL_LM",), "num_transformer_submodules": (1,)}
     on_projections = False
 
     def __init__(self, method: type[VirtualTokensMethod]) -> None:
         self.method, self.peft_type = method, method.peft_type
+        self.harmless = OF_ALL | HARMLESS[self.peft_type]
 
     def tensors(self, adapted: Sequence[Projection]) -> dict[str, Tensor]:
         """Return the virtual tokens."""

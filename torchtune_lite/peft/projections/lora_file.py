@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from torchtune_lite.errors import CheckpointError, ConfigError
 from torchtune_lite.peft.adapter import Adapter
-from torchtune_lite.peft.dora import DoRALinear
-from torchtune_lite.peft.lora import LoRALinear
 from torchtune_lite.peft.nf4 import dequantize
 from torchtune_lite.peft.peft_file import (
     ALLOWED,
@@ -35,6 +33,8 @@ from torchtune_lite.peft.peft_file import (
     is_expression,
     of_module,
 )
+from torchtune_lite.peft.projections.dora import DoRALinear
+from torchtune_lite.peft.projections.lora import LoRALinear
 from torchtune_lite.utils.sharding import is_sharded, local, whole
 
 A, B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.peft.test_prompts import METHODS, filled
 from tests.peft.test_reference import CONFIG, TOKENS
+from tests.peft.tokens.test_prompts import METHODS, filled
 from torchtune_lite.generation import Engine, Sampling
 from torchtune_lite.kernels import plain
 from torchtune_lite.models.builders import decoder, lora_decoder

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torchtune_lite.peft.frozen import linear
-from torchtune_lite.peft.lora import LoRALinear, merged_tiles
 from torchtune_lite.peft.nf4 import storage
+from torchtune_lite.peft.projections.lora import LoRALinear, merged_tiles
 from torchtune_lite.utils.sharding import as_lies, is_sharded, spread, whole, with_rows
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchtune_lite.checkpoint.rng import as_json, rng_state, set_own_rng_state, set_rng_state
+from torchtune_lite.checkpoint.state.rng import as_json, rng_state, set_own_rng_state, set_rng_state
 
 
 def draw() -> list:

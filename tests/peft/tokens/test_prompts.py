@@ -12,7 +12,7 @@ from torchtune_lite.models import fit_embeddings
 from torchtune_lite.models.builders import decoder, lora_decoder
 from torchtune_lite.models.llama import LLAMA
 from torchtune_lite.peft import PrefixTuning, PromptTuning, PTuning, adapter_state
-from torchtune_lite.peft.virtual_tokens import Room
+from torchtune_lite.peft.tokens.virtual_tokens import Room
 
 METHODS = {
     "prompt": PromptTuning(3),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.peft.adalora import PARAMS, AdaLoRA, AdaLoRALinear
+from torchtune_lite.peft.projections.adalora import PARAMS, AdaLoRA, AdaLoRALinear
 from torchtune_lite.utils import counted, get_logger
 
 

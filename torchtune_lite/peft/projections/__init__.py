@@ -1,0 +1,1 @@
+"""The adapters of a projection: low-rank updates, and factors of its inputs or outputs."""
