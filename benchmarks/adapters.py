@@ -187,9 +187,10 @@ def compare(name: str, task: dict[str, Any], args: argparse.Namespace) -> list[d
             own["timed"] = [each["right"] for each in timed]
         found[method_name] = own
         cells = [method_name, f"{own['trained']:,}", f"{rate:.1e}"]
-        for kind in ("right", "timed"):
+        for kind in ("right", "timed") if args.equal_time else ("right",):
             low, high = interval(own[kind], lora[kind])
             cells += [f"{share(own[kind]):.1%}", "" if own is lora else f"{100 * low:+.1f} to {100 * high:+.1f}"]
+        cells += [] if args.equal_time else ["", ""]
         print("| " + " | ".join([*cells, f"{seconds:.1f}", f"{own['memory']:.0f}"]) + " |", flush=True)
     return list(found.values())
 

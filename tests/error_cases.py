@@ -466,7 +466,7 @@ CASES: dict[str, tuple[int, list[Case]]] = {
             Case("The adapter of a merged model", "export base --to adapter"),
             Case("A folder that is there", "export base --to hf --out base"),
             Case("A path for a name", "export base --to gguf --name other/model"),
-            Case("A file that is no GGUF", "import my.yaml out", code=4),
+            Case("A file that is not a GGUF", "import my.yaml out", code=4),
             Case("A GGUF that is cut off", "import a.gguf out", {"a.gguf": b"GGUF\x03\0\0\0\x01"}, code=4),
             Case("A weight that is not a number", "merge out/adapter=half --out both"),
             Case("A merged model among adapters", "merge base --out both"),

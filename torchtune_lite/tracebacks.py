@@ -23,7 +23,7 @@ def users_place(error: BaseException) -> str | None:
     """Return `my_loss.py:12`, the line of the user's that an error comes from; None where it comes from this package.
 
     That is the innermost frame that is neither the standard library's nor an installed package's, which do as they are
-    told; of a file that is no Python, the line that says so.
+    told; of a file that is not Python, the line that says so.
     """
     if isinstance(error, SyntaxError) and error.filename and _whose(error.filename, "") == "users":
         return f"{shown(error.filename)}:{error.lineno}"

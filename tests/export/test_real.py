@@ -23,8 +23,8 @@ CHATS = [
     [("user", "What colour is the sky?"), ("assistant", "Blue."), ("user", "  And at night, 12:30?\n")],
 ]
 BAR = {"f32": 2e-3, "f16": 1e-2, "q8_0": 0.3}
-"""Of the likeliest token. The engine rounds what it multiplies to the type of the weights; the values of an F16 file
-are exact, and within the bar of F32 in a file of that type."""
+"""Of the likeliest token. The engine computes less exactly with F16 weights: transformers reads that file without an
+error, and its values are within the bar of F32 in a file of that type."""
 
 
 def chats(tokenizer):

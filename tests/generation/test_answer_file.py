@@ -97,7 +97,7 @@ def test_where_there_are_no_locks_it_works_without(tmp_path, monkeypatch):
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    no_file = "it is no file that keeps what is written"
+    no_file = "it does not keep what is written"
     for path, reason in ((tmp_path / "file/out", "File exists"), (tmp_path, no_file), (Path(os.devnull), no_file)):
         with pytest.raises(ConfigError, match=f"^{path} cannot be used: {reason}; choose another file$"):
             AnswerFile(path, "m")

@@ -50,7 +50,7 @@ def test_a_run_learns_and_answers_as_peft_computes(words, tiny, tune, tmp_path):
     done = tune(*words, f"dataset_val={{_component_: torchtune_lite.datasets.instruct_dataset, source: {tiny.val}}}")
     losses = metrics(tmp_path / "out", "loss")
     assert min(losses[4:]) < losses[0]
-    [line] = [line for line in done.stderr.splitlines() if "virtual tokens are no weights" in line]
+    [line] = [line for line in done.stderr.splitlines() if "virtual tokens are not weights" in line]
     assert line.endswith("checkpoints have the adapter alone, which PEFT reads")
     folder = tmp_path / "out/epoch_1"
     assert not (folder / "config.json").exists()
@@ -66,7 +66,7 @@ def test_a_run_learns_and_answers_as_peft_computes(words, tiny, tune, tmp_path):
     assert any(answers)
     refused = tune("export", folder, "--to", "hf", "--out", "hf", check=False)
     assert refused.stderr.splitlines()[-1].endswith(
-        "--to hf: virtual tokens are no weights and cannot be merged; use --to adapter, which PEFT reads"
+        "--to hf: virtual tokens are not weights and cannot be merged; use --to adapter, which PEFT reads"
     )
     tune("export", folder, "--to", "adapter", "--out", "alone")
     assert ", 4 virtual tokens." in (tmp_path / "alone/README.md").read_text()

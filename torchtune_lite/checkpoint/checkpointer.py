@@ -205,7 +205,7 @@ class Checkpointer(ABC):
         """Raise ConfigError for adapters of `model` that a save could not write, or not merge as `merge_into` says."""
         check_adapters(model, self.layout_of(model.config), self.merge_into)
         if not is_mergeable(model):
-            log.info("virtual tokens are no weights: checkpoints have the adapter alone, which PEFT reads")
+            log.info("virtual tokens are not weights: checkpoints have the adapter alone, which PEFT reads")
 
     def layout_of(self, config: DecoderConfig) -> HFLayout:
         """Return the layout of the files for a model of these sizes."""

@@ -101,7 +101,7 @@ def export_model(source: Source, kind: str, folder: Path, options: Options) -> D
         raise ConfigError(f"--to {kind} is not known; allowed are {', '.join(WRITERS)}")
     if kind != "adapter" and not is_mergeable(source.model):
         raise ConfigError(
-            f"--to {kind}: virtual tokens are no weights and cannot be merged; use --to adapter, which PEFT reads"
+            f"--to {kind}: virtual tokens are not weights and cannot be merged; use --to adapter, which PEFT reads"
         )
     if folder.exists():
         raise ConfigError(f"{folder} exists and is not overwritten; name another folder with --out, or move it away")

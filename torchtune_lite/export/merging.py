@@ -27,7 +27,7 @@ def merge(adapters: Sequence[tuple[Path, float]], folder: Path, base: Path | str
     if merged := [str(each.found.path) for each in sources if each.found.adapter is None]:
         raise ConfigError(f"{merged[0]} is a whole model; 'tune merge' takes adapters, which have a base in common")
     if prompts := [str(each.found.path) for each in sources if not is_mergeable(each.model)]:
-        raise ConfigError(f"{prompts[0]} has virtual tokens, which are no weights and cannot be merged")
+        raise ConfigError(f"{prompts[0]} has virtual tokens, which are not weights and cannot be merged")
     bases = {each.found.base.resolve() for each in sources}
     if len(bases) > 1:
         raise ConfigError(

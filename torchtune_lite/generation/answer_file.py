@@ -29,7 +29,7 @@ class AnswerFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists() and not path.is_file():
-                raise FileExistsError("it is no file that keeps what is written")
+                raise FileExistsError("it does not keep what is written")
             self._file = path.open("a+b")
             lock_file(self._file)
             self._file.truncate(self._end(anew))

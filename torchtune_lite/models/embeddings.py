@@ -51,7 +51,7 @@ def fit_embeddings(model: TransformerDecoder, tokenizer: Any) -> None:
 def grow_embeddings(model: TransformerDecoder, vocab_size: int) -> None:
     """Give a model without weights the rows that it lacks of so many, in the embedding and the output.
 
-    One line tells of them. ValueError where the output is no plain projection.
+    One line tells of them. ValueError where the output is not a plain projection.
     """
     size = model.config.vocab_size
     if vocab_size <= size:

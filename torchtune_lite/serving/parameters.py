@@ -172,7 +172,9 @@ class Reader:
         """Refuse what is surely too long before it is encoded, seconds in which no other request would be heard."""
         if count > MOST_CHARACTERS * self.max_seq_len:
             has = f"{param} has {counted(count, 'character')}"
-            raise RequestError(f"{has}, too many for the model's {self.max_seq_len} tokens", param, code=TOO_LONG)
+            raise RequestError(
+                f"{has}, too many for the model's {counted(self.max_seq_len, 'token')}", param, code=TOO_LONG
+            )
 
     def _messages(self, given: Mapping[str, Any]) -> list[Message]:
         if not given.get("messages"):

@@ -20,5 +20,5 @@ def test_a_mistake_is_one_line(tmp_path):
     with pytest.raises(CheckpointError, match="nothing.gguf is not a file"):
         start("import", "nothing.gguf", str(tmp_path / "back"))
     (tmp_path / "no.gguf").write_bytes(b"no GGUF at all")
-    with pytest.raises(CheckpointError, match="is no GGUF file, or truncated"):
+    with pytest.raises(CheckpointError, match="is not a GGUF file, or truncated"):
         start("import", str(tmp_path / "no.gguf"), str(tmp_path / "back"))

@@ -61,7 +61,7 @@ def test_a_damaged_file_is_one_line(tmp_path):
     whole = (tmp_path / "f.gguf").read_bytes()
     for name, content in {"cut": whole[:900], "head": whole[:30], "other": b"GGML" + whole[4:], "empty": b""}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match="is no GGUF file, or truncated; fetch it again"):
+        with pytest.raises(CheckpointError, match="is not a GGUF file, or truncated; fetch it again"):
             read_gguf(tmp_path / name)
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_gguf(tmp_path / "none")

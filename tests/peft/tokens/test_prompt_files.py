@@ -86,12 +86,12 @@ def test_a_model_with_an_encoder_goes_on_with_what_it_made(base, tmp_path, log_l
 def test_virtual_tokens_are_no_weights(base, tmp_path, log_lines):
     checkpointer, model = live(base, PromptTuning(3))
     checkpointer.save(tmp_path / "out", model)
-    assert "virtual tokens are no weights: checkpoints have the adapter alone, which PEFT reads" in log_lines
+    assert "virtual tokens are not weights: checkpoints have the adapter alone, which PEFT reads" in log_lines
     source = open_source(tmp_path / "out/adapter", base)
     for kind in ("hf", "gguf", "gguf-adapter", "int8"):
-        with pytest.raises(ConfigError, match=f"--to {kind}: virtual tokens are no weights and cannot be merged; use"):
+        with pytest.raises(ConfigError, match=f"--to {kind}: virtual tokens are not weights and cannot be merged; use"):
             export_model(source, kind, tmp_path / kind, Options("x"))
-    with pytest.raises(ConfigError, match="has virtual tokens, which are no weights and cannot be merged"):
+    with pytest.raises(ConfigError, match="has virtual tokens, which are not weights and cannot be merged"):
         merge([(tmp_path / "out/adapter", 1.0)], tmp_path / "merged", base)
 
 

@@ -18,7 +18,7 @@ from torchtune_lite.peft import FILES, PREFIX, freeze_base
 class SavedMethod:
     """The method of a saved adapter, as `model.adapter` takes one: it knows where each adapter goes, and as what.
 
-    `targets` are our names of the projections that it adapts; none, if it is no method of projections.
+    `targets` are our names of the projections that it adapts; none, if its method adapts none.
     """
 
     def __init__(self, path: Path | str, layout: HFLayout, names: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from torchtune_lite.utils import counted, get_logger
 log = get_logger()
 
 LARGE_ARRAY = 2**30  # bytes from which an array, which is read whole, gets a warning
-MOST_OF_ONE_OBJECT = 2**26  # bytes up to which a file whose first line is no JSON is tried as a whole
+MOST_OF_ONE_OBJECT = 2**26  # bytes up to which a file whose first line is not JSON is tried as a whole
 
 _BLANK = re.compile(r"[ \t\r\n]*")
 
@@ -44,7 +44,7 @@ def json_rows(path: Path, field: str | None = None) -> Any:
 class JsonLines:
     """The objects of a file, one a line, each read when it is asked for.
 
-    Reading one that is no JSON object raises DataError naming its line and column.
+    Reading one that is not a JSON object raises DataError naming its line and column.
     """
 
     def __init__(self, file: ByteFile) -> None:

@@ -99,7 +99,7 @@ def read_gguf(path: Path) -> tuple[Metadata, dict[str, Weight]]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, LookupError, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"{path}: is no GGUF file, or truncated; fetch it again") from error
+        raise CheckpointError(f"{path}: is not a GGUF file, or truncated; fetch it again") from error
     if metadata.get("split.count", 1) > 1:
         raise CheckpointError(f"{path}: is one of {metadata['split.count']} parts; join them: llama-gguf-split --merge")
     kinds = {each.tensor_type for each in reader.tensors}

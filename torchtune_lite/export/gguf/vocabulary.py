@@ -78,7 +78,7 @@ def _of_sentencepiece(tokenizer: SentencePieceTokenizer) -> tuple[Metadata, list
     model = plain_bpe(tokenizer)
     if model is None:
         raise ConfigError(
-            f"{tokenizer.path} is no BPE model, or changes characters before it splits a text, which llama.cpp does not"
+            f"{tokenizer.path} is not a BPE model, or changes characters before it splits a text; llama.cpp does not"
         )
     tokens = [(_spaced(piece.piece, piece.type), piece.score, piece.type) for piece in model.pieces]
     scheme = tokenizer.prepend_scheme if model.normalizer_spec.add_dummy_prefix else "never"

@@ -15,6 +15,7 @@ from torchtune_lite.peft.nf4 import storage
 from torchtune_lite.peft.peft_file import HARMLESS, NUMBER, PREFIX, WHOLE, PeftFile, Projection, dropout_of
 from torchtune_lite.peft.projections.adapted import AdaptedLinear
 from torchtune_lite.peft.projections.lora import LoRALinear, merged_tiles
+from torchtune_lite.utils import counted
 
 A, B, E = "lora_A", "lora_B", "lora_E"
 PARAMS = ("lora_a", "lora_b", "lora_e")
@@ -233,7 +234,7 @@ class AdaLoRAFile(PeftFile):
                 problems.append(f"{name} is {config[name]}, the model's is {ours}")
         ranks = {each.path: (len(_flags(config, each.path)), each.parts[0].rank) for each in adapted}
         if not problems and (wrong := [path for path, (given, ours) in ranks.items() if ours > given]):
-            problems.append(f"rank_pattern of {wrong[0]} has {ranks[wrong[0]][0]} values, not init_r")
+            problems.append(f"rank_pattern of {wrong[0]} has {counted(ranks[wrong[0]][0], 'value')}, not init_r")
         return problems
 
     def placed(

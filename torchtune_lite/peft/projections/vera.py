@@ -120,7 +120,7 @@ class VeRA:
 
 
 class VeRAFile(PeftFile):
-    """Of VeRA, with A and B in the file: a generator's stream is no format."""
+    """Of VeRA, with A and B in the file: a generator's stream is not a format."""
 
     peft_type = "VERA"
     names = {"vera_lambda_b": "vera_lambda_b", "vera_lambda_d": "vera_lambda_d"}

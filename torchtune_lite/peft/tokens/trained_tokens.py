@@ -14,6 +14,7 @@ from torchtune_lite.kernels.nf4.linear import row_tiles
 from torchtune_lite.modules import TiedOutput, TransformerDecoder
 from torchtune_lite.modules.transformer import TokenEmbedding
 from torchtune_lite.peft.peft_file import HARMLESS, PeftFile, Projection
+from torchtune_lite.utils import counted
 
 OCCUPIED = (
     "an output projection that carries an adapter or is in NF4; leave apply_lora_to_output and quantize_output out, "
@@ -141,7 +142,7 @@ class TokensFile(PeftFile):
 
     def described(self, config: Mapping[str, Any]) -> tuple[str, str]:
         """Return what it is called, and how many tokens there are."""
-        return "trainable tokens", f", of {len(config.get('token_indices', ()))} tokens"
+        return "trainable tokens", f", rows of {counted(len(config.get('token_indices', ())), 'token')}"
 
     def misfits(self, config: Mapping[str, Any], adapted: Sequence[Projection]) -> list[str]:
         """Return where the tokens are others."""
@@ -153,7 +154,7 @@ class TokensFile(PeftFile):
 def train_tokens(model: TransformerDecoder, embedding: Sequence[int], output: Sequence[int] = ()) -> None:
     """Let the rows of these tokens be trained in the embedding, and in the output of an untied model.
 
-    ValueError where the output is no plain projection.
+    ValueError where the output is not a plain projection.
     """
     if embedding:
         with torch.device("meta"):
