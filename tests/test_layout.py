@@ -61,6 +61,7 @@ BUDGETS |= dict.fromkeys(RECIPES, 200)
 FINETUNING = ("lora_finetune_single_device", "full_finetune_single_device")
 ALIKE = ("train", "loss_sum")
 SHARED = 0.4
+MOST_FILES = 15  # side by side in a folder; the verbs of tune, a file each, are as many as there are
 
 
 def name(path: Path) -> str:
@@ -125,6 +126,20 @@ def test_a_file_with_code_has_its_test(path):
     folder = path.parent.relative_to(PACKAGE if path in LIBRARY else ROOT)
     test = ROOT / "tests" / folder / f"test_{path.stem}.py"
     assert test.is_file(), f"{name(path)} needs {name(test)}"
+
+
+def test_a_folder_keeps_its_number_of_files():
+    crowded = {folder: len(list(folder.glob("*.py"))) for folder in {path.parent for path in LIBRARY}}
+    del crowded[PACKAGE / "cli/verbs"]
+    assert {name(folder): number for folder, number in crowded.items() if number > MOST_FILES} == {}
+
+
+@pytest.mark.parametrize("path", [path for path in LIBRARY if path.name == "__init__.py"], ids=name)
+def test_no_public_name_hides_a_module(path):
+    modules, package = {each.stem for each in path.parent.iterdir()}, ".".join(path.parent.relative_to(ROOT).parts)
+    for imported, line in imports(ast.parse(path.read_text())):
+        where, _, last = imported.rpartition(".")
+        assert where == package or last not in modules, f"{name(path)}:{line}: {imported} hides the module"
 
 
 @pytest.mark.parametrize("function", ALIKE)

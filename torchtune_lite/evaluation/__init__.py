@@ -5,7 +5,6 @@ from torchtune_lite.evaluation.documents import Documents
 from torchtune_lite.evaluation.extraction import EXTRACTIONS
 from torchtune_lite.evaluation.harness import check_version, find_tasks, run_harness, score_tables
 from torchtune_lite.evaluation.harness_model import as_harness_model
-from torchtune_lite.evaluation.perplexity import perplexity
 from torchtune_lite.evaluation.questions import (
     Question,
     Scoring,
@@ -15,6 +14,7 @@ from torchtune_lite.evaluation.questions import (
     warn_of_problems,
 )
 from torchtune_lite.evaluation.samples import SampleQuestions
+from torchtune_lite.evaluation.sliding_windows import perplexity
 from torchtune_lite.evaluation.texts import generate_texts
 from torchtune_lite.utils.result_file import ResultFile
 

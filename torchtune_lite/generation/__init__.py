@@ -1,7 +1,7 @@
 """Answers of a model: the engine that chat, evaluation, serving and roll-outs share, and what goes in and comes out."""
 
 from torchtune_lite.generation.answer_file import AnswerFile, made_by
-from torchtune_lite.generation.answers import answers, as_prompt, num_answered
+from torchtune_lite.generation.answering import answers, as_prompt, num_answered
 from torchtune_lite.generation.calls import generate
 from torchtune_lite.generation.conversation import Conversation
 from torchtune_lite.generation.engine import Engine

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from torchtune_lite.errors import DataError
-from torchtune_lite.evaluation.perplexity import filled, perplexity, windows
+from torchtune_lite.evaluation.sliding_windows import filled, perplexity, windows
 
 TEXTS = [
     "台北市 信義區 市府路1段 (89014)金門縣金沙鎮重慶路五段101巷334號 a b c",
