@@ -38,3 +38,19 @@ def test_what_has_no_base_in_common_is_refused(llama, adapt, tmp_path):
     with pytest.raises(ConfigError, match="the adapters are of several bases"):
         merge([(folder, 1.0), (other, 1.0)], tmp_path / "out")
     merge([(folder, 1.0), (other, 1.0)], tmp_path / "out", base=llama)
+
+
+def test_adapters_of_different_numbers_of_tokens_are_refused(llama, adapt, tmp_path):
+    folder, _ = adapt(llama, "adapter")
+    model = transformers.AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    size = model.config.vocab_size
+    model.resize_token_embeddings(size + 2, mean_resizing=False)
+    new = [size, size + 1]
+    config = peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM", trainable_token_indices=new)
+    grown = peft.get_peft_model(model, config)
+    grown.peft_config["default"].base_model_name_or_path = str(llama)
+    grown.save_pretrained(tmp_path / "grown", save_embedding_layers=False)
+    with pytest.raises(
+        ConfigError, match="the adapters are of different numbers of tokens: .*; merge those of one tok"
+    ):
+        merge([(folder, 1.0), (tmp_path / "grown", 1.0)], tmp_path / "out")

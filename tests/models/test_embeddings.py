@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.models import fit_embeddings
+from torchtune_lite.models import fit_embeddings, grow_embeddings
 from torchtune_lite.models.builders import decoder, lora_decoder
 from torchtune_lite.modules import DecoderConfig
-from torchtune_lite.peft import PromptTuning, TrainedRows
+from torchtune_lite.peft import PromptTuning, TrainedRows, train_embeddings, train_tokens
 
 SIZES = {"num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "embed_dim": 16, "max_seq_len": 16, "vocab_size": 32}
 LORA = {"lora_attn_modules": ["q_proj"]}
@@ -68,6 +68,26 @@ def test_a_tokenizer_that_is_larger_without_a_reason_changes_nothing():
     fit_embeddings(whole, tokenizer(40))
     assert whole.output.weight.requires_grad and whole.tok_embeddings.weight.requires_grad
     assert not any(isinstance(module, TrainedRows) for module in whole.modules())
+
+
+@pytest.mark.parametrize("kind", ["rows", "whole"])
+def test_what_a_saved_adapter_trains_stays_as_it_is(kind, log_lines):
+    built = model(lora_decoder, **LORA)
+    grow_embeddings(built, 34)
+    if kind == "rows":
+        train_tokens(built, [32, 33], [32, 33])
+    else:
+        train_embeddings(built)
+    before = {name for name, param in built.named_parameters() if param.requires_grad}
+    del log_lines[:]
+    fit_embeddings(built, tokenizer(34, 32, 33))
+    assert {name for name, param in built.named_parameters() if param.requires_grad} == before
+    assert log_lines == []
+    fit_embeddings(built, tokenizer(32))
+    assert log_lines == [
+        "the adapter has rows of 2 tokens that the tokenizer lacks and no text has; name what it was trained with in "
+        "tokenizer.add_tokens"
+    ]
 
 
 def test_says_where_there_is_nothing_to_train_or_no_place_for_it():

@@ -34,6 +34,9 @@ def merge(adapters: Sequence[tuple[Path, float]], folder: Path, base: Path | str
             f"the adapters are of several bases, {', '.join(map(str, sorted(bases)))}; give one by --base"
         )
     first, *_ = sources
+    if len({each.config.vocab_size for each in sources}) > 1:
+        sizes = ", ".join(f"{each.found.path} {each.config.vocab_size:,}" for each in sources)
+        raise ConfigError(f"the adapters are of different numbers of tokens: {sizes}; merge those of one tokenizer")
     weights = _merged(sources, [weight for _, weight in adapters])
     with torch.device("meta"):
         plain = from_checkpoint(**vars(first.config)).eval()

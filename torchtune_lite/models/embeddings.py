@@ -1,5 +1,6 @@
 """The embedding of a model and the tokens that its tokenizer adds: rows for them, and whether they are trained."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,12 @@ def fit_embeddings(model: TransformerDecoder, tokenizer: Any) -> None:
     """
     wanted = getattr(model, "train_embeddings", None)
     new = new_tokens(tokenizer, model.config.vocab_size, wanted)
+    if unknown := [token for token in _rows_of_adapter(model) if token >= tokenizer.vocab_size]:
+        get_logger().warning(
+            "the adapter has rows of %s that the tokenizer lacks and no text has; name what it was trained with in "
+            "tokenizer.add_tokens",
+            counted(len(unknown), "token"),
+        )
     if isinstance(model, VirtualTokensDecoder):
         if new:
             raise ConfigError("tokenizer.add_tokens: no file has rows of tokens beside virtual tokens; use LoRA")
@@ -41,11 +48,19 @@ def fit_embeddings(model: TransformerDecoder, tokenizer: Any) -> None:
         grow_embeddings(model, tokenizer.vocab_size)
         adapters = adapter_modules(model).values()
         has_rows = any(isinstance(adapter, TrainedRows) for adapter in adapters)  # of a saved adapter
-        if wanted != "all" and not has_rows and (wanted == "new" or adapters):
+        is_whole = model.tok_embeddings.weight.requires_grad  # by `train_embeddings: all`, or a saved adapter
+        if not has_rows and not is_whole and (wanted == "new" or adapters):
             speaks = not model.config.tie_word_embeddings and not model.config.num_classes
             train_tokens(model, new, new if speaks else ())
     except ValueError as error:
         raise ConfigError(f"tokenizer.add_tokens: {error}") from error
+
+
+def _rows_of_adapter(model: TransformerDecoder) -> Iterable[int]:
+    """Return the tokens of the rows that a saved adapter has put on a model, or by which it has grown."""
+    rows = [each.indices for each in adapter_modules(model).values() if isinstance(each, TrainedRows)]
+    size = model.config.vocab_size
+    return rows[0] if rows else range(size - model.added_rows, size)
 
 
 def grow_embeddings(model: TransformerDecoder, vocab_size: int) -> None:

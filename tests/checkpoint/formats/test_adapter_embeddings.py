@@ -12,7 +12,7 @@ from torchtune_lite.errors import CheckpointError, ConfigError
 from torchtune_lite.export import open_source
 from torchtune_lite.export.comparison import log_probs
 from torchtune_lite.models import from_checkpoint, grow_embeddings
-from torchtune_lite.peft import IA3, train_tokens
+from torchtune_lite.peft import IA3, AdaLoRA, train_tokens
 
 LORA = {"lora_attn_modules": ["q_proj", "v_proj"], "lora_rank": 2}
 CPU = {"device": "cpu", "dtype": torch.float32}
@@ -154,6 +154,18 @@ def test_other_methods_have_whole_matrices_beside_them(tied, base, tmp_path):
     model, tokens = built(checkpointer, None, **arguments), torch.tensor([[1, 5, 9, 31, 7, 2, 5]])
     checkpointer.save(tmp_path / "out", model, verify=True)
     adapted = peft.PeftModel.from_pretrained(theirs(folder, 32), tmp_path / "out/adapter")
+    torch.testing.assert_close(adapted(tokens).logits, model(tokens), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@torch.no_grad()
+def test_adalora_has_rows_beside_it_as_in_peft(tied, base, tmp_path):
+    folder = base(tied)
+    checkpointer = FullModelHFCheckpointer(folder)
+    arguments = {"target_modules": ["k_proj", "v_proj"], "adapter": AdaLoRA(4, 2), "train_embeddings": "new"}
+    model, tokens = built(checkpointer, [9, 32, 33], 34, **arguments), torch.tensor([[1, 33, 9, 31, 7, 32, 5]])
+    checkpointer.save(tmp_path / "out", model, verify=True)
+    adapted = peft.PeftModel.from_pretrained(theirs(folder, 34), tmp_path / "out/adapter")
     torch.testing.assert_close(adapted(tokens).logits, model(tokens), rtol=0, atol=1e-5)
 
 

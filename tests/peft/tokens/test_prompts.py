@@ -111,6 +111,13 @@ def test_an_empty_text_is_refused():
         (PromptTuning, {"num_virtual_tokens": 2, "prompt_tuning_init": "TEXT"}, "go together; set both or neither"),
         (PTuning, {"num_virtual_tokens": 2, "encoder_reparameterization_type": "GRU"}, "allowed are MLP, LSTM"),
         (PTuning, {"num_virtual_tokens": 2, "encoder_num_layers": 3}, "are for the LSTM; leave them out"),
+        (PTuning, {"num_virtual_tokens": 2, "encoder_hidden_size": -4}, "encoder_hidden_size is -4; it must be at lea"),
+        (
+            PrefixTuning,
+            {"num_virtual_tokens": 2, "prefix_projection": True, "encoder_hidden_size": 0},
+            "encoder_hidden_size is 0; it must be at least 1, or null",
+        ),
+        (PrefixTuning, {"num_virtual_tokens": 2, "encoder_hidden_size": 8}, "is for prefix_projection, which is off"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(method, arguments, said):

@@ -163,6 +163,7 @@ class AdaLoRAFile(PeftFile):
     harmless = HARMLESS | {
         *("r", "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step"),
         *("lora_dropout", "megatron_core", "ensure_weight_tying", "init_lora_weights", "qalora_group_size"),
+        "trainable_token_indices",
     }
 
     def tensors_of(self, projection: Projection) -> dict[str, Tensor]:

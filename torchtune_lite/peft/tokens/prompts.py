@@ -118,6 +118,13 @@ class VirtualTokens(nn.Module):
             param.copy_(state[name])
 
 
+def checked_width(encoder_hidden_size: int | None) -> int | None:
+    """Return the width of an encoder, None for that of the model; ValueError for less than 1."""
+    if encoder_hidden_size is not None and encoder_hidden_size < 1:
+        raise ValueError(f"encoder_hidden_size is {encoder_hidden_size}; it must be at least 1, or null")
+    return encoder_hidden_size
+
+
 class VirtualTokensMethod:
     """What the methods for `model.adapter` have in common: virtual tokens, which are put before each sequence."""
 
@@ -191,7 +198,7 @@ class PTuning(VirtualTokensMethod):
             raise ValueError(f"encoder_reparameterization_type is {kind!r}; allowed are {', '.join(ENCODERS)}")
         if kind == "MLP" and (encoder_num_layers != 2 or encoder_dropout):
             raise ValueError("encoder_num_layers and encoder_dropout are for the LSTM; leave them out")
-        self.kind, self.hidden = kind, encoder_hidden_size
+        self.kind, self.hidden = kind, checked_width(encoder_hidden_size)
         self.num_layers, self.dropout = encoder_num_layers, encoder_dropout
 
     def parts(self, config: DecoderConfig) -> tuple[int, nn.Module | None]:
@@ -221,7 +228,9 @@ class PrefixTuning(VirtualTokensMethod):
         self, num_virtual_tokens: int, prefix_projection: bool = False, encoder_hidden_size: int | None = None
     ) -> None:
         super().__init__(num_virtual_tokens)
-        self.prefix_projection, self.hidden = prefix_projection, encoder_hidden_size
+        if encoder_hidden_size is not None and not prefix_projection:
+            raise ValueError("encoder_hidden_size is for prefix_projection, which is off; leave it out")
+        self.prefix_projection, self.hidden = prefix_projection, checked_width(encoder_hidden_size)
 
     def parts(self, config: DecoderConfig) -> tuple[int, nn.Module | None]:
         """Return the width of the embedding, and the encoder behind it; None: none."""
