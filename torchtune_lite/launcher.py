@@ -89,6 +89,8 @@ def agents_config(arguments: Any, folder: Path) -> Any:
     arguments.log_dir = arguments.log_dir or str(folder)
     try:
         number = determine_local_world_size(arguments.nproc_per_node)
+        if number < 1:
+            raise ValueError(f"--nproc_per_node {number}: at least one process is needed")
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
         config, _, _ = config_from_args(arguments)
     except (ValueError, AssertionError, RuntimeError, OSError) as error:
@@ -107,6 +109,8 @@ def parse(words: Sequence[str]) -> Any:
     parser.prog, parser.usage = "tune run", "tune run [torchrun's arguments] RECIPE --config CONFIG key=value ..."
 
     def refuse(message: str) -> NoReturn:
+        if re.search(r"required: training_script|arguments: .*--config", message):
+            raise ConfigError(f"name the recipe behind torchrun's arguments: {parser.usage} ('tune ls' shows all)")
         raise ConfigError(f"{message} ('torchrun --help' explains its arguments)")
 
     parser.error = refuse
@@ -188,7 +192,7 @@ def untold(end: End, folder: Path) -> str:
     if is_stop(end.code):
         return f"stopped by {name} before the first step; nothing to save"
     why = "out of memory, perhaps" if end.code == -signal.SIGKILL else f"what it printed is in {folder}"
-    resume = "go on from the last checkpoint with resume_from_checkpoint=True"
+    resume = "go on from the last checkpoint, if there is one, with resume_from_checkpoint=auto"
     return f"error: rank {end.rank} (pid {end.pid}) was killed by {name}, {why}; {resume}"
 
 
