@@ -46,7 +46,7 @@ class Settings:
 
 
 def fail(cfg: Settings, world: World) -> None:
-    if cfg.fault == "raise":
+    if cfg.fault in ("raise", "once"):
         raise ZeroDivisionError("of mine")
     if cfg.fault == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # else it would be half a minute until SIGKILL
@@ -57,12 +57,15 @@ def fail(cfg: Settings, world: World) -> None:
 
 @config.parse(Settings)
 def recipe_main(cfg: Settings) -> None:
+    if cfg.fault == "once" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "1":
+        cfg.fault = "none"
     if cfg.fault == "early" and int(os.environ["RANK"]) == cfg.rank:
         raise ZeroDivisionError("before they meet")
     world = Processes(torch.device("cpu"), cfg.parallel.timeout)
     with Signals(world.size) as signals:
         for step in range(1, 6 if cfg.fault == "none" else 10_000):
             world.place = f"step {step}"
+            world.gather(step)  # as a run does more than once between two polls
             try:
                 signals.told(list(map(int, world.sum(*signals.noted()))))
             except StopRequested as request:
@@ -154,6 +157,13 @@ def test_processes_stop_when_their_launcher_is_killed(start, tmp_path):
     assert len(children) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in children)
     ends = [(end.code, end.line.partition(" before")[0]) for end in read_ends(tmp_path)]
     assert ends == [(143, "stopped by SIGTERM")] * 2  # a stop, with which a run saves, and no loss of each other
+
+
+def test_a_second_attempt_meets_as_the_first(start):
+    process = start("fault=once", flags="--nproc_per_node 2 --max_restarts 1")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert [line.split()[1] for line in out.splitlines()][-5:] == list("12345")
 
 
 def test_two_nodes_meet_on_loopback_and_end_together(start):

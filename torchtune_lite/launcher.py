@@ -50,6 +50,8 @@ def launch(arguments: Any, command: Sequence[str]) -> None:
     """Run `python command` in as many processes as torchrun's `arguments` say; raise SystemExit where one fails."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of sockets that are closed as a run ends
     os.environ.setdefault(SHUTDOWN, str(GRACE))
+    if arguments.max_restarts:  # else the second attempt reads in the store where those of the first listened
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import launch_agent
