@@ -18,7 +18,7 @@ import pytest
 from tests.free_port import free_port
 from torchtune_lite import launcher
 from torchtune_lite.errors import ConfigError
-from torchtune_lite.launcher import End, finish, named, parse, reason, unmet
+from torchtune_lite.launcher import End, agents_config, finish, named, parse, read_ends, reason, unmet
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = """
@@ -46,7 +46,7 @@ class Settings:
 
 
 def fail(cfg: Settings, world: World) -> None:
-    if cfg.fault == "raise":
+    if cfg.fault in ("raise", "once"):
         raise ZeroDivisionError("of mine")
     if cfg.fault == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # else it would be half a minute until SIGKILL
@@ -57,12 +57,15 @@ def fail(cfg: Settings, world: World) -> None:
 
 @config.parse(Settings)
 def recipe_main(cfg: Settings) -> None:
+    if cfg.fault == "once" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "1":
+        cfg.fault = "none"
     if cfg.fault == "early" and int(os.environ["RANK"]) == cfg.rank:
         raise ZeroDivisionError("before they meet")
     world = Processes(torch.device("cpu"), cfg.parallel.timeout)
     with Signals(world.size) as signals:
         for step in range(1, 6 if cfg.fault == "none" else 10_000):
             world.place = f"step {step}"
+            world.gather(step)  # as a run does more than once between two polls
             try:
                 signals.told(list(map(int, world.sum(*signals.noted()))))
             except StopRequested as request:
@@ -142,7 +145,7 @@ def test_the_end_of_one_is_the_end_of_all(start, fault, code, line):
     assert fault == "early" or len(lines) == 1  # else with the user's own traceback
 
 
-def test_processes_end_with_their_launcher(start):
+def test_processes_stop_when_their_launcher_is_killed(start, tmp_path):
     process = start("fault=signals")
     wait_for_step(process, 2)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -152,6 +155,15 @@ def test_processes_end_with_their_launcher(start):
     while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert len(children) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in children)
+    ends = [(end.code, end.line.partition(" before")[0]) for end in read_ends(tmp_path)]
+    assert ends == [(143, "stopped by SIGTERM")] * 2  # a stop, with which a run saves, and no loss of each other
+
+
+def test_a_second_attempt_meets_as_the_first(start):
+    process = start("fault=once", flags="--nproc_per_node 2 --max_restarts 1")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert [line.split()[1] for line in out.splitlines()][-5:] == list("12345")
 
 
 def test_two_nodes_meet_on_loopback_and_end_together(start):
@@ -228,13 +240,21 @@ def test_one_node_takes_any_free_port(words, backend, endpoint):
     ("words", "answer"),
     [
         ("--nproc_per_node", "expected one argument"),
-        ("--nproc_per_node 2", "the following arguments are required: training_script"),
+        ("--nproc_per_node 2", "name the recipe behind torchrun's arguments: tune run .* RECIPE --config CONFIG"),
+        ("--nproc_per_node 2 --config qlora", "name the recipe behind torchrun's arguments"),
+        ("--nproc_per_nodes 2 x --config qlora", "unrecognized arguments: --nproc_per_nodes"),
         ("--module --nproc_per_node 2 x", "--module: 'tune run' starts a recipe"),
     ],
 )
 def test_what_torchrun_does_not_take_is_refused(words, answer):
     with pytest.raises(ConfigError, match=answer):
         parse(words.split())
+
+
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_there_is_at_least_one_process(tmp_path, number):
+    with pytest.raises(ConfigError, match=f"--nproc_per_node {number}: at least one process is needed"):
+        agents_config(parse(["--nproc_per_node", number, "recipe"]), tmp_path)
 
 
 def test_the_last_words_are_those_of_the_last_attempt_and_none_that_are_torn(tmp_path):

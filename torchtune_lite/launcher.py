@@ -50,6 +50,8 @@ def launch(arguments: Any, command: Sequence[str]) -> None:
     """Run `python command` in as many processes as torchrun's `arguments` say; raise SystemExit where one fails."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of sockets that are closed as a run ends
     os.environ.setdefault(SHUTDOWN, str(GRACE))
+    if arguments.max_restarts:  # else the second attempt reads in the store where those of the first listened
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import launch_agent
@@ -89,6 +91,8 @@ def agents_config(arguments: Any, folder: Path) -> Any:
     arguments.log_dir = arguments.log_dir or str(folder)
     try:
         number = determine_local_world_size(arguments.nproc_per_node)
+        if number < 1:
+            raise ValueError(f"--nproc_per_node {number}: at least one process is needed")
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
         config, _, _ = config_from_args(arguments)
     except (ValueError, AssertionError, RuntimeError, OSError) as error:
@@ -107,6 +111,8 @@ def parse(words: Sequence[str]) -> Any:
     parser.prog, parser.usage = "tune run", "tune run [torchrun's arguments] RECIPE --config CONFIG key=value ..."
 
     def refuse(message: str) -> NoReturn:
+        if re.search(r"required: training_script|arguments: .*--config", message):
+            raise ConfigError(f"name the recipe behind torchrun's arguments: {parser.usage} ('tune ls' shows all)")
         raise ConfigError(f"{message} ('torchrun --help' explains its arguments)")
 
     parser.error = refuse
@@ -188,7 +194,7 @@ def untold(end: End, folder: Path) -> str:
     if is_stop(end.code):
         return f"stopped by {name} before the first step; nothing to save"
     why = "out of memory, perhaps" if end.code == -signal.SIGKILL else f"what it printed is in {folder}"
-    resume = "go on from the last checkpoint with resume_from_checkpoint=True"
+    resume = "go on from the last checkpoint, if there is one, with resume_from_checkpoint=auto"
     return f"error: rank {end.rank} (pid {end.pid}) was killed by {name}, {why}; {resume}"
 
 

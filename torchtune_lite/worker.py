@@ -33,9 +33,12 @@ def is_watched() -> bool:
 
 
 def end_with_agent() -> None:
-    """Be stopped as by Ctrl-C when the agent dies, of which nothing else would tell (Linux)."""
+    """Be asked to stop when the agent dies, of which nothing else would tell (Linux).
+
+    SIGTERM may come once for each thread of the agent, which is no more than once; a second SIGINT would be.
+    """
     if is_watched():
-        end_with_parent(signal.SIGINT)
+        end_with_parent(signal.SIGTERM)
 
 
 def end_with_parent(signum: int) -> None:

@@ -158,6 +158,8 @@ def test_a_run_goes_on_in_another_number_of_processes(train, tmp_path):
         ("memory_budget=4", "memory_budget is not served where processes share the weights (parallel.data: fsdp); set"),
         ("enable_async_checkpointing=True", "enable_async_checkpointing: True is not served where processes share"),
         ("parallel.replicas=3", "parallel.data: auto with 3 replicas of 2 processes is not served; replicas must"),
+        ("parallel.replicas=2", "parallel.data: auto with 2 replicas of 2 processes is not served; replicas must"),
+        ("parallel.replicas=3 parallel.data=ddp", "parallel.replicas: 3 is not served with 2 processes: it is for"),
     ],
 )
 def test_what_is_not_served_is_refused(train, change, answer):

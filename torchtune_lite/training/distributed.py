@@ -9,6 +9,7 @@ is then a PeerError: not the reason why the run ends.
 """
 
 import os
+import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -78,11 +79,24 @@ class Processes(World):
         start = time.monotonic()
         try:
             self._count += 1
-            if self._store is not None:
-                self._store.set(f"count/{self.rank}", str(self._count))
+            self._tell_count()
             yield
         except RuntimeError as error:
             raise PeerError(self._absent(time.monotonic() - start)) from error
+
+    def _tell_count(self) -> None:
+        """Let the others know how far this process is, by the store that the launcher of the first node holds.
+
+        Without that launcher the run is to stop, as by SIGTERM, and what remains until then needs no store.
+        """
+        try:
+            if self._store is not None:
+                self._store.set(f"count/{self.rank}", str(self._count))
+        except RuntimeError:
+            if not callable(signal.getsignal(signal.SIGTERM)):  # nobody would hear it
+                raise
+            self._store = None
+            signal.raise_signal(signal.SIGTERM)
 
     def _absent(self, seconds: float) -> str:
         if seconds < 0.9 * self.timeout.total_seconds():
@@ -261,6 +275,10 @@ def init_world(cfg: TrainingSettings) -> World:
         "memory_budget: auto": (
             device.type == "cpu" and cfg.memory_budget == "auto",
             "counts on all that is free; give GB",
+        ),
+        f"parallel.replicas: {cfg.parallel.replicas}": (
+            cfg.parallel.replicas not in (None, size),
+            "is for parallel.data: hsdp; with ddp each has the whole model",
         ),
     }
     for setting, (given, why) in refused.items():

@@ -47,7 +47,8 @@ class Shards(Processes):
         replicas = given or (nodes if data in ("auto", "hsdp") else 1)
         if data == "fsdp" and replicas > 1:
             raise ConfigError("parallel.replicas is for parallel.data: hsdp; with fsdp all processes share one model")
-        if self.size % replicas or (data == "hsdp" and not 1 < replicas < self.size):
+        is_asked = data == "hsdp" or (given or 1) > 1
+        if self.size % replicas or (is_asked and not 1 < replicas < self.size):
             raise ConfigError(
                 f"parallel.data: {data} with {counted(replicas, 'replica')} of {self.size} processes is not served; "
                 "replicas must divide the processes and have two or more each (parallel.replicas); fsdp has one, ddp "
