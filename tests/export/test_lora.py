@@ -78,6 +78,21 @@ def test_vera_is_a_lora(llama, adapt, tmp_path):
     assert (config["r"], config["rank_pattern"]) == (8, {})
 
 
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"trainable_token_indices": [5, 6]}, "has rows of tokens, which no LoRA has: export the merged model"),
+        ({"modules_to_save": ["embed_tokens", "lm_head"]}, "has the whole .*, which no LoRA has: export the merged"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["lora", "gguf-adapter"])
+def test_a_trained_embedding_is_no_lora(llama, adapt, tmp_path, options, what, kind):
+    config = peft.LoraConfig(r=4, target_modules=TARGETS, task_type="CAUSAL_LM", **options)
+    folder, _ = adapt(llama, "adapter", other=config)
+    with pytest.raises(ConfigError, match=what):
+        export_model(open_source(folder), kind, tmp_path / "out", Options("mine"))
+
+
 def test_what_is_no_lora_is_refused(llama, adapt, tmp_path):
     config = peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
     folder, _ = adapt(llama, "adapter", other=config)

@@ -13,7 +13,7 @@ from torchtune_lite.checkpoint.model_weights import base_parameters
 from torchtune_lite.errors import ConfigError
 from torchtune_lite.export.adapter import write_adapter_folder
 from torchtune_lite.export.source import Source
-from torchtune_lite.peft import FILES, LoRALinear, MergeableAdapter, adapter_modules
+from torchtune_lite.peft import FILES, LoRALinear, MergeableAdapter, TrainedRows, adapter_modules
 
 MERGED = "export the merged model, --to hf or gguf"
 
@@ -42,8 +42,11 @@ def with_lora(source: Source, *, one_rank: bool = False) -> Source:
     if whole := [name for name, param in base_parameters(model).items() if param.requires_grad]:
         raise ConfigError(f"{folder} has the whole {whole[0]}, which no LoRA has: {MERGED}")
     loras = {name: each.as_lora() if isinstance(each, MergeableAdapter) else None for name, each in adapters.items()}
-    if without := [each for name, each in adapters.items() if loras[name] is None]:
-        method, _ = FILES[without[0].peft_type].described(read_json(folder / CONFIG))
+    if any(isinstance(each, TrainedRows) for each in adapters.values()):
+        raise ConfigError(f"{folder} has rows of tokens, which no LoRA has: {MERGED}")
+    if None in loras.values():
+        config = read_json(folder / CONFIG)
+        method, _ = FILES[config["peft_type"]].described(config)
         raise ConfigError(f"{folder} is {method}, whose function no LoRA has: {MERGED}")
     if one_rank:
         rank = max(lora.rank for lora in loras.values() if isinstance(lora, LoRALinear))

@@ -142,7 +142,7 @@ class TokensFile(PeftFile):
 
     def described(self, config: Mapping[str, Any]) -> tuple[str, str]:
         """Return what it is called, and how many tokens there are."""
-        return "trainable tokens", f", rows of {counted(len(config.get('token_indices', ())), 'token')}"
+        return "trainable tokens", f", rows of {counted(len(config['token_indices']), 'token')}"
 
     def misfits(self, config: Mapping[str, Any], adapted: Sequence[Projection]) -> list[str]:
         """Return where the tokens are others."""
