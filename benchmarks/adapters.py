@@ -1,12 +1,12 @@
 """Quality of the methods of adaptation, at equal steps and at equal time, on two tasks with answers that are exact.
 
-    python benchmarks/adapters.py [--steps 60] [--rates 5] [--seeds 5] [--tasks addresses strings] [--plot FILE.png]
+    python benchmarks/adapters.py [--steps 150] [--rates 5] [--seeds 5] [--tasks addresses strings] [--plot FILE.png]
 
 Each method adapts the embedded base model on all of its projections (IA3: keys, values and the feed-forward's last).
-Its learning rate is the best of a grid, a factor of 3 apart around its own convention, by the mean exact match of two
-seeds on a validation split; then fresh seeds are scored once on a test split. An answer counts if it is what the model
-would say, greedily, to the last token. "Equal time" gives each method as many steps as take LoRA's CPU time. Intervals
-are of the difference to LoRA: 95 % of paired bootstraps over seeds and items; 0 in it means: not told apart.
+Its learning rate is the best of a grid, a factor of 3 apart around its own convention, by exact match on a validation
+split; then fresh seeds are scored once on a test split. An answer counts if it is what the model would say, greedily, to
+the last token. "Equal time" gives each method as many steps as take LoRA's CPU time. Intervals are of the difference to
+LoRA: 95 % of paired bootstraps over seeds and items; 0 in it means: not told apart.
 
 Tasks: an address to JSON, of 1,000 rows; and strings to reverse, sort, or take every second letter of.
 """
@@ -224,9 +224,9 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Run the tasks and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=60, help="of each run")
+    parser.add_argument("--steps", type=int, default=150, help="of each run")
     parser.add_argument("--rates", type=int, default=5, help="in the grid")
-    parser.add_argument("--tries", type=int, default=2, help="seeds that choose a rate")
+    parser.add_argument("--tries", type=int, default=1, help="seeds that choose a rate")
     parser.add_argument("--seeds", type=int, default=5, help="fresh ones, that are tested")
     parser.add_argument("--items", type=int, default=1000, help="of the test split; half as many choose the rate")
     parser.add_argument(
