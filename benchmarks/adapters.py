@@ -4,9 +4,9 @@
 
 Each method adapts the embedded base model on all of its projections (IA3: keys, values and the feed-forward's last).
 Its learning rate is the best of a grid, a factor of 3 apart around its own convention, by exact match on a validation
-split; then fresh seeds are scored once on a test split. An answer counts if it is what the model would say, greedily, to
-the last token. "Equal time" gives each method as many steps as take LoRA's CPU time. Intervals are of the difference to
-LoRA: 95 % of paired bootstraps over seeds and items; 0 in it means: not told apart.
+split; then fresh seeds are scored once on a test split. An answer counts if it is what the model would say, greedily,
+to the last token. "Equal time" gives each method as many steps as take LoRA's CPU time. Intervals are of the difference
+to LoRA: 95 % of paired bootstraps over seeds and items; 0 in it means: not told apart.
 
 Tasks: an address to JSON, of 1,000 rows; and strings to reverse, sort, or take every second letter of.
 """
