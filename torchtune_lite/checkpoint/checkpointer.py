@@ -256,7 +256,8 @@ class Checkpointer(ABC):
             draft, originals = Draft(path, world), None
             draft.add(partial(self._small_files.write, path))
             if adapted:
-                base = f"{self.checkpoint_dir}{f' with {self.adapter_checkpoint} merged in' * self.merge_adapter}"
+                merged = f" with {self.adapter_checkpoint} merged in" if self.merge_adapter else ""
+                base = f"{self.checkpoint_dir}{merged}"
                 files = {path / "adapter" / ADAPTER_WEIGHTS: adapter_weights(model, self.layout)}
                 draft.add(partial(write_adapter_config, path / "adapter", model, self.layout, base), files)
             if not adapter_only:

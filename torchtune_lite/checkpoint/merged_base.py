@@ -41,9 +41,7 @@ def make_parameters(model: nn.Module) -> None:
     """Give the parameters of adapters on the meta device their memory, in float32."""
     for adapter in adapter_modules(model).values():
         for name in adapter.adapter_params():
-            owner, _, leaf = name.rpartition(".")
-            value = torch.empty(adapter.get_parameter(name).shape, dtype=torch.float32)
-            setattr(adapter.get_submodule(owner), leaf, nn.Parameter(value))
+            set_parameter(adapter, name, torch.empty(adapter.get_parameter(name).shape, dtype=torch.float32))
 
 
 def with_adapters(model: TransformerDecoder, base: Mapping[str, Weight]) -> dict[str, Weight]:

@@ -90,7 +90,7 @@ def load_weights(
 
 
 def fill_with_zeros(model: nn.Module, *, device: torch.device | str, dtype: torch.dtype) -> None:
-    """Return the base parameters of `model` their memory, for weights that are read later."""
+    """Give the base parameters of `model` their memory, for weights that are read later."""
     for name, param in base_parameters(model).items():
         set_parameter(model, name, torch.zeros(local(param).shape, device=device, dtype=dtype))
 
@@ -106,7 +106,7 @@ def is_finite(value: Tensor) -> bool:
 
 
 def set_parameter(model: nn.Module, name: str, value: Tensor) -> None:
-    """Return the parameter `name` its value: in place where it exists, as itself where it is on the meta device.
+    """Give the parameter `name` its value: in place where it exists, as itself where it is on the meta device.
 
     Of one that is sharded, that is the value of its rows here.
     """

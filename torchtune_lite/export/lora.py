@@ -52,6 +52,5 @@ def with_lora(source: Source, *, one_rank: bool = False) -> Source:
         rank = max(lora.rank for lora in loras.values() if isinstance(lora, LoRALinear))
         loras = {name: adapter.as_lora(rank) for name, adapter in adapters.items()}
     for name, lora in loras.items():
-        owner, _, last = name.rpartition(".")
-        setattr(model.get_submodule(owner), last, lora)
+        model.set_submodule(name, lora)
     return replace(source, model=model)

@@ -145,9 +145,8 @@ def lora_decoder(
 
     def linear(path: str, in_dim: int, out_dim: int, bias: bool = False) -> nn.Module:
         name = path.rpartition(".")[2]
-        quantize = (
-            quantize_output if name == "output" else quantize_base and (quantize_frozen or is_prompt or path in adapted)
-        )
+        in_layers = quantize_base and (quantize_frozen or is_prompt or path in adapted)
+        quantize = quantize_output if name == "output" else in_layers
         if quantize and not fits_nf4(in_dim, out_dim):
             misfits[name] = f"{name} ({in_dim} -> {out_dim})"
             quantize = False
@@ -156,11 +155,11 @@ def lora_decoder(
             return base
         if adapter is not None:
             projection = adapter.put(path, base)
-            projection.fused = fused_lora
-            return projection
-        init = None if init_lora_weights == "loftq" and not quantize else init_lora_weights  # nothing is lost there
-        kind = DoRALinear if use_dora else LoRALinear
-        projection = kind.from_linear(base, *adapted[path], lora_dropout, use_rslora=use_rslora, init_lora_weights=init)
+        else:
+            kind = DoRALinear if use_dora else LoRALinear
+            init = None if init_lora_weights == "loftq" and not quantize else init_lora_weights  # nothing is lost there
+            options = {"use_rslora": use_rslora, "init_lora_weights": init}
+            projection = kind.from_linear(base, *adapted[path], lora_dropout, **options)
         projection.fused = fused_lora
         return projection
 

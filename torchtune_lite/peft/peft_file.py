@@ -76,6 +76,7 @@ class PeftFile:
     peft_type: ClassVar[str]
     names: ClassVar[Mapping[str, str]]
     on_projections: ClassVar[bool] = True
+    makes_embeddings: bool = False  # which are put in before the layers
     compared: ClassVar[Mapping[str, Kind]] = {}
     patterns: ClassVar[Mapping[str, Kind]] = {}
     harmless: ClassVar[set[str]] = HARMLESS
@@ -111,6 +112,10 @@ class PeftFile:
     def fields(self, adapted: Sequence[Projection], targets: Sequence[str]) -> dict[str, Any]:
         """Return the fields of the config that are this method's; `targets` are its `target_modules`."""
         raise NotImplementedError
+
+    def token_indices(self, config: Mapping[str, Any]) -> Any:
+        """Return the tokens whose rows are trained, too: a list of the embedding's, or lists by modules; None: none."""
+        return config.get("trainable_token_indices")
 
     def described(self, config: Mapping[str, Any]) -> tuple[str, str]:
         """Return the method's name as people write it, and its numbers in words, such as `, rank 8`."""

@@ -223,8 +223,6 @@ def _names_of_base(weights: Mapping[str, Weight], model: nn.Module, layout: HFLa
     """Find the frozen parameters of the base whose weights are among those of an adapter: our names by those there."""
     params = base_parameters(model)
     ours = {name: layout.our_name(name.removeprefix(PREFIX).replace(".base_layer.", ".")) for name in weights}
-    # of the matrices whose rows are trained PEFT writes the frozen ones where they were resized, and of a tied output
-    # the same rows once more
     frozen = {name for name, param in params.items() if not param.requires_grad}
     return {name: known for name, known in ours.items() if name.startswith(PREFIX) and known in frozen}
 

@@ -44,7 +44,7 @@ def check_adapters(model: nn.Module, layout: HFLayout, merge_into: str) -> None:
         return
     file = file_of(adapted)
     file.check(adapted, merge_into)
-    if layout.family.scales_inputs and file.peft_type in ("PROMPT_TUNING", "P_TUNING"):
+    if layout.family.scales_inputs and file.makes_embeddings:
         raise ConfigError(
             f"transformers scales what a {layout.family.name} model is given, virtual tokens too, so that PEFT would "
             "compute another function; use PrefixTuning or LoRA"

@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchtune_lite.checkpoint.formats.weights import Weight
-from torchtune_lite.checkpoint.layout import EMBEDDING, OUTPUT, HFLayout
+from torchtune_lite.checkpoint.layout import HFLayout
 from torchtune_lite.models import grow_embeddings
-from torchtune_lite.peft import MERGE, PREFIX, TrainedRows, adapter_modules, train_tokens
+from torchtune_lite.peft import FILES, MERGE, PREFIX, TrainedRows, adapter_modules, train_tokens
 
 TOKENS, WHOLE = "trainable_token_indices", "modules_to_save"
 DELTA = "token_adapter.trainable_tokens_delta"
@@ -55,7 +55,7 @@ def embedding_misfits(config: Mapping[str, Any], model: nn.Module) -> list[str]:
     rows, whole = _trained(model)
     ours = {theirs: list(module.indices) for theirs, module in rows.items()}
     problems = []
-    if _indices(config) != ours:
+    if _by_module(config.get(TOKENS)) != ours:
         given = reprlib.repr(config.get(TOKENS))
         problems.append(f"{TOKENS} is {given}, the model trains {_said(ours)}; {MERGE}")
     if (given := _whole(config)) != set(whole):
@@ -82,10 +82,8 @@ def put_embeddings(
 
 def token_indices(config: Mapping[str, Any]) -> dict[str, list[int]]:
     """Return the tokens whose rows an adapter trains, for each of `OURS`, by a config of any method."""
-    if config.get("peft_type") != "TRAINABLE_TOKENS":
-        return _indices(config)
-    targets = config["target_modules"]
-    return {_last(each): config["token_indices"] for each in ([targets] if isinstance(targets, str) else targets)}
+    indices = FILES[config["peft_type"]].token_indices(config)
+    return {_last(name): tokens for name, tokens in _by_module(indices).items()}
 
 
 def _trained(model: nn.Module) -> tuple[dict[str, TrainedRows], dict[str, Tensor]]:
@@ -99,12 +97,12 @@ def _trained(model: nn.Module) -> tuple[dict[str, TrainedRows], dict[str, Tensor
 
 
 def _path(theirs: str, layout: HFLayout) -> str:
-    return PREFIX + layout.module_path({"embed_tokens": EMBEDDING, "lm_head": OUTPUT}[theirs])
+    return PREFIX + layout.module_path(f"{OURS[theirs]}.weight")
 
 
-def _indices(config: Mapping[str, Any]) -> dict[str, list[int]]:
-    indices = config.get(TOKENS) or {}
-    return dict(indices) if isinstance(indices, Mapping) else {"embed_tokens": indices}
+def _by_module(indices: Any) -> dict[str, list[int]]:
+    """Return tokens by the modules whose rows they are: those of the embedding, where a list does not say."""
+    return dict(indices or {}) if isinstance(indices or {}, Mapping) else {"embed_tokens": indices}
 
 
 def _whole(config: Mapping[str, Any]) -> set[str]:

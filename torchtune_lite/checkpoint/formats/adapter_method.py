@@ -77,6 +77,5 @@ def put_adapters(model: nn.Module, path: Path | str, layout: HFLayout) -> None:
     """
     method = SavedMethod(path, layout, [name for name, each in model.named_modules() if isinstance(each, nn.Linear)])
     for name in method.targets:
-        owner, _, last = name.rpartition(".")
-        setattr(model.get_submodule(owner), last, method.put(name, model.get_submodule(name)))
+        model.set_submodule(name, method.put(name, model.get_submodule(name)))
     method.complete(model)

@@ -202,10 +202,8 @@ def _add_tokens(tokenizer: Any, names: Sequence[str] | None, path: Path) -> list
         raise ConfigError(f"tokenizer.add_tokens needs a {TOKENIZER_JSON}, not {path.name}; {SAVE_AS_JSON}")
     from tokenizers import AddedToken
 
-    names, known = (
-        list(dict.fromkeys(names)),
-        {token.content for token in tokenizer.get_added_tokens_decoder().values()},
-    )
+    names = list(dict.fromkeys(names))
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_tokens([AddedToken(name, **AS_WRITTEN) for name in names if name not in known])
     return [tokenizer.token_to_id(name) for name in names]
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchtune_lite.modules import TransformerDecoder
 from torchtune_lite.peft.peft_file import WHOLE, PeftFile, Projection
 from torchtune_lite.peft.tokens.prompts import PrefixTuning, PromptTuning, PTuning, VirtualTokensMethod
+from torchtune_lite.peft.tokens.virtual_tokens import PromptDecoder
 from torchtune_lite.utils import counted, get_logger
 
 TENSOR = "prompt_embeddings"
@@ -33,6 +34,7 @@ class PromptFile(PeftFile):
     def __init__(self, method: type[VirtualTokensMethod]) -> None:
         self.method, self.peft_type = method, method.peft_type
         self.harmless = OF_ALL | HARMLESS[self.peft_type]
+        self.makes_embeddings = method.decoder is PromptDecoder
 
     def tensors(self, adapted: Sequence[Projection]) -> dict[str, Tensor]:
         """Return the virtual tokens."""

@@ -136,6 +136,11 @@ class TokensFile(PeftFile):
     def put_on(self, model: TransformerDecoder, config: Mapping[str, Any]) -> None:
         """Leave the rows to who puts those beside adapters, too."""
 
+    def token_indices(self, config: Mapping[str, Any]) -> dict[str, list[int]]:
+        """Return the tokens by modules."""
+        targets = config["target_modules"]
+        return dict.fromkeys([targets] if isinstance(targets, str) else targets, config["token_indices"])
+
     def fields(self, adapted: Sequence[Projection], targets: Sequence[str]) -> dict[str, Any]:
         """Return the fields of a `TrainableTokensConfig`."""
         return {"token_indices": list(adapted[0].parts[0].indices), "target_modules": list(targets)}
